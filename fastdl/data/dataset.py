@@ -86,7 +86,7 @@ class TensorDataset(Dataset):
         return tuple(wrap(a[index]) for a in self._arrays)
 
     def take(self, indices: np.ndarray) -> tuple[Tensor, ...]:
-        """The batch of the samples at ``indices``, as contiguous tensors that share nothing with the dataset."""
+        """The batch of the samples at ``indices``: contiguous, sharing no memory with the dataset."""
         return tuple([wrap(a.take(indices, 0)) for a in self._arrays])
 
 
@@ -100,7 +100,8 @@ class Subset(Dataset):
             self.indices = self.indices.astype(np.int64).reshape(0)
         if self.indices.ndim != 1 or self.indices.dtype.kind not in "iu":
             raise TypeError(
-                f"Subset: expected a 1-d sequence of integers, got {self.indices.dtype} of shape {self.indices.shape}"
+                "Subset: expected a 1-d sequence of integers, "
+                f"got {self.indices.dtype} of shape {self.indices.shape}"
             )
         size = len(dataset)
         if self.indices.size and (self.indices.max() >= size or self.indices.min() < -size):
@@ -167,7 +168,8 @@ def random_split(
     else:
         if any(n != int(n) for n in lengths) or sum(lengths) != size:
             raise ValueError(
-                f"random_split: expected counts that sum to {size} or fractions that sum to 1, got {list(lengths)}"
+                f"random_split: expected counts that sum to {size} or fractions that sum to 1, "
+                f"got {list(lengths)}"
             )
         counts = [int(n) for n in lengths]
     order = rng_for(generator, seed).permutation(size)

@@ -10,7 +10,7 @@ import math
 import os
 import struct
 import zlib
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,8 @@ _CHUNK = 1 << 20
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an IDX file, plain or gzipped (told apart by content, not by name), into a native-order array.
 
-    Raises ValueError naming the file, what was expected and what came, for a file that is truncated, has trailing
-    bytes, or is no IDX file; OSError when it cannot be read.
+    Raises ValueError naming the file, what was expected and what came, for a file that is truncated, has
+    trailing bytes, or is no IDX file; OSError when it cannot be read.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "labels-idx1-ubyte")
@@ -47,14 +47,15 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
             raise ValueError(f"{name}: corrupt gzip stream ({error})") from None
 
 
-def _parse(stream: IO[bytes], name: str) -> np.ndarray:
+def _parse(stream: Any, name: str) -> np.ndarray:
     head = stream.read(4)
     if len(head) < 4:
         raise ValueError(f"{name}: expected an IDX header of at least 4 bytes, got {len(head)}")
     if head[:2] != b"\0\0" or head[2] not in _TYPES:
         known = ", ".join(f"{code:#04x}" for code in _TYPES)
         raise ValueError(
-            f"{name}: not an IDX file: expected two zero bytes and a type code in {known}, got {head.hex(' ')}"
+            f"{name}: not an IDX file: expected two zero bytes and a type code in {known}, "
+            f"got {head.hex(' ')}"
         )
     dtype, ndim = np.dtype(_TYPES[head[2]]), head[3]
     dims = stream.read(4 * ndim)

@@ -34,14 +34,16 @@ _PARTS = (
 
 
 def find_mnist_files(directory: str | os.PathLike[str]) -> list[str]:
-    """Paths of the four files of an MNIST-like set, plain or ``.gz``. Raises FileNotFoundError naming a missing one."""
+    """Paths of the four files of an MNIST-like set, plain or ``.gz``. Raises FileNotFoundError."""
     found = []
     for stem, suffix in _PARTS:
         names = [f"{stem}{sep}{suffix}{end}" for sep in "-." for end in ("", ".gz")]
         paths = [os.path.join(directory, name) for name in names]
         path = next((p for p in paths if os.path.isfile(p)), None)
         if path is None:
-            raise FileNotFoundError(f"{os.fspath(directory)}: expected {names[0]} or {names[1]} there, found neither")
+            raise FileNotFoundError(
+                f"{os.fspath(directory)}: expected {names[0]} or {names[1]} there, found neither"
+            )
         found.append(path)
     return found
 
@@ -49,17 +51,20 @@ def find_mnist_files(directory: str | os.PathLike[str]) -> list[str]:
 def fashion_mnist(directory: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
     """``(x_train, y_train), (x_test, y_test)`` of Fashion-MNIST, or of any set in MNIST's four IDX files.
 
-    Images are float32 (N, 1, H, W) in [0, 1], labels int64 (N,). ``directory`` defaults to ``$FASTDL_DATA`` or to
-    where Debian's package dataset-fashion-mnist puts the files.
+    Images are float32 (N, 1, H, W) in [0, 1], labels int64 (N,). ``directory`` defaults to ``$FASTDL_DATA``
+    or to where Debian's package dataset-fashion-mnist puts the files.
 
-    Raises FileNotFoundError when a file is missing, ValueError when one is corrupt or they do not belong together.
-    Source: Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST", https://arxiv.org/abs/1708.07747.
+    Raises FileNotFoundError when a file is missing, ValueError when one is corrupt or they do not belong
+    together. Source: Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST", https://arxiv.org/abs/1708.07747.
     """
     if directory is None:
         directory = os.environ.get("FASTDL_DATA") or FASHION_MNIST_DIR
     paths = find_mnist_files(directory)
     train_x, train_y, test_x, test_y = (read_idx(path) for path in paths)
-    for x, y, x_path, y_path in ((train_x, train_y, *paths[:2]), (test_x, test_y, *paths[2:])):
+    for x, y, x_path, y_path in (
+        (train_x, train_y, paths[0], paths[1]),
+        (test_x, test_y, paths[2], paths[3]),
+    ):
         if x.ndim != 3 or x.dtype != np.uint8:
             raise ValueError(f"{x_path}: expected uint8 images of rank 3, got {x.dtype} of shape {x.shape}")
         if y.ndim != 1 or y.dtype != np.uint8:

@@ -16,18 +16,18 @@ from fastdl.tensor import Tensor
 class DataLoader:
     """Iterates over a dataset in batches.
 
-    ``dataset`` has ``__len__`` and ``__getitem__``, or ``take(indices)`` for whole batches (TensorDataset does).
-    Arguments and defaults are torch's; beyond them:
+    ``dataset`` has ``__len__`` and ``__getitem__``, or ``take(indices)`` for whole batches (TensorDataset
+    does). Arguments and defaults are torch's; beyond them:
 
-    * ``num_workers`` are background threads (0 = none) that keep ``prefetch_factor`` batches each ready. They need
-      no pickling; an exception in one is raised by the loop that consumes the batches, in order; leaving the loop
-      stops them.
-    * ``seed`` makes the order of epoch e a function of (seed, e) alone. Without it every epoch draws a seed from
-      ``generator``, or from fastdl's own (``fastdl.manual_seed``).
-    * ``transform(batch, rng)`` is applied to every collated batch, with a generator that depends on epoch and batch
-      only: augmentation is reproducible for any number of workers.
-    * ``state_dict()`` / ``load_state_dict()`` save and restore the place, down to the batch: a resumed run sees the
-      batches the uninterrupted one would.
+    * ``num_workers`` are background threads (0 = none) that keep ``prefetch_factor`` batches each ready. They
+      need no pickling; the loop that consumes the batches raises a worker's exception where that batch
+      would have come; leaving the loop stops the workers.
+    * ``seed`` makes the order of epoch e a function of (seed, e) alone. Without it every epoch draws a seed
+      from ``generator``, or from fastdl's own (``fastdl.manual_seed``).
+    * ``transform(batch, rng)`` is applied to every collated batch, with a generator that depends on epoch
+      and batch only: augmentation is reproducible for any number of workers.
+    * ``state_dict()`` / ``load_state_dict()`` save and restore the place, down to the batch: a resumed run
+      sees the batches the uninterrupted one would.
 
     ``pin_memory`` and ``persistent_workers`` are accepted and do nothing here.
 
@@ -58,8 +58,12 @@ class DataLoader:
         transform: Callable[[Any, np.random.Generator], Any] | None = None,
         persistent_workers: bool = False,
     ) -> None:
-        if not hasattr(dataset, "__len__") or not (hasattr(dataset, "__getitem__") or hasattr(dataset, "take")):
-            raise TypeError(f"DataLoader: expected a dataset with __len__ and __getitem__, got {type(dataset).__name__}")
+        if not hasattr(dataset, "__len__") or not (
+            hasattr(dataset, "__getitem__") or hasattr(dataset, "take")
+        ):
+            raise TypeError(
+                f"DataLoader: expected a dataset with __len__ and __getitem__, got {type(dataset).__name__}"
+            )
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
             raise TypeError(f"DataLoader: expected an integer batch_size, got {batch_size!r}")
         if batch_size is not None and batch_size < 1:
@@ -88,7 +92,7 @@ class DataLoader:
         self.seed = seed
         self.prefetch_factor = prefetch_factor
         self.transform = transform
-        self._epoch = 0  # epochs begun and finished
+        self._epoch = 0  # epochs begun so far
         self._batch = 0  # batches handed out in the epoch under way
         self._epoch_seed: int | None = None  # of the epoch under way; None between epochs
         self._resume = False  # the next iteration continues the epoch under way
@@ -107,20 +111,20 @@ class DataLoader:
         else:
             self._batch = 0
             self._epoch_seed = self._draw_seed()
-        batches = self._batches(self._epoch_seed)
+            self._epoch += 1
         produce = self._produce
-        seed, first = self._epoch_seed, self._batch
+        seed, first = self._epoch_seed or 0, self._batch
+        batches = self._batches(seed)
         jobs = ((batch, seed, i) for i, batch in enumerate(batches) if i >= first)
         results = (produce(*job) for job in jobs) if self.num_workers == 0 else self._prefetch(jobs)
         for item in results:
             self._batch += 1
             yield item
-        self._epoch += 1
         self._batch = 0
         self._epoch_seed = None
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is that of epoch ``epoch`` (counted from 0): with a ``seed`` this fixes its order."""
+        """The next iteration is that of epoch ``epoch``, counted from 0 (with a ``seed``: its order)."""
         self._epoch = epoch
         self._batch = 0
         self._epoch_seed = None
@@ -160,7 +164,7 @@ class DataLoader:
             return 0  # nothing is random: leave the generators alone
         return int(rng_for(self.generator, None).integers(1 << 63))
 
-    def _batches(self, seed: int | None) -> Iterator[Any]:
+    def _batches(self, seed: int) -> Iterator[Any]:
         """The indices of each batch: arrays, or lists from a user's sampler."""
         if self.batch_sampler is not None:
             yield from self.batch_sampler
@@ -170,7 +174,9 @@ class DataLoader:
             yield from self.sampler if size is None else BatchSampler(self.sampler, size, self.drop_last)
             return
         size = len(self.dataset)
-        order = np.random.Generator(np.random.Philox(seed)).permutation(size) if self.shuffle else np.arange(size)
+        order = (
+            np.random.Generator(np.random.Philox(seed)).permutation(size) if self.shuffle else np.arange(size)
+        )
         if self.batch_size is None:
             yield from order.tolist()
             return
@@ -212,8 +218,8 @@ class DataLoader:
 def default_collate(batch: list[Any]) -> Any:
     """Stacks samples along a new first dimension.
 
-    Tensors, arrays and numbers become one Tensor (Python floats float32, ints int64, bools bool); tuples, lists and
-    dicts are collated member by member; strings and bytes stay a list.
+    Tensors, arrays and numbers become one Tensor (Python floats float32, ints int64, bools bool); tuples,
+    lists and dicts are collated member by member; strings and bytes stay a list.
 
     Raises ValueError for samples of different shapes, lengths or keys, TypeError for kinds it does not know.
 

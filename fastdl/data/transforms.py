@@ -16,7 +16,9 @@ from fastdl.data.dataset import rng_for, wrap
 from fastdl.tensor import Tensor
 
 
-def random_flip(images: Any, p: float = 0.5, axis: int = -1, *, rng: np.random.Generator | None = None) -> Any:
+def random_flip(
+    images: Any, p: float = 0.5, axis: int = -1, *, rng: np.random.Generator | None = None
+) -> Any:
     """Mirrors each image of a batch along ``axis`` (-1 left-right, -2 upside down) with probability ``p``.
 
     >>> random_flip(np.array([[[[1, 2, 3]]]]), p=1.0)
@@ -51,7 +53,7 @@ def random_crop(
     array = _batch("random_crop", images)
     if padding < 0:
         raise ValueError(f"random_crop: expected padding of at least 0, got {padding}")
-    n, c, h, w = array.shape
+    n, _, h, w = array.shape
     height, width = (h, w) if size is None else (size, size) if isinstance(size, int) else size
     if not (0 < height <= h + 2 * padding and 0 < width <= w + 2 * padding):
         raise ValueError(
@@ -74,7 +76,9 @@ def normalize(images: Any, mean: Any, std: Any) -> Any:
     mean, std = (np.asarray(v, array.dtype).reshape(-1, 1, 1) for v in (mean, std))
     for value in (mean, std):
         if len(value) not in (1, array.shape[1]):
-            raise ValueError(f"normalize: expected 1 or {array.shape[1]} values per statistic, got {len(value)}")
+            raise ValueError(
+                f"normalize: expected 1 or {array.shape[1]} values per statistic, got {len(value)}"
+            )
     if not (std > 0).all():
         raise ValueError(f"normalize: expected std > 0, got {std.ravel().tolist()}")
     return _like(images, (array - mean) / std)

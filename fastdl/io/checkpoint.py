@@ -1,6 +1,7 @@
 """Checkpoints: model, optimizer, scheduler, data loader, random numbers and epoch in one safetensors file.
 
-The tensors of the model are named ``model.<parameter>``, so other safetensors readers find the weights at once.
+The tensors of the model are named ``model.<parameter>``, so other safetensors readers find the weights at
+once.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ def save_checkpoint(
 ) -> None:
     """Writes everything a training run needs to go on, atomically.
 
-    ``model``, ``optimizer``, ``scheduler`` and ``loader`` are objects with ``state_dict()``; ``epoch`` counts whole
-    epochs done; ``rng`` includes fastdl's random state; ``extra`` is any structure ``fastdl.save`` takes;
-    ``metadata`` maps names to values JSON can hold, readable without loading the tensors.
+    ``model``, ``optimizer``, ``scheduler`` and ``loader`` are objects with ``state_dict()``; ``epoch``
+    counts whole epochs done; ``rng`` includes fastdl's random state; ``extra`` is any structure
+    ``fastdl.save`` takes; ``metadata`` maps names to values JSON can hold, readable without loading the
+    tensors.
 
-    Raises TypeError for values that cannot be stored, OSError when the file cannot be written (the old one stays).
+    Raises TypeError for values that cannot be stored, OSError when the file cannot be written (the old one
+    stays).
     """
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader}
     content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
@@ -49,7 +52,8 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, applied to nothing: state dicts by part, ``epoch``, ``extra``, ``metadata``.
+    """The content of a checkpoint, applied to nothing: state dicts by part, ``epoch``, ``extra``,
+    ``metadata``.
 
     Raises OSError when the file cannot be read, ValueError naming it when it is no whole checkpoint.
     """
@@ -77,12 +81,13 @@ def load_checkpoint(
     rng: bool = True,
     strict: bool = True,
 ) -> dict[str, Any]:
-    """Restores the given objects (and fastdl's random state) from a checkpoint; returns what ``read_checkpoint`` does.
+    """Restores the given objects (and fastdl's random state) from a checkpoint; returns what
+    ``read_checkpoint`` does.
 
     All or nothing: when one part does not fit, the ones before it get their old state back.
 
-    Raises OSError when the file cannot be read, ValueError naming it when it is corrupt, was made for another model,
-    or lacks a part that is asked for.
+    Raises OSError when the file cannot be read, ValueError naming it when it is corrupt, was made for
+    another model, or lacks a part that is asked for.
     """
     content = read_checkpoint(path)
     name = os.fspath(path)
@@ -96,7 +101,9 @@ def load_checkpoint(
         for key, part in wanted.items():
             before = _snapshot(part.state_dict())
             done.append((part, before))
-            part.load_state_dict(content[key], strict) if key == "model" else part.load_state_dict(content[key])
+            part.load_state_dict(content[key], strict) if key == "model" else part.load_state_dict(
+                content[key]
+            )
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
         for part, before in done:
             part.load_state_dict(before)

@@ -1,7 +1,8 @@
-"""``save`` and ``load``: state dicts, and nested structures of tensors and plain values, in safetensors files.
+"""``save`` and ``load``: state dicts, and nested structures of tensors and plain values, in safetensors
+files.
 
-A flat dict of tensors becomes a plain safetensors file that any other program reads. Anything nested is stored as
-its tensors, named by their path, and a JSON skeleton under the metadata key ``fastdl.tree``.
+A flat dict of tensors becomes a plain safetensors file that any other program reads. Anything nested is
+stored as its tensors, named by their path, and a JSON skeleton under the metadata key ``fastdl.tree``.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ Path = str | os.PathLike[str]
 
 
 def save(obj: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes ``obj`` to ``path`` in safetensors format, atomically: the old file stays until the new one is whole.
+    """Writes ``obj`` to ``path`` in safetensors format, atomically: the old file stays until the new one is
+    whole.
 
-    ``obj`` is a state dict (name -> Tensor or array), or any nesting of dicts, lists and tuples of those and of
-    None, bools, ints, floats and strings. ``metadata`` is stored beside it, text by text.
+    ``obj`` is a state dict (name -> Tensor or array), or any nesting of dicts, lists and tuples of those and
+    of None, bools, ints, floats and strings. ``metadata`` is stored beside it, text by text.
 
-    Raises TypeError for anything else in ``obj``, OSError when the file cannot be written; nothing is changed then.
+    Raises TypeError for anything else in ``obj``, OSError when the file cannot be written; nothing is
+    changed then.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "weights.safetensors")
@@ -43,7 +46,11 @@ def save(obj: Any, path: Path, metadata: Mapping[str, str] | None = None) -> Non
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"save: expected metadata of strings, got {key!r}: {value!r}")
     arrays: dict[str, np.ndarray] = {}
-    if isinstance(obj, Mapping) and all(isinstance(k, str) for k in obj) and all(map(_is_tensor, obj.values())):
+    if (
+        isinstance(obj, Mapping)
+        and all(isinstance(k, str) for k in obj)
+        and all(map(_is_tensor, obj.values()))
+    ):
         arrays = {key: _array(value) for key, value in obj.items()}
     else:
         texts[_TREE] = json.dumps(_flatten(obj, "", arrays))
@@ -53,8 +60,8 @@ def save(obj: Any, path: Path, metadata: Mapping[str, str] | None = None) -> Non
 def load(path: Path) -> Any:
     """What ``save`` wrote: a dict of Tensors, or the nested structure.
 
-    Raises FileNotFoundError or another OSError when the file cannot be read, ValueError naming the file and what is
-    wrong when it is truncated, corrupt or of another format.
+    Raises FileNotFoundError or another OSError when the file cannot be read, ValueError naming the file and
+    what is wrong when it is truncated, corrupt or of another format.
     """
     return load_with_metadata(path)[0]
 
@@ -68,13 +75,17 @@ def load_with_metadata(path: Path) -> tuple[Any, dict[str, str]]:
     try:
         return _unflatten(json.loads(tree), arrays), texts
     except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)}: corrupt: its {_TREE} metadata does not fit its tensors ({error})") from None
+        raise ValueError(
+            f"{os.fspath(path)}: corrupt: its {_TREE} metadata does not fit its tensors ({error})"
+        ) from None
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Writes a file so that at every moment, power cuts included, ``path`` holds the old content or all of the new.
+    """Writes a file so that at every moment, power cuts included, ``path`` holds the old content or all of
+    the new.
 
-    Raises OSError (with the original errno) naming the file; then the old file is untouched and nothing is left over.
+    Raises OSError (with the original errno) naming the file; then the old file is untouched and nothing is
+    left over.
     """
     name = os.fspath(path)
     target = os.path.realpath(name)  # a symbolic link keeps pointing where it did
@@ -83,7 +94,9 @@ def atomic_write(path: Path, data: bytes) -> None:
     try:
         if os.path.isdir(target):
             raise IsADirectoryError(21, "is a directory")
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(target)[:100]}.", suffix=".tmp", dir=folder)
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{os.path.basename(target)[:100]}.", suffix=".tmp", dir=folder
+        )
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -111,7 +124,8 @@ def _mode_for(target: str) -> int:
 
 
 def _sync_folder(folder: str) -> None:
-    # Makes the rename itself durable; some systems cannot open a directory, and the data is safe there already.
+    # Makes the rename itself durable; some systems cannot open a directory, and the data is safe there
+    # already.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -129,7 +143,7 @@ def _array(value: Any) -> np.ndarray:
 
 
 def _flatten(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    """The JSON skeleton of ``value``; its arrays go to ``arrays``. Tagged objects stand for what JSON lacks."""
+    """The JSON skeleton of ``value`` (tagged objects stand for what JSON lacks); arrays go to ``arrays``."""
     if _is_tensor(value):
         if path in arrays:  # {"a": {"b": x}, "a.b": y}
             path = next(f"{path}#{i}" for i in range(2, 2 + len(arrays)) if f"{path}#{i}" not in arrays)
@@ -149,7 +163,8 @@ def _flatten(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         return items if isinstance(value, list) else {"$tuple": items}
     where = f" at {path!r}" if path else ""
     raise TypeError(
-        f"save: expected tensors, numbers, strings, None, dicts, lists or tuples, got {type(value).__name__}{where}"
+        "save: expected tensors, numbers, strings, None, dicts, lists or tuples, "
+        f"got {type(value).__name__}{where}"
     )
 
 
@@ -181,12 +196,16 @@ def _serialize(arrays: Mapping[str, np.ndarray], texts: dict[str, str]) -> bytes
     from safetensors import SafetensorError
     from safetensors.numpy import save as to_bytes
 
+    if "__metadata__" in arrays:
+        raise ValueError("save: safetensors reserves the name '__metadata__'")
     native = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
     try:
         return to_bytes(native, metadata=texts or None)
     except (SafetensorError, KeyError) as error:
         kinds = sorted({str(a.dtype) for a in arrays.values()})
-        raise TypeError(f"save: safetensors cannot hold this ({error}); the dtypes are {', '.join(kinds)}") from None
+        raise TypeError(
+            f"save: safetensors cannot hold this ({error}); the dtypes are {', '.join(kinds)}"
+        ) from None
 
 
 def _deserialize(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -194,10 +213,8 @@ def _deserialize(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         problem = _header_problem(file, os.fstat(file.fileno()).st_size)
     if problem:
         raise ValueError(f"{name}: {problem}")
+    import ml_dtypes  # noqa: F401  (safe_open finds bfloat16 there; safetensors.numpy.load does not)
     from safetensors import SafetensorError, safe_open
-
-    # safetensors.numpy.load_file rejects BF16, safe_open knows it once ml_dtypes is loaded.
-    import ml_dtypes  # noqa: F401
 
     try:
         with safe_open(name, framework="numpy") as file:
@@ -214,13 +231,14 @@ def _owned(array: np.ndarray) -> np.ndarray:
 
 
 def _header_problem(file: Any, size: int) -> str | None:
-    """What is wrong with the frame of a safetensors file: 8 bytes of header length, JSON header, tensor bytes."""
+    """What is wrong with a safetensors file's frame: 8 bytes of header length, JSON header, tensor bytes."""
     if size < 8:
         return f"not a safetensors file: expected at least 8 bytes, got {size}"
     length = int.from_bytes(file.read(8), "little")
     start = file.read(1)
     if length > _MAX_HEADER or (start and start != b"{"):
-        return f"not a safetensors file: expected a JSON header, got {(length.to_bytes(8, 'little') + start).hex(' ')}"
+        first = (length.to_bytes(8, "little") + start).hex(" ")
+        return f"not a safetensors file: expected a length and a JSON header, got {first}"
     if 8 + length > size:
         return f"truncated: expected a header of {length} bytes, got {size - 8}"
     try:
