@@ -5,12 +5,14 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
-// Register blocking: MR rows of two vectors. The two multiply-add units need 2 x 4 (latency) independent chains and the
-// load ports at least one multiply-add per load; per step of k a tile loads 2 vectors of B and MR broadcasts of A for
-// 2 MR multiply-adds. Beyond that a taller tile saves traffic on B, until the registers run out:
+// Register blocking: MR rows of two vectors. The two multiply-add units need 2 x 4 (latency) independent
+// chains and the load ports at least one multiply-add per load; per step of k a tile loads 2 vectors of B and
+// MR broadcasts of A for 2 MR multiply-adds. Beyond that a taller tile saves traffic on B, until the
+// registers run out:
 //   AVX-512: 32 registers = 28 sums (MR = 14) + 2 of B + 1 broadcast.
 //   AVX2:    16 registers = 12 sums (MR = 6) + 2 of B + 1 broadcast.
-//   SSE2:    16 registers =  8 sums (MR = 4) + 2 of B + 1 broadcast + products (no multiply-add, no broadcast load).
+//   SSE2:    16 registers =  8 sums (MR = 4) + 2 of B + 1 broadcast + products (no multiply-add, no broadcast
+//   load).
 #if FASTDL_ISA_ID == 3
 constexpr int kRows = 14, kDotCols4 = 4, kWideRows = 4, kWideVectors = 6;
 #elif FASTDL_ISA_ID == 2
@@ -20,8 +22,8 @@ constexpr int kRows = 4, kDotCols4 = 2, kWideRows = 2, kWideVectors = 4;
 #endif
 constexpr int kTileVectors = 2, kDotRows = 4;
 
-// K block: kc x NR of B (32 KiB) + kc x MR of A (14 KiB) fill a 48 KiB L1 cache; half of that for 32 KiB caches and
-// smaller vectors costs nothing, since the panels shrink along with the vectors.
+// K block: kc x NR of B (32 KiB) + kc x MR of A (14 KiB) fill a 48 KiB L1 cache; half of that for 32 KiB
+// caches and smaller vectors costs nothing, since the panels shrink along with the vectors.
 constexpr int64_t kKc = 256;
 
 template <class T>
@@ -43,13 +45,14 @@ static void tile(const GemmTile<T>& t) {
   const int tail = Masked ? t.cols - (NV - 1) * W : W;
   V sum[R][NV];
   FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-    prefetch(t.c + r * t.ldc);
+    FASTDL_UNROLL for (int j = 0; j < NV; ++j) prefetch(t.c + r * t.ldc + j * W);
     FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::zero();
   }
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
   for (int64_t p = 0; p < t.count; ++p) {
-    // Rows 3g, 3g + 1, 3g + 2 are a pointer plus 0, 1 or 2 strides, which is one address of the machine. Hiding that the
-    // pointers are related keeps the compiler from making an index of each row and spilling them.
+    // Rows 3g, 3g + 1, 3g + 2 are a pointer plus 0, 1 or 2 strides, which is one address of the machine.
+    // Hiding that the pointers are related keeps the compiler from making an index of each row and spilling
+    // them.
     const T* a[groups];
     FASTDL_UNROLL for (int g = 0; g < groups; ++g) {
       a[g] = t.pieces[p].a + 3 * g * a_row;
@@ -74,10 +77,8 @@ static void tile(const GemmTile<T>& t) {
     FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
       const int lanes = Masked && j == NV - 1 ? tail : W;
       if (!plain) sum[r][j] = end_of_tile(t, sum[r][j], r, j * W, lanes);
-      if (Masked && j == NV - 1)
-        sum[r][j].store(t.c + r * t.ldc + j * W, tail);
-      else
-        sum[r][j].store(t.c + r * t.ldc + j * W);
+      if (Masked && j == NV - 1) sum[r][j].store(t.c + r * t.ldc + j * W, tail);
+      else sum[r][j].store(t.c + r * t.ldc + j * W);
     }
   }
 }
@@ -130,7 +131,8 @@ static void dot_rows(const T* a, int64_t a_row, const T* b, int64_t b_col, int64
 }
 
 template <class T>
-static void dot(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, int64_t cols, int64_t k, T* acc) {
+static void dot(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, int64_t cols, int64_t k,
+                T* acc) {
   if (rows == 1) return dot_rows<T, 1, 8>(a, a_row, b, b_col, cols, k, acc);
   if (rows == 2) return dot_rows<T, 2, 4>(a, a_row, b, b_col, cols, k, acc);
   if (rows == 3) return dot_rows<T, 3, 4>(a, a_row, b, b_col, cols, k, acc);
@@ -169,10 +171,12 @@ static void pack_transposed(const T* src, int64_t lane_stride, int64_t k, int la
 }
 
 template <class T>
-static void pack(const T* src, int64_t k_stride, int64_t lane_stride, int64_t k, int lanes, int width, T* out) {
+static void pack(const T* src, int64_t k_stride, int64_t lane_stride, int64_t k, int lanes, int width,
+                 T* out) {
   using V = Vec<T>;
   constexpr int W = V::width;
-  if (k_stride == 1 && lane_stride != 1 && k > 1) return pack_transposed(src, lane_stride, k, lanes, width, out);
+  if (k_stride == 1 && lane_stride != 1 && k > 1)
+    return pack_transposed(src, lane_stride, k, lanes, width, out);
   if (lane_stride == 1 && lanes == 2 * W && width == 2 * W) {
     for (int64_t i = 0; i < k; ++i, out += 2 * W, src += k_stride) {
       const V lo = V::load(src), hi = V::load(src + W);
@@ -211,7 +215,7 @@ static int64_t fma_peak(int64_t rounds, float* sink) {
 
 // Fills tile[1..R] and wide[1..R].
 template <class T, int R>
-static void fill(GemmKernelsOf<T>& k) {
+static constexpr void fill(GemmKernelsOf<T>& k) {
   k.tile[R][0] = tile<T, R, kTileVectors, false>;
   k.tile[R][1] = tile<T, R, kTileVectors, true>;
   k.tile[R][2] = tile<T, R, 1, true>;
@@ -220,7 +224,7 @@ static void fill(GemmKernelsOf<T>& k) {
 }
 
 template <class T>
-static GemmKernelsOf<T> make() {
+static constexpr GemmKernelsOf<T> make() {
   static_assert(kRows <= GemmKernelsOf<T>::kMaxRows, "the table is too short");
   GemmKernelsOf<T> k{};
   k.width = Vec<T>::width;
@@ -237,9 +241,8 @@ static GemmKernelsOf<T> make() {
   return k;
 }
 
-const GemmKernels& gemm_kernels() {
-  static const GemmKernels k = {make<float>(), make<double>(), fma_peak};
-  return k;
-}
+extern const GemmKernels gemm_kernels;
+constexpr GemmKernels kTable = {make<float>(), make<double>(), fma_peak};
+const GemmKernels gemm_kernels = kTable;
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -1,5 +1,5 @@
-// The matrix-multiplication kernels of one instruction set: the contract between gemm.cpp (loops, packing, threads)
-// and isa/gemm.cpp (registers). Convolution, recurrent cells and attention call the same kernels.
+// The matrix-multiplication kernels of one instruction set: the contract between gemm.cpp (loops, packing,
+// threads) and isa/gemm.cpp (registers). Convolution, recurrent cells and attention call the same kernels.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,11 @@ struct GemmPiece {
   int64_t k;
 };
 
-// C[rows x cols] = relu?(alpha * sum over pieces of A_p[rows x k_p] * B_p[k_p x cols] + beta * C + bias + residual)
-// Nothing needs to be packed: A is addressed as a[row * a_row + k * a_k], B as b[k * b_k + column]. A packed panel of A
-// is a_row = 1, a_k = MR; a packed panel of B is b_k = NR. Each element is one chain of fused multiply-adds in the
-// order of the pieces, whatever the tile's shape: the way C is cut into tiles never changes a bit of it.
+// C[rows x cols] = relu?(alpha * sum over pieces of A_p[rows x k_p] * B_p[k_p x cols] + beta * C + bias +
+// residual) Nothing needs to be packed: A is addressed as a[row * a_row + k * a_k], B as b[k * b_k + column].
+// A packed panel of A is a_row = 1, a_k = MR; a packed panel of B is b_k = NR. Each element is one chain of
+// fused multiply-adds in the order of the pieces, whatever the tile's shape: the way C is cut into tiles
+// never changes a bit of it.
 template <class T>
 struct GemmTile {
   const GemmPiece<T>* pieces;
@@ -48,8 +49,10 @@ struct GemmKernelsOf {
   // [rows], rows <= wide_rows: exactly wide_cols columns, for few rows and a B that is not packed.
   void (*wide[kMaxRows + 1])(const GemmTile<T>&);
 
-  // acc[r * cols + j] = sum_k a[r * a_row + k] * b[j * b_col + k], rows <= dot_rows: both operands contiguous along k.
-  void (*dot)(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, int64_t cols, int64_t k, T* acc);
+  // acc[r * cols + j] = sum_k a[r * a_row + k] * b[j * b_col + k], rows <= dot_rows: both operands contiguous
+  // along k.
+  void (*dot)(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, int64_t cols, int64_t k,
+              T* acc);
 
   // The end of a tile whose sum is already in memory: acc[rows x ld_acc] takes the place of the products.
   void (*finish)(const GemmTile<T>&, const T* acc, int64_t ld_acc);
@@ -66,16 +69,15 @@ struct GemmKernels {
   int64_t (*fma_peak)(int64_t rounds, float* sink);
 };
 
+// Always inlined: an out-of-line copy compiled for one ISA must not serve another.
 template <class T>
-inline const GemmKernelsOf<T>& gemm_kernels_of(const GemmKernels& k) {
-  if constexpr (sizeof(T) == 4)
-    return k.f32;
-  else
-    return k.f64;
+__attribute__((always_inline)) inline const GemmKernelsOf<T>& gemm_kernels_of(const GemmKernels& k) {
+  if constexpr (sizeof(T) == 4) return k.f32;
+  else return k.f64;
 }
 
 template <class T>
-inline void gemm_tile(const GemmKernelsOf<T>& k, const GemmTile<T>& t) {
+__attribute__((always_inline)) inline void gemm_tile(const GemmKernelsOf<T>& k, const GemmTile<T>& t) {
   k.tile[t.rows][t.cols == k.nr ? 0 : t.cols > k.width ? 1 : 2](t);
 }
 
