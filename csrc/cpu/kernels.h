@@ -6,6 +6,7 @@
 #include "cpu/isa/activation.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
+#include "cpu/isa/gemm.h"
 
 namespace fastdl::cpu {
 
@@ -14,6 +15,7 @@ struct Kernels {
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
+  const GemmKernels* gemm;
 };
 
 // The table of the ISA in force: the best this machine runs, unless FASTDL_CPU_ISA or fastdl_set_cpu_isa says

@@ -9,6 +9,7 @@ namespace fastdl::cpu::FASTDL_ISA {
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
+extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
 const Kernels table = {
@@ -16,6 +17,7 @@ const Kernels table = {
     &norm_kernels,
     &pool_kernels,
     &activation_kernels,
+    &gemm_kernels,
 };
 
 }  // namespace fastdl::cpu::FASTDL_ISA
