@@ -1,0 +1,94 @@
+#include "bindings/common.h"
+
+#include <string>
+
+namespace fastdl::bindings {
+namespace {
+
+// NumPy's type numbers for the built-in types are fixed by its ABI.
+bool dtype_of(const py::detail::PyArrayDescr_Proxy* descr, int64_t item_size, fastdl_dtype* out) {
+  out->bits = static_cast<uint8_t>(item_size * 8);
+  out->lanes = 1;
+  switch (descr->kind) {
+    case 'f':
+      out->code = FASTDL_FLOAT;
+      return item_size <= 8;
+    case 'i':
+      out->code = FASTDL_INT;
+      return true;
+    case 'u':
+      out->code = FASTDL_UINT;
+      return true;
+    case 'b':
+      out->code = FASTDL_BOOL;
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string type_name(py::handle object) {
+  return std::string(py::str(py::type::of(object).attr("__name__")));
+}
+
+}  // namespace
+
+void Array::load(py::handle object, bool writable) {
+  if (object.is_none()) return;
+  auto& api = py::detail::npy_api::get();
+  if (!api.PyArray_Check_(object.ptr())) {
+    throw py::type_error("expected a numpy.ndarray, got " + type_name(object));
+  }
+  const auto* proxy = py::detail::array_proxy(object.ptr());
+  constexpr int kReady = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  const py::dtype dtype = py::reinterpret_borrow<py::dtype>(proxy->descr);
+  const int64_t item_size = dtype.itemsize();
+  const auto* descr = py::detail::array_descriptor_proxy(proxy->descr);
+  if (!dtype_of(descr, item_size, &tensor_.dtype) || descr->byteorder == '>') {
+    throw py::type_error("dtype " + std::string(py::str(dtype)) + " is not supported");
+  }
+  if (proxy->nd > FASTDL_MAX_NDIM) {
+    throw py::value_error("arrays of more than " + std::to_string(FASTDL_MAX_NDIM) +
+                          " dimensions are not supported");
+  }
+  if (writable && !(proxy->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_)) {
+    throw py::value_error("the output array is read-only");
+  }
+  bool aligned = (proxy->flags & kReady) != 0;
+  for (int i = 0; i < proxy->nd; ++i) aligned = aligned && proxy->strides[i] % item_size == 0;
+  if (!aligned) {
+    if (writable) throw py::value_error("the output array's elements are not aligned");
+    copy_ = object.attr("copy")();
+    proxy = py::detail::array_proxy(copy_.ptr());
+  }
+  tensor_.data = proxy->data;
+  tensor_.device = {FASTDL_CPU, 0};
+  tensor_.ndim = proxy->nd;
+  for (int i = 0; i < proxy->nd; ++i) {
+    shape_[i] = proxy->dimensions[i];
+    strides_[i] = proxy->strides[i] / item_size;
+  }
+  tensor_.shape = shape_;
+  tensor_.strides = strides_;
+  present_ = true;
+}
+
+void raise(fastdl_status status) {
+  const std::string message = fastdl_last_error();
+  switch (status) {
+    case FASTDL_ERROR_SHAPE:
+    case FASTDL_ERROR_VALUE:
+      throw py::value_error(message);
+    case FASTDL_ERROR_DTYPE:
+      throw py::type_error(message);
+    case FASTDL_ERROR_INDEX:
+      throw py::index_error(message);
+    case FASTDL_ERROR_MEMORY:
+      PyErr_SetString(PyExc_MemoryError, message.c_str());
+      throw py::error_already_set();
+    default:
+      throw std::runtime_error(message);
+  }
+}
+
+}  // namespace fastdl::bindings

@@ -1,0 +1,68 @@
+// What every binding needs: NumPy arrays as fastdl_tensor, statuses as exceptions, the GIL released around
+// kernels.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "fastdl/fastdl.h"
+
+namespace fastdl::bindings {
+
+namespace py = pybind11;
+
+// A NumPy array (or None) seen as a fastdl_tensor. Arguments are declared In, Out or Optional<...>; the array
+// outlives the call.
+class Array {
+ public:
+  // Fails with TypeError if `object` is no array of a supported dtype; copies it if its elements are
+  // unaligned.
+  void load(py::handle object, bool writable);
+  const fastdl_tensor* get() const { return present_ ? &tensor_ : nullptr; }
+  operator const fastdl_tensor*() const { return get(); }
+
+ private:
+  bool present_ = false;
+  fastdl_tensor tensor_{};
+  int64_t shape_[FASTDL_MAX_NDIM];
+  int64_t strides_[FASTDL_MAX_NDIM];
+  py::object copy_;  // holds the aligned copy, if one was made
+};
+
+struct In : Array {};
+struct Out : Array {};
+
+[[noreturn]] void raise(fastdl_status status);
+
+// Runs a kernel without the GIL and turns a bad status into the matching exception.
+template <class F>
+void run(F&& kernel) {
+  PyThreadState* state = PyEval_SaveThread();
+  const fastdl_status status = kernel();
+  PyEval_RestoreThread(state);
+  if (status != FASTDL_OK) raise(status);
+}
+
+}  // namespace fastdl::bindings
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<fastdl::bindings::In> {
+  PYBIND11_TYPE_CASTER(fastdl::bindings::In, const_name("numpy.ndarray | None"));
+  bool load(handle source, bool) {
+    value.load(source, false);
+    return true;
+  }
+};
+
+template <>
+struct type_caster<fastdl::bindings::Out> {
+  PYBIND11_TYPE_CASTER(fastdl::bindings::Out, const_name("numpy.ndarray | None"));
+  bool load(handle source, bool) {
+    value.load(source, true);
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail

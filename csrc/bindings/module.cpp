@@ -1,0 +1,34 @@
+// fastdl._core: the kernels' C ABI for NumPy arrays. Prose is in the docstrings of fastdl.ops.
+#include <sstream>
+#include <string>
+
+#include "bindings/common.h"
+
+namespace fastdl::bindings {
+
+void bind_activation(py::module_&);
+
+namespace {
+
+py::list available_isas() {
+  py::list names;
+  std::istringstream stream(fastdl_available_cpu_isas());
+  for (std::string name; std::getline(stream, name, ',');) names.append(name);
+  return names;
+}
+
+}  // namespace
+}  // namespace fastdl::bindings
+
+using namespace fastdl::bindings;
+
+PYBIND11_MODULE(_core, m) {
+  m.def("version", [] { return fastdl_version(); });
+  m.def("get_num_threads", [] { return fastdl_get_num_threads(); });
+  m.def("set_num_threads", [](int n) { run([&] { return fastdl_set_num_threads(n); }); });
+  m.def("get_cpu_isa", [] { return fastdl_get_cpu_isa(); });
+  m.def("set_cpu_isa",
+        [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
+  m.def("available_isas", available_isas);
+  bind_activation(m);
+}

@@ -1,0 +1,46 @@
+// Errors inside the library are C++ exceptions; guarded() turns them into a status at the ABI boundary.
+#pragma once
+
+#include <new>
+#include <string>
+
+#include "fastdl/base.h"
+
+namespace fastdl::cpu {
+
+struct Error {
+  fastdl_status status;
+  std::string message;
+};
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+[[noreturn]] void fail(fastdl_status status, const char* format, ...);
+
+// printf-style check; the arguments are evaluated only when the condition is false.
+#define FASTDL_CHECK(condition, status, ...)                    \
+  do {                                                          \
+    if (!(condition)) ::fastdl::cpu::fail(status, __VA_ARGS__); \
+  } while (0)
+
+void set_last_error(const std::string& message) noexcept;
+
+template <class F>
+fastdl_status guarded(F&& body) noexcept {
+  try {
+    body();
+    return FASTDL_OK;
+  } catch (const Error& e) {
+    set_last_error(e.message);
+    return e.status;
+  } catch (const std::bad_alloc&) {
+    set_last_error("out of memory");
+    return FASTDL_ERROR_MEMORY;
+  } catch (...) {
+    set_last_error("internal error");
+    return FASTDL_ERROR_INTERNAL;
+  }
+}
+
+}  // namespace fastdl::cpu

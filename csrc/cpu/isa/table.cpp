@@ -1,0 +1,19 @@
+// One table per ISA; see cpu/kernels.h.
+#include "cpu/kernels.h"
+
+#define FASTDL_STRING_(x) #x
+#define FASTDL_STRING(x) FASTDL_STRING_(x)
+
+namespace fastdl::cpu::FASTDL_ISA {
+
+extern const ActivationKernels activation_kernels;
+extern const GemmKernels gemm_kernels;
+
+extern const Kernels table;
+const Kernels table = {
+    FASTDL_STRING(FASTDL_ISA),
+    &activation_kernels,
+    &gemm_kernels,
+};
+
+}  // namespace fastdl::cpu::FASTDL_ISA

@@ -1,0 +1,21 @@
+// The contract between the algorithms (cpu/*.cpp) and the instructions (cpu/isa/*.cpp): one table of kernels
+// per ISA, one entry per family. Each isa/<family>.cpp is compiled once per ISA and defines its family's
+// table.
+#pragma once
+
+#include "cpu/isa/activation.h"
+#include "cpu/isa/gemm.h"
+
+namespace fastdl::cpu {
+
+struct Kernels {
+  const char* isa;
+  const ActivationKernels* activation;
+  const GemmKernels* gemm;
+};
+
+// The table of the ISA in force: the best this machine runs, unless FASTDL_CPU_ISA or fastdl_set_cpu_isa says
+// otherwise.
+const Kernels& kernels();
+
+}  // namespace fastdl::cpu

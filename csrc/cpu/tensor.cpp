@@ -1,0 +1,239 @@
+#include "cpu/tensor.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/parallel.h"
+
+namespace fastdl::cpu {
+namespace {
+
+bool parse_dtype(fastdl_dtype d, DType* out) {
+  if (d.lanes != 1) return false;
+  if (d.code == FASTDL_FLOAT && d.bits == 32) *out = DType::kFloat32;
+  else if (d.code == FASTDL_FLOAT && d.bits == 64) *out = DType::kFloat64;
+  else if (d.code == FASTDL_INT && d.bits == 32) *out = DType::kInt32;
+  else if (d.code == FASTDL_INT && d.bits == 64) *out = DType::kInt64;
+  else if (d.code == FASTDL_UINT && d.bits == 8) *out = DType::kUInt8;
+  else if (d.code == FASTDL_BOOL && d.bits == 8) *out = DType::kBool;
+  else return false;
+  return true;
+}
+
+std::string dtype_string(fastdl_dtype d) {
+  const char* kind = d.code == FASTDL_INT      ? "int"
+                     : d.code == FASTDL_UINT   ? "uint"
+                     : d.code == FASTDL_FLOAT  ? "float"
+                     : d.code == FASTDL_BFLOAT ? "bfloat"
+                     : d.code == FASTDL_BOOL   ? "bool"
+                                               : "unknown dtype ";
+  return kind + std::to_string(d.bits);
+}
+
+void set_c_strides(View& v) {
+  int64_t stride = 1;
+  for (int i = v.ndim - 1; i >= 0; --i) {
+    v.strides[i] = stride;
+    stride *= v.shape[i];
+  }
+}
+
+View contiguous_at(const View& like, void* data) {
+  View v = like;
+  v.data = data;
+  set_c_strides(v);
+  return v;
+}
+
+size_t scratch_bytes(const View& v) { return v.contiguous() ? 0 : static_cast<size_t>(v.nbytes()); }
+
+template <class T>
+void copy_rows(Context* context, const View& src, const View& dst) {
+  // Innermost: the dim along which dst is densest, so that writes are sequential; the rest counts rows.
+  int inner = src.ndim - 1;
+  for (int i = 0; i < src.ndim; ++i) {
+    if (dst.shape[i] > 1 && std::abs(dst.strides[i]) < std::abs(dst.strides[inner])) inner = i;
+  }
+  const int64_t n = src.shape[inner], ss = src.strides[inner], ds = dst.strides[inner];
+  const int64_t rows = src.size() / n;
+  const int64_t grain = n >= 4096 ? 1 : 4096 / n + 1;
+  parallel_ranges(context, rows, grain, static_cast<double>(n), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* s = src.as<const T>();
+      T* d = dst.as<T>();
+      int64_t rest = row;
+      for (int i = src.ndim - 1; i >= 0; --i) {
+        if (i == inner) continue;
+        const int64_t index = rest % src.shape[i];
+        rest /= src.shape[i];
+        s += index * src.strides[i];
+        d += index * dst.strides[i];
+      }
+      if (ss == 1 && ds == 1) std::memcpy(d, s, static_cast<size_t>(n) * sizeof(T));
+      else
+        for (int64_t i = 0; i < n; ++i) d[i * ds] = s[i * ss];
+    }
+  });
+}
+
+}  // namespace
+
+const char* name_of(DType t) {
+  switch (t) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
+    case DType::kUInt8:
+      return "uint8";
+    case DType::kBool:
+      return "bool";
+  }
+  return "?";
+}
+
+bool View::contiguous() const {
+  int64_t expected = 1;
+  for (int i = ndim - 1; i >= 0; --i) {
+    if (shape[i] == 0) return true;
+    if (shape[i] != 1 && strides[i] != expected) return false;
+    expected *= shape[i];
+  }
+  return true;
+}
+
+View view(const fastdl_tensor* t, const char* op, const char* name) {
+  FASTDL_CHECK(t != nullptr, FASTDL_ERROR_VALUE, "%s: %s is required, got NULL", op, name);
+  FASTDL_CHECK(t->device.type == FASTDL_CPU, FASTDL_ERROR_DEVICE, "%s: %s must be in CPU memory", op, name);
+  FASTDL_CHECK(t->ndim >= 0 && t->ndim <= FASTDL_MAX_NDIM, FASTDL_ERROR_SHAPE,
+               "%s: %s has %d dimensions, expected at most %d", op, name, t->ndim, FASTDL_MAX_NDIM);
+  View v;
+  FASTDL_CHECK(parse_dtype(t->dtype, &v.dtype), FASTDL_ERROR_DTYPE,
+               "%s: %s has dtype %s, which is not supported", op, name, dtype_string(t->dtype).c_str());
+  v.ndim = t->ndim;
+  for (int i = 0; i < v.ndim; ++i) {
+    FASTDL_CHECK(t->shape[i] >= 0, FASTDL_ERROR_SHAPE, "%s: %s has a negative extent", op, name);
+    v.shape[i] = t->shape[i];
+  }
+  if (t->strides) {
+    for (int i = 0; i < v.ndim; ++i) v.strides[i] = t->strides[i];
+  } else {
+    set_c_strides(v);
+  }
+  v.data = static_cast<char*>(t->data) + t->byte_offset;
+  FASTDL_CHECK(t->data != nullptr || v.size() == 0, FASTDL_ERROR_VALUE, "%s: %s has no data", op, name);
+  return v;
+}
+
+View float_view(const fastdl_tensor* t, const char* op, const char* name) {
+  const View v = view(t, op, name);
+  FASTDL_CHECK(v.dtype == DType::kFloat32 || v.dtype == DType::kFloat64, FASTDL_ERROR_DTYPE,
+               "%s: expected %s to be float32 or float64, got %s", op, name, name_of(v.dtype));
+  return v;
+}
+
+View view_like(const fastdl_tensor* t, DType dtype, const char* op, const char* name) {
+  const View v = view(t, op, name);
+  FASTDL_CHECK(v.dtype == dtype, FASTDL_ERROR_DTYPE,
+               "%s: expected %s to be %s like the other operands, got %s", op, name, name_of(dtype),
+               name_of(v.dtype));
+  return v;
+}
+
+std::string shape_string(const View& v) {
+  std::string s = "(";
+  for (int i = 0; i < v.ndim; ++i) s += (i ? ", " : "") + std::to_string(v.shape[i]);
+  return s + (v.ndim == 1 ? ",)" : ")");
+}
+
+bool same_shape(const View& a, const View& b) {
+  if (a.ndim != b.ndim) return false;
+  for (int i = 0; i < a.ndim; ++i) {
+    if (a.shape[i] != b.shape[i]) return false;
+  }
+  return true;
+}
+
+void check_same_shape(const View& a, const char* a_name, const View& b, const char* b_name, const char* op) {
+  FASTDL_CHECK(same_shape(a, b), FASTDL_ERROR_SHAPE, "%s: expected %s to have the shape of %s, %s, got %s",
+               op, b_name, a_name, shape_string(a).c_str(), shape_string(b).c_str());
+}
+
+void check_ndim(const View& v, int ndim, const char* op, const char* name) {
+  FASTDL_CHECK(v.ndim == ndim, FASTDL_ERROR_SHAPE, "%s: expected %s to have %d dimensions, got shape %s", op,
+               name, ndim, shape_string(v).c_str());
+}
+
+bool same_dense_layout(const View& a, const View& b) {
+  if (!same_shape(a, b)) return false;
+  if (a.contiguous() && b.contiguous()) return true;
+  for (int i = 0; i < a.ndim; ++i) {
+    if (a.shape[i] > 1 && a.strides[i] != b.strides[i]) return false;
+  }
+  // Dense: taken by ascending stride, each stride is the product of the extents before it.
+  int64_t expected = 1;
+  bool used[FASTDL_MAX_NDIM] = {};
+  for (int step = 0; step < a.ndim; ++step) {
+    int found = -1;
+    for (int i = 0; i < a.ndim; ++i) {
+      if (!used[i] && (a.shape[i] == 1 || a.strides[i] == expected)) {
+        found = i;
+        break;
+      }
+    }
+    if (found < 0) return false;
+    used[found] = true;
+    expected *= a.shape[found];
+  }
+  return true;
+}
+
+void copy(Context* context, const View& src, const View& dst) {
+  if (src.size() == 0) return;
+  if (same_dense_layout(src, dst)) {
+    const int64_t bytes = src.nbytes();
+    constexpr int64_t kChunk = 1 << 18;
+    parallel_ranges(context, bytes, kChunk, 0.1, [&](int64_t begin, int64_t end) {
+      std::memcpy(dst.as<char>() + begin, src.as<char>() + begin, static_cast<size_t>(end - begin));
+    });
+    return;
+  }
+  switch (item_size(src.dtype)) {
+    case 8:
+      return copy_rows<uint64_t>(context, src, dst);
+    case 4:
+      return copy_rows<uint32_t>(context, src, dst);
+    default:
+      return copy_rows<uint8_t>(context, src, dst);
+  }
+}
+
+Contiguous::Contiguous(Context* context, const View& v) : workspace_(context, scratch_bytes(v)), view_(v) {
+  if (scratch_bytes(v) == 0) return;
+  view_ = contiguous_at(v, workspace_.as<void>());
+  copy(context, v, view_);
+}
+
+ContiguousOut::ContiguousOut(Context* context, const View& v)
+    : context_(context), target_(v), workspace_(context, scratch_bytes(v)), view_(v) {
+  if (scratch_bytes(v) != 0) view_ = contiguous_at(v, workspace_.as<void>());
+}
+
+void ContiguousOut::write_back() {
+  if (view_.data != target_.data) copy(context_, view_, target_);
+}
+
+View permuted(const View& v, const int* order) {
+  View p = v;
+  for (int i = 0; i < v.ndim; ++i) {
+    p.shape[i] = v.shape[order[i]];
+    p.strides[i] = v.strides[order[i]];
+  }
+  return p;
+}
+
+}  // namespace fastdl::cpu

@@ -1,0 +1,114 @@
+// Checked views of the caller's tensors, and the helpers every family needs to accept any strides.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cpu/context.h"
+#include "cpu/error.h"
+#include "fastdl/base.h"
+
+namespace fastdl::cpu {
+
+enum class DType : uint8_t { kFloat32, kFloat64, kInt32, kInt64, kUInt8, kBool };
+
+constexpr int64_t item_size(DType t) {
+  return t == DType::kFloat64 || t == DType::kInt64 ? 8 : t == DType::kFloat32 || t == DType::kInt32 ? 4 : 1;
+}
+const char* name_of(DType t);
+
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kFloat32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kFloat64;
+};
+
+// A validated tensor: plain pointer (byte offset applied), strides always present, in elements.
+struct View {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int ndim = 0;
+  int64_t shape[FASTDL_MAX_NDIM];
+  int64_t strides[FASTDL_MAX_NDIM];
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+  int64_t size() const {  // number of elements
+    int64_t n = 1;
+    for (int i = 0; i < ndim; ++i) n *= shape[i];
+    return n;
+  }
+  int64_t nbytes() const { return size() * item_size(dtype); }
+  bool contiguous() const;  // C order
+  // Negative dims count from the end.
+  int64_t extent(int dim) const { return shape[dim < 0 ? dim + ndim : dim]; }
+  int64_t stride(int dim) const { return strides[dim < 0 ? dim + ndim : dim]; }
+};
+
+// Validates `t`; `op` and `name` go into the message. Fails on NULL, a foreign device, an unknown dtype or a
+// bad rank.
+View view(const fastdl_tensor* t, const char* op, const char* name);
+// The same, but only float32 and float64 pass.
+View float_view(const fastdl_tensor* t, const char* op, const char* name);
+// The same with the dtype of another operand required.
+View view_like(const fastdl_tensor* t, DType dtype, const char* op, const char* name);
+
+std::string shape_string(const View& v);  // "(2, 3)"
+bool same_shape(const View& a, const View& b);
+void check_same_shape(const View& a, const char* a_name, const View& b, const char* b_name, const char* op);
+void check_ndim(const View& v, int ndim, const char* op, const char* name);
+
+// True if both have the same shape and the same strides and fill a dense block of memory (in whatever order):
+// such tensors can be processed as flat arrays of size() elements starting at `data`.
+bool same_dense_layout(const View& a, const View& b);
+
+// Copies src into dst (same shape and dtype, any strides, no overlap), in parallel.
+void copy(Context* context, const View& src, const View& dst);
+
+// A C-contiguous view of `v`: `v` itself when it is contiguous, else a copy that lives as long as this
+// object.
+class Contiguous {
+ public:
+  Contiguous(Context* context, const View& v);
+  const View& operator*() const { return view_; }
+  const View* operator->() const { return &view_; }
+
+ private:
+  Workspace workspace_;
+  View view_;
+};
+
+// A C-contiguous destination for `v`: `v` itself when contiguous, else scratch that write_back() copies to
+// `v`.
+class ContiguousOut {
+ public:
+  ContiguousOut(Context* context, const View& v);
+  const View& operator*() const { return view_; }
+  const View* operator->() const { return &view_; }
+  void write_back();
+
+ private:
+  Context* context_;
+  View target_;
+  Workspace workspace_;
+  View view_;
+};
+
+// A view with dims reordered: result dim i is v's dim order[i].
+View permuted(const View& v, const int* order);
+
+// Calls f(T{}) with T = float or double.
+template <class F>
+void dispatch_float(DType dtype, F&& f) {
+  if (dtype == DType::kFloat32) f(float{});
+  else f(double{});
+}
+
+}  // namespace fastdl::cpu

@@ -1,0 +1,20 @@
+/* fastdl: neural-network kernels behind a C ABI.
+
+   Conventions, the same for every op:
+   - Tensors are views of the caller's memory (fastdl_tensor, DLPack's DLTensor layout): any strides, never
+   owned, never kept.
+   - Outputs are allocated by the caller and have the documented shape. They may not overlap inputs unless
+   stated.
+   - Options structs begin with their own size: initialise them with the FASTDL_..._INIT macro. NULL means
+   defaults.
+   - A context of NULL is the default one. Calls are thread-safe; two calls may share a context.
+   - Nothing is written unless every check has passed; fastdl_last_error() explains a status other than
+   FASTDL_OK.
+   - The same inputs give the same bits for any number of threads. */
+#ifndef FASTDL_H
+#define FASTDL_H
+
+#include "fastdl/activation.h"
+#include "fastdl/base.h"
+
+#endif
