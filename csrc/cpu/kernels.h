@@ -4,9 +4,9 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/gemm.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
-#include "cpu/isa/gemm.h"
 
 namespace fastdl::cpu {
 
