@@ -1,0 +1,14 @@
+"""Files: tensors and checkpoints as safetensors, written atomically. No pickle anywhere."""
+
+from fastdl.io.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from fastdl.io.files import atomic_write, load, load_with_metadata, save
+
+__all__ = [
+    "atomic_write",
+    "load",
+    "load_checkpoint",
+    "load_with_metadata",
+    "read_checkpoint",
+    "save",
+    "save_checkpoint",
+]

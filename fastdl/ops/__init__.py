@@ -1,0 +1,1 @@
+"""Kernels on arrays: NumPy arrays in, NumPy arrays out; no Tensor, no graph."""
