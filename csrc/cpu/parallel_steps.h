@@ -10,10 +10,10 @@
 
 namespace fastdl::cpu {
 
-// The state shared by the threads of one parallel_steps. Task j of step s is claimed by moving claims[j] from s to
-// s + 1. A thread claims its own tasks first (the same ones in every step, so that their operands stay in its
-// cache), then what nobody has claimed. It waits only for tasks that running threads have claimed, so any number
-// of threads may take part, come late or not at all.
+// The state shared by the threads of one parallel_steps. Task j of step s is claimed by moving claims[j] from
+// s to s + 1. A thread claims its own tasks first (the same ones in every step, so that their operands stay
+// in its cache), then what nobody has claimed. It waits only for tasks that running threads have claimed, so
+// any number of threads may take part, come late or not at all.
 class StepClaims {
  public:
   explicit StepClaims(int64_t tasks) : tasks_(tasks), claims_(new Claim[static_cast<size_t>(tasks)]) {}
@@ -63,8 +63,9 @@ class StepClaims {
 // Below this much work in a step the barrier (some 0.3 us) costs more than a second thread saves.
 constexpr double kStepCost = 4096;
 
-// Calls body(step, task) for every step in [0, steps) and task in [0, tasks); all tasks of a step are done before
-// any of the next begins. One dispatch for the whole loop and one barrier per step. body must not throw.
+// Calls body(step, task) for every step in [0, steps) and task in [0, tasks); all tasks of a step are done
+// before any of the next begins. One dispatch for the whole loop and one barrier per step. body must not
+// throw.
 template <class Body>
 void parallel_steps(const Context* context, int64_t steps, int64_t tasks, double cost_per_task, Body&& body) {
   const double step_cost = static_cast<double>(tasks) * cost_per_task;
@@ -79,9 +80,8 @@ void parallel_steps(const Context* context, int64_t steps, int64_t tasks, double
     return;
   }
   StepClaims claims(tasks);
-  parallel_for(context, threads, kSerialCost, [&](int64_t slot) {
-    claims.take_part(static_cast<int>(slot), threads, steps, body);
-  });
+  parallel_for(context, threads, kSerialCost,
+               [&](int64_t slot) { claims.take_part(static_cast<int>(slot), threads, steps, body); });
 }
 
 }  // namespace fastdl::cpu

@@ -14,9 +14,10 @@ RnnShape shape_of(const fastdl_rnn_options* o, const char* op) {
   FASTDL_CHECK(o != nullptr, FASTDL_ERROR_VALUE, "%s: options are required, got NULL", op);
   FASTDL_CHECK(o->struct_size >= sizeof(fastdl_rnn_options), FASTDL_ERROR_VALUE,
                "%s: options.struct_size is not set (use FASTDL_RNN_OPTIONS_INIT)", op);
-  FASTDL_CHECK(o->kind >= FASTDL_RNN_TANH && o->kind <= FASTDL_RNN_LSTM, FASTDL_ERROR_VALUE, "%s: unknown kind %d",
-               op, o->kind);
-  FASTDL_CHECK(o->num_layers >= 1, FASTDL_ERROR_VALUE, "%s: expected at least 1 layer, got %d", op, o->num_layers);
+  FASTDL_CHECK(o->kind >= FASTDL_RNN_TANH && o->kind <= FASTDL_RNN_LSTM, FASTDL_ERROR_VALUE,
+               "%s: unknown kind %d", op, o->kind);
+  FASTDL_CHECK(o->num_layers >= 1, FASTDL_ERROR_VALUE, "%s: expected at least 1 layer, got %d", op,
+               o->num_layers);
   FASTDL_CHECK(o->dropout >= 0 && o->dropout <= 1, FASTDL_ERROR_VALUE,
                "%s: expected a dropout probability in [0, 1], got %g", op, o->dropout);
   FASTDL_CHECK(!o->has_projection || o->kind == FASTDL_RNN_LSTM, FASTDL_ERROR_VALUE,
@@ -42,18 +43,18 @@ void check_shape(const View& v, std::initializer_list<int64_t> expected, const c
     same = same && v.shape[i] == n;
     text += (i++ ? ", " : "") + std::to_string(n);
   }
-  FASTDL_CHECK(same, FASTDL_ERROR_SHAPE, "%s: expected %s to have shape (%s%s), got %s", op, name, text.c_str(),
-               expected.size() == 1 ? "," : "", shape_string(v).c_str());
+  FASTDL_CHECK(same, FASTDL_ERROR_SHAPE, "%s: expected %s to have shape (%s%s), got %s", op, name,
+               text.c_str(), expected.size() == 1 ? "," : "", shape_string(v).c_str());
 }
 
 // The name of parameter i as torch calls it.
 std::string param_name(const RnnShape& s, int64_t i) {
   const int64_t per = s.params_per_direction(), place = i % per, group = i / per;
-  const char* name = place == 0               ? "weight_ih"
-                     : place == 1             ? "weight_hh"
-                     : !s.bias || place == 4  ? "weight_hr"
-                     : place == 2             ? "bias_ih"
-                                              : "bias_hh";
+  const char* name = place == 0              ? "weight_ih"
+                     : place == 1            ? "weight_hh"
+                     : !s.bias || place == 4 ? "weight_hr"
+                     : place == 2            ? "bias_ih"
+                                             : "bias_hh";
   return std::string(name) + "_l" + std::to_string(group / s.directions) +
          (group % s.directions ? "_reverse" : "");
 }
@@ -66,7 +67,8 @@ std::vector<View> check_params(RnnShape& s, DType dtype, const fastdl_tensor* co
                static_cast<long long>(expected), count);
   FASTDL_CHECK(params != nullptr, FASTDL_ERROR_VALUE, "%s: params is NULL", op);
   std::vector<View> views;
-  for (int64_t i = 0; i < expected; ++i) views.push_back(view_like(params[i], dtype, op, param_name(s, i).c_str()));
+  for (int64_t i = 0; i < expected; ++i)
+    views.push_back(view_like(params[i], dtype, op, param_name(s, i).c_str()));
   const View& ih = views[0];
   const View& last = views[static_cast<size_t>(per - 1)];
   FASTDL_CHECK(ih.ndim == 2 && ih.shape[0] >= s.gates && ih.shape[0] % s.gates == 0, FASTDL_ERROR_SHAPE,
@@ -121,8 +123,9 @@ RnnRows check_rows(const View& x, const fastdl_tensor* lengths_, const char* op)
                  static_cast<long long>(x.shape[1]), static_cast<long long>(rows.sequences));
     for (int64_t i = 0; i < rows.sequences; ++i) {
       const int64_t n = length_at(lengths, i);
-      FASTDL_CHECK(n >= 1, FASTDL_ERROR_VALUE, "%s: expected every length to be at least 1, got lengths[%lld] = %lld",
-                   op, static_cast<long long>(i), static_cast<long long>(n));
+      FASTDL_CHECK(n >= 1, FASTDL_ERROR_VALUE,
+                   "%s: expected every length to be at least 1, got lengths[%lld] = %lld", op,
+                   static_cast<long long>(i), static_cast<long long>(n));
       FASTDL_CHECK(n <= x.shape[0], FASTDL_ERROR_VALUE,
                    "%s: lengths[%lld] = %lld is longer than the sequence of %lld steps", op,
                    static_cast<long long>(i), static_cast<long long>(n), static_cast<long long>(x.shape[0]));
@@ -131,17 +134,19 @@ RnnRows check_rows(const View& x, const fastdl_tensor* lengths_, const char* op)
       rows.length.push_back(n);
     }
     rows.steps = packed ? (rows.sequences ? rows.length[0] : 0) : x.shape[0];
-    rows.full = std::all_of(rows.length.begin(), rows.length.end(), [&](int64_t n) { return n == rows.steps; });
+    rows.full =
+        std::all_of(rows.length.begin(), rows.length.end(), [&](int64_t n) { return n == rows.steps; });
     if (!std::is_sorted(rows.length.begin(), rows.length.end(), std::greater<>())) {
       rows.order.resize(static_cast<size_t>(rows.sequences));
       std::iota(rows.order.begin(), rows.order.end(), int64_t{0});
-      std::stable_sort(rows.order.begin(), rows.order.end(),
-                       [&](int64_t a, int64_t b) { return rows.length[static_cast<size_t>(a)] > rows.length[static_cast<size_t>(b)]; });
+      std::stable_sort(rows.order.begin(), rows.order.end(), [&](int64_t a, int64_t b) {
+        return rows.length[static_cast<size_t>(a)] > rows.length[static_cast<size_t>(b)];
+      });
       std::sort(rows.length.begin(), rows.length.end(), std::greater<>());
     }
   }
-  FASTDL_CHECK(packed || x.shape[0] >= 1, FASTDL_ERROR_SHAPE, "%s: expected a sequence of at least 1 step, got %s", op,
-               shape_string(x).c_str());
+  FASTDL_CHECK(packed || x.shape[0] >= 1, FASTDL_ERROR_SHAPE,
+               "%s: expected a sequence of at least 1 step, got %s", op, shape_string(x).c_str());
   int64_t alive = rows.sequences;
   for (int64_t t = 0; t < rows.steps; ++t) {
     while (alive > 0 && rows.length[static_cast<size_t>(alive - 1)] <= t) --alive;
@@ -177,15 +182,16 @@ struct Problem {
   }
 };
 
-Problem check_problem(const char* op, const fastdl_tensor* x, const fastdl_tensor* h0, const fastdl_tensor* c0,
-                      const fastdl_tensor* const* params, int32_t num_params, const fastdl_tensor* lengths,
-                      const fastdl_tensor* y, const fastdl_tensor* reserve, const fastdl_rnn_options* options) {
+Problem check_problem(const char* op, const fastdl_tensor* x, const fastdl_tensor* h0,
+                      const fastdl_tensor* c0, const fastdl_tensor* const* params, int32_t num_params,
+                      const fastdl_tensor* lengths, const fastdl_tensor* y, const fastdl_tensor* reserve,
+                      const fastdl_rnn_options* options) {
   Problem p{op, shape_of(options, op), {}, float_view(x, op, "x"), {}, {}, {}, {}, {}};
   RnnShape& s = p.shape;
   p.params = check_params(s, p.x.dtype, params, num_params, op);
   p.rows = check_rows(p.x, lengths, op);
-  FASTDL_CHECK(p.x.extent(-1) == s.input, FASTDL_ERROR_SHAPE, "%s: expected x with input_size %lld, got %s", op,
-               static_cast<long long>(s.input), shape_string(p.x).c_str());
+  FASTDL_CHECK(p.x.extent(-1) == s.input, FASTDL_ERROR_SHAPE, "%s: expected x with input_size %lld, got %s",
+               op, static_cast<long long>(s.input), shape_string(p.x).c_str());
   FASTDL_CHECK(s.lstm() || !c0, FASTDL_ERROR_VALUE, "%s: c0 is for LSTM only", op);
   p.h0 = p.states(h0, s.state, "h0");
   p.c0 = p.states(c0, s.hidden, "c0");
@@ -257,14 +263,15 @@ fastdl_status fastdl_rnn_dropout_size(const fastdl_rnn_options* options, int64_t
 }
 
 fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* h0_,
-                                 const fastdl_tensor* c0_, const fastdl_tensor* const* params, int32_t num_params,
-                                 const fastdl_tensor* lengths, const fastdl_tensor* y_, const fastdl_tensor* h_n_,
-                                 const fastdl_tensor* c_n_, const fastdl_tensor* reserve,
-                                 const fastdl_rnn_options* options) {
+                                 const fastdl_tensor* c0_, const fastdl_tensor* const* params,
+                                 int32_t num_params, const fastdl_tensor* lengths, const fastdl_tensor* y_,
+                                 const fastdl_tensor* h_n_, const fastdl_tensor* c_n_,
+                                 const fastdl_tensor* reserve, const fastdl_rnn_options* options) {
   return guarded([&] {
     const Problem p = check_problem("rnn", x_, h0_, c0_, params, num_params, lengths, y_, reserve, options);
     FASTDL_CHECK(p.shape.lstm() || !c_n_, FASTDL_ERROR_VALUE, "%s: c_n is for LSTM only", p.op);
-    const View h_n_view = p.states(h_n_, p.shape.state, "h_n"), c_n_view = p.states(c_n_, p.shape.hidden, "c_n");
+    const View h_n_view = p.states(h_n_, p.shape.state, "h_n"),
+               c_n_view = p.states(c_n_, p.shape.hidden, "c_n");
     dispatch_float(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
@@ -274,8 +281,9 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
       x.read();
       h0.read();
       c0.read();
-      rnn_forward<T>(context, {p.shape, p.rows, read_params<T>(context, p, copies), x.data(), h0.data(), c0.data(),
-                               y.data(), h_n.data(), c_n.data(), reserve ? p.reserve.as<T>() : nullptr});
+      rnn_forward<T>(context,
+                     {p.shape, p.rows, read_params<T>(context, p, copies), x.data(), h0.data(), c0.data(),
+                      y.data(), h_n.data(), c_n.data(), reserve ? p.reserve.as<T>() : nullptr});
       y.write();
       h_n.write();
       c_n.write();
@@ -287,9 +295,10 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* grad_h_n_, const fastdl_tensor* grad_c_n_,
                                   const fastdl_tensor* x_, const fastdl_tensor* h0_, const fastdl_tensor* c0_,
                                   const fastdl_tensor* const* params, int32_t num_params,
-                                  const fastdl_tensor* lengths, const fastdl_tensor* y_, const fastdl_tensor* reserve,
-                                  const fastdl_tensor* grad_x_, const fastdl_tensor* grad_h0_,
-                                  const fastdl_tensor* grad_c0_, const fastdl_tensor* const* grad_params,
+                                  const fastdl_tensor* lengths, const fastdl_tensor* y_,
+                                  const fastdl_tensor* reserve, const fastdl_tensor* grad_x_,
+                                  const fastdl_tensor* grad_h0_, const fastdl_tensor* grad_c0_,
+                                  const fastdl_tensor* const* grad_params,
                                   const fastdl_rnn_options* options) {
   return guarded([&] {
     const char* op = "rnn_backward";
@@ -309,7 +318,8 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       if (!grad_params[i]) continue;
       const std::string name = "the gradient of " + param_name(s, static_cast<int64_t>(i));
       grad_views[i] = view_like(grad_params[i], p.x.dtype, op, name.c_str());
-      check_same_shape(p.params[i], param_name(s, static_cast<int64_t>(i)).c_str(), grad_views[i], name.c_str(), op);
+      check_same_shape(p.params[i], param_name(s, static_cast<int64_t>(i)).c_str(), grad_views[i],
+                       name.c_str(), op);
     }
     dispatch_float(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -321,7 +331,8 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       });
       const View x_view = p.x;
       const RnnSequences<T> x(context, p.rows, x_view), y(context, p.rows, p.y),
-          grad_y(context, p.rows, grad_y_ ? grad_y_view : p.y), grad_x(context, p.rows, grad_x_ ? grad_x_view : x_view);
+          grad_y(context, p.rows, grad_y_ ? grad_y_view : p.y),
+          grad_x(context, p.rows, grad_x_ ? grad_x_view : x_view);
       const RnnStates<T> h0(context, p.rows, p.h0), c0(context, p.rows, p.c0),
           grad_h_n(context, p.rows, grad_h_n_view), grad_c_n(context, p.rows, grad_c_n_view),
           grad_h0(context, p.rows, grad_h0_view), grad_c0(context, p.rows, grad_c0_view);
@@ -333,9 +344,9 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       grad_h_n.read();
       grad_c_n.read();
       rnn_backward<T>(context,
-                      {s, p.rows, read_params<T>(context, p, copies), grads, x.data(), h0.data(), c0.data(), y.data(),
-                       p.reserve.as<T>(), grad_y_ ? grad_y.data() : nullptr, grad_h_n.data(), grad_c_n.data(),
-                       grad_x_ ? grad_x.data() : nullptr, grad_h0.data(), grad_c0.data()});
+                      {s, p.rows, read_params<T>(context, p, copies), grads, x.data(), h0.data(), c0.data(),
+                       y.data(), p.reserve.as<T>(), grad_y_ ? grad_y.data() : nullptr, grad_h_n.data(),
+                       grad_c_n.data(), grad_x_ ? grad_x.data() : nullptr, grad_h0.data(), grad_c0.data()});
       if (grad_x_) grad_x.write();
       grad_h0.write();
       grad_c0.write();

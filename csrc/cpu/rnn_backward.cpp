@@ -19,12 +19,21 @@ void column_sums(Context* context, int64_t rows, int64_t columns, const T* a, T*
   });
 }
 
-// One layer, both directions: the loop over steps for the gradients of the gates, then products over all steps.
+// One layer, both directions: the loop over steps for the gradients of the gates, then products over all
+// steps.
 template <class T>
 class BackwardLayer {
  public:
-  BackwardLayer(Context* context, const RnnBackward<T>& p, int64_t layer, const T* x, const T* y, const T* grad_y)
-      : context_(context), p_(p), shape_(p.shape), rows_(p.rows), layer_(layer), x_(x), y_(y), grad_y_(grad_y) {}
+  BackwardLayer(Context* context, const RnnBackward<T>& p, int64_t layer, const T* x, const T* y,
+                const T* grad_y)
+      : context_(context),
+        p_(p),
+        shape_(p.shape),
+        rows_(p.rows),
+        layer_(layer),
+        x_(x),
+        y_(y),
+        grad_y_(grad_y) {}
 
   struct Scratch {
     T *gates_x, *gates_h, *carry, *grad_h, *packed, *h_prev;
@@ -93,7 +102,8 @@ class BackwardLayer {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions;
     const int64_t elements = recurrent_.size() + (s.projection ? projection_.size() : 0);
-    const double row_cost = static_cast<double>(elements) / 8 + 16.0 * static_cast<double>(s.gates * s.hidden);
+    const double row_cost =
+        static_cast<double>(elements) / 8 + 16.0 * static_cast<double>(s.gates * s.hidden);
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, recurrent_.panels(),
                                      elements * static_cast<int64_t>(sizeof(T)),
                                      row_cost * static_cast<double>(rows_.sequences));
@@ -109,19 +119,18 @@ class BackwardLayer {
       return;
     }
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
-    parallel_steps(
-        context_, rows_.steps * phases, directions * split.chunks, task_cost / static_cast<double>(rows_.steps),
-        [&](int64_t step, int64_t task) {
-          const int64_t d = task / split.chunks, chunk = task % split.chunks;
-          const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
-          if (step % phases + 1 == phases) {
-            const int64_t n = cell_panels().panels();
-            cells(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
-          } else {
-            const int64_t n = recurrent_.panels();
-            through_projection(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
-          }
-        });
+    parallel_steps(context_, rows_.steps * phases, directions * split.chunks,
+                   task_cost / static_cast<double>(rows_.steps), [&](int64_t step, int64_t task) {
+                     const int64_t d = task / split.chunks, chunk = task % split.chunks;
+                     const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
+                     if (step % phases + 1 == phases) {
+                       const int64_t n = cell_panels().panels();
+                       cells(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                     } else {
+                       const int64_t n = recurrent_.panels();
+                       through_projection(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                     }
+                   });
   }
 
   const RnnPanels& cell_panels() const { return shape_.projection ? projection_ : recurrent_; }
@@ -171,7 +180,8 @@ class BackwardLayer {
   }
 
   // With a projection: the gradient of the projected h, which then goes through the projection to the cell.
-  void through_projection(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
+  void through_projection(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first,
+                          int64_t last) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
     const int64_t t = time(d, step);
@@ -211,7 +221,8 @@ class BackwardLayer {
         f.ld_add[0] = s.hidden;
         f.out = p_.grad_h0 + (index + run.begin) * s.state;
         f.ld_out = s.state;
-        parallel_for(context_, recurrent_.panels(), static_cast<double>(recurrent_.panel_size() * f.a.rows) / 8,
+        parallel_for(context_, recurrent_.panels(),
+                     static_cast<double>(recurrent_.panel_size() * f.a.rows) / 8,
                      [&](int64_t panel) { table_->backward->plain(f, dir.packed, panel, panel + 1); });
       });
     }
@@ -222,7 +233,9 @@ class BackwardLayer {
     const Direction& dir = direction_[d];
     const RnnWeights<T>& g = p_.grads[static_cast<size_t>(layer_ * s.directions + d)];
     const int64_t n = rows_.rows, columns = s.gates * s.hidden, input = s.input_of(layer_);
-    if (g.ih) rnn_gemm<T>(context_, columns, input, n, dir.gates_x, 1, columns, x_, input, 1, T(0), nullptr, g.ih, input);
+    if (g.ih)
+      rnn_gemm<T>(context_, columns, input, n, dir.gates_x, 1, columns, x_, input, 1, T(0), nullptr, g.ih,
+                  input);
     if (g.bias_ih) column_sums(context_, n, columns, dir.gates_x, g.bias_ih);
     if (g.bias_hh && g.bias_ih && !s.gru()) {
       std::memcpy(g.bias_hh, g.bias_ih, sizeof(T) * static_cast<size_t>(columns));
@@ -231,12 +244,12 @@ class BackwardLayer {
     }
     if (g.hh) {
       gather_previous(d, h_prev);
-      rnn_gemm<T>(context_, columns, s.state, n, dir.gates_h, 1, columns, h_prev, s.state, 1, T(0), nullptr, g.hh,
-                  s.state);
+      rnn_gemm<T>(context_, columns, s.state, n, dir.gates_h, 1, columns, h_prev, s.state, 1, T(0), nullptr,
+                  g.hh, s.state);
     }
     if (g.hr) {
-      rnn_gemm<T>(context_, s.state, s.hidden, n, dir.grad_h, 1, s.state, dir.unprojected, s.hidden, 1, T(0), nullptr,
-                  g.hr, s.hidden);
+      rnn_gemm<T>(context_, s.state, s.hidden, n, dir.grad_h, 1, s.state, dir.unprojected, s.hidden, 1, T(0),
+                  nullptr, g.hr, s.hidden);
     }
   }
 
@@ -274,7 +287,8 @@ void rnn_backward(Context* context, const RnnBackward<T>& p) {
   const auto& table = table_for<T>(*kernels().rnn);
   const auto bytes = [](int64_t n) { return sizeof(T) * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
-  const int64_t rows = p.rows.rows, sequences = p.rows.sequences, gates = s.directions * rows * s.gates * s.hidden;
+  const int64_t rows = p.rows.rows, sequences = p.rows.sequences,
+                gates = s.directions * rows * s.gates * s.hidden;
   const RnnPanels recurrent{1, s.state, s.gates * s.hidden, table.plain_units};
   const RnnPanels projection{1, s.hidden, s.state, table.plain_units};
   const Workspace gates_x(context, bytes(gates)), gates_h(context, s.gru() ? bytes(gates) : 0);
@@ -284,15 +298,17 @@ void rnn_backward(Context* context, const RnnBackward<T>& p) {
                          bytes(s.directions * (recurrent.size() + (s.projection ? projection.size() : 0))));
   const Workspace h_prev(context, bytes(rows * s.state));
   const Workspace between(context, s.layers > 1 ? bytes(2 * rows * s.width()) : 0);
-  const int64_t zero_count = p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);
+  const int64_t zero_count =
+      p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);
   const Workspace zeros(context, bytes(zero_count));
   if (zero_count > 0) std::memset(zeros.as<void>(), 0, bytes(zero_count));
-  const typename BackwardLayer<T>::Scratch scratch{gates_x.as<T>(), gates_h.as<T>(), carry.as<T>(), grad_h.as<T>(),
-                                                   packed.as<T>(),  h_prev.as<T>(),  zeros.as<T>()};
+  const typename BackwardLayer<T>::Scratch scratch{gates_x.as<T>(), gates_h.as<T>(), carry.as<T>(),
+                                                   grad_h.as<T>(),  packed.as<T>(),  h_prev.as<T>(),
+                                                   zeros.as<T>()};
   const T* grad_y = p.grad_y;
   for (int64_t layer = s.layers - 1; layer >= 0; --layer) {
     const T* y = layer + 1 == s.layers ? p.y : p.reserve + reserve.y(layer);
-    const T* x = layer == 0       ? p.x
+    const T* x = layer == 0      ? p.x
                  : s.dropout > 0 ? p.reserve + reserve.dropped(layer - 1)
                                  : p.reserve + reserve.y(layer - 1);
     T* grad_x = layer == 0 ? p.grad_x : between.as<T>() + layer % 2 * rows * s.width();

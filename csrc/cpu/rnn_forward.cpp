@@ -27,10 +27,11 @@ class ForwardLayer {
       const int64_t index = layer_ * s.directions + d;
       const RnnWeights<T>& w = p_.weights[static_cast<size_t>(index)];
       dir.saved = p_.reserve != nullptr;
-      dir.gates = dir.saved ? p_.reserve + reserve.gates(layer_, d) : gates + d * rows_.rows * s.gates * s.hidden;
+      dir.gates =
+          dir.saved ? p_.reserve + reserve.gates(layer_, d) : gates + d * rows_.rows * s.gates * s.hidden;
       dir.cell = dir.saved ? p_.reserve + reserve.state(layer_, d) : cells + d * rows_.sequences * s.hidden;
-      dir.unprojected =
-          dir.saved ? p_.reserve + reserve.unprojected(layer_, d) : unprojected + d * rows_.sequences * s.hidden;
+      dir.unprojected = dir.saved ? p_.reserve + reserve.unprojected(layer_, d)
+                                  : unprojected + d * rows_.sequences * s.hidden;
       dir.h0 = p_.h0 ? p_.h0 + index * rows_.sequences * s.state : zeros;
       dir.c0 = p_.c0 ? p_.c0 + index * rows_.sequences * s.hidden : zeros;
       dir.bias_hn = s.gru() && s.bias ? w.bias_hh + 2 * s.hidden : nullptr;
@@ -74,7 +75,8 @@ class ForwardLayer {
   void steps() {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions;
-    const double row_cost = static_cast<double>(panels_.size()) / 8 + 16.0 * static_cast<double>(s.gates * s.hidden);
+    const double row_cost =
+        static_cast<double>(panels_.size()) / 8 + 16.0 * static_cast<double>(s.gates * s.hidden);
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, panels_.panels(),
                                      panels_.size() * static_cast<int64_t>(sizeof(T)),
                                      row_cost * static_cast<double>(rows_.sequences));
@@ -90,19 +92,18 @@ class ForwardLayer {
       return;
     }
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
-    parallel_steps(
-        context_, rows_.steps * phases, directions * split.chunks, task_cost / static_cast<double>(rows_.steps),
-        [&](int64_t step, int64_t task) {
-          const int64_t d = task / split.chunks, chunk = task % split.chunks;
-          const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
-          if (step % phases == 0) {
-            const int64_t n = panels_.panels();
-            cells(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
-          } else {
-            const int64_t n = projection_.panels();
-            project(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
-          }
-        });
+    parallel_steps(context_, rows_.steps * phases, directions * split.chunks,
+                   task_cost / static_cast<double>(rows_.steps), [&](int64_t step, int64_t task) {
+                     const int64_t d = task / split.chunks, chunk = task % split.chunks;
+                     const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
+                     if (step % phases == 0) {
+                       const int64_t n = panels_.panels();
+                       cells(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                     } else {
+                       const int64_t n = projection_.panels();
+                       project(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                     }
+                   });
   }
 
   int64_t time(int64_t d, int64_t step) const { return d == 0 ? step : rows_.steps - 1 - step; }
@@ -205,7 +206,8 @@ void rnn_forward(Context* context, const RnnForward<T>& p) {
   const RnnPanels projection{1, s.state, s.hidden, table.plain_units};
   const Workspace packed(context,
                          bytes(s.directions * (panels.size() + (s.projection ? projection.size() : 0))));
-  const int64_t zero_count = p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);
+  const int64_t zero_count =
+      p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);
   const Workspace zeros(context, bytes(zero_count));
   if (zero_count > 0) std::memset(zeros.as<void>(), 0, bytes(zero_count));
 

@@ -1,5 +1,6 @@
 #include "cpu/rnn_layout.h"
 
+#include "cpu/gemm.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -17,34 +18,32 @@ RnnReserve::RnnReserve(const RnnShape& s, int64_t rows) {
 }
 
 template <class T>
-void rnn_pack(Context* context, const RnnPanels& layout, const T* source, int64_t column_stride, int64_t row_stride,
-              T* packed) {
+void rnn_pack(Context* context, const RnnPanels& layout, const T* source, int64_t column_stride,
+              int64_t row_stride, T* packed) {
   const auto& table = table_for<T>(*kernels().rnn);
-  parallel_for(context, layout.panels(), static_cast<double>(layout.panel_size()), [&](int64_t panel) {
-    table.pack(layout, source, column_stride, row_stride, panel, packed);
-  });
+  parallel_for(context, layout.panels(), static_cast<double>(layout.panel_size()),
+               [&](int64_t panel) { table.pack(layout, source, column_stride, row_stride, panel, packed); });
 }
 
 template <class T>
-void rnn_gemm(Context*, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_k, const T* b,
-              int64_t b_k, int64_t b_n, T beta, const T* bias, T* c, int64_t ldc) {
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      T sum = 0;
-      for (int64_t l = 0; l < k; ++l) sum += a[i * a_row + l * a_k] * b[l * b_k + j * b_n];
-      if (bias) sum += bias[j];
-      c[i * ldc + j] = beta != T(0) ? sum + beta * c[i * ldc + j] : sum;
-    }
-  }
+void rnn_gemm(Context* context, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_k,
+              const T* b, int64_t b_k, int64_t b_n, T beta, const T* bias, T* c, int64_t ldc) {
+  if (m == 0 || n == 0) return;
+  Gemm<T> g{m, n, k, a, a_row, a_k, b, b_k, b_n, c, ldc};
+  g.end.beta = beta;
+  g.end.bias = bias;
+  gemm(context, g);
 }
+
+int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows) { return rows * shape.width(); }
 
 template <class T>
 void rnn_dropout(Context*, const RnnShape&, int64_t, int64_t, const T*, T*) {
   fail(FASTDL_ERROR_INTERNAL, "rnn: dropout is not there yet");
 }
 
-RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t panels, int64_t weight_bytes,
-                   double) {
+RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t panels,
+                   int64_t weight_bytes, double) {
   const int64_t threads = num_threads(context);
   // Half of the smallest L2 cache in use today.
   constexpr int64_t kWeightsInCache = 512 << 10;
@@ -61,10 +60,10 @@ RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions
   return {false, (panels + chunks - 1) / chunks, chunks};
 }
 
-#define FASTDL_INSTANTIATE(T)                                                                                 \
-  template void rnn_pack(Context*, const RnnPanels&, const T*, int64_t, int64_t, T*);                         \
+#define FASTDL_INSTANTIATE(T)                                                                                \
+  template void rnn_pack(Context*, const RnnPanels&, const T*, int64_t, int64_t, T*);                        \
   template void rnn_gemm(Context*, int64_t, int64_t, int64_t, const T*, int64_t, int64_t, const T*, int64_t, \
-                         int64_t, T, const T*, T*, int64_t);                                                  \
+                         int64_t, T, const T*, T*, int64_t);                                                 \
   template void rnn_dropout(Context*, const RnnShape&, int64_t, int64_t, const T*, T*);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -21,7 +21,10 @@ template <class T>
 class RnnSequences {
  public:
   RnnSequences(Context* context, const RnnRows& rows, const View& v)
-      : context_(context), rows_(rows), v_(v), direct_((v.ndim == 2 || rows.full) && v.contiguous()),
+      : context_(context),
+        rows_(rows),
+        v_(v),
+        direct_((v.ndim == 2 || rows.full) && v.contiguous()),
         scratch_(context, direct_ ? 0 : sizeof(T) * static_cast<size_t>(rows.rows * v.extent(-1))) {}
   T* data() const { return direct_ ? v_.as<T>() : scratch_.template as<T>(); }
 
@@ -69,7 +72,9 @@ template <class T>
 class RnnStates {
  public:
   RnnStates(Context* context, const RnnRows& rows, const View& v)
-      : rows_(rows), v_(v), direct_(v.ndim == 0 || (rows.order.empty() && v.contiguous())),
+      : rows_(rows),
+        v_(v),
+        direct_(v.ndim == 0 || (rows.order.empty() && v.contiguous())),
         scratch_(context, direct_ ? 0 : static_cast<size_t>(v.nbytes())) {}
   T* data() const { return v_.ndim == 0 ? nullptr : direct_ ? v_.as<T>() : scratch_.template as<T>(); }
   void read() const {

@@ -1,8 +1,8 @@
 // Forward cells, packing, and the family's table.
 #include "cpu/isa/rnn.h"
 
-#include "cpu/isa/rnn_math.h"
 #include "cpu/isa/rnn_tile.h"
+#include "cpu/isa/vecmath.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 
@@ -82,7 +82,8 @@ void pack(const RnnPanels& layout, const T* source, int64_t column_stride, int64
           T* packed) {
   const int64_t units = layout.units, width = layout.gates * units, depth = layout.depth;
   T* out = packed + panel * layout.panel_size();
-  // Blocks of k of one cache line of the source, so that each line is read once and the output block stays in L1.
+  // Blocks of k of one cache line of the source, so that each line is read once and the output block stays in
+  // L1.
   constexpr int64_t kBlock = 64 / sizeof(T);
   for (int64_t k0 = 0; k0 < depth; k0 += kBlock) {
     const int64_t k1 = k0 + kBlock < depth ? k0 + kBlock : depth;

@@ -1,7 +1,8 @@
 // Kernels of the rnn family: one step of one direction, the recurrent product and the gate math in one pass.
 //
-// The recurrent weights are packed once per call into panels: a panel holds, for every k, the columns of `units`
-// neighbouring outputs, all gates of them side by side, so that the sums a gate needs meet in registers.
+// The recurrent weights are packed once per call into panels: a panel holds, for every k, the columns of
+// `units` neighbouring outputs, all gates of them side by side, so that the sums a gate needs meet in
+// registers.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
 // Backward cells. The gradient of h is the recurrent product plus what comes from y (and from h_n at a
 // sequence's last step); from it each cell makes the gradients of its gates' pre-activations.
 #include "cpu/isa/rnn.h"
-#include "cpu/isa/rnn_math.h"
 #include "cpu/isa/rnn_tile.h"
+#include "cpu/isa/vecmath.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
@@ -59,7 +59,8 @@ struct GruCell {
       using V = Vec<T>;
       const T* gates = s.gates + r * 3 * hidden + j;
       T* carry = s.carry + r * hidden + j;
-      const V reset = lane.load(gates), update = lane.load(gates + hidden), fresh = lane.load(gates + 2 * hidden);
+      const V reset = lane.load(gates), update = lane.load(gates + hidden),
+              fresh = lane.load(gates + 2 * hidden);
       const V before = lane.load(s.h + r * s.ld_h + j), part = lane.load(s.new_part + r * hidden + j);
       const V dh = grad_h(s, lane, r, j, sum + lane.load(carry));
       const V d_fresh = dh * (one<T>() - update) * tanh_slope(fresh);

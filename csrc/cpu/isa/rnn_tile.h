@@ -1,5 +1,5 @@
-// The recurrent product of a few rows with a panel of packed weights, in registers, and the loop that hands its
-// sums to a cell. Included by isa/rnn*.cpp only.
+// The recurrent product of a few rows with a panel of packed weights, in registers, and the loop that hands
+// its sums to a cell. Included by isa/rnn*.cpp only.
 #pragma once
 
 #include "cpu/isa/rnn.h"
@@ -11,9 +11,9 @@ namespace fastdl::cpu::FASTDL_ISA {
 constexpr int kSums = FASTDL_ISA_ID == 3 ? 24 : 12;
 constexpr int kMostPanels = 2;
 
-// sums[p][r][v] = sum over k of a[r, k] * panel p [k, v], each lane one chain of fused multiply-adds in the order
-// of k: how rows and panels are grouped changes no bit. Two panels at once keep enough chains running where rows
-// are few.
+// sums[p][r][v] = sum over k of a[r, k] * panel p [k, v], each lane one chain of fused multiply-adds in the
+// order of k: how rows and panels are grouped changes no bit. Two panels at once keep enough chains running
+// where rows are few.
 template <class T, int kVectors, int kRows, int kPanels>
 void multiply(const RnnOperand<T>& a, int64_t row, const T* panel, T* out) {
   using V = Vec<T>;
@@ -56,20 +56,20 @@ Multiply<T> multiply_for(int rows, int panels) {
     case 3:
       return multiply<T, kVectors, 3, 1>;
     case 4:
-      return multiply<T, kVectors, most < 4 ? 1 : 4, 1>;
+      return multiply < T, kVectors, most < 4 ? 1 : 4, 1 > ;
     case 5:
-      return multiply<T, kVectors, most < 5 ? 1 : 5, 1>;
+      return multiply < T, kVectors, most < 5 ? 1 : 5, 1 > ;
     case 6:
-      return multiply<T, kVectors, most < 6 ? 1 : 6, 1>;
+      return multiply < T, kVectors, most < 6 ? 1 : 6, 1 > ;
     case 7:
-      return multiply<T, kVectors, most < 7 ? 1 : 7, 1>;
+      return multiply < T, kVectors, most < 7 ? 1 : 7, 1 > ;
     default:
-      return multiply<T, kVectors, most < 8 ? 1 : 8, 1>;
+      return multiply < T, kVectors, most < 8 ? 1 : 8, 1 > ;
   }
 }
 
-// A cell says how many vectors wide its panels are, how many outputs a panel has, and what becomes of the sums:
-// row(step, r, j, sums): sums [kVectors * width] of row r and the outputs from j on.
+// A cell says how many vectors wide its panels are, how many outputs a panel has, and what becomes of the
+// sums: row(step, r, j, sums): sums [kVectors * width] of row r and the outputs from j on.
 template <class T, class Cell, class Step>
 FASTDL_INLINE void run_cell(const RnnOperand<T>& a, const Step& step, const T* packed, int64_t begin,
                             int64_t end) {
@@ -99,7 +99,8 @@ FASTDL_INLINE void run_cell(const RnnOperand<T>& a, const Step& step, const T* p
 template <class T>
 struct Lane {
   int n;
-  explicit FASTDL_INLINE Lane(int64_t left) : n(left < Vec<T>::width ? static_cast<int>(left) : Vec<T>::width) {}
+  explicit FASTDL_INLINE Lane(int64_t left)
+      : n(left < Vec<T>::width ? static_cast<int>(left) : Vec<T>::width) {}
   FASTDL_INLINE Vec<T> load(const T* p) const {
     return n == Vec<T>::width ? Vec<T>::load(p) : Vec<T>::load(p, n);
   }

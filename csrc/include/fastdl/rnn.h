@@ -1,10 +1,11 @@
 /* Recurrent networks: tanh/ReLU RNN, GRU and LSTM over sequences, forward and backward through time.
 
-   Shapes: T steps, B sequences, I input features, H hidden units, P the length of a state (H, or the projection's),
-   L layers, D directions (1 or 2), G gates (RNN 1; GRU 3: reset, update, new; LSTM 4: input, forget, cell, output).
+   Shapes: T steps, B sequences, I input features, H hidden units, P the length of a state (H, or the
+   projection's), L layers, D directions (1 or 2), G gates (RNN 1; GRU 3: reset, update, new; LSTM 4: input,
+   forget, cell, output).
 
-   Padded form: x [T, B, I], y [T, B, D*P]. `lengths` (int64 [B], may be NULL: all T) says how many steps of each
-   sequence count; steps beyond are never read, y is 0 there, and the states h_n, c_n are those of each
+   Padded form: x [T, B, I], y [T, B, D*P]. `lengths` (int64 [B], may be NULL: all T) says how many steps of
+   each sequence count; steps beyond are never read, y is 0 there, and the states h_n, c_n are those of each
    sequence's last step. Any strides are accepted, so batch-first arrays are passed as transposed views.
    Packed form: x [N, I], y [N, D*P], N the sum of lengths, which must fall: the rows of step 0 of every
    sequence, then those of step 1 of every sequence longer than 1, and so on.
@@ -12,7 +13,8 @@
    params: the weights of layer 0 forward, layer 0 backward (if bidirectional), layer 1 forward, ..., each
      weight_ih [G*H, I or D*P], weight_hh [G*H, P], then if has_bias: bias_ih [G*H], bias_hh [G*H],
      then if has_projection: weight_hr [P, H].
-   h0, h_n: [L*D, B, P]; c0, c_n (LSTM): [L*D, B, H]. NULL initial states are zeros; NULL h_n, c_n are not wanted. */
+   h0, h_n: [L*D, B, P]; c0, c_n (LSTM): [L*D, B, H]. NULL initial states are zeros; NULL h_n, c_n are not
+   wanted. */
 #ifndef FASTDL_RNN_H
 #define FASTDL_RNN_H
 
@@ -49,7 +51,8 @@ FASTDL_API fastdl_status fastdl_rnn_reserve_size(const fastdl_rnn_options* optio
 FASTDL_API fastdl_status fastdl_rnn_dropout_size(const fastdl_rnn_options* options, int64_t rows,
                                                  int64_t state_size, int64_t* numbers);
 
-/* reserve: 1-d, contiguous, of x's dtype and the size above; NULL when there will be no backward (cheaper). */
+/* reserve: 1-d, contiguous, of x's dtype and the size above; NULL when there will be no backward (cheaper).
+ */
 FASTDL_API fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x,
                                             const fastdl_tensor* h0, const fastdl_tensor* c0,
                                             const fastdl_tensor* const* params, int32_t num_params,
@@ -57,15 +60,16 @@ FASTDL_API fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastd
                                             const fastdl_tensor* h_n, const fastdl_tensor* c_n,
                                             const fastdl_tensor* reserve, const fastdl_rnn_options* options);
 
-/* grad_y, grad_h_n, grad_c_n: NULL means zeros. y and reserve: as forward left them. Every gradient that is not
-   NULL is overwritten; grad_params has num_params entries, any of which may be NULL, or is NULL itself. */
-FASTDL_API fastdl_status fastdl_rnn_backward(
-    fastdl_context* context, const fastdl_tensor* grad_y, const fastdl_tensor* grad_h_n,
-    const fastdl_tensor* grad_c_n, const fastdl_tensor* x, const fastdl_tensor* h0, const fastdl_tensor* c0,
-    const fastdl_tensor* const* params, int32_t num_params, const fastdl_tensor* lengths,
-    const fastdl_tensor* y, const fastdl_tensor* reserve, const fastdl_tensor* grad_x,
-    const fastdl_tensor* grad_h0, const fastdl_tensor* grad_c0, const fastdl_tensor* const* grad_params,
-    const fastdl_rnn_options* options);
+/* grad_y, grad_h_n, grad_c_n: NULL means zeros. y and reserve: as forward left them. Every gradient that is
+   not NULL is overwritten; grad_params has num_params entries, any of which may be NULL, or is NULL itself.
+ */
+FASTDL_API fastdl_status
+fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* grad_y, const fastdl_tensor* grad_h_n,
+                    const fastdl_tensor* grad_c_n, const fastdl_tensor* x, const fastdl_tensor* h0,
+                    const fastdl_tensor* c0, const fastdl_tensor* const* params, int32_t num_params,
+                    const fastdl_tensor* lengths, const fastdl_tensor* y, const fastdl_tensor* reserve,
+                    const fastdl_tensor* grad_x, const fastdl_tensor* grad_h0, const fastdl_tensor* grad_c0,
+                    const fastdl_tensor* const* grad_params, const fastdl_rnn_options* options);
 
 #ifdef __cplusplus
 }
