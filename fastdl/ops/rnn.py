@@ -192,14 +192,8 @@ def _operands(network: Network, x: ndarray, lengths: Any) -> tuple[ndarray, Any]
     if not isinstance(x, ndarray):
         raise TypeError(f"{network.kind}: expected an array, got {type(x).__name__}")
     if x.ndim != (2 if network.packed else 3):
-        form = (
-            "(rows, input_size)"
-            if network.packed
-            else "(B, T, input_size)"
-            if network.batch_first
-            else "(T, B, input_size)"
-        )
-        raise ValueError(f"{network.kind}: expected x of shape {form}, got {x.shape}")
+        leading = "rows" if network.packed else "B, T" if network.batch_first else "T, B"
+        raise ValueError(f"{network.kind}: expected x of shape ({leading}, input_size), got {x.shape}")
     if lengths is not None and not isinstance(lengths, ndarray):
         lengths = np.asarray(lengths)
         if lengths.size == 0:
@@ -235,8 +229,8 @@ def rnn(
 ) -> tuple:
     """h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), or relu of it (Elman 1990, "Finding Structure in Time").
 
-    options: num_layers, bidirectional, has_biases, batch_first, packed, dropout, seed, offset. Returns (y, h_n), and the
-    reserve if ``save``. See the module's text for shapes and errors.
+    options: num_layers, bidirectional, has_biases, batch_first, packed, dropout, seed, offset. Returns (y, h_n), and
+    the reserve if ``save``. See the module's text for shapes and errors.
 
     >>> one = np.ones((1, 1))
     >>> y, h_n = rnn(np.ones((3, 1, 1)), [one, one], nonlinearity="relu", has_biases=False)
@@ -371,7 +365,7 @@ def _one_step(a: ndarray | None) -> ndarray | None:
 
 def _cell(kind: str, x: ndarray, params: Sequence[ndarray], h: Any, c: Any, save: bool) -> tuple:
     network = Network(kind, has_biases=len(params) == 4)
-    y, h_n, c_n, reserve = network.forward(x[None], _one_step(h), _one_step(c), params, None, save)
+    _, h_n, c_n, reserve = network.forward(x[None], _one_step(h), _one_step(c), params, None, save)
     states = (h_n[0],) if c_n is None else (h_n[0], c_n[0])
     return (*states, reserve) if save else states
 
