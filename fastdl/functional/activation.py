@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import random
 from ..autograd import ArrayFunction, TensorBase, wrap
 from ..backend import empty_like, kernels
 from ..ops import activation as ops
@@ -81,7 +80,9 @@ class RRelu(ArrayFunction):
 
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, lower: float, upper: float) -> np.ndarray:
-        slope = random.generator().uniform(lower, upper, x.shape).astype(x.dtype)
+        from ..random import generator
+
+        slope = generator().uniform(lower, upper, x.shape).astype(x.dtype)
         slope[x > 0] = 1
         ctx.save(slope)
         return x * slope
@@ -150,7 +151,9 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """x clipped to [min_val, max_val]. Raises ValueError where min_val > max_val."""
     if min_val > max_val:
         raise ValueError(f"hardtanh: expected min_val <= max_val, got {min_val} and {max_val}")
-    return _clamp("hardtanh", input, Activation(ops.HARDTANH, min_val, max_val, True), inplace, min_val, max_val)
+    return _clamp(
+        "hardtanh", input, Activation(ops.HARDTANH, min_val, max_val, True), inplace, min_val, max_val
+    )
 
 
 def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
@@ -184,7 +187,11 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
 
 def rrelu(
-    input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
 ) -> Tensor:
     """`leaky_relu` with slopes drawn from U(lower, upper) in training, their mean otherwise. Xu et al. (2015)."""
     if lower > upper:
@@ -339,7 +346,9 @@ def gumbel_softmax(
     """A sample of softmax((logits + g) / tau), g from Gumbel(0, 1) (Jang et al. 2017, eq. 2); with ``hard`` the
     one-hot of its largest element forward, and the gradient of the soft sample backward. ``eps`` has no effect."""
     x = as_tensor(logits)
-    noise = random.generator().gumbel(size=x._data.shape).astype(x._data.dtype)
+    from ..random import generator
+
+    noise = generator().gumbel(size=x._data.shape).astype(x._data.dtype)
     soft = softmax((x + wrap(noise)) / tau, dim)
     if not hard:
         return soft
