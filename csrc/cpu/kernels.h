@@ -4,12 +4,20 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/gemm.h"
+#include "cpu/isa/norm.h"
+#include "cpu/isa/pool.h"
+#include "cpu/isa/softmax.h"
 
 namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const NormKernels* norm;
+  const PoolKernels* pool;
   const ActivationKernels* activation;
+  const SoftmaxKernels* softmax;
+  const GemmKernels* gemm;
 };
 
 // The table of the ISA in force: the best this machine runs, unless FASTDL_CPU_ISA or fastdl_set_cpu_isa says

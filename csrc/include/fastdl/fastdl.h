@@ -16,5 +16,8 @@
 
 #include "fastdl/activation.h"
 #include "fastdl/base.h"
+#include "fastdl/norm.h"
+#include "fastdl/pool.h"
+#include "fastdl/softmax.h"
 
 #endif
