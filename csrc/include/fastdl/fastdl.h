@@ -19,5 +19,6 @@
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
 #include "fastdl/rnn.h"
+#include "fastdl/softmax.h"
 
 #endif
