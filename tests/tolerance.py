@@ -129,7 +129,8 @@ def _assert_within(actual, ref, allowed, rule, what):
     excess = np.where(good, 0.0, np.where(np.isfinite(error), error / np.maximum(allowed, 5e-324), np.inf))
     i = np.unravel_index(int(np.argmax(excess)), ref.shape)
     raise AssertionError(
-        f"{what + ': ' if what else ''}{int((~good).sum())} of {ref.size} elements are off by more than {rule}; "
+        f"{what + ': ' if what else ''}{int((~good).sum())} of {ref.size} elements are off by more than "
+        f"{rule}; "
         f"worst at {tuple(map(int, i))}: got {got[i]!s}, expected {ref[i]!s}, "
         f"error {error[i]:.3g}, allowed {allowed[i]:.3g}"
     )

@@ -4,12 +4,14 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/gemm.h"
 
 namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
   const ActivationKernels* activation;
+  const GemmKernels* gemm;
 };
 
 // The table of the ISA in force: the best this machine runs, unless FASTDL_CPU_ISA or fastdl_set_cpu_isa says

@@ -38,6 +38,13 @@
 #define FASTDL_CONCAT(a, b) FASTDL_CONCAT_(a, b)
 #define FASTDL_ISA_ID FASTDL_CONCAT(FASTDL_ISA_ID_, FASTDL_ISA)
 
+// Loops over the registers of a tile: arrays of Vec stay in registers only where every index is a constant.
+#if defined(__clang__)
+#define FASTDL_UNROLL _Pragma("unroll")
+#else
+#define FASTDL_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #ifndef FASTDL_INLINE
 #define FASTDL_INLINE inline __attribute__((always_inline))
 #endif
@@ -102,6 +109,21 @@ FASTDL_INLINE T reduce_max_nan(Vec<T> a) {
 template <class T>
 FASTDL_INLINE T reduce_min_nan(Vec<T> a) {
   return nan_or(isnan(a), reduce_min(a));
+}
+
+// log2(width) perfect shuffles of the rows transpose a square block (H. S. Stone, "Parallel Processing with the
+// Perfect Shuffle", 1971).
+template <class T>
+FASTDL_INLINE void transpose(Vec<T> (&rows)[Vec<T>::width]) {
+  constexpr int W = Vec<T>::width;
+  FASTDL_UNROLL for (int stage = 1; stage < W; stage *= 2) {
+    Vec<T> next[W];
+    FASTDL_UNROLL for (int i = 0; i < W / 2; ++i) {
+      next[2 * i] = zip_lo(rows[i], rows[i + W / 2]);
+      next[2 * i + 1] = zip_hi(rows[i], rows[i + W / 2]);
+    }
+    FASTDL_UNROLL for (int i = 0; i < W; ++i) rows[i] = next[i];
+  }
 }
 
 FASTDL_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }

@@ -159,6 +159,20 @@ FASTDL_INLINE Vec<double> mantissa(Vec<double> x) {
   return (y & field) | Vec<double>::broadcast(1.);
 }
 
+// The unpack instructions work within 128-bit halves; exchanging halves afterwards gives the whole interleaving.
+FASTDL_INLINE Vec<float> zip_lo(Vec<float> a, Vec<float> b) {
+  return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20)};
+}
+FASTDL_INLINE Vec<float> zip_hi(Vec<float> a, Vec<float> b) {
+  return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31)};
+}
+FASTDL_INLINE Vec<double> zip_lo(Vec<double> a, Vec<double> b) {
+  return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20)};
+}
+FASTDL_INLINE Vec<double> zip_hi(Vec<double> a, Vec<double> b) {
+  return {_mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31)};
+}
+
 template <class T>
 FASTDL_INLINE Mask<T> load_mask(const unsigned char* p, int n) {
   alignas(32) T lane[Vec<T>::width] = {};

@@ -119,6 +119,21 @@ FASTDL_AVX512(float, ps, __mmask16)
 FASTDL_AVX512(double, pd, __mmask8)
 #undef FASTDL_AVX512
 
+FASTDL_INLINE Vec<float> zip_lo(Vec<float> a, Vec<float> b) {
+  const __m512i i = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return {_mm512_permutex2var_ps(a.v, i, b.v)};
+}
+FASTDL_INLINE Vec<float> zip_hi(Vec<float> a, Vec<float> b) {
+  const __m512i i = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return {_mm512_permutex2var_ps(a.v, i, b.v)};
+}
+FASTDL_INLINE Vec<double> zip_lo(Vec<double> a, Vec<double> b) {
+  return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v)};
+}
+FASTDL_INLINE Vec<double> zip_hi(Vec<double> a, Vec<double> b) {
+  return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v)};
+}
+
 template <class T>
 FASTDL_INLINE Mask<T> load_mask(const unsigned char* p, int n) {
   const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1u), p);

@@ -227,6 +227,19 @@ FASTDL_INLINE Vec<T> mantissa(Vec<T> x) {
   return Vec<T>::from_bits((y.bits() & Lanes<T>::mantissa) | Lanes<T>::one);
 }
 
+FASTDL_INLINE Vec<float> zip_lo(Vec<float> a, Vec<float> b) {
+  return {__builtin_shufflevector(a.v, b.v, 0, 4, 1, 5)};
+}
+FASTDL_INLINE Vec<float> zip_hi(Vec<float> a, Vec<float> b) {
+  return {__builtin_shufflevector(a.v, b.v, 2, 6, 3, 7)};
+}
+FASTDL_INLINE Vec<double> zip_lo(Vec<double> a, Vec<double> b) {
+  return {__builtin_shufflevector(a.v, b.v, 0, 2)};
+}
+FASTDL_INLINE Vec<double> zip_hi(Vec<double> a, Vec<double> b) {
+  return {__builtin_shufflevector(a.v, b.v, 1, 3)};
+}
+
 template <class T>
 FASTDL_INLINE Mask<T> load_mask(const unsigned char* p, int n) {
   Mask<T> r;

@@ -7,11 +7,13 @@
 namespace fastdl::cpu::FASTDL_ISA {
 
 extern const ActivationKernels activation_kernels;
+extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
 const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
     &activation_kernels,
+    &gemm_kernels,
 };
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -1,0 +1,328 @@
+// The loops around the register tiles, after Goto & van de Geijn, "Anatomy of High-Performance Matrix
+// Multiplication" (ACM TOMS 34(3), 2008), with BLIS's names for loops and block sizes.
+#include "cpu/gemm.h"
+
+#include <algorithm>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+
+namespace fastdl::cpu {
+namespace {
+
+// A block of A (kMc rows x kc of float32: 172 KiB) stays in the L2 cache while the panels of B pass by.
+constexpr int64_t kMcTiles = 12;
+// B is packed this many elements at a time: it should stay in the L3 cache, and bounds the workspace.
+constexpr int64_t kPackedB = int64_t{1} << 22;
+// Below this many multiply-adds (a few microseconds), or with this few rows, packing an operand costs more
+// than it saves.
+constexpr int64_t kSmall = int64_t{96} * 96 * 96;
+constexpr int64_t kFewRows = 28;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// parallel_for counts in elementary operations; some 32 multiply-adds take the time of one.
+double cost_of(int64_t m, int64_t n, int64_t k) {
+  return static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / 32;
+}
+
+template <class T>
+void activate_rows(const fastdl_activation& f, T* c, int64_t ldc, int64_t rows, int64_t cols) {
+  if (f.kind == FASTDL_ACT_NONE || f.kind == FASTDL_ACT_RELU) return;  // done in registers
+  const auto& table = table_for<T>(*kernels().activation);
+  for (int64_t r = 0; r < rows; ++r) table.forward(f, cols, c + r * ldc, c + r * ldc);
+}
+
+// The tile of g at (row, col), `rows` x `cols`, with its epilogue; pieces are still to be set.
+template <class T>
+GemmTile<T> tile_at(const Gemm<T>& g, int64_t row, int64_t col, int64_t rows, int64_t cols) {
+  GemmTile<T> t{};
+  t.rows = static_cast<int>(rows);
+  t.cols = static_cast<int>(cols);
+  t.c = g.c + row * g.ldc + col;
+  t.ldc = g.ldc;
+  t.alpha = g.end.alpha;
+  t.beta = g.end.beta;
+  t.bias = g.end.bias ? g.end.bias + col : nullptr;
+  t.residual = g.end.residual ? g.end.residual + row * g.end.ld_residual + col : nullptr;
+  t.ld_residual = g.end.ld_residual;
+  t.relu = g.end.activation.kind == FASTDL_ACT_RELU;
+  return t;
+}
+
+// Where one block of C gets its operands from, and its place in C.
+template <class T>
+struct Block {
+  int64_t row, col, rows, cols;
+  bool pack_a;
+  const T* b_panels;  // the packed panels that begin at column `col`, or null: B is read as it lies
+};
+
+// C[block] over all of K.
+template <class T>
+void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g,
+                   const Block<T>& block) {
+  const int64_t mr = kernel.mr, nr = kernel.nr;
+  // Without packing nothing of A or B is reused from a closer cache, so K needs no blocks.
+  const int64_t kc = block.pack_a || block.b_panels ? kernel.kc : std::max<int64_t>(g.k, 1);
+  Workspace a_space(
+      context,
+      block.pack_a ? static_cast<size_t>(ceil_div(block.rows, mr) * mr * std::min(kc, g.k)) * sizeof(T) : 0);
+  T* const a_packed = a_space.as<T>();
+  int64_t pc = 0;
+  do {  // 4th loop (pc): blocks of K; once even if K is empty
+    const int64_t k = std::min(kc, g.k - pc);
+    const bool first = pc == 0, last = pc + k == g.k;
+    if (block.pack_a) {
+      for (int64_t i = 0; i < block.rows; i += mr) {
+        const int lanes = static_cast<int>(std::min(mr, block.rows - i));
+        T* out = a_packed + i * k;
+        if (g.a_packer.pack)
+          g.a_packer.pack(g.a_packer.self, pc, k, block.row + i, lanes, static_cast<int>(mr), out);
+        else
+          kernel.pack(g.a + (block.row + i) * g.a_row + pc * g.a_k, g.a_k, g.a_row, k, lanes,
+                      static_cast<int>(mr), out);
+      }
+    }
+    for (int64_t j = 0; j < block.cols; j += nr) {  // 2nd loop (jr): a panel of B stays in the L1 cache
+      const int64_t cols = std::min(nr, block.cols - j);
+      GemmPiece<T> piece;
+      piece.k = k;
+      piece.b = block.b_panels ? block.b_panels + j * g.k + pc * nr : g.b + pc * g.b_k + block.col + j;
+      for (int64_t i = 0; i < block.rows; i += mr) {  // 1st loop (ir): tiles of C
+        const int64_t rows = std::min(mr, block.rows - i);
+        piece.a = block.pack_a ? a_packed + i * k : g.a + (block.row + i) * g.a_row + pc * g.a_k;
+        GemmTile<T> t = tile_at(g, block.row + i, block.col + j, rows, cols);
+        t.pieces = &piece;
+        t.count = 1;
+        t.a_row = block.pack_a ? 1 : g.a_row;
+        t.a_k = block.pack_a ? mr : g.a_k;
+        t.b_k = block.b_panels ? nr : g.b_k;
+        if (!first) t.beta = T(1);
+        if (!last) {
+          t.bias = t.residual = nullptr;
+          t.relu = false;
+        }
+        gemm_tile(kernel, t);
+      }
+    }
+    pc += k;
+  } while (pc < g.k);
+  activate_rows(g.end.activation, g.c + block.row * g.ldc + block.col, g.ldc, block.rows, block.cols);
+}
+
+// Panels [first, first + count) of B.
+template <class T>
+void pack_panels(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t first,
+                 int64_t count, T* out) {
+  const int64_t nr = kernel.nr;
+  parallel_for(context, count, static_cast<double>(g.k * nr) / 4, [&](int64_t p) {
+    const int64_t col = (first + p) * nr;
+    const int lanes = static_cast<int>(std::min(nr, g.n - col));
+    T* panel = out + p * nr * g.k;
+    if (g.b_packer.pack) g.b_packer.pack(g.b_packer.self, 0, g.k, col, lanes, static_cast<int>(nr), panel);
+    else kernel.pack(g.b + col * g.b_n, g.b_k, g.b_n, g.k, lanes, static_cast<int>(nr), panel);
+  });
+}
+
+// How C is cut into tasks. Any cut gives the same bits.
+struct Cut {
+  int64_t rows, cols;  // of a task's block
+};
+Cut cut_of(int64_t m, int64_t n, int64_t k, int64_t mr, int64_t nr) {
+  const int64_t row_tiles = ceil_div(m, mr), panels = ceil_div(n, nr);
+  int64_t tiles = std::min(row_tiles, kMcTiles), strip = panels;
+  if (cost_of(m, n, k) > kSerialCost) {
+    // Some 16 tasks balance a few threads. Rows first: a block of A is then packed once, not once per strip
+    // of B.
+    constexpr int64_t kTasks = 16;
+    tiles = std::max<int64_t>(std::min(tiles, row_tiles / kTasks), std::min<int64_t>(row_tiles, 3));
+    const int64_t strips = ceil_div(kTasks, ceil_div(row_tiles, tiles));
+    strip = ceil_div(panels, std::min(panels, strips));
+  }
+  tiles = ceil_div(row_tiles, ceil_div(row_tiles, tiles));  // even blocks
+  return {tiles * mr, strip * nr};
+}
+
+template <class T>
+void gemm_blocked(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g, bool pack_a,
+                  bool pack_b) {
+  const int64_t nr = kernel.nr, panels = ceil_div(g.n, nr);
+  const bool panels_given = g.packed_b != nullptr;
+  const int64_t most = pack_b ? std::max<int64_t>(kPackedB / std::max<int64_t>(g.k * nr, 1), 8) : panels;
+  const int64_t chunk = std::min(panels, most);
+  Workspace b_space(context, pack_b ? static_cast<size_t>(chunk * nr * g.k) * sizeof(T) : 0);
+  for (int64_t jc = 0; jc < panels;
+       jc += chunk) {  // 5th loop (jc): as much of B as the L3 cache holds, packed
+    const int64_t count = std::min(chunk, panels - jc), n = std::min(count * nr, g.n - jc * nr);
+    if (pack_b) pack_panels(context, kernel, g, jc, count, b_space.as<T>());
+    const T* b_panels = panels_given ? g.packed_b + jc * nr * g.k : pack_b ? b_space.as<T>() : nullptr;
+    const Cut cut = cut_of(g.m, n, g.k, kernel.mr, nr);
+    const int64_t strips = ceil_div(n, cut.cols), tasks = ceil_div(g.m, cut.rows) * strips;
+    parallel_for(
+        context, tasks, cost_of(cut.rows, cut.cols, g.k), [&](int64_t task) {  // 3rd loop (ic): blocks of A
+          const int64_t row = task / strips * cut.rows, col = task % strips * cut.cols;
+          compute_block(
+              context, kernel, g,
+              Block<T>{row, jc * nr + col, std::min(cut.rows, g.m - row), std::min(cut.cols, n - col), pack_a,
+                       b_panels ? b_panels + col * g.k : nullptr});
+        });
+  }
+}
+
+// Sums in `acc` on their way to C.
+template <class T>
+void finish_rows(const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t col, int64_t cols, const T* acc,
+                 int64_t ld_acc) {
+  kernel.finish(tile_at(g, 0, col, g.m, cols), acc, ld_acc);
+  activate_rows(g.end.activation, g.c + col, g.ldc, g.m, cols);
+}
+
+// Few rows, both operands contiguous along K (y = W x): bound by reading B, once.
+template <class T>
+void gemm_dot(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
+  constexpr int64_t kCols = 64;
+  parallel_ranges(context, g.n, kCols, cost_of(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
+    T acc[GemmKernelsOf<T>::kMaxRows * kCols];
+    kernel.dot(g.a, g.a_row, g.b + begin * g.b_n, g.b_n, static_cast<int>(g.m), end - begin, g.k, acc);
+    finish_rows(kernel, g, begin, end - begin, acc, end - begin);
+  });
+}
+
+// Few rows, B contiguous along N (y = x W): bound by reading B, so wide tiles take long pieces of its rows.
+template <class T>
+void gemm_wide(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
+  const int64_t wide = kernel.wide_cols;
+  parallel_ranges(context, g.n, wide, cost_of(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
+    GemmPiece<T> piece{g.a, nullptr, g.k};
+    for (int64_t col = begin; col < end;) {
+      const bool whole = end - col >= wide;
+      const int64_t cols = whole ? wide : std::min<int64_t>(kernel.nr, end - col);
+      piece.b = g.b + col;
+      GemmTile<T> t = tile_at(g, 0, col, g.m, cols);
+      t.pieces = &piece;
+      t.count = 1;
+      t.a_row = g.a_row;
+      t.a_k = g.a_k;
+      t.b_k = g.b_k;
+      if (whole) kernel.wide[t.rows](t);
+      else gemm_tile(kernel, t);
+      col += cols;
+    }
+    activate_rows(g.end.activation, g.c + begin, g.ldc, g.m, end - begin);
+  });
+}
+
+// One column: the transposed problem has one row. A per-column bias has no place there, so the sums go
+// through scratch.
+template <class T>
+void gemm_column(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
+  Workspace sums(context, static_cast<size_t>(g.m) * sizeof(T));
+  Gemm<T> t{1, g.m, g.k, g.b, 0, g.b_k, g.a, g.a_k, g.a_row, sums.as<T>(), g.m};
+  gemm(context, t);
+  finish_rows(kernel, g, 0, 1, sums.as<T>(), 1);
+}
+
+// A small C with a long sum (gradients of weights): K is cut into parts of a fixed length whose sums are
+// added in order.
+constexpr int64_t kSplitK = 4096;
+template <class T>
+void gemm_split_k(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
+  const int64_t parts = g.k / kSplitK, size = g.m * g.n;
+  Workspace space(context, static_cast<size_t>(parts * size) * sizeof(T));
+  T* const sums = space.as<T>();
+  parallel_for(context, parts, cost_of(g.m, g.n, kSplitK), [&](int64_t p) {
+    const int64_t begin = p * kSplitK, end = p + 1 == parts ? g.k : begin + kSplitK;
+    Gemm<T> part{g.m,
+                 g.n,
+                 end - begin,
+                 g.a + begin * g.a_k,
+                 g.a_row,
+                 g.a_k,
+                 g.b + begin * g.b_k,
+                 g.b_k,
+                 g.b_n,
+                 sums + p * size,
+                 g.n};
+    gemm(context, part);
+  });
+  for (int64_t p = 1; p < parts; ++p) {
+    for (int64_t i = 0; i < size; ++i) sums[i] += sums[p * size + i];
+  }
+  finish_rows(kernel, g, 0, g.n, sums, g.n);
+}
+
+}  // namespace
+
+template <class T>
+void gemm(Context* context, const Gemm<T>& g) {
+  if (g.m == 0 || g.n == 0) return;
+  const GemmKernelsOf<T>& kernel = gemm_kernels_of<T>(*kernels().gemm);
+  const bool plain_a = !g.a_packer.pack, plain_b = !g.b_packer.pack && !g.packed_b;
+  if (plain_a && plain_b && g.k > 0) {
+    if (g.m <= kernel.dot_rows && g.a_k == 1 && g.b_k == 1) return gemm_dot(context, kernel, g);
+    if (g.n == 1 && g.m > 1) return gemm_column(context, kernel, g);
+    if (g.k >= 2 * kSplitK && ceil_div(g.m, kernel.mr) * ceil_div(g.n, kernel.nr) < 16)
+      return gemm_split_k(context, kernel, g);
+    if (g.m <= kernel.wide_rows && g.b_n == 1) return gemm_wide(context, kernel, g);
+  }
+  const bool small = g.m * g.n * g.k <= kSmall;
+  const bool pack_b = !g.packed_b && (!plain_b || g.b_n != 1 || !(small || g.m <= kFewRows));
+  const bool pack_a = !plain_a || !(small || g.n <= 2 * kernel.nr);
+  gemm_blocked(context, kernel, g, pack_a, pack_b);
+}
+
+template <class T>
+void gemm_batched(Context* context, const Gemm<T>& g, const GemmBatch& batch) {
+  if (batch.count == 0 || g.m == 0 || g.n == 0) return;
+  const auto item = [&](const Gemm<T>& base, int64_t i) {
+    Gemm<T> one = base;
+    one.a += i * batch.a;
+    if (one.b) one.b += i * batch.b;
+    one.c += i * batch.c;
+    if (one.end.residual) one.end.residual += i * batch.residual;
+    gemm(context, one);
+  };
+  const double cost = cost_of(g.m, g.n, g.k);
+  Gemm<T> base = g;
+  // One B for all items: worth packing once if the items would each pack it.
+  const bool share =
+      batch.b == 0 && batch.count > 1 && !g.packed_b && g.b_n != 1 && g.m > 4 && g.n > 1 && g.k < 2 * kSplitK;
+  Workspace space(context, share ? static_cast<size_t>(packed_b_size<T>(g.k, g.n)) * sizeof(T) : 0);
+  if (share) {
+    pack_b(context, g.b, g.b_k, g.b_n, g.k, g.n, space.as<T>());
+    base.packed_b = space.as<T>();
+  }
+  if (batch.count >= 8 || cost < kSerialCost) {
+    const int64_t grain = std::max<int64_t>(1, static_cast<int64_t>(kSerialCost / 4 / (cost + 1)));
+    parallel_ranges(context, batch.count, grain, cost, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) item(base, i);
+    });
+  } else {
+    for (int64_t i = 0; i < batch.count; ++i) item(base, i);
+  }
+}
+
+template <class T>
+int64_t packed_b_size(int64_t k, int64_t n) {
+  const int64_t nr = gemm_kernels_of<T>(*kernels().gemm).nr;
+  return ceil_div(n, nr) * nr * k;
+}
+
+template <class T>
+void pack_b(Context* context, const T* b, int64_t b_k, int64_t b_n, int64_t k, int64_t n, T* out) {
+  const GemmKernelsOf<T>& kernel = gemm_kernels_of<T>(*kernels().gemm);
+  Gemm<T> g{0, n, k, nullptr, 0, 0, b, b_k, b_n, nullptr, 0};
+  pack_panels(context, kernel, g, 0, ceil_div(n, kernel.nr), out);
+}
+
+#define FASTDL_INSTANTIATE(T)                                                \
+  template void gemm<T>(Context*, const Gemm<T>&);                           \
+  template void gemm_batched<T>(Context*, const Gemm<T>&, const GemmBatch&); \
+  template int64_t packed_b_size<T>(int64_t, int64_t);                       \
+  template void pack_b<T>(Context*, const T*, int64_t, int64_t, int64_t, int64_t, T*);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl::cpu

@@ -1,0 +1,248 @@
+// Register tiles of the matrix multiplication. See gemm.h for what each kernel promises.
+#include "gemm.h"
+
+#include "simd.h"
+
+namespace fastdl::cpu::FASTDL_ISA {
+
+// Register blocking: MR rows of two vectors. The two multiply-add units need 2 x 4 (latency) independent
+// chains and the load ports at least one multiply-add per load; per step of k a tile loads 2 vectors of B and
+// MR broadcasts of A for 2 MR multiply-adds. Beyond that a taller tile saves traffic on B, until the
+// registers run out:
+//   AVX-512: 32 registers = 28 sums (MR = 14) + 2 of B + 1 broadcast.
+//   AVX2:    16 registers = 12 sums (MR = 6) + 2 of B + 1 broadcast.
+//   SSE2:    16 registers =  8 sums (MR = 4) + 2 of B + 1 broadcast + products (no multiply-add, no broadcast
+//   load).
+#if FASTDL_ISA_ID == 3
+constexpr int kRows = 14, kDotCols4 = 4, kWideRows = 4, kWideVectors = 6;
+#elif FASTDL_ISA_ID == 2
+constexpr int kRows = 6, kDotCols4 = 2, kWideRows = 3, kWideVectors = 4;
+#else
+constexpr int kRows = 4, kDotCols4 = 2, kWideRows = 2, kWideVectors = 4;
+#endif
+constexpr int kTileVectors = 2, kDotRows = 4;
+
+// K block: kc x NR of B (32 KiB) + kc x MR of A (14 KiB) fill a 48 KiB L1 cache; half of that for 32 KiB
+// caches and smaller vectors costs nothing, since the panels shrink along with the vectors.
+constexpr int64_t kKc = 256;
+
+template <class T>
+static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t row, int64_t col, int lanes) {
+  using V = Vec<T>;
+  if (t.alpha != T(1)) x *= V::broadcast(t.alpha);
+  if (t.beta != T(0)) x = fma(V::broadcast(t.beta), V::load(t.c + row * t.ldc + col, lanes), x);
+  if (t.bias) x += V::load(t.bias + col, lanes);
+  if (t.residual) x += V::load(t.residual + row * t.ld_residual + col, lanes);
+  if (t.relu) x = max(V::zero(), x);  // a NaN in the second operand comes through
+  return x;
+}
+
+// Masked: the last vector has fewer lanes, and B may end there.
+template <class T, int R, int NV, bool Masked>
+static void tile(const GemmTile<T>& t) {
+  using V = Vec<T>;
+  constexpr int W = V::width, groups = (R + 2) / 3;
+  const int tail = Masked ? t.cols - (NV - 1) * W : W;
+  V sum[R][NV];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int j = 0; j < NV; ++j) prefetch(t.c + r * t.ldc + j * W);
+    FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::zero();
+  }
+  const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
+  for (int64_t p = 0; p < t.count; ++p) {
+    // Rows 3g, 3g + 1, 3g + 2 are a pointer plus 0, 1 or 2 strides, which is one address of the machine.
+    // Hiding that the pointers are related keeps the compiler from making an index of each row and spilling
+    // them.
+    const T* a[groups];
+    FASTDL_UNROLL for (int g = 0; g < groups; ++g) {
+      a[g] = t.pieces[p].a + 3 * g * a_row;
+      asm("" : "+r"(a[g]));
+    }
+    const T* b = t.pieces[p].b;
+    for (int64_t k = t.pieces[p].k; k > 0; --k) {
+      V bv[NV];
+      FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
+        bv[j] = Masked && j == NV - 1 ? V::load(b + j * W, tail) : V::load(b + j * W);
+      }
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+        const V av = V::broadcast(a[r / 3][r % 3 * a_row]);
+        FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = fma(av, bv[j], sum[r][j]);
+      }
+      FASTDL_UNROLL for (int g = 0; g < groups; ++g) a[g] += a_k;
+      b += b_k;
+    }
+  }
+  const bool plain = t.alpha == T(1) && t.beta == T(0) && !t.bias && !t.residual && !t.relu;
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
+      const int lanes = Masked && j == NV - 1 ? tail : W;
+      if (!plain) sum[r][j] = end_of_tile(t, sum[r][j], r, j * W, lanes);
+      if (Masked && j == NV - 1) sum[r][j].store(t.c + r * t.ldc + j * W, tail);
+      else sum[r][j].store(t.c + r * t.ldc + j * W);
+    }
+  }
+}
+
+template <class T>
+static void finish(const GemmTile<T>& t, const T* acc, int64_t ld_acc) {
+  using V = Vec<T>;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t j = 0; j < t.cols; j += V::width) {
+      const int lanes = t.cols - j < V::width ? static_cast<int>(t.cols - j) : V::width;
+      end_of_tile(t, V::load(acc + r * ld_acc + j, lanes), r, j, lanes).store(t.c + r * t.ldc + j, lanes);
+    }
+  }
+}
+
+template <class T, int R, int N>
+static FASTDL_INLINE void dot_block(const T* a, int64_t a_row, const T* b, int64_t b_col, int64_t k, T* acc,
+                                    int64_t ld_acc) {
+  using V = Vec<T>;
+  V sum[R][N];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int j = 0; j < N; ++j) sum[r][j] = V::zero();
+  }
+  int64_t i = 0;
+  for (; i + V::width <= k; i += V::width) {
+    V av[R];
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) av[r] = V::load(a + r * a_row + i);
+    FASTDL_UNROLL for (int j = 0; j < N; ++j) {
+      const V bv = V::load(b + j * b_col + i);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r][j] = fma(av[r], bv, sum[r][j]);
+    }
+  }
+  if (i < k) {
+    const int n = static_cast<int>(k - i);
+    FASTDL_UNROLL for (int j = 0; j < N; ++j) {
+      const V bv = V::load(b + j * b_col + i, n);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r][j] = fma(V::load(a + r * a_row + i, n), bv, sum[r][j]);
+    }
+  }
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int j = 0; j < N; ++j) acc[r * ld_acc + j] = reduce_add(sum[r][j]);
+  }
+}
+
+template <class T, int R, int N>
+static void dot_rows(const T* a, int64_t a_row, const T* b, int64_t b_col, int64_t cols, int64_t k, T* acc) {
+  int64_t j = 0;
+  for (; j + N <= cols; j += N) dot_block<T, R, N>(a, a_row, b + j * b_col, b_col, k, acc + j, cols);
+  for (; j < cols; ++j) dot_block<T, R, 1>(a, a_row, b + j * b_col, b_col, k, acc + j, cols);
+}
+
+template <class T>
+static void dot(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, int64_t cols, int64_t k,
+                T* acc) {
+  if (rows == 1) return dot_rows<T, 1, 8>(a, a_row, b, b_col, cols, k, acc);
+  if (rows == 2) return dot_rows<T, 2, 4>(a, a_row, b, b_col, cols, k, acc);
+  if (rows == 3) return dot_rows<T, 3, 4>(a, a_row, b, b_col, cols, k, acc);
+  dot_rows<T, 4, kDotCols4>(a, a_row, b, b_col, cols, k, acc);
+}
+
+// Blocks of width x width are transposed in registers.
+template <class T>
+static void pack_transposed(const T* src, int64_t lane_stride, int64_t k, int lanes, int width, T* out) {
+  using V = Vec<T>;
+  constexpr int W = V::width;
+  for (int lane = 0; lane < width; lane += W) {
+    const int n = width - lane < W ? width - lane : W;
+    const T* s = src + lane * lane_stride;
+    for (int64_t i = 0; i < k; i += W) {
+      const int steps = k - i < W ? static_cast<int>(k - i) : W;
+      V rows[W];
+      if (steps == W && lane + W <= lanes) {
+        FASTDL_UNROLL for (int r = 0; r < W; ++r) rows[r] = V::load(s + r * lane_stride + i);
+      } else {
+        FASTDL_UNROLL for (int r = 0; r < W; ++r) {
+          rows[r] = lane + r < lanes ? V::load(s + r * lane_stride + i, steps) : V::zero();
+        }
+      }
+      transpose(rows);
+      T* o = out + i * width + lane;
+      if (steps == W && n == W) {
+        FASTDL_UNROLL for (int r = 0; r < W; ++r) rows[r].store(o + r * width);
+      } else {
+        FASTDL_UNROLL for (int r = 0; r < W; ++r) {
+          if (r < steps) rows[r].store(o + r * width, n);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+static void pack(const T* src, int64_t k_stride, int64_t lane_stride, int64_t k, int lanes, int width,
+                 T* out) {
+  using V = Vec<T>;
+  constexpr int W = V::width;
+  if (k_stride == 1 && lane_stride != 1 && k > 1)
+    return pack_transposed(src, lane_stride, k, lanes, width, out);
+  if (lane_stride == 1 && lanes == 2 * W && width == 2 * W) {
+    for (int64_t i = 0; i < k; ++i, out += 2 * W, src += k_stride) {
+      const V lo = V::load(src), hi = V::load(src + W);
+      lo.store(out);
+      hi.store(out + W);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
+    if (lane_stride == 1) {
+      for (int lane = 0; lane < width; lane += W) {
+        const int n = width - lane < W ? width - lane : W;
+        const int valid = lanes - lane < 0 ? 0 : lanes - lane < n ? lanes - lane : n;
+        V::load(src + (valid ? lane : 0), valid).store(out + lane, n);
+      }
+    } else {
+      for (int lane = 0; lane < width; ++lane) out[lane] = lane < lanes ? src[lane * lane_stride] : T(0);
+    }
+  }
+}
+
+static int64_t fma_peak(int64_t rounds, float* sink) {
+  using V = Vec<float>;
+  constexpr int chains = 12, steps = 64;
+  V sum[chains];
+  FASTDL_UNROLL for (int i = 0; i < chains; ++i) sum[i] = V::broadcast(sink[0] + static_cast<float>(i));
+  const V a = V::broadcast(0.999f + sink[0]), b = V::broadcast(0.001f + sink[0]);
+  for (int64_t r = 0; r < rounds * steps; ++r) {
+    FASTDL_UNROLL for (int i = 0; i < chains; ++i) sum[i] = fma(sum[i], a, b);
+  }
+  float total = 0;
+  FASTDL_UNROLL for (int i = 0; i < chains; ++i) total += reduce_add(sum[i]);
+  *sink = total;
+  return 2ll * chains * steps * V::width;
+}
+
+// Fills tile[1..R] and wide[1..R].
+template <class T, int R>
+static constexpr void fill(GemmKernelsOf<T>& k) {
+  k.tile[R][0] = tile<T, R, kTileVectors, false>;
+  k.tile[R][1] = tile<T, R, kTileVectors, true>;
+  k.tile[R][2] = tile<T, R, 1, true>;
+  if constexpr (R <= kWideRows) k.wide[R] = tile<T, R, kWideVectors, false>;
+  if constexpr (R > 1) fill<T, R - 1>(k);
+}
+
+template <class T>
+static constexpr GemmKernelsOf<T> make() {
+  static_assert(kRows <= GemmKernelsOf<T>::kMaxRows, "the table is too short");
+  GemmKernelsOf<T> k{};
+  k.width = Vec<T>::width;
+  k.mr = kRows;
+  k.nr = kTileVectors * Vec<T>::width;
+  k.dot_rows = kDotRows;
+  k.wide_rows = kWideRows;
+  k.wide_cols = kWideVectors * Vec<T>::width;
+  k.kc = kKc;
+  fill<T, kRows>(k);
+  k.dot = dot<T>;
+  k.finish = finish<T>;
+  k.pack = pack<T>;
+  return k;
+}
+
+extern const GemmKernels gemm_kernels;
+constexpr GemmKernels kTable = {make<float>(), make<double>(), fma_peak};
+const GemmKernels gemm_kernels = kTable;
+
+}  // namespace fastdl::cpu::FASTDL_ISA

@@ -1,0 +1,71 @@
+"""Which array library and which kernels serve an array.
+
+Everything below the ``Tensor`` works on plain arrays. ``xp`` is the array library for memory, elementwise work and
+indexing; ``kernels`` gives the compiled kernels for an array. Today both are the CPU's: NumPy and ``fastdl._core``.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+xp = np
+
+#: When true, `empty` and `empty_like` fill floating outputs with NaN, so that a kernel that leaves an element
+#: unwritten is caught. Tests set it; it costs a pass over memory.
+POISON = False
+
+_default_dtype = np.dtype(np.float32)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_core":  # loaded at first use: `import fastdl` need not wait for the shared library
+        from . import _core
+
+        globals()["_core"] = _core
+        return _core
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def kernels(array: Any) -> ModuleType:
+    """The compiled kernels that work where ``array`` lives."""
+    return globals().get("_core") or __getattr__("_core")
+
+
+def empty(shape: Any, dtype: Any) -> np.ndarray:
+    """An uninitialised C-contiguous array: every kernel output is allocated here."""
+    out = np.empty(shape, dtype)
+    if POISON:
+        _poison(out)
+    return out
+
+
+def empty_like(array: np.ndarray) -> np.ndarray:
+    """An uninitialised array with the shape, dtype and memory layout of ``array``."""
+    out = np.empty_like(array)
+    if POISON:
+        _poison(out)
+    return out
+
+
+def _poison(out: np.ndarray) -> None:
+    if out.dtype.kind == "f":
+        out.fill(np.nan)
+    elif out.dtype.kind in "iu":
+        out.fill(np.iinfo(out.dtype).min // 3)
+
+
+def get_default_dtype() -> np.dtype:
+    """The dtype that Python floats take in `fastdl.tensor` (float32 unless set)."""
+    return _default_dtype
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Set the dtype that Python floats take in `fastdl.tensor`. Raises TypeError unless it is a float type."""
+    global _default_dtype
+    dt = np.dtype(dtype)
+    if dt.kind != "f":
+        raise TypeError(f"set_default_dtype: expected a floating-point dtype, got {dt.name}")
+    _default_dtype = dt

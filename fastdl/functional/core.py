@@ -1,0 +1,224 @@
+"""What every function module shares: promotion of operands, undoing of broadcasting, views and in-place forms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import autograd
+from ..autograd import ArrayFunction, Leaf, TensorBase, _mode, is_float, mark_inplace, wrap
+from ..dtypes import combine, promote_types, scalar_dtype
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+_SCALARS = (float, int, bool)
+
+
+def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
+    """Sum a gradient over the axes along which an operand of ``shape`` was repeated."""
+    if grad.shape == shape:
+        return grad
+    lead = grad.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple([lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1])
+    dtype = np.float32 if grad.dtype.itemsize == 2 else None
+    return np.asarray(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
+
+
+class Cast(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, dtype: Any) -> Any:
+        ctx.dtype = x.dtype
+        return x.astype(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad.astype(ctx.dtype)
+
+
+def cast(x: Any, dtype: np.dtype) -> Any:
+    """A Tensor of another dtype (the same Tensor where it has it already)."""
+    if x._data.dtype == dtype:
+        return x
+    if is_float(dtype):
+        return Cast.apply(x, dtype)
+    return wrap(x._data.astype(dtype))
+
+
+def as_operand(x: Any) -> Any:
+    """A Tensor, or a Python scalar, from whatever stands in an expression."""
+    if isinstance(x, TensorBase) or x.__class__ in _SCALARS:
+        return x
+    if isinstance(x, np.ndarray | np.generic):
+        return wrap(np.asarray(x))
+    if isinstance(x, _SCALARS):
+        return x
+    if isinstance(x, complex):
+        raise TypeError("complex numbers are not supported")
+    return NotImplemented
+
+
+def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Bring two operands (Tensors, arrays, Python scalars) to one dtype by torch's rules; scalars stay scalars."""
+    a, b = as_operand(a), as_operand(b)
+    if a is NotImplemented or b is NotImplemented:
+        raise TypeError(f"{name}: expected Tensors, arrays or numbers")
+    if not isinstance(a, TensorBase):
+        if not isinstance(b, TensorBase):
+            return wrap(np.asarray(a, scalar_dtype(a))), b
+        b, a = _with_scalar(b, a)
+        return a, b
+    if not isinstance(b, TensorBase):
+        return _with_scalar(a, b)
+    da, db = a._data.dtype, b._data.dtype
+    if da == db:
+        return a, b
+    if (a._data.ndim == 0) == (b._data.ndim == 0):
+        dtype = promote_types(da, db)
+    elif a._data.ndim:
+        dtype = combine(da, db)
+    else:
+        dtype = combine(db, da)
+    return cast(a, dtype), cast(b, dtype)
+
+
+def _with_scalar(t: Any, s: Any) -> tuple[Any, Any]:
+    dtype = t._data.dtype
+    if dtype.kind == "f":
+        return t, s
+    target = combine(dtype, scalar_dtype(s))
+    if target is not dtype:
+        t = cast(t, target)
+    if target.kind in "iub":  # out-of-range values wrap, as torch has it
+        s = np.asarray(s).astype(target)
+    elif target.kind == "V":
+        s = target.type(s)
+    return t, s
+
+
+def float_input(x: Any) -> Any:
+    """A Tensor of floating dtype: integers become the default dtype (exp, sqrt, mean ... of integers)."""
+    x = as_tensor(x)
+    if not is_float(x._data.dtype):
+        return wrap(x._data.astype(autograd_default()))
+    return x
+
+
+def autograd_default() -> np.dtype:
+    from .. import backend
+
+    return backend.get_default_dtype()
+
+
+def as_tensor(x: Any) -> Any:
+    """``x`` itself where it is a Tensor, else a Tensor made from an array, a number or a nested list."""
+    if isinstance(x, TensorBase):
+        return x
+    if isinstance(x, np.ndarray):
+        return wrap(x)
+    return autograd.Tensor(x)
+
+
+def normalize_dim(name: str, dim: int, ndim: int) -> int:
+    """A dimension counted from the front. Raises IndexError outside ``[-ndim, ndim)`` (a 0-d tensor has dim 0)."""
+    n = ndim or 1
+    if not -n <= dim < n:
+        raise IndexError(f"{name}: dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")
+    return dim + n if dim < 0 else dim
+
+
+# --------------------------------------------------------------------------------------------------------- views
+
+
+class View(ArrayFunction):
+    """A function whose output shares the memory of its first argument. The output remembers where it came from, so
+    that changing it in place reaches the gradient of what it is a view of."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        t = super().apply(*args)
+        if _mode.enabled:
+            t._base = (cls, args)
+        return t
+
+
+class _CopySlices(ArrayFunction):
+    """What a tensor has become after one of its views was modified in place."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        rest = grad.copy()
+        part = ctx.view(ArrayFunction(), rest)
+        grad_part = part.copy()
+        part[...] = 0
+        return rest, grad_part
+
+
+def _rebase(t: Any, node: Any) -> None:
+    """Give a tensor modified in place its new node, and those it is a view of theirs."""
+    while True:
+        t._node = node
+        view = getattr(t, "_base", None)
+        if view is None:
+            return
+        cls, args = view
+        t = args[0]
+        if node is None and t._node is None:
+            continue
+        copy = _CopySlices()
+        copy.view = lambda ctx, a, cls=cls, rest=args[1:]: cls.forward(ctx, a, *rest)
+        copy.inputs = copy.needs = [t._node, node]
+        copy.key = next(autograd._keys)
+        copy.epoch = autograd._epoch
+        node = copy
+
+
+def check_inplace(name: str, t: Any) -> None:
+    """Raise where an in-place change would cut a leaf that requires a gradient off its graph."""
+    if not _mode.enabled:
+        return
+    if t._node.__class__ is Leaf:
+        raise RuntimeError(f"{name}: a leaf Tensor that requires grad is being used in an in-place operation.")
+    view = getattr(t, "_base", None)
+    while view is not None:
+        base = view[1][0]
+        if base._node.__class__ is Leaf:
+            raise RuntimeError(
+                f"{name}: a view of a leaf Tensor that requires grad is being used in an in-place operation."
+            )
+        view = getattr(base, "_base", None)
+
+
+def overwrite(name: str, t: Any, new: Any) -> Any:
+    """Make ``t`` in place what the Tensor ``new`` is: value, and history where there is one."""
+    data, value = t._data, new._data
+    if value.shape != data.shape:
+        raise RuntimeError(f"{name}: output with shape {data.shape} doesn't match the broadcast shape {value.shape}")
+    if value.dtype != data.dtype:
+        if is_float(value.dtype) and not is_float(data.dtype) or data.dtype.kind == "b":
+            raise RuntimeError(f"{name}: result type {value.dtype} can't be cast to the tensor's type {data.dtype}")
+        new = cast(new, data.dtype)
+    if data.flags.writeable is False:
+        raise RuntimeError(f"{name}: the tensor's memory is read-only")
+    data[...] = new._data
+    mark_inplace(data)
+    if _mode.enabled:
+        _rebase(t, new._node)
+    return t
+
+
+def inplace(function: Callable) -> Callable:
+    """The in-place form of a function: ``add`` -> ``add_``."""
+    name = function.__name__ + "_"
+
+    @functools.wraps(function)
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        check_inplace(name, self)
+        return overwrite(name, self, function(self, *args, **kwargs))
+
+    method.__name__ = name
+    method.__doc__ = f"In-place form of ``{function.__name__}``: changes this tensor and returns it."
+    return method

@@ -1,0 +1,55 @@
+"""Tensors that a Module registers when they are assigned to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import autograd
+from ..tensor import Tensor, tensor
+
+_new = object.__new__
+
+
+class Parameter(Tensor):
+    """A Tensor that is a parameter of the Module it is assigned to; it requires a gradient unless told otherwise.
+
+    Memory is shared with ``data`` where that is a Tensor, as in torch; arrays and lists are copied.
+
+    Raises RuntimeError if a gradient is asked of an integer or boolean tensor.
+
+    >>> from fastdl import nn
+    >>> layer = nn.Module()
+    >>> layer.scale = nn.Parameter([1.0, 2.0])
+    >>> [name for name, _ in layer.named_parameters()]
+    ['scale']
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, data: Any = None, requires_grad: bool = True) -> Parameter:
+        if data is None:
+            data = ()
+        if not isinstance(data, Tensor):
+            data = tensor(data)
+        self = _new(cls)
+        self._data = data._data
+        self._node = self.grad = None
+        if requires_grad:
+            if not autograd.is_float(data._data.dtype):
+                raise RuntimeError(
+                    f"Parameter: only floating-point tensors can require gradients, got {data._data.dtype}; "
+                    "pass requires_grad=False"
+                )
+            self._node = autograd.Leaf(self)
+        return self
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        pass
+
+    def __deepcopy__(self, memo: dict) -> Parameter:
+        copy = type(self)(autograd.wrap(self._data.copy()), self._node is not None)
+        memo[id(self)] = copy
+        return copy
+
+    def __repr__(self) -> str:
+        return "Parameter containing:\n" + super().__repr__()
