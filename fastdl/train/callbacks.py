@@ -63,7 +63,9 @@ class _Monitor(Callback):
     def improved(self, logs: Mapping[str, Any]) -> bool:
         """Whether the quantity is better than ever before. Raises ValueError when the logs do not have it."""
         if self.monitor not in logs:
-            raise ValueError(f"{type(self).__name__}: expected one of {', '.join(logs)} to monitor, got {self.monitor!r}")
+            raise ValueError(
+                f"{type(self).__name__}: expected one of {', '.join(logs)} to monitor, got {self.monitor!r}"
+            )
         value = self.sign * float(logs[self.monitor])
         if value > self.best + self.min_delta:
             self.best = value
@@ -112,10 +114,12 @@ class EarlyStopping(_Monitor):
 
 
 class ModelCheckpoint(_Monitor):
-    """Writes a checkpoint (``fastdl.io.save_checkpoint``) after every epoch, or with ``monitor`` after better ones.
+    """Writes a checkpoint (``fastdl.io.save_checkpoint``) after every epoch, or with ``monitor`` after
+    better ones.
 
-    ``path`` may hold ``{epoch}`` and names from the logs, as in ``"model-{epoch}-{val_loss:.3f}.safetensors"``.
-    ``metadata`` maps names to values JSON can hold. ``saved_epoch`` is the epoch of the last file written.
+    ``path`` may hold ``{epoch}`` and names from the logs, as in
+    ``"model-{epoch}-{val_loss:.3f}.safetensors"``. ``metadata`` maps names to values JSON can hold.
+    ``saved_epoch`` is the epoch of the last file written.
     """
 
     def __init__(
@@ -176,7 +180,7 @@ class CSVLogger(Callback):
 
 
 class NaNGuard(Callback):
-    """Stops with FloatingPointError naming epoch and batch when a loss is NaN or infinite, before it hits a weight."""
+    """Raises FloatingPointError naming epoch and batch at a NaN or infinite loss, before the weights change."""
 
     def on_loss(self, batch: int, loss: float) -> None:
         if not math.isfinite(loss):
@@ -214,7 +218,9 @@ class LRSchedulerCallback(Callback):
             self.scheduler.step()
             return
         if self.monitor not in logs:
-            raise ValueError(f"LRSchedulerCallback: expected one of {', '.join(logs)} to monitor, got {self.monitor!r}")
+            raise ValueError(
+                f"LRSchedulerCallback: expected one of {', '.join(logs)} to monitor, got {self.monitor!r}"
+            )
         self.scheduler.step(logs[self.monitor])
 
 
@@ -257,7 +263,11 @@ class ProgressBar(Callback):
         text = describe({name: value for name, value in logs.items() if name != "lr"})
         if self._bar is None:
             out = self._out()
-            print(f"Epoch {epoch}/{self.trainer.epochs}  {text}  {self.trainer.seconds:.1f} s", file=out, flush=True)
+            print(
+                f"Epoch {epoch}/{self.trainer.epochs}  {text}  {self.trainer.seconds:.1f} s",
+                file=out,
+                flush=True,
+            )
             return
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update((self._bar.total or self._bar.n) - self._bar.n)

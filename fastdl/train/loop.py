@@ -86,12 +86,13 @@ def fit(
 ) -> History:
     """Trains ``model`` and returns the History of losses and metrics.
 
-    * ``data``, ``validation_data``: a DataLoader, a Dataset of (input, target), or a pair of arrays or Tensors;
-      the last two are batched by ``batch_size`` and, for training, shuffled (``seed``: see DataLoader). More than
-      one input: (input, ..., target).
+    * ``data``, ``validation_data``: a DataLoader, a Dataset of (input, target), or a pair of arrays or
+      Tensors; the last two are batched by ``batch_size`` and, for training, shuffled (``seed``: see
+      DataLoader). More than one input: (input, ..., target).
     * ``loss``: a function (output, target) -> scalar Tensor, or a name: "cross_entropy", "mse", "l1", "bce",
       "bce_with_logits", "nll", "huber", "smooth_l1", "kl_div".
-    * ``optimizer``: an optimizer over the model's parameters, or a name with torch's defaults: "sgd", "adam", ...
+    * ``optimizer``: an optimizer over the model's parameters, or a name with torch's defaults: "sgd",
+      "adam", ...
     * ``metrics``: names ("accuracy", "top5", "precision", "recall", "f1", "mse", "mae"), Metric objects, or
       functions (output, target) -> float.
     * ``scheduler`` steps after every epoch; LRSchedulerCallback does other rhythms.
@@ -99,8 +100,8 @@ def fit(
     * ``initial_epoch`` and ``history`` continue an earlier run: epochs ``initial_epoch + 1`` to ``epochs``.
     * ``verbose`` shows a progress bar on a terminal and one line per epoch elsewhere.
 
-    Raises ValueError for options that contradict each other or data without batches, TypeError for the wrong kinds,
-    and whatever model, loss and callbacks raise. A KeyboardInterrupt passes through after the callbacks' end.
+    Raises ValueError for options that contradict each other or data without batches, TypeError for the wrong
+    kinds, and whatever model, loss and callbacks raise. A KeyboardInterrupt passes through.
 
     >>> import numpy as np
     >>> from fastdl import nn
@@ -109,8 +110,10 @@ def fit(
     >>> log["loss"][1] < log["loss"][0]
     True
     """
-    if not isinstance(epochs, int) or epochs < 0 or not 0 <= initial_epoch:
-        raise ValueError(f"fit: expected epochs and initial_epoch of at least 0, got {epochs!r}, {initial_epoch!r}")
+    if not isinstance(epochs, int) or epochs < 0 or initial_epoch < 0:
+        raise ValueError(
+            f"fit: expected epochs and initial_epoch of at least 0, got {epochs!r}, {initial_epoch!r}"
+        )
     if clip_grad_norm is not None and not clip_grad_norm > 0:
         raise ValueError(f"fit: expected clip_grad_norm > 0, got {clip_grad_norm}")
     loss_function = _loss(loss)
@@ -147,7 +150,9 @@ def fit(
 def _train_epoch(trainer: Trainer, hooks: _Hooks, loss_function: Any, clip: Any) -> None:
     # The loop every training step passes through: nothing here that a step does not need.
     model, optimizer, metrics = trainer.model, trainer.optimizer, trainer.metrics
-    on_batch_begin, on_loss, on_batch_end = (hooks.of(n) for n in ("on_batch_begin", "on_loss", "on_batch_end"))
+    on_batch_begin, on_loss, on_batch_end = (
+        hooks.of(n) for n in ("on_batch_begin", "on_loss", "on_batch_end")
+    )
     trainer.loss_sum, trainer.samples = 0.0, 0
     for metric in metrics:
         metric.reset()
@@ -218,10 +223,11 @@ def evaluate(
 
 
 def predict(model: Any, data: Any, *, batch_size: int = 256) -> Any:
-    """The model's outputs for all of ``data``, as one array (or a tuple of arrays where the model returns several).
+    """The model's outputs for all of ``data``, as one array (or a tuple of arrays where the model returns
+    several).
 
-    ``data`` is an array or Tensor of inputs, or what ``fit`` takes, whose targets are ignored. Runs in evaluation
-    mode and without gradients. Raises ValueError for data without samples.
+    ``data`` is an array or Tensor of inputs, or what ``fit`` takes, whose targets are ignored. Runs in
+    evaluation mode and without gradients. Raises ValueError for data without samples.
     """
     from fastdl import no_grad
 
@@ -243,7 +249,7 @@ def predict(model: Any, data: Any, *, batch_size: int = 256) -> Any:
 def make_loader(
     caller: str, data: Any, batch_size: int, shuffle: bool = False, seed: int | None = None
 ) -> Iterable[Any]:
-    """A DataLoader over arrays or a Dataset; anything else that can be iterated over repeatedly is taken as it is."""
+    """A DataLoader over arrays or a Dataset; other repeatable iterables are taken as they are."""
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, (tuple, list)):
@@ -251,7 +257,11 @@ def make_loader(
             kinds = ", ".join(type(member).__name__ for member in data)
             raise TypeError(f"{caller}: expected a pair of arrays or Tensors, got ({kinds})")
         data = TensorDataset(*data)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (Tensor, np.ndarray, str, dict)):
+    if (
+        hasattr(data, "__getitem__")
+        and hasattr(data, "__len__")
+        and not isinstance(data, (Tensor, np.ndarray, str, dict))
+    ):
         return DataLoader(data, batch_size, shuffle=shuffle, seed=seed)
     if hasattr(data, "__iter__") and not isinstance(data, (Iterator, Tensor, np.ndarray, str, dict)):
         return data
@@ -306,7 +316,9 @@ def _clipper(parameters: list[Any], norm: float | None) -> Callable[[], Any] | N
 class _Hooks:
     """The callbacks in their order, and for each event those that listen."""
 
-    def __init__(self, trainer: Trainer, callbacks: Sequence[Callback], scheduler: Any, verbose: bool) -> None:
+    def __init__(
+        self, trainer: Trainer, callbacks: Sequence[Callback], scheduler: Any, verbose: bool
+    ) -> None:
         chosen = list(callbacks)
         for item in chosen:
             if not isinstance(item, Callback):
@@ -316,7 +328,11 @@ class _Hooks:
         if verbose and not any(isinstance(item, ProgressBar) for item in chosen):
             chosen.append(ProgressBar())
         # A checkpoint holds the rate of the epoch to come, so it is written after the schedulers' step.
-        chosen.sort(key=lambda item: 2 if isinstance(item, ModelCheckpoint) else not isinstance(item, LRSchedulerCallback))
+        chosen.sort(
+            key=lambda item: (
+                2 if isinstance(item, ModelCheckpoint) else not isinstance(item, LRSchedulerCallback)
+            )
+        )
         for item in chosen:
             item.trainer = trainer
         self.callbacks = chosen

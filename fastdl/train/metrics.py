@@ -1,7 +1,7 @@
 """Metrics that stream: ``update`` per batch, ``compute`` at the end; arrays and Tensors alike.
 
-Classification metrics take scores (N, C, ...) with the class in dimension 1, or labels of the targets' own shape;
-scores of the targets' own shape count as class 1 above ``threshold``.
+Classification metrics take scores (N, C, ...) with the class in dimension 1, or labels of the targets' own
+shape; scores of the targets' own shape count as class 1 above ``threshold``.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Accuracy(_Mean):
 
 
 class TopKAccuracy(_Mean):
-    """The share of samples whose class is among the ``k`` highest scores (of equal scores the lower class wins)."""
+    """The share of samples whose class is among the ``k`` highest scores (of equals the lower class wins)."""
 
     def __init__(self, k: int = 5) -> None:
         super().__init__()
@@ -85,7 +85,8 @@ class TopKAccuracy(_Mean):
         scores, labels = as_array(prediction), as_array(target)
         if scores.ndim != labels.ndim + 1 or scores.ndim < 2:
             raise ValueError(
-                f"{self.name}: expected scores (N, C, ...) and labels (N, ...), got {scores.shape} and {labels.shape}"
+                f"{self.name}: expected scores (N, C, ...) and labels (N, ...), "
+                f"got {scores.shape} and {labels.shape}"
             )
         # The class's rank is the number of classes that beat it.
         own = np.take_along_axis(scores, labels[:, None].astype(np.int64), 1)
@@ -118,7 +119,8 @@ class MeanAbsoluteError(_Mean):
 
 
 class ConfusionMatrix(Metric):
-    """Counts (C, C): rows are true classes, columns predicted ones. Grows as classes appear, from ``num_classes``.
+    """Counts (C, C): rows are true classes, columns predicted ones. Grows as classes appear, from
+    ``num_classes``.
 
     >>> matrix = ConfusionMatrix()
     >>> matrix.update(np.array([0, 1, 1]), np.array([0, 1, 0]))
@@ -143,7 +145,9 @@ class ConfusionMatrix(Metric):
         if labels.size == 0:
             return
         if min(labels.min(), guess.min()) < 0:
-            raise ValueError(f"{self.name}: expected classes of at least 0, got {min(labels.min(), guess.min())}")
+            raise ValueError(
+                f"{self.name}: expected classes of at least 0, got {min(labels.min(), guess.min())}"
+            )
         size = max(int(labels.max()), int(guess.max())) + 1
         if scores.ndim > as_array(target).ndim:
             size = max(size, scores.shape[1])
@@ -169,7 +173,10 @@ class ConfusionMatrix(Metric):
 
 
 class _Averaged(ConfusionMatrix):
-    """A per-class score, averaged: "macro" over classes, "weighted" by support, "micro" over samples, None not."""
+    """A per-class score: average "macro" over classes, "weighted" by support, "micro" over samples, or None.
+
+    Macro averages leave out classes that neither targets nor predictions hold.
+    """
 
     def __init__(self, average: str | None = "macro", num_classes: int = 0, threshold: float = 0.5) -> None:
         if average not in ("macro", "weighted", "micro", None):
@@ -186,24 +193,26 @@ class _Averaged(ConfusionMatrix):
         table = self.per_class()
         if self.average is None:
             return table[self.name]
-        weights = table["support"] if self.average == "weighted" else (self.counts.sum(0) + table["support"]) > 0
+        weights = (
+            table["support"] if self.average == "weighted" else (self.counts.sum(0) + table["support"]) > 0
+        )
         return float(np.average(table[self.name], weights=weights))
 
 
 class Precision(_Averaged):
-    """Of the samples given a class, the share that belong to it. Macro averages leave out classes never seen."""
+    """Of the samples given a class, the share that belong to it."""
 
     name = "precision"
 
 
 class Recall(_Averaged):
-    """Of the samples of a class, the share given it. Macro averages leave out classes never seen."""
+    """Of the samples of a class, the share given it."""
 
     name = "recall"
 
 
 class F1Score(_Averaged):
-    """The harmonic mean of precision and recall. Macro averages leave out classes never seen."""
+    """The harmonic mean of precision and recall."""
 
     name = "f1"
 
@@ -249,18 +258,25 @@ def make_metrics(metrics: Sequence[Any]) -> list[Metric]:
         elif callable(item):
             made.append(_FunctionMetric(item))
         else:
-            raise TypeError(f"metrics: expected names, Metric objects or functions, got {type(item).__name__}")
+            raise TypeError(
+                f"metrics: expected names, Metric objects or functions, got {type(item).__name__}"
+            )
     return made
 
 
 def predicted_labels(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """The class that ``scores`` choose, in the shape of ``labels``. Raises ValueError when the shapes do not fit."""
-    if scores.ndim == labels.ndim + 1 and scores.ndim >= 2 and scores.shape[:1] + scores.shape[2:] == labels.shape:
+    """The classes that ``scores`` choose, in the shape of ``labels``. Raises ValueError."""
+    if (
+        scores.ndim == labels.ndim + 1
+        and scores.ndim >= 2
+        and scores.shape[:1] + scores.shape[2:] == labels.shape
+    ):
         return scores.argmax(1)
     if scores.shape == labels.shape:
         return scores if scores.dtype.kind in "iub" else scores > threshold
     raise ValueError(
-        f"metrics: expected scores (N, C, ...) or (N, ...) for labels (N, ...), got {scores.shape} and {labels.shape}"
+        "metrics: expected scores (N, C, ...) or (N, ...) for labels (N, ...), "
+        f"got {scores.shape} and {labels.shape}"
     )
 
 

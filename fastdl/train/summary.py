@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from fastdl.data.dataset import wrap
+from fastdl.autograd import wrap
 from fastdl.tensor import Tensor
 from fastdl.train.mode import evaluation_mode
 
@@ -41,7 +41,10 @@ class Summary:
 
     def __str__(self) -> str:
         header = ("Layer", "Output shape", "Parameters")
-        lines = [(f"{r.name} ({r.kind})" if r.name else r.kind, r.output_shape, f"{r.parameters:,}") for r in self.rows]
+        lines = [
+            (f"{r.name} ({r.kind})" if r.name else r.kind, r.output_shape, f"{r.parameters:,}")
+            for r in self.rows
+        ]
         first, second, third = (max(map(len, column)) for column in zip(header, *lines, strict=True))
         width = first + second + third + 4
 
@@ -64,10 +67,11 @@ class Summary:
 def summary(
     model: Any, input_shape: tuple[int, ...], dtype: Any = np.float32, *, file: TextIO | None = None
 ) -> Summary:
-    """Prints a table of the model's layers for one input of ``input_shape`` (without the batch), and returns it.
+    """Prints a table of the model's layers for one input of ``input_shape`` (without the batch), and returns
+    it.
 
-    Runs the model once on zeros, in evaluation mode and without gradients. Layers that are called more than once
-    are listed once, in the order of their first call.
+    Runs the model once on zeros, in evaluation mode and without gradients. Layers that are called more than
+    once are listed once, in the order of their first call.
 
     Raises what the model raises for such an input, ValueError for a shape that is none.
 
@@ -77,8 +81,12 @@ def summary(
     >>> table.parameters, table.rows[0].output_shape
     (15, '(N, 3)')
     """
-    if not isinstance(input_shape, (tuple, list)) or any(not isinstance(n, int) or n < 0 for n in input_shape):
-        raise ValueError(f"summary: expected input_shape as a tuple of sizes without the batch, got {input_shape!r}")
+    if not isinstance(input_shape, (tuple, list)) or any(
+        not isinstance(n, int) or n < 0 for n in input_shape
+    ):
+        raise ValueError(
+            f"summary: expected input_shape as a tuple of sizes without the batch, got {input_shape!r}"
+        )
     from fastdl import no_grad
 
     modules = {name: module for name, module in model.named_modules()}
@@ -88,7 +96,8 @@ def summary(
         result = model(wrap(np.zeros((1, *input_shape), dtype)))
     outputs.setdefault(id(model), result)
 
-    # Layers in the order of their calls; then those that were not called, or are no leaves, but own parameters.
+    # Layers in the order of their calls; then those that were not called, or are no leaves, but own
+    # parameters.
     position = {key: i for i, key in enumerate(outputs) if key != id(model) or len(modules) == 1}
     shown = [
         (position.get(id(m), len(outputs)), name, m)
