@@ -21,7 +21,7 @@ def isa(request):
     """Runs the test once per instruction set this machine has; the value is its name."""
     from fastdl import _core
 
-    before = _core.cpu_isa()
+    before = _core.get_cpu_isa()
     _core.set_cpu_isa(request.param)
     yield request.param
     _core.set_cpu_isa(before)
@@ -30,12 +30,12 @@ def isa(request):
 @pytest.fixture(params=THREAD_COUNTS)
 def threads(request):
     """Runs the test once per thread count; the value is the count."""
-    import fastdl
+    from fastdl import _core
 
-    before = fastdl.get_num_threads()
-    fastdl.set_num_threads(request.param)
+    before = _core.get_num_threads()
+    _core.set_num_threads(request.param)
     yield request.param
-    fastdl.set_num_threads(before)
+    _core.set_num_threads(before)
 
 
 @pytest.fixture
