@@ -84,7 +84,7 @@ class TensorDataset(Dataset):
         return self._arrays[0].shape[0]
 
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        return tuple(wrap(a[index]) for a in self._arrays)
+        return tuple(wrap(a[index, ...]) for a in self._arrays)
 
     def take(self, indices: np.ndarray) -> tuple[Tensor, ...]:
         """The batch of the samples at ``indices``: contiguous, sharing no memory with the dataset."""

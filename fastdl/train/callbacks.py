@@ -180,7 +180,7 @@ class CSVLogger(Callback):
 
 
 class NaNGuard(Callback):
-    """Raises FloatingPointError naming epoch and batch at a NaN or infinite loss, before the weights change."""
+    """Raises FloatingPointError naming epoch and batch at a NaN or infinite loss, before it does harm."""
 
     def on_loss(self, batch: int, loss: float) -> None:
         if not math.isfinite(loss):
@@ -243,10 +243,10 @@ class ProgressBar(Callback):
         trainer = self.trainer
         self._bar = tqdm(
             total=trainer.batches,
-            desc=f"Epoch {epoch}/{trainer.epochs}",
+            desc=f"Epoch {epoch}/{trainer.epochs} ",
             file=out,
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self._drawn = time.monotonic()
 
