@@ -16,6 +16,18 @@ def _available_isas():
     return list(_core.available_isas())
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every", type=int, default=1, help="run only every n-th test (of the slow builds in .ci/run)"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    every = config.getoption("--every")
+    config.hook.pytest_deselected(items=[t for i, t in enumerate(items) if i % every])
+    items[:] = items[::every]
+
+
 @pytest.fixture(params=_available_isas())
 def isa(request):
     """Runs the test once per instruction set this machine has; the value is its name."""
