@@ -368,7 +368,7 @@ def test_csv_logger(tmp_path):
         initial_epoch=2,
         verbose=False,
     )
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [r["epoch"] for r in rows] == ["1", "2", "3"] and list(rows[0]) == [
         "epoch",
         "loss",
