@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     option("--data", metavar="SET", help=f"{NAMES} with the four IDX files of an MNIST-like set")
     option("--model", choices=MODELS, help="default: cnn")
     option("--epochs", type=_count, metavar="N", help="in all, also with --resume (default: 5; digits: 20)")
-    option("--batch-size", type=_count, metavar="N", help="default: 32")
+    option("--batch-size", type=_count, metavar="N", help="default: 64")
     option("--lr", type=_positive, help="learning rate of the first epoch (default: by optimizer)")
     option(
         "--lr-decay",
