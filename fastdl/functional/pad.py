@@ -66,7 +66,10 @@ def _source(n: int, lo: int, hi: int, mode: str) -> np.ndarray:
     if mode == "replicate":
         return i.clip(0, n - 1)
     if mode == "circular":
-        cut, kept = max(-lo, 0), n + min(lo, 0) + min(hi, 0)  # what negative widths cut off does not come back
+        cut, kept = (
+            max(-lo, 0),
+            n + min(lo, 0) + min(hi, 0),
+        )  # what negative widths cut off does not come back
         return cut + (i - cut) % kept if kept else i[:0]
     return (n - 1) - np.abs((n - 1) - np.abs(i))  # reflect: one fold at each end
 

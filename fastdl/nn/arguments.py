@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import backend
+from ..autograd import is_float
 from ..dtypes import as_dtype
-from ..functional.core import is_float
+from ..functional.creation import check_device
 from .parameter import Parameter
 
 
@@ -30,7 +31,8 @@ def check_probability(layer: str, p: Any) -> float:
 
 
 def ntuple(layer: str, name: str, value: Any, n: int, minimum: int = 0) -> tuple[int, ...]:
-    """An int for every one of n dimensions, from one int or n of them. Raises ValueError for another number."""
+    """An int for every one of n dimensions, from one int or n of them. Raises ValueError for another
+    number."""
     if not isinstance(value, tuple | list):
         return (check_count(layer, name, value, minimum),) * n
     if len(value) != n:
@@ -55,9 +57,3 @@ def float_dtype(dtype: Any) -> np.dtype:
     if not is_float(dtype):
         raise TypeError(f"expected a floating-point dtype for parameters, got {dtype}")
     return dtype
-
-
-def check_device(device: Any) -> None:
-    """Raises RuntimeError for a device other than the CPU."""
-    if device is not None and str(device) != "cpu":
-        raise RuntimeError(f"device {str(device)!r} is not available; expected 'cpu'")

@@ -119,7 +119,19 @@ class _ConvNd(_Conv):
         *,
         activation: Any = None,
     ) -> None:
-        args = (kernel_size, stride, padding, dilation, 0, groups, bias, padding_mode, device, dtype, activation)
+        args = (
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            activation,
+        )
         super().__init__(in_channels, out_channels, *args)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -144,11 +156,14 @@ class Conv2d(_ConvNd):
     """Convolution of (N, C_in, H, W) or (C_in, H, W) to C_out channels.
 
     kernel_size, stride, padding, dilation are an int or one per dimension; padding also "same" or "valid";
-    padding_mode is "zeros", "reflect", "replicate" or "circular". weight is (C_out, C_in / groups, kh, kw); weight and
-    bias start uniform on +- 1 / sqrt(C_in / groups kh kw). ``activation`` is a name such as "relu", applied inside the
+    padding_mode is "zeros", "reflect", "replicate" or "circular". weight is (C_out, C_in / groups, kh, kw);
+    weight and
+    bias start uniform on +- 1 / sqrt(C_in / groups kh kw). ``activation`` is a name such as "relu", applied
+    inside the
     kernel, or any callable.
 
-    Raises TypeError or ValueError for sizes out of range, groups that do not divide the channels, or an unknown name.
+    Raises TypeError or ValueError for sizes out of range, groups that do not divide the channels, or an
+    unknown name.
 
     >>> import fastdl
     >>> from fastdl import nn
@@ -186,7 +201,18 @@ class _ConvTransposeNd(_Conv):
         *,
         activation: Any = None,
     ) -> None:
-        args = (kernel_size, stride, padding, dilation, output_padding, groups, bias, padding_mode, device, dtype)
+        args = (
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            output_padding,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
         super().__init__(in_channels, out_channels, *args, activation)
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
@@ -203,7 +229,9 @@ class _ConvTransposeNd(_Conv):
         n = self.dims
         wanted = tuple(output_size)[-n:]
         if len(wanted) != n:
-            raise ValueError(f"{type(self).__name__}: expected {n} sizes for output_size, got {output_size!r}")
+            raise ValueError(
+                f"{type(self).__name__}: expected {n} sizes for output_size, got {output_size!r}"
+            )
         geometry = zip(
             *(input.shape[-n:], self.stride, self.padding, self.dilation, self.kernel_size), strict=True
         )
@@ -224,9 +252,11 @@ class ConvTranspose1d(_ConvTransposeNd):
 
 
 class ConvTranspose2d(_ConvTransposeNd):
-    """Transposed convolution of (N, C_in, H, W) or (C_in, H, W): the gradient of `Conv2d` with respect to its input.
+    """Transposed convolution of (N, C_in, H, W) or (C_in, H, W): the gradient of `Conv2d` with respect to its
+    input.
 
-    weight is (C_in, C_out / groups, kh, kw). ``forward(input, output_size)`` chooses among the sizes that a stride
+    weight is (C_in, C_out / groups, kh, kw). ``forward(input, output_size)`` chooses among the sizes that a
+    stride
     leaves open, as ``output_padding`` does.
 
     >>> import fastdl

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 
 from .. import autograd
+from ..functional.creation import to_array as _to_array
 from ..tensor import Tensor
-from ..tensor import to_array as _to_array
 
 _new = object.__new__
 
 
 class Parameter(Tensor):
-    """A Tensor that is a parameter of the Module it is assigned to; it requires a gradient unless told otherwise.
+    """A Tensor that is a parameter of the Module it is assigned to; it requires a gradient unless told
+    otherwise.
 
-    Memory is shared with ``data`` where that is a Tensor, as in torch; arrays and lists are copied (arrays not with
+    Memory is shared with ``data`` where that is a Tensor, as in torch; arrays and lists are copied (arrays
+    not with
     ``copy=False``).
 
     Raises RuntimeError if a gradient is asked of an integer or boolean tensor.
@@ -32,7 +34,9 @@ class Parameter(Tensor):
 
     def __new__(cls, data: Any = (), requires_grad: bool = True, *, copy: bool = True) -> Parameter:
         self = _new(cls)
-        self._data = data._data if isinstance(data, Tensor) else _to_array(() if data is None else data, copy=copy)
+        self._data = (
+            data._data if isinstance(data, Tensor) else _to_array(() if data is None else data, copy=copy)
+        )
         self._node = self.grad = None
         if requires_grad:
             if not autograd.is_float(self._data.dtype):

@@ -35,7 +35,9 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     targets = list(parameters)
     total = sum(p._data.size for p in targets)
     if vec._data.shape != (total,):
-        raise ValueError(f"vector_to_parameters: expected a vector of {total} elements, got shape {vec.shape}")
+        raise ValueError(
+            f"vector_to_parameters: expected a vector of {total} elements, got shape {vec.shape}"
+        )
     start = 0
     for p in targets:
         p._data[...] = vec._data[start : start + p._data.size].reshape(p._data.shape)
