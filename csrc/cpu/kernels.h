@@ -8,6 +8,7 @@
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
+#include "cpu/isa/softmax.h"
 
 namespace fastdl::cpu {
 
@@ -17,6 +18,7 @@ struct Kernels {
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
+  const SoftmaxKernels* softmax;
   const GemmKernels* gemm;
 };
 
