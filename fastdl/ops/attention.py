@@ -18,7 +18,9 @@ class _Operands:
 
     __slots__ = ("batch", "k", "mask", "out_shape", "q", "shapes", "v")
 
-    def __init__(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None, enable_gqa: bool):
+    def __init__(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None, enable_gqa: bool
+    ):
         for name, x in (("query", q), ("key", k), ("value", v)):
             if not isinstance(x, np.ndarray):
                 raise TypeError(f"{_OP}: expected {name} to be a numpy.ndarray, got {type(x).__name__}")
@@ -31,7 +33,9 @@ class _Operands:
                 f"{_OP}: query and key must have the same number of features, got shapes {q.shape} and {k.shape}"
             )
         if v.shape[-2] != k.shape[-2]:
-            raise ValueError(f"{_OP}: key and value must have the same length, got shapes {k.shape} and {v.shape}")
+            raise ValueError(
+                f"{_OP}: key and value must have the same length, got shapes {k.shape} and {v.shape}"
+            )
         self.shapes = (q.shape, k.shape, v.shape)
         heads = 0
         if enable_gqa:
@@ -52,8 +56,8 @@ class _Operands:
             ) from None
         self.batch = batch
         full = [np.broadcast_to(x, batch + x.shape[-lead:]) for x in (q, k, v)]
-        scores = full[0].shape[:-1] + (k.shape[-2],)
-        self.out_shape = full[0].shape[:-1] + (v.shape[-1],)
+        scores = (*full[0].shape[:-1], k.shape[-2])
+        self.out_shape = (*full[0].shape[:-1], v.shape[-1])
         self.q, self.k, self.v = (_four(x) for x in full)
         self.mask = None
         if mask is not None:
@@ -158,9 +162,7 @@ def scaled_dot_product_attention_backward(
         offset,
     )
     lead = 3 if enable_gqa else 2
-    gq, gk, gv = (
-        _sum_to(g.reshape(a.batch + shape[-lead:]), shape) for g, shape in zip(grads, a.shapes)
-    )
+    gq, gk, gv = (_sum_to(g.reshape(a.batch + shape[-lead:]), shape) for g, shape in zip(grads, a.shapes))
     if grad_mask is not None and attn_mask is not None:
         grad_mask = _sum_to(grad_mask.reshape((*a.out_shape[:-1], a.k.shape[-2])), attn_mask.shape)
     return gq, gk, gv, grad_mask
