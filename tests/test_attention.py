@@ -204,7 +204,7 @@ def test_bad_input():
     for message, args in {
         "same number of features": (q, q[..., :3], q),
         "same length": (q, q, q[:, :, :2]),
-        "do not broadcast": (q, np.zeros((5, 2, 3, 4), np.float32), q),
+        "do not broadcast": (q, np.zeros((1, 5, 3, 4), np.float32), q),
         "attn_mask of shape": (q, q, q, np.zeros((7, 7), bool)),
         "features": (q[0, 0, 0], q, q),
     }.items():

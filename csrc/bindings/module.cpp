@@ -7,6 +7,7 @@
 namespace fastdl::bindings {
 
 void bind_attention(py::module_&);
+void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
@@ -35,6 +36,7 @@ PYBIND11_MODULE(_core, m) {
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
   m.def("available_isas", available_isas);
   bind_attention(m);
+  bind_rnn(m);
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);
