@@ -9,6 +9,7 @@ namespace fastdl::bindings {
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
+void bind_softmax(py::module_&);
 
 namespace {
 
@@ -35,4 +36,5 @@ PYBIND11_MODULE(_core, m) {
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);
+  bind_softmax(m);
 }

@@ -7,6 +7,7 @@
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
+#include "cpu/isa/softmax.h"
 
 namespace fastdl::cpu {
 
@@ -15,6 +16,7 @@ struct Kernels {
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
+  const SoftmaxKernels* softmax;
   const GemmKernels* gemm;
 };
 

@@ -9,6 +9,7 @@ namespace fastdl::cpu::FASTDL_ISA {
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
+extern const SoftmaxKernels softmax_kernels;
 extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
@@ -17,6 +18,7 @@ const Kernels table = {
     &norm_kernels,
     &pool_kernels,
     &activation_kernels,
+    &softmax_kernels,
     &gemm_kernels,
 };
 

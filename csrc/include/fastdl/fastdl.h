@@ -18,5 +18,6 @@
 #include "fastdl/base.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
+#include "fastdl/softmax.h"
 
 #endif
