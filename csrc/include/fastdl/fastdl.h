@@ -18,6 +18,7 @@
 #include "fastdl/base.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
+#include "fastdl/rnn.h"
 #include "fastdl/softmax.h"
 
 #endif
