@@ -15,7 +15,7 @@ from ..functional import rnn as F
 from ..tensor import Tensor
 from .module import Module
 from .parameter import Parameter
-from .utils_rnn import PackedSequence
+from .utils.rnn import PackedSequence
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNBase", "RNNCell", "RNNCellBase"]
 
