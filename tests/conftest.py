@@ -16,12 +16,24 @@ def _available_isas():
     return list(_core.available_isas())
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every", type=int, default=1, help="run only every n-th test (of the slow builds in .ci/run)"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    every = config.getoption("--every")
+    config.hook.pytest_deselected(items=[t for i, t in enumerate(items) if i % every])
+    items[:] = items[::every]
+
+
 @pytest.fixture(params=_available_isas())
 def isa(request):
     """Runs the test once per instruction set this machine has; the value is its name."""
     from fastdl import _core
 
-    before = _core.cpu_isa()
+    before = _core.get_cpu_isa()
     _core.set_cpu_isa(request.param)
     yield request.param
     _core.set_cpu_isa(before)
@@ -30,12 +42,12 @@ def isa(request):
 @pytest.fixture(params=THREAD_COUNTS)
 def threads(request):
     """Runs the test once per thread count; the value is the count."""
-    import fastdl
+    from fastdl import _core
 
-    before = fastdl.get_num_threads()
-    fastdl.set_num_threads(request.param)
+    before = _core.get_num_threads()
+    _core.set_num_threads(request.param)
     yield request.param
-    fastdl.set_num_threads(before)
+    _core.set_num_threads(before)
 
 
 @pytest.fixture

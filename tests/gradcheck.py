@@ -51,7 +51,7 @@ def _as_tuple(outputs):
     """The floating Tensors among the outputs, nested tuples flattened ((h, c) of an LSTM)."""
     if isinstance(outputs, (tuple, list)):
         return tuple(t for o in outputs for t in _as_tuple(o))
-    return (outputs,) if outputs is not None and "float" in str(outputs.dtype) else ()
+    return (outputs,) if "float" in str(getattr(outputs, "dtype", "")) else ()
 
 
 def _evaluate(function, values):

@@ -126,7 +126,10 @@ def _assert_within(actual, ref, allowed, rule, what):
     if good.all():
         return
     allowed = np.broadcast_to(allowed, ref.shape)
-    excess = np.where(good, 0.0, np.where(np.isfinite(error), error / np.maximum(allowed, 5e-324), np.inf))
+    with np.errstate(invalid="ignore", over="ignore"):
+        excess = np.where(
+            good, 0.0, np.where(np.isfinite(error), error / np.maximum(allowed, 5e-324), np.inf)
+        )
     i = np.unravel_index(int(np.argmax(excess)), ref.shape)
     raise AssertionError(
         f"{what + ': ' if what else ''}{int((~good).sum())} of {ref.size} elements are off by more than "

@@ -6,6 +6,8 @@
 
 namespace fastdl::bindings {
 
+void bind_norm(py::module_&);
+void bind_pool(py::module_&);
 void bind_activation(py::module_&);
 
 namespace {
@@ -30,5 +32,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_cpu_isa",
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
   m.def("available_isas", available_isas);
+  bind_norm(m);
+  bind_pool(m);
   bind_activation(m);
 }

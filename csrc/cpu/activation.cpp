@@ -1,5 +1,7 @@
 #include "fastdl/activation.h"
 
+#include <algorithm>
+
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
@@ -33,6 +35,157 @@ void backward(Context* context, const View& dy, const View& saved, const View& d
     table.backward(f, from_output, end - begin, dy.as<T>() + begin, saved.as<T>() + begin,
                    dx.as<T>() + begin);
   });
+}
+
+template <class T>
+void elementary(Context* context, const View& x, const View& out, int32_t kind) {
+  const auto& table = table_for<T>(*kernels().activation);
+  parallel_ranges(context, x.size(), kGrain, 2.0, [&](int64_t begin, int64_t end) {
+    table.elementary(kind, end - begin, x.as<T>() + begin, out.as<T>() + begin);
+  });
+}
+
+int checked_dim(int32_t dim, const View& v, const char* op) {
+  FASTDL_CHECK(dim >= -v.ndim && dim < v.ndim, FASTDL_ERROR_INDEX,
+               "%s: dim %d is out of range for a tensor of %d dimensions", op, dim, v.ndim);
+  return dim < 0 ? dim + v.ndim : dim;
+}
+
+// GLU seen as `outer` blocks of [a: n][b: n].
+struct GluShape {
+  int64_t outer = 1, n = 1;
+};
+GluShape glu_shape(const View& x, const View& half, int dim, const char* op) {
+  FASTDL_CHECK(x.shape[dim] % 2 == 0, FASTDL_ERROR_SHAPE,
+               "%s: expected an even extent in dim %d, got shape %s", op, dim, shape_string(x).c_str());
+  View expected = x;
+  expected.shape[dim] /= 2;
+  FASTDL_CHECK(same_shape(half, expected), FASTDL_ERROR_SHAPE,
+               "%s: expected an output of shape %s for x of shape %s, got %s", op,
+               shape_string(expected).c_str(), shape_string(x).c_str(), shape_string(half).c_str());
+  GluShape s;
+  for (int i = 0; i < dim; ++i) s.outer *= half.shape[i];
+  for (int i = dim; i < half.ndim; ++i) s.n *= half.shape[i];
+  return s;
+}
+
+// Calls body(block, begin, end) for ranges [begin, end) within each of `outer` blocks of n elements: several
+// blocks to a task when they are short, several tasks to a block when they are long.
+template <class Body>
+void parallel_blocks(Context* context, int64_t outer, int64_t n, Body&& body) {
+  if (outer * n == 0) return;
+  if (n >= kGrain) {
+    const int64_t pieces = (n + kGrain - 1) / kGrain;
+    parallel_for(context, outer * pieces, kGrain * 4.0, [&](int64_t task) {
+      const int64_t begin = task % pieces * kGrain;
+      body(task / pieces, begin, begin + kGrain < n ? begin + kGrain : n);
+    });
+    return;
+  }
+  parallel_ranges(context, outer, kGrain / n, static_cast<double>(n) * 4, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) body(block, 0, n);
+  });
+}
+
+// PReLU seen as [outer, channels, inner], one weight per channel; inner == 1 when channels come last in
+// memory.
+struct PreluShape {
+  int64_t outer = 1, channels = 1, inner = 1;
+};
+
+// Puts the channels last if that makes x (and others like it) contiguous; the copies made otherwise keep
+// them.
+void channels_to_end(View& v) {
+  int order[FASTDL_MAX_NDIM];
+  for (int i = 0; i < v.ndim; ++i) order[i] = i == 0 ? 0 : i + 1 < v.ndim ? i + 1 : 1;
+  v = permuted(v, order);
+}
+bool channels_last(const View& v) {
+  View p = v;
+  if (v.ndim > 2) channels_to_end(p);
+  return v.ndim > 2 && p.contiguous() && !v.contiguous();
+}
+
+PreluShape prelu_shape(const View& x, int64_t weights, bool last, const char* op) {
+  PreluShape s;
+  if (weights == 1) {
+    s.inner = x.size();
+    return s;
+  }
+  FASTDL_CHECK(x.ndim >= 2 && x.shape[1] == weights, FASTDL_ERROR_SHAPE,
+               "%s: expected 1 weight or one for each channel (dim 1) of x, got %lld for shape %s", op,
+               static_cast<long long>(weights), shape_string(x).c_str());
+  s.channels = weights;
+  s.outer = x.shape[0];
+  for (int i = 2; i < x.ndim; ++i) (last ? s.outer : s.inner) *= x.shape[i];
+  return s;
+}
+
+template <class T>
+void prelu(Context* context, const View& x, const View& weight, const View& out, PreluShape s) {
+  const auto& table = table_for<T>(*kernels().activation);
+  const T *xp = x.as<T>(), *w = weight.as<T>();
+  T* y = out.as<T>();
+  if (s.inner == 1 && s.channels > 1) {
+    parallel_blocks(context, s.outer, s.channels, [&](int64_t row, int64_t begin, int64_t end) {
+      const int64_t at = row * s.channels + begin;
+      table.prelu(end - begin, xp + at, w + begin, true, y + at);
+    });
+    return;
+  }
+  parallel_blocks(context, s.outer * s.channels, s.inner, [&](int64_t row, int64_t begin, int64_t end) {
+    const int64_t at = row * s.inner + begin;
+    table.prelu(end - begin, xp + at, w + row % s.channels, false, y + at);
+  });
+}
+
+// Weight gradients: partial sums of fixed pieces, then added up in float64 in a fixed order.
+template <class T>
+void prelu_backward(Context* context, const View& dy, const View& x, const View& weight, const View* dx,
+                    const View* dw, PreluShape s) {
+  const auto& table = table_for<T>(*kernels().activation);
+  const T *gp = dy.as<T>(), *xp = x.as<T>(), *w = weight.as<T>();
+  T* dxp = dx ? dx->as<T>() : nullptr;
+  const bool per_element = s.inner == 1 && s.channels > 1;
+  const int64_t rows = per_element ? s.outer : s.outer * s.channels, n = per_element ? s.channels : s.inner;
+  // A partial sum per row piece (one weight per row), or a row of partial sums per group of rows.
+  const int64_t piece = per_element ? std::max<int64_t>(1, kGrain / std::max<int64_t>(n, 1)) : kGrain;
+  const int64_t pieces = per_element ? (rows + piece - 1) / piece : (n + piece - 1) / piece;
+  const int64_t partials = per_element ? pieces * n : rows * pieces;
+  const Workspace scratch(context, static_cast<size_t>(partials) * sizeof(T));
+  T* sums = scratch.as<T>();
+  if (per_element) {
+    parallel_for(context, pieces, static_cast<double>(piece * n) * 2, [&](int64_t task) {
+      T* sum = sums + task * n;
+      for (int64_t i = 0; i < n; ++i) sum[i] = T(0);
+      for (int64_t row = task * piece; row < std::min(rows, (task + 1) * piece); ++row) {
+        const int64_t at = row * n;
+        table.prelu_backward(n, gp + at, xp + at, w, true, dxp ? dxp + at : nullptr, sum);
+      }
+    });
+  } else {
+    parallel_blocks(context, rows, n, [&](int64_t row, int64_t begin, int64_t end) {
+      const int64_t at = row * n + begin;
+      T* sum = sums + row * pieces + begin / piece;
+      *sum = T(0);
+      table.prelu_backward(end - begin, gp + at, xp + at, w + row % s.channels, false,
+                           dxp ? dxp + at : nullptr, sum);
+    });
+  }
+  if (!dw) return;
+  for (int64_t c = 0; c < s.channels; ++c) {
+    double total = 0;
+    if (per_element) {
+      for (int64_t p = 0; p < pieces; ++p) total += static_cast<double>(sums[p * n + c]);
+    } else {
+      for (int64_t o = 0; o < s.outer; ++o) {
+        for (int64_t p = 0; p < pieces; ++p) {
+          total += static_cast<double>(sums[(o * s.channels + c) * pieces + p]);
+        }
+      }
+    }
+    dw->as<T>()[c] = static_cast<T>(total);
+  }
 }
 
 }  // namespace
@@ -82,6 +235,117 @@ fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_t
       ContiguousOut dxc(context, dx);
       backward<T>(context, *dyc, *sc, *dxc, f, from_output != 0);
       dxc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
+                                int32_t kind) {
+  return guarded([&] {
+    const char* op = "elementary";
+    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    check_same_shape(x, "x", out, "out", op);
+    FASTDL_CHECK(kind >= FASTDL_EXP && kind <= FASTDL_ERFC, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
+                 kind);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      if (same_dense_layout(x, out)) return elementary<T>(context, x, out, kind);
+      const Contiguous xc(context, x);
+      ContiguousOut yc(context, out);
+      elementary<T>(context, *xc, *yc, kind);
+      yc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
+                                 int32_t dim) {
+  return guarded([&] {
+    const char* op = "glu";
+    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const GluShape s = glu_shape(x, out, checked_dim(dim, x, op), op);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const Contiguous xc(context, x);
+      ContiguousOut yc(context, out);
+      const auto& table = table_for<T>(*kernels().activation);
+      parallel_blocks(context, s.outer, s.n, [&](int64_t block, int64_t begin, int64_t end) {
+        const T* a = xc->as<T>() + block * 2 * s.n + begin;
+        table.glu(end - begin, a, a + s.n, yc->as<T>() + block * s.n + begin);
+      });
+      yc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
+                                  const fastdl_tensor* x_, const fastdl_tensor* grad_x, int32_t dim) {
+  return guarded([&] {
+    const char* op = "glu_backward";
+    const View dy = float_view(grad_out, op, "grad_out");
+    const View x = view_like(x_, dy.dtype, op, "x"), dx = view_like(grad_x, dy.dtype, op, "grad_x");
+    check_same_shape(x, "x", dx, "grad_x", op);
+    const GluShape s = glu_shape(x, dy, checked_dim(dim, x, op), op);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const Contiguous gc(context, dy), xc(context, x);
+      ContiguousOut dxc(context, dx);
+      const auto& table = table_for<T>(*kernels().activation);
+      parallel_blocks(context, s.outer, s.n, [&](int64_t block, int64_t begin, int64_t end) {
+        const T* a = xc->as<T>() + block * 2 * s.n + begin;
+        T* da = dxc->as<T>() + block * 2 * s.n + begin;
+        table.glu_backward(end - begin, gc->as<T>() + block * s.n + begin, a, a + s.n, da, da + s.n);
+      });
+      dxc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor* x_,
+                                   const fastdl_tensor* weight_, const fastdl_tensor* out_) {
+  return guarded([&] {
+    const char* op = "prelu";
+    View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View weight = view_like(weight_, x.dtype, op, "weight");
+    check_same_shape(x, "x", out, "out", op);
+    const bool last = channels_last(x) && weight.size() != 1;
+    const PreluShape s = prelu_shape(x, weight.size(), last, op);
+    if (last) channels_to_end(x), channels_to_end(out);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const Contiguous wc(context, weight);
+      if (weight.size() == 1 && same_dense_layout(x, out)) return prelu<T>(context, x, *wc, out, s);
+      const Contiguous xc(context, x);
+      ContiguousOut yc(context, out);
+      prelu<T>(context, *xc, *wc, *yc, s);
+      yc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
+                                    const fastdl_tensor* x_, const fastdl_tensor* weight_,
+                                    const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight) {
+  return guarded([&] {
+    const char* op = "prelu_backward";
+    View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
+    const View weight = view_like(weight_, x.dtype, op, "weight");
+    View dx = grad_x ? view_like(grad_x, x.dtype, op, "grad_x") : x;
+    const View dw = grad_weight ? view_like(grad_weight, x.dtype, op, "grad_weight") : weight;
+    check_same_shape(x, "x", dy, "grad_out", op);
+    check_same_shape(x, "x", dx, "grad_x", op);
+    check_same_shape(weight, "weight", dw, "grad_weight", op);
+    const bool last = channels_last(x) && weight.size() != 1;
+    const PreluShape s = prelu_shape(x, weight.size(), last, op);
+    if (last) channels_to_end(x), channels_to_end(dy), channels_to_end(dx);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const Contiguous gc(context, dy), xc(context, x), wc(context, weight);
+      ContiguousOut dwc(context, dw);
+      ContiguousOut dxc(context, dx);
+      prelu_backward<T>(context, *gc, *xc, *wc, grad_x ? &*dxc : nullptr, grad_weight ? &*dwc : nullptr, s);
+      if (grad_x) dxc.write_back();
+      if (grad_weight) dwc.write_back();
     });
   });
 }

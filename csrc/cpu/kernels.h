@@ -5,11 +5,15 @@
 
 #include "cpu/isa/activation.h"
 #include "cpu/isa/gemm.h"
+#include "cpu/isa/norm.h"
+#include "cpu/isa/pool.h"
 
 namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const NormKernels* norm;
+  const PoolKernels* pool;
   const ActivationKernels* activation;
   const GemmKernels* gemm;
 };

@@ -97,9 +97,9 @@ const char* name_of(DType t) {
 }
 
 bool View::contiguous() const {
+  if (size() == 0) return true;
   int64_t expected = 1;
   for (int i = ndim - 1; i >= 0; --i) {
-    if (shape[i] == 0) return true;
     if (shape[i] != 1 && strides[i] != expected) return false;
     expected *= shape[i];
   }

@@ -198,7 +198,7 @@ def overwrite(name: str, t: Any, new: Any) -> Any:
     if value.shape != data.shape:
         raise RuntimeError(f"{name}: output with shape {data.shape} doesn't match the broadcast shape {value.shape}")
     if value.dtype != data.dtype:
-        if is_float(value.dtype) and not is_float(data.dtype) or data.dtype.kind == "b":
+        if (is_float(value.dtype) and not is_float(data.dtype)) or data.dtype.kind == "b":
             raise RuntimeError(f"{name}: result type {value.dtype} can't be cast to the tensor's type {data.dtype}")
         new = cast(new, data.dtype)
     if data.flags.writeable is False:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd import ArrayFunction, TensorBase, wrap
+from ..autograd import TensorBase, wrap
 from .core import View, as_tensor, normalize_dim
 
 if TYPE_CHECKING:

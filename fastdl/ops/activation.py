@@ -11,7 +11,7 @@ HARDSHRINK, SOFTSHRINK, TANHSHRINK, THRESHOLD = range(19, 23)
 
 
 class Activation(NamedTuple):
-    """An activation as the kernels take it: kind and parameters; from_output: backward wants y instead of x."""
+    """An activation as the kernels take it; from_output says that backward wants f(x) instead of x."""
 
     kind: int
     alpha: float = 0.0

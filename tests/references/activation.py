@@ -36,6 +36,16 @@ def _quiet():
     return np.errstate(over="ignore", under="ignore", invalid="ignore")
 
 
+def apply_activation(activation, x):
+    """What other ops fuse: None, a name, or (name, parameters...) in the order of the function here."""
+    if activation in (None, "none", "linear"):
+        return f64(x)
+    name, *parameters = (activation,) if isinstance(activation, str) else activation
+    if name == "gelu_tanh":
+        return gelu(x, "tanh")
+    return globals()[{"swish": "silu"}.get(name, name)](x, *parameters)
+
+
 def relu(x):
     """max(x, 0), NaN kept."""
     x = f64(x)

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from . import activation as act
+from .activation import apply_activation
 from .common import f64, ntuple
 
 
@@ -56,7 +56,7 @@ def conv(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, activa
     """y[n, o, p] = bias[o] + sum over c in o's group and taps t of w[o, c, t] * x[n, c, p * stride - pad + t
     * dilation].
 
-    Then activation(y) + residual where those are given.
+    Then activation(y + residual), where those are given.
     """
     x, weight = f64(x), f64(weight)
     nd = weight.ndim - 2
@@ -81,11 +81,9 @@ def conv(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, activa
             )
     if bias is not None:
         y += f64(bias).reshape(-1, *[1] * nd)
-    if activation is not None:
-        y = getattr(act, activation)(y)
     if residual is not None:
         y = y + f64(residual)
-    return y
+    return apply_activation(activation, y)
 
 
 def conv_backward_data(grad, weight, input_shape, stride=1, padding=0, dilation=1, groups=1):
@@ -181,7 +179,7 @@ def conv_transpose(
     y = conv_backward_data(x, weight, out_shape, stride, padding, dilation, groups)
     if bias is not None:
         y = y + f64(bias).reshape(-1, *[1] * nd)
-    return y if activation is None else getattr(act, activation)(y)
+    return apply_activation(activation, y)
 
 
 def conv_transpose_backward(grad, x, weight, stride=1, padding=0, output_padding=0, groups=1, dilation=1):

@@ -2,26 +2,24 @@
 
 import numpy as np
 
-from . import activation as act
+from .activation import apply_activation
 from .common import f64, unbroadcast
 
 
 def matmul(a, b, alpha=1.0, beta=0.0, c=None, bias=None, activation=None, residual=None):
-    """activation(alpha * a @ b + beta * c + bias) + residual.
+    """activation(alpha * a @ b + beta * c + bias + residual).
 
     a: (..., M, K) or (K,);  b: (..., K, N) or (K,);  c, bias, residual broadcast to the result.
-    `activation` names a function of references.activation; c is not read when beta is 0 (BLAS's rule).
+    `activation` as in apply_activation; c is not read when beta is 0 (BLAS's rule).
     """
     y = alpha * np.matmul(f64(a), f64(b))
     if c is not None and beta != 0:
         y = y + beta * f64(c)
     if bias is not None:
         y = y + f64(bias)
-    if activation is not None:
-        y = getattr(act, activation)(y)
     if residual is not None:
         y = y + f64(residual)
-    return y
+    return apply_activation(activation, y)
 
 
 def matmul_abs(a, b, alpha=1.0, beta=0.0, c=None, bias=None, residual=None):

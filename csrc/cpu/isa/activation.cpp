@@ -1,23 +1,121 @@
-// Elementwise activations. (First version: ReLU in plain loops; the vector layer replaces them.)
+// Elementwise activations and elementary functions: loops over activation_inline.h and vecmath.h.
 #include "cpu/isa/activation.h"
+
+#include "cpu/isa/activation_inline.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-template <class T>
-void forward(const fastdl_activation&, int64_t n, const T* x, T* y) {
-  for (int64_t i = 0; i < n; ++i) y[i] = x[i] < T(0) ? T(0) : x[i];  // NaN stays NaN
+// y[i] = f(x[i]) on vectors, the last one partial.
+template <class T, class F>
+FASTDL_INLINE void map(int64_t n, const T* x, T* y, F&& f) {
+  constexpr int w = Vec<T>::width;
+  int64_t i = 0;
+  for (; i + w <= n; i += w) f(Vec<T>::load(x + i)).store(y + i);
+  if (i < n) f(Vec<T>::load(x + i, static_cast<int>(n - i))).store(y + i, static_cast<int>(n - i));
+}
+
+template <class T, class F>
+FASTDL_INLINE void map2(int64_t n, const T* a, const T* b, T* y, F&& f) {
+  constexpr int w = Vec<T>::width;
+  int64_t i = 0;
+  for (; i + w <= n; i += w) f(Vec<T>::load(a + i), Vec<T>::load(b + i)).store(y + i);
+  const int rest = static_cast<int>(n - i);
+  if (rest > 0) f(Vec<T>::load(a + i, rest), Vec<T>::load(b + i, rest)).store(y + i, rest);
 }
 
 template <class T>
-void backward(const fastdl_activation&, bool, int64_t n, const T* dy, const T* saved, T* dx) {
-  for (int64_t i = 0; i < n; ++i) dx[i] = saved[i] > T(0) ? dy[i] : T(0);
+void forward(const fastdl_activation& f, int64_t n, const T* x, T* y) {
+  const Vec<T> alpha = constant<T>(f.alpha), beta = constant<T>(f.beta);
+  with_activation(f.kind, [&](auto kind) {
+    map(n, x, y, [&](Vec<T> v) { return activation_value<decltype(kind)::value>(v, alpha, beta); });
+  });
 }
+
+template <class T>
+void backward(const fastdl_activation& f, bool from_output, int64_t n, const T* dy, const T* saved, T* dx) {
+  const Vec<T> alpha = constant<T>(f.alpha), beta = constant<T>(f.beta);
+  with_activation(f.kind, [&](auto kind) {
+    constexpr int k = decltype(kind)::value;
+    if (from_output) {
+      map2(n, dy, saved, dx,
+           [&](Vec<T> g, Vec<T> s) { return activation_gradient<k, true>(g, s, alpha, beta); });
+    } else {
+      map2(n, dy, saved, dx,
+           [&](Vec<T> g, Vec<T> s) { return activation_gradient<k, false>(g, s, alpha, beta); });
+    }
+  });
+}
+
+template <class T>
+void glu(int64_t n, const T* a, const T* b, T* y) {
+  map2(n, a, b, y, [](Vec<T> u, Vec<T> v) { return u * sigmoid(v); });
+}
+
+template <class T>
+void glu_backward(int64_t n, const T* dy, const T* a, const T* b, T* da, T* db) {
+  constexpr int w = Vec<T>::width;
+  for (int64_t i = 0; i < n; i += w) {
+    const int m = n - i < w ? static_cast<int>(n - i) : w;
+    const Vec<T> g = Vec<T>::load(dy + i, m), u = Vec<T>::load(a + i, m);
+    Vec<T> opposite;
+    const Vec<T> gs = g * sigmoid_pair(Vec<T>::load(b + i, m), opposite);
+    gs.store(da + i, m);
+    (gs * u * opposite).store(db + i, m);
+  }
+}
+
+template <class T>
+void prelu(int64_t n, const T* x, const T* weight, bool per_element, T* y) {
+  const auto f = [](Vec<T> v, Vec<T> w) { return select(v > Vec<T>::zero(), v, v * w); };
+  if (per_element) return map2(n, x, weight, y, f);
+  const Vec<T> w = Vec<T>::broadcast(*weight);
+  map(n, x, y, [&](Vec<T> v) { return f(v, w); });
+}
+
+template <class T>
+void prelu_backward(int64_t n, const T* dy, const T* x, const T* weight, bool per_element, T* dx, T* dw) {
+  constexpr int w = Vec<T>::width;
+  Vec<T> total = Vec<T>::zero();
+  for (int64_t i = 0; i < n; i += w) {
+    const int m = n - i < w ? static_cast<int>(n - i) : w;
+    const Vec<T> g = Vec<T>::load(dy + i, m), v = Vec<T>::load(x + i, m);
+    const Vec<T> slope = per_element ? Vec<T>::load(weight + i, m) : Vec<T>::broadcast(*weight);
+    const Mask<T> positive = v > Vec<T>::zero();
+    if (dx) select(positive, g, g * slope).store(dx + i, m);
+    if (!dw) continue;
+    const Vec<T> part = select(positive, Vec<T>::zero(), g * v);
+    if (per_element) (Vec<T>::load(dw + i, m) + part).store(dw + i, m);
+    else total += part;
+  }
+  if (dw && !per_element) *dw += reduce_add(total);
+}
+
+template <class T>
+void elementary(int32_t kind, int64_t n, const T* x, T* y) {
+  switch (kind) {
+    case FASTDL_EXP:
+      return map(n, x, y, [](Vec<T> v) { return exp(v); });
+    case FASTDL_EXPM1:
+      return map(n, x, y, [](Vec<T> v) { return expm1(v); });
+    case FASTDL_LOG:
+      return map(n, x, y, [](Vec<T> v) { return log(v); });
+    case FASTDL_LOG1P:
+      return map(n, x, y, [](Vec<T> v) { return log1p(v); });
+    case FASTDL_ERF:
+      return map(n, x, y, [](Vec<T> v) { return erf(v); });
+    case FASTDL_ERFC:
+      return map(n, x, y, [](Vec<T> v) { return erfc(v); });
+  }
+}
+
+template <class T>
+constexpr ActivationTable<T> kTable = {forward<T>, backward<T>,       glu<T>,       glu_backward<T>,
+                                       prelu<T>,   prelu_backward<T>, elementary<T>};
 
 }  // namespace
 
 extern const ActivationKernels activation_kernels;
-const ActivationKernels activation_kernels = {{forward<float>, backward<float>},
-                                              {forward<double>, backward<double>}};
+const ActivationKernels activation_kernels = {kTable<float>, kTable<double>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -6,12 +6,16 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
+extern const NormKernels norm_kernels;
+extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
 extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
 const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
+    &norm_kernels,
+    &pool_kernels,
     &activation_kernels,
     &gemm_kernels,
 };

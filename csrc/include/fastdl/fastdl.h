@@ -16,5 +16,7 @@
 
 #include "fastdl/activation.h"
 #include "fastdl/base.h"
+#include "fastdl/norm.h"
+#include "fastdl/pool.h"
 
 #endif

@@ -1,0 +1,374 @@
+// Batch and group normalisation on channels-last memory: (samples, positions, C). Statistics are taken per
+// channel over fixed chunks of rows, mean and squared deviations apart in each chunk, and merged in double
+// precision in chunk order (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance"). Group
+// norm then merges channels.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/tensor.h"
+#include "fastdl/norm.h"
+
+namespace fastdl::cpu {
+namespace {
+
+// x as `samples` blocks of `rows` rows of C channels; batch norm sees one sample with all rows.
+struct Shape {
+  int64_t samples, rows, c;
+  int64_t chunk() const { return std::max<int64_t>(8, 16384 / std::max<int64_t>(1, c)); }
+  int64_t chunks() const { return (rows + chunk() - 1) / chunk(); }
+};
+
+Shape shape_of(const View& x, bool per_sample, const char* op) {
+  FASTDL_CHECK(x.ndim >= 2, FASTDL_ERROR_SHAPE, "%s: expected an input of shape (N, C, ...), got %s", op,
+               shape_string(x).c_str());
+  int64_t positions = 1;
+  for (int i = 2; i < x.ndim; ++i) positions *= x.shape[i];
+  if (per_sample) return {x.shape[0], positions, x.shape[1]};
+  return {1, x.shape[0] * positions, x.shape[1]};
+}
+
+View channels_last(const View& v) {
+  int order[FASTDL_MAX_NDIM] = {0};
+  for (int i = 1; i < v.ndim - 1; ++i) order[i] = i + 1;
+  order[v.ndim - 1] = 1;
+  return permuted(v, order);
+}
+
+// NULL, or `count` contiguous elements.
+template <class T>
+T* vector_of(const fastdl_tensor* t, DType dtype, int64_t count, const char* op, const char* name) {
+  if (!t) return nullptr;
+  const View v = view_like(t, dtype, op, name);
+  FASTDL_CHECK(v.size() == count && v.contiguous(), FASTDL_ERROR_SHAPE,
+               "%s: expected %s to hold %lld contiguous elements, got shape %s", op, name,
+               static_cast<long long>(count), shape_string(v).c_str());
+  return v.as<T>();
+}
+
+// Calls body(sample, first row, rows) for every chunk of every sample, in parallel.
+template <class Body>
+void for_chunks(Context* context, const Shape& s, double cost_per_element, Body&& body) {
+  const int64_t chunks = s.chunks();
+  parallel_for(context, s.samples * chunks, cost_per_element * static_cast<double>(s.chunk() * s.c),
+               [&](int64_t task) {
+                 const int64_t sample = task / chunks, chunk = task % chunks, begin = chunk * s.chunk();
+                 body(sample, chunk, begin, std::min(s.chunk(), s.rows - begin));
+               });
+}
+
+struct Moments {
+  double count = 0, mean = 0, m2 = 0;
+  void merge(double n, double other_mean, double other_m2) {
+    const double total = count + n, delta = other_mean - mean;
+    mean += delta * n / total;
+    m2 += other_m2 + delta * delta * count * n / total;
+    count = total;
+  }
+};
+
+// moments[sample][c] over all rows of each sample.
+template <class T>
+std::vector<Moments> column_moments(Context* context, const Shape& s, const T* x) {
+  const auto& table = table_for<T>(*kernels().norm);
+  const int64_t chunks = s.chunks();
+  const Workspace partial(context, static_cast<size_t>(s.samples * chunks * 2 * s.c) * sizeof(T));
+  T* p = partial.as<T>();
+  for_chunks(context, s, 0.3, [&](int64_t sample, int64_t chunk, int64_t begin, int64_t rows) {
+    T* to = p + (sample * chunks + chunk) * 2 * s.c;
+    table.column_stats(rows, s.c, x + (sample * s.rows + begin) * s.c, to, to + s.c);
+  });
+  std::vector<Moments> moments(static_cast<size_t>(s.samples * s.c));
+  parallel_ranges(
+      context, s.samples * s.c, 64, static_cast<double>(chunks) * 8, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t sample = i / s.c, c = i % s.c;
+          for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+            const T* from = p + (sample * chunks + chunk) * 2 * s.c + c;
+            const double rows = static_cast<double>(std::min(s.chunk(), s.rows - chunk * s.chunk()));
+            moments[static_cast<size_t>(i)].merge(rows, from[0], from[s.c]);
+          }
+        }
+      });
+  return moments;
+}
+
+// sums[sample][c] = {sum of dy, sum of dy * (x - m[sample][c])}.
+template <class T>
+std::vector<double> gradient_sums(Context* context, const Shape& s, const T* dy, const T* x, const T* m) {
+  const auto& table = table_for<T>(*kernels().norm);
+  const int64_t chunks = s.chunks();
+  const Workspace partial(context, static_cast<size_t>(s.samples * chunks * 2 * s.c) * sizeof(T));
+  T* p = partial.as<T>();
+  for_chunks(context, s, 0.3, [&](int64_t sample, int64_t chunk, int64_t begin, int64_t rows) {
+    const int64_t at = (sample * s.rows + begin) * s.c;
+    T* to = p + (sample * chunks + chunk) * 2 * s.c;
+    table.column_sums(rows, s.c, dy + at, x + at, m + sample * s.c, to, to + s.c);
+  });
+  std::vector<double> sums(static_cast<size_t>(s.samples * s.c * 2), 0.0);
+  for (int64_t sample = 0; sample < s.samples; ++sample) {
+    double* to = sums.data() + sample * 2 * s.c;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const T* from = p + (sample * chunks + chunk) * 2 * s.c;
+      for (int64_t i = 0; i < 2 * s.c; ++i) to[i] += static_cast<double>(from[i]);
+    }
+  }
+  return sums;
+}
+
+// Coefficients of the affine and gradient passes, one set per sample and channel.
+template <class T>
+struct Coefficients {
+  explicit Coefficients(const Shape& s)
+      : size(static_cast<size_t>(s.samples * s.c)), m(size), a(size), b(size), d(size) {}
+  size_t size;
+  std::vector<T> m, a, b, d;
+};
+
+template <class T>
+void affine(Context* context, const Shape& s, const T* x, const Coefficients<T>& k, T* y) {
+  const auto& table = table_for<T>(*kernels().norm);
+  for_chunks(context, s, 0.3, [&](int64_t sample, int64_t, int64_t begin, int64_t rows) {
+    const int64_t at = (sample * s.rows + begin) * s.c, c = sample * s.c;
+    table.column_affine(rows, s.c, x + at, k.m.data() + c, k.a.data() + c, k.b.data() + c, y + at);
+  });
+}
+
+template <class T>
+void gradient(Context* context, const Shape& s, const T* dy, const T* x, const Coefficients<T>& k, T* dx) {
+  const auto& table = table_for<T>(*kernels().norm);
+  for_chunks(context, s, 0.4, [&](int64_t sample, int64_t, int64_t begin, int64_t rows) {
+    const int64_t at = (sample * s.rows + begin) * s.c, c = sample * s.c;
+    table.column_gradient(rows, s.c, dy + at, x + at, k.m.data() + c, k.a.data() + c, k.b.data() + c,
+                          k.d.data() + c, dx + at);
+  });
+}
+
+template <class T>
+T inverse_std(double variance, double eps) {
+  return static_cast<T>(1.0 / std::sqrt(variance + eps));
+}
+
+}  // namespace
+}  // namespace fastdl::cpu
+
+using namespace fastdl::cpu;
+
+extern "C" {
+
+fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_tensor* x_,
+                                        const fastdl_tensor* weight, const fastdl_tensor* bias,
+                                        const fastdl_tensor* running_mean, const fastdl_tensor* running_var,
+                                        const fastdl_tensor* out_, const fastdl_tensor* mean_,
+                                        const fastdl_tensor* rstd_,
+                                        const fastdl_batch_norm_options* options) {
+  return guarded([&] {
+    const char* op = "batch_norm";
+    const fastdl_batch_norm_options defaults = FASTDL_BATCH_NORM_OPTIONS_INIT;
+    const fastdl_batch_norm_options& o = options ? *options : defaults;
+    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    check_same_shape(x, "x", out, "out", op);
+    const Shape s = shape_of(x, false, op);
+    FASTDL_CHECK(o.eps >= 0, FASTDL_ERROR_VALUE, "%s: eps must not be negative, got %g", op, o.eps);
+    FASTDL_CHECK(o.training || (running_mean && running_var), FASTDL_ERROR_VALUE,
+                 "%s: running statistics are required unless training", op);
+    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const T* b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
+      T* rm = vector_of<T>(running_mean, x.dtype, s.c, op, "running_mean");
+      T* rv = vector_of<T>(running_var, x.dtype, s.c, op, "running_var");
+      T* mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
+      T* rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
+      const Contiguous xc(context, channels_last(x));
+      Coefficients<T> k(s);
+      std::vector<Moments> moments;
+      if (o.training && s.rows > 0) moments = column_moments<T>(context, s, xc->template as<T>());
+      for (int64_t c = 0; c < s.c; ++c) {
+        if (o.training && s.rows > 0) {
+          const Moments& q = moments[static_cast<size_t>(c)];
+          mean[c] = static_cast<T>(q.mean);
+          rstd[c] = inverse_std<T>(q.m2 / q.count, o.eps);
+          const double unbiased = q.m2 / std::max(1.0, q.count - 1);
+          if (rm) rm[c] = static_cast<T>((1 - o.momentum) * rm[c] + o.momentum * q.mean);
+          if (rv) rv[c] = static_cast<T>((1 - o.momentum) * rv[c] + o.momentum * unbiased);
+        } else {
+          mean[c] = rm ? rm[c] : T(0);
+          rstd[c] = inverse_std<T>(rv ? static_cast<double>(rv[c]) : 1.0, o.eps);
+        }
+        const auto i = static_cast<size_t>(c);
+        k.m[i] = mean[c];
+        k.a[i] = w ? rstd[c] * w[c] : rstd[c];
+        k.b[i] = b ? b[c] : T(0);
+      }
+      if (x.size() == 0) return;
+      ContiguousOut yc(context, channels_last(out));
+      affine<T>(context, s, xc->template as<T>(), k, yc->template as<T>());
+      yc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_tensor* grad_out,
+                                         const fastdl_tensor* x_, const fastdl_tensor* weight,
+                                         const fastdl_tensor* mean_, const fastdl_tensor* rstd_,
+                                         const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
+                                         const fastdl_tensor* grad_bias, int32_t training) {
+  return guarded([&] {
+    const char* op = "batch_norm_backward";
+    const View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
+    check_same_shape(dy, "grad_out", x, "x", op);
+    const Shape s = shape_of(x, false, op);
+    View dx;
+    if (grad_x) {
+      dx = view_like(grad_x, dy.dtype, op, "grad_x");
+      check_same_shape(x, "x", dx, "grad_x", op);
+    }
+    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const T* mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
+      const T* rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
+      T* dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
+      T* db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
+      const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
+      const std::vector<double> sums =
+          gradient_sums<T>(context, s, dyc->template as<T>(), xc->template as<T>(), mean);
+      Coefficients<T> k(s);
+      for (int64_t c = 0; c < s.c; ++c) {
+        const auto i = static_cast<size_t>(c);
+        const double s1 = sums[i], s2 = sums[static_cast<size_t>(s.c) + i], r = rstd[c];
+        if (db) db[c] = static_cast<T>(s1);
+        if (dw) dw[c] = static_cast<T>(s2 * r);
+        const double a = w ? r * w[c] : r, rows = static_cast<double>(std::max<int64_t>(1, s.rows));
+        k.m[i] = mean[c];
+        k.a[i] = static_cast<T>(a);
+        k.b[i] = training ? static_cast<T>(-a * r * r * s2 / rows) : T(0);
+        k.d[i] = training ? static_cast<T>(-a * s1 / rows) : T(0);
+      }
+      if (!grad_x || x.size() == 0) return;
+      ContiguousOut dxc(context, channels_last(dx));
+      gradient<T>(context, s, dyc->template as<T>(), xc->template as<T>(), k, dxc->template as<T>());
+      dxc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_tensor* x_,
+                                        const fastdl_tensor* weight, const fastdl_tensor* bias,
+                                        const fastdl_tensor* out_, const fastdl_tensor* mean_,
+                                        const fastdl_tensor* rstd_, int64_t groups, double eps) {
+  return guarded([&] {
+    const char* op = "group_norm";
+    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    check_same_shape(x, "x", out, "out", op);
+    const Shape s = shape_of(x, true, op);
+    FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
+                 "%s: groups must divide the number of channels %lld, got %lld", op,
+                 static_cast<long long>(s.c), static_cast<long long>(groups));
+    FASTDL_CHECK(eps >= 0, FASTDL_ERROR_VALUE, "%s: eps must not be negative, got %g", op, eps);
+    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const T* b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
+      T* mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
+      T* rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
+      if (x.size() == 0) return;
+      const Contiguous xc(context, channels_last(x));
+      const std::vector<Moments> moments = column_moments<T>(context, s, xc->template as<T>());
+      Coefficients<T> k(s);
+      const int64_t width = s.c / groups;
+      for (int64_t at = 0; at < s.samples * groups; ++at) {
+        const int64_t first = at / groups * s.c + at % groups * width;
+        Moments q;
+        for (int64_t i = first; i < first + width; ++i) {
+          const Moments& other = moments[static_cast<size_t>(i)];
+          q.merge(other.count, other.mean, other.m2);
+        }
+        mean[at] = static_cast<T>(q.mean);
+        rstd[at] = inverse_std<T>(q.m2 / q.count, eps);
+        for (int64_t i = first; i < first + width; ++i) {
+          const auto j = static_cast<size_t>(i);
+          k.m[j] = mean[at];
+          k.a[j] = w ? rstd[at] * w[i % s.c] : rstd[at];
+          k.b[j] = b ? b[i % s.c] : T(0);
+        }
+      }
+      ContiguousOut yc(context, channels_last(out));
+      affine<T>(context, s, xc->template as<T>(), k, yc->template as<T>());
+      yc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_tensor* grad_out,
+                                         const fastdl_tensor* x_, const fastdl_tensor* weight,
+                                         const fastdl_tensor* mean_, const fastdl_tensor* rstd_,
+                                         const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
+                                         const fastdl_tensor* grad_bias, int64_t groups) {
+  return guarded([&] {
+    const char* op = "group_norm_backward";
+    const View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
+    check_same_shape(dy, "grad_out", x, "x", op);
+    const Shape s = shape_of(x, true, op);
+    FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
+                 "%s: groups must divide the number of channels %lld, got %lld", op,
+                 static_cast<long long>(s.c), static_cast<long long>(groups));
+    View dx;
+    if (grad_x) {
+      dx = view_like(grad_x, dy.dtype, op, "grad_x");
+      check_same_shape(x, "x", dx, "grad_x", op);
+    }
+    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const T* mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
+      const T* rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
+      T* dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
+      T* db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
+      const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
+      Coefficients<T> k(s);
+      const int64_t width = s.c / groups;
+      for (int64_t i = 0; i < s.samples * s.c; ++i) {
+        k.m[static_cast<size_t>(i)] = mean[i / s.c * groups + i % s.c / width];
+      }
+      const std::vector<double> sums =
+          gradient_sums<T>(context, s, dyc->template as<T>(), xc->template as<T>(), k.m.data());
+      std::vector<double> sw(static_cast<size_t>(s.c), 0.0), sb(static_cast<size_t>(s.c), 0.0);
+      for (int64_t at = 0; at < s.samples * groups; ++at) {
+        const int64_t sample = at / groups, first = at % groups * width;
+        const double* s1 = sums.data() + sample * 2 * s.c;
+        const double* s2 = s1 + s.c;
+        const double r = rstd[at], count = static_cast<double>(s.rows * width);
+        double p = 0, q = 0;
+        for (int64_t c = first; c < first + width; ++c) {
+          p += (w ? w[c] : T(1)) * s1[c];
+          q += (w ? w[c] : T(1)) * s2[c];
+          sw[static_cast<size_t>(c)] += r * s2[c];
+          sb[static_cast<size_t>(c)] += s1[c];
+        }
+        for (int64_t c = first; c < first + width; ++c) {
+          const auto j = static_cast<size_t>(sample * s.c + c);
+          k.a[j] = static_cast<T>(r * (w ? w[c] : T(1)));
+          k.b[j] = static_cast<T>(-r * r * r * q / count);
+          k.d[j] = static_cast<T>(-r * p / count);
+        }
+      }
+      for (int64_t c = 0; c < s.c; ++c) {
+        if (dw) dw[c] = static_cast<T>(sw[static_cast<size_t>(c)]);
+        if (db) db[c] = static_cast<T>(sb[static_cast<size_t>(c)]);
+      }
+      if (!grad_x || x.size() == 0) return;
+      ContiguousOut dxc(context, channels_last(dx));
+      gradient<T>(context, s, dyc->template as<T>(), xc->template as<T>(), k, dxc->template as<T>());
+      dxc.write_back();
+    });
+  });
+}
+}
