@@ -6,6 +6,7 @@
 
 namespace fastdl::bindings {
 
+void bind_conv(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
@@ -32,6 +33,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_cpu_isa",
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
   m.def("available_isas", available_isas);
+  bind_conv(m);
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);

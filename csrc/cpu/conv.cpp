@@ -84,14 +84,15 @@ Geometry geometry(const View& big, const View& weight, const View& small, const 
   g.c = big.shape[1];
   g.o = small.shape[1];
   g.groups = o.groups;
-  FASTDL_CHECK(small.shape[0] == g.n, FASTDL_ERROR_SHAPE, "%s: expected %s and %s to have the same batch size, got %s and %s",
-               op, names.big, names.small, shape_string(big).c_str(), shape_string(small).c_str());
+  FASTDL_CHECK(small.shape[0] == g.n, FASTDL_ERROR_SHAPE,
+               "%s: expected %s and %s to have the same batch size, got %s and %s", op, names.big,
+               names.small, shape_string(big).c_str(), shape_string(small).c_str());
   FASTDL_CHECK(g.c % g.groups == 0 && g.o % g.groups == 0, FASTDL_ERROR_SHAPE,
-               "%s: expected channels divisible by groups = %lld, got %lld and %lld channels", op, ll(g.groups),
-               ll(names.transposed ? g.o : g.c), ll(names.transposed ? g.c : g.o));
+               "%s: expected channels divisible by groups = %lld, got %lld and %lld channels", op,
+               ll(g.groups), ll(names.transposed ? g.o : g.c), ll(names.transposed ? g.c : g.o));
   FASTDL_CHECK(weight.shape[0] == g.o && weight.shape[1] == g.c / g.groups, FASTDL_ERROR_SHAPE,
-               "%s: expected %s of shape (%lld, %lld, ...) for %lld and %lld channels in %lld groups, got %s", op,
-               names.weight, ll(g.o), ll(g.c / g.groups), ll(names.transposed ? g.o : g.c),
+               "%s: expected %s of shape (%lld, %lld, ...) for %lld and %lld channels in %lld groups, got %s",
+               op, names.weight, ll(g.o), ll(g.c / g.groups), ll(names.transposed ? g.o : g.c),
                ll(names.transposed ? g.c : g.o), ll(g.groups), shape_string(weight).c_str());
   for (int i = 0; i < 3; ++i) {
     const int from = i - (3 - nd), dim = from + 2;
@@ -103,17 +104,21 @@ Geometry geometry(const View& big, const View& weight, const View& small, const 
     g.dilation[i] = there ? o.dilation[from] : 1;
     g.padding[i] = there ? o.padding[from] : 0;
     if (!there) continue;
-    FASTDL_CHECK(g.kernel[i] >= 1, FASTDL_ERROR_SHAPE, "%s: expected a kernel of at least 1 on each axis, got %s",
-                 op, shape_string(weight).c_str());
-    const int64_t room = g.in[i] + o.padding[from] + o.padding_end[from] - g.dilation[i] * (g.kernel[i] - 1) - 1;
+    FASTDL_CHECK(g.kernel[i] >= 1, FASTDL_ERROR_SHAPE,
+                 "%s: expected a kernel of at least 1 on each axis, got %s", op,
+                 shape_string(weight).c_str());
+    const int64_t room =
+        g.in[i] + o.padding[from] + o.padding_end[from] - g.dilation[i] * (g.kernel[i] - 1) - 1;
     if (names.transposed) {
       const int64_t least = (g.out[i] - 1) * g.stride[i] - o.padding[from] - o.padding_end[from] +
                             g.dilation[i] * (g.kernel[i] - 1) + 1;
-      FASTDL_CHECK(g.out[i] >= 1 && g.in[i] >= 1 && g.in[i] >= least &&
-                       g.in[i] < least + std::max(g.stride[i], g.dilation[i]),
-                   FASTDL_ERROR_SHAPE,
-                   "%s: %s has extent %lld on spatial axis %d, expected %lld plus an output padding smaller than "
-                   "stride or dilation, and at least 1", op, names.big, ll(g.in[i]), from, ll(least));
+      FASTDL_CHECK(
+          g.out[i] >= 1 && g.in[i] >= 1 && g.in[i] >= least &&
+              g.in[i] < least + std::max(g.stride[i], g.dilation[i]),
+          FASTDL_ERROR_SHAPE,
+          "%s: %s has extent %lld on spatial axis %d, expected %lld plus an output padding smaller than "
+          "stride or dilation, and at least 1",
+          op, names.big, ll(g.in[i]), from, ll(least));
     } else {
       FASTDL_CHECK(room >= 0, FASTDL_ERROR_SHAPE,
                    "%s: the kernel reaches %lld elements on spatial axis %d, the padded input has %lld", op,
@@ -127,16 +132,17 @@ Geometry geometry(const View& big, const View& weight, const View& small, const 
   return g;
 }
 
-std::optional<View> optional_vector(const fastdl_tensor* t, DType dtype, int64_t n, const char* op, const char* name) {
+std::optional<View> optional_vector(const fastdl_tensor* t, DType dtype, int64_t n, const char* op,
+                                    const char* name) {
   if (!t) return std::nullopt;
   const View v = view_like(t, dtype, op, name);
-  FASTDL_CHECK(v.ndim == 1 && v.shape[0] == n, FASTDL_ERROR_SHAPE, "%s: expected %s of shape (%lld,), got %s", op,
-               name, ll(n), shape_string(v).c_str());
+  FASTDL_CHECK(v.ndim == 1 && v.shape[0] == n, FASTDL_ERROR_SHAPE, "%s: expected %s of shape (%lld,), got %s",
+               op, name, ll(n), shape_string(v).c_str());
   return v;
 }
 
-std::optional<View> optional_like(const fastdl_tensor* t, const View& like, const char* like_name, const char* op,
-                                  const char* name) {
+std::optional<View> optional_like(const fastdl_tensor* t, const View& like, const char* like_name,
+                                  const char* op, const char* name) {
   if (!t) return std::nullopt;
   const View v = view_like(t, like.dtype, op, name);
   check_same_shape(like, like_name, v, name, op);
@@ -232,9 +238,9 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
   y.write_back();
 }
 
-void forward(Context* context, const fastdl_tensor* x_, const fastdl_tensor* weight_, const fastdl_tensor* bias_,
-             const fastdl_tensor* residual_, const fastdl_tensor* out_, const fastdl_conv_options* options,
-             bool transposed) {
+void forward(Context* context, const fastdl_tensor* x_, const fastdl_tensor* weight_,
+             const fastdl_tensor* bias_, const fastdl_tensor* residual_, const fastdl_tensor* out_,
+             const fastdl_conv_options* options, bool transposed) {
   const char* op = transposed ? "conv_transpose" : "conv";
   const View x = float_view(x_, op, "x"), weight = view_like(weight_, x.dtype, op, "weight");
   const View out = view_like(out_, x.dtype, op, "out");
@@ -256,8 +262,9 @@ void backward_data(Context* context, const fastdl_tensor* grad_, const fastdl_te
   const View grad = float_view(grad_, op, "grad_out"), weight = view_like(weight_, grad.dtype, op, "weight");
   const View grad_x = view_like(grad_x_, grad.dtype, op, "grad_x");
   const fastdl_conv_options o = read_options(options, op);
-  const Geometry g = transposed ? geometry(grad, weight, grad_x, o, {op, "grad_out", "grad_x", "weight", true})
-                                : geometry(grad_x, weight, grad, o, {op, "grad_x", "grad_out", "weight", false});
+  const Geometry g = transposed
+                         ? geometry(grad, weight, grad_x, o, {op, "grad_out", "grad_x", "weight", true})
+                         : geometry(grad_x, weight, grad, o, {op, "grad_x", "grad_out", "weight", false});
   const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
   check_saved(saved, o.activation, op);
   dispatch_float(grad.dtype, [&](auto zero) {
@@ -273,7 +280,8 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
   const char* op = transposed ? "conv_transpose_backward_weight" : "conv_backward_weight";
   const View grad = float_view(grad_, op, "grad_out"), x = view_like(x_, grad.dtype, op, "x");
   const fastdl_conv_options o = read_options(options, op);
-  const auto bias = optional_vector(grad_bias_, grad.dtype, grad.ndim > 1 ? grad.shape[1] : 0, op, "grad_bias");
+  const auto bias =
+      optional_vector(grad_bias_, grad.dtype, grad.ndim > 1 ? grad.shape[1] : 0, op, "grad_bias");
   const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
   check_saved(saved, o.activation, op);
   if (!grad_weight_) {
@@ -305,9 +313,10 @@ using namespace fastdl::cpu;
 
 extern "C" {
 
-fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* x, const fastdl_tensor* weight,
-                                  const fastdl_tensor* bias, const fastdl_tensor* residual,
-                                  const fastdl_tensor* out, const fastdl_conv_options* options) {
+fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* x,
+                                  const fastdl_tensor* weight, const fastdl_tensor* bias,
+                                  const fastdl_tensor* residual, const fastdl_tensor* out,
+                                  const fastdl_conv_options* options) {
   return guarded([&] { conv::forward(context, x, weight, bias, residual, out, options, false); });
 }
 

@@ -9,10 +9,10 @@
 namespace fastdl::cpu::conv {
 namespace {
 
-constexpr double kTaskWork = 2e6;         // multiplications of a task: some 10 us, worth handing out
-constexpr int64_t kTasks = 16;            // wanted where there is work for them
+constexpr double kTaskWork = 2e6;          // multiplications of a task: some 10 us, worth handing out
+constexpr int64_t kTasks = 16;             // wanted where there is work for them
 constexpr int64_t kRegionBytes = 1 << 18;  // a copied region stays in L2 beside a weight panel
-constexpr int64_t kShortLine = 7;         // output lines shorter than this are gathered into patches
+constexpr int64_t kShortLine = 7;          // output lines shorter than this are gathered into patches
 
 // All that tasks share.
 template <class T>
@@ -24,10 +24,10 @@ struct Gather {
   const Epilogue<T>& end;
   Blocks blocks;
   int64_t panels, panel_groups;  // weight panels of all groups, and the shares they are cut into
-  bool copied;   // the region is a copy with zeros around it
-  bool skip;     // taps outside on the first two axes are left out
-  bool exact;    // taps outside on any axis are left out
-  bool patches;  // the taps of each output position are gathered side by side
+  bool copied;                   // the region is a copy with zeros around it
+  bool skip;                     // taps outside on the first two axes are left out
+  bool exact;                    // taps outside on any axis are left out
+  bool patches;                  // the taps of each output position are gathered side by side
   Spread spread;
 
   int64_t reduce() const { return w.reduce; }
@@ -56,6 +56,22 @@ struct Gather {
   int64_t residual_row() const { return l.out_step[2] * end.residual.step[2]; }
 };
 
+// The distance between successive pixels where they follow each other without gaps, over lines, planes and
+// images; else 0.
+template <class T>
+int64_t dense_row(const Image<T>& x, const Lattice& l) {
+  int64_t row = 0, rows = 1;
+  for (int axis = 2; axis >= -1; --axis) {
+    const int64_t size = axis < 0 ? x.n : x.size[axis], step = axis < 0 ? x.n_step : x.step[axis];
+    if (axis >= 0 && (l.out_step[axis] != 1 || l.count[axis] != size)) return 0;
+    if (size == 1) continue;
+    if (row == 0) row = step;
+    if (step != row * rows) return 0;
+    rows *= size;
+  }
+  return row ? row : x.c;
+}
+
 // Calls f(image, d, h) for every output line of the block; n counts from the first image of the block.
 template <class F>
 void for_lines(const Block& b, F&& f) {
@@ -66,7 +82,7 @@ void for_lines(const Block& b, F&& f) {
   }
 }
 
-// Calls f(td, th, tw, offsets...) for the taps of output line (d, h) that count; tw runs over [w0, w1).
+// Calls f(td, th, id, ih) for the tap lines that count at output line (d, h), with the input line they meet.
 template <class T, class F>
 void for_taps(const Gather<T>& g, int64_t d, int64_t h, F&& f) {
   for (int64_t td = 0; td < g.l.taps[0].count(); ++td) {
@@ -148,7 +164,8 @@ void run_lines(const Gather<T>& g, const Region<T>& region, const Block& b, int6
 // Lines too short to fill a tile: the inputs of every output position are copied side by side, after which
 // the block is one plain matrix product. Needs outputs that lie row after row.
 template <class T>
-void run_patches(const Gather<T>& g, const Region<T>& region, const Block& b, int64_t panel0, int64_t panel1) {
+void run_patches(const Gather<T>& g, const Region<T>& region, const Block& b, int64_t panel0,
+                 int64_t panel1) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t patch = g.patch(), rows = b.n * b.d * b.h * g.l.count[2];
   const AxisTaps& tw = g.l.taps[2];
@@ -250,12 +267,11 @@ void run_task(const Gather<T>& g, int64_t task) {
   const Block b = g.blocks[task / g.panel_groups];
   const int64_t share = task % g.panel_groups;
   const int64_t panel0 = g.panels * share / g.panel_groups, panel1 = g.panels * (share + 1) / g.panel_groups;
-  const int64_t elements =
-      g.copied ? region_elements(g.l, g.blocks, g.spread.channels(g.in.x.c)) : 0;
+  const int64_t elements = g.copied ? region_elements(g.l, g.blocks, g.spread.channels(g.in.x.c)) : 0;
   Workspace scratch(nullptr, static_cast<size_t>(elements) * sizeof(T));
-  const Region<T> region = !g.copied         ? region_in_place(g.in, b)
-                           : elements == 0   ? Region<T>{}
-                                             : copy_region(g.in, g.l, b, g.spread, scratch.as<T>());
+  const Region<T> region = !g.copied       ? region_in_place(g.in, b)
+                           : elements == 0 ? Region<T>{}
+                                           : copy_region(g.in, g.l, b, g.spread, scratch.as<T>());
   if (g.w.depthwise) run_depthwise(g, region, b);
   else if (g.patches) run_patches(g, region, b, panel0, panel1);
   else run_lines(g, region, b, panel0, panel1);
@@ -266,22 +282,6 @@ void run_task(const Gather<T>& g, int64_t task) {
     const int64_t column = p % per_group * k.nr, channel = p / per_group * g.w.columns + column;
     apply_activation(g, b, channel, channel + std::min<int64_t>(k.nr, g.w.columns - column));
   }
-}
-
-// The distance between successive pixels where they follow each other without gaps, over lines, planes and
-// images; else 0.
-template <class T>
-int64_t dense_row(const Image<T>& x, const Lattice& l) {
-  int64_t row = 0, rows = 1;
-  for (int axis = 2; axis >= -1; --axis) {
-    const int64_t size = axis < 0 ? x.n : x.size[axis], step = axis < 0 ? x.n_step : x.step[axis];
-    if (axis >= 0 && (l.out_step[axis] != 1 || l.count[axis] != size)) return 0;
-    if (size == 1) continue;
-    if (row == 0) row = step;
-    if (step != row * rows) return 0;
-    rows *= size;
-  }
-  return row ? row : x.c;
 }
 
 }  // namespace

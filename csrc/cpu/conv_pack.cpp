@@ -14,7 +14,8 @@ namespace {
 // Channels transposed at a time: 16 channels x 9 taps x 32 columns of float32 are 18 KiB of scratch.
 constexpr int64_t kChannels = 16;
 
-// One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input channels.
+// One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input
+// channels.
 template <class T>
 void pack_forward_panel(const Geometry& g, const T* w, int64_t group, int64_t column, int lanes, T* to) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
@@ -122,7 +123,7 @@ PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weig
   return p;
 }
 
-#define FASTDL_INSTANTIATE(T)                           \
+#define FASTDL_INSTANTIATE(T)                             \
   template int64_t packed_size<T>(const Geometry&, bool); \
   template PackedWeights<T> pack_weights<T>(Context*, const Geometry&, const T*, bool, T*);
 FASTDL_INSTANTIATE(float)

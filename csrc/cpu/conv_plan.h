@@ -108,8 +108,8 @@ int64_t region_elements(const Lattice& l, const Blocks& blocks, int64_t channels
 
 // How a region's pixels are laid out.
 struct Spread {
-  // 0: as they are. Else every pixel becomes `reduce` vectors of `columns * groups` channels, vector i holding
-  // for each output channel the i-th input channel of its group: small groups become depthwise.
+  // 0: as they are. Else every pixel becomes `reduce` vectors of `columns * groups` channels, vector i
+  // holding for each output channel the i-th input channel of its group: small groups become depthwise.
   int64_t groups = 0, reduce = 0, columns = 0;
   int64_t channels(int64_t c) const { return groups ? groups * reduce * columns : c; }
 };

@@ -36,7 +36,8 @@ void copy_line(const Image<const T>& x, const T* from, int64_t pixels, T* to) {
   }
 }
 
-// Pixel [c] -> [reduce][groups * columns]; in place from the last pixel on would overwrite, so `from` != `to`.
+// Pixel [c] -> [reduce][groups * columns]; in place from the last pixel on would overwrite, so `from` !=
+// `to`.
 template <class T>
 void spread_line(const T* from, int64_t pixels, int64_t c, const Spread& s, T* to) {
   const int64_t out = s.groups * s.columns;
@@ -129,7 +130,7 @@ Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, con
   return r;
 }
 
-#define FASTDL_INSTANTIATE(T)                                          \
+#define FASTDL_INSTANTIATE(T)                                            \
   template Region<T> region_in_place<T>(const Source<T>&, const Block&); \
   template Region<T> copy_region<T>(const Source<T>&, const Lattice&, const Block&, const Spread&, T*);
 FASTDL_INSTANTIATE(float)

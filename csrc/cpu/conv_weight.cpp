@@ -10,12 +10,12 @@
 namespace fastdl::cpu::conv {
 namespace {
 
-constexpr double kTaskWork = 4e6;               // multiplications of a task
+constexpr double kTaskWork = 4e6;  // multiplications of a task
 constexpr int64_t kMaxTasks = 64;
-constexpr int64_t kCopiesBytes = 8 << 20;       // memory for the copies of dw
-constexpr int64_t kBlockRows = 128;             // positions per block: their data fits L1 and L2, while the sums
-                                                // are loaded and stored only once per block
-constexpr int64_t kShortRun = 8;                // fewer channels side by side than this are gathered
+constexpr int64_t kCopiesBytes = 8 << 20;  // memory for the copies of dw
+constexpr int64_t kBlockRows = 128;        // positions per block: their data fits L1 and L2, while the sums
+                                           // are loaded and stored only once per block
+constexpr int64_t kShortRun = 8;           // fewer channels side by side than this are gathered
 
 template <class T>
 struct WeightGradient {
@@ -82,8 +82,8 @@ std::vector<Run> runs_of(const WeightGradient<T>& p, const Region<T>& in) {
   for (int64_t td = 0; td < g.kernel[0]; ++td) {
     for (int64_t th = 0; th < g.kernel[1]; ++th) {
       for (int64_t tw = 0; tw < g.kernel[2]; tw += stride) {
-        runs.push_back({((td * g.kernel[1] + th) * g.kernel[2] + tw) * c, tap_offset(p, in, td, th, tw),
-                        stride * c});
+        runs.push_back(
+            {((td * g.kernel[1] + th) * g.kernel[2] + tw) * c, tap_offset(p, in, td, th, tw), stride * c});
       }
     }
   }
@@ -213,8 +213,7 @@ template <class T>
 void run_task(const WeightGradient<T>& p, int64_t task) {
   const int64_t share = task / p.panel_groups, part = task % p.panel_groups;
   const int64_t panel0 = p.panels * part / p.panel_groups, panel1 = p.panels * (part + 1) / p.panel_groups;
-  const int64_t in_elements =
-      p.copy_in ? region_elements(p.l, p.blocks, p.spread.channels(p.in.x.c)) : 0;
+  const int64_t in_elements = p.copy_in ? region_elements(p.l, p.blocks, p.spread.channels(p.in.x.c)) : 0;
   const int64_t grad_elements = p.copy_grad ? region_elements(p.grad_lattice, p.blocks, p.grad.x.c) : 0;
   Workspace scratch(nullptr, static_cast<size_t>(in_elements + grad_elements) * sizeof(T));
   T* const sums = p.sums + share * p.size;
@@ -225,9 +224,9 @@ void run_task(const WeightGradient<T>& p, int64_t task) {
   const int64_t block1 = p.blocks.count() * (share + 1) / p.shares;
   for (int64_t i = block0; i < block1; ++i) {
     const Block b = p.blocks[i];
-    const Region<T> grad =
-        p.copy_grad ? copy_region(p.grad, p.grad_lattice, b, {}, scratch.as<T>() + in_elements)
-                    : region_in_place(p.grad, b);
+    const Region<T> grad = p.copy_grad
+                               ? copy_region(p.grad, p.grad_lattice, b, {}, scratch.as<T>() + in_elements)
+                               : region_in_place(p.grad, b);
     if (p.want_bias && part == 0) {
       for (int64_t n = 0; n < b.n; ++n) {
         for (int64_t d = b.d0; d < b.d0 + b.d; ++d) {
@@ -239,8 +238,8 @@ void run_task(const WeightGradient<T>& p, int64_t task) {
       }
     }
     if (!p.want_weight) continue;
-    const Region<T> in = p.copy_in ? copy_region(p.in, p.l, b, p.spread, scratch.as<T>())
-                                   : region_in_place(p.in, b);
+    const Region<T> in =
+        p.copy_in ? copy_region(p.in, p.l, b, p.spread, scratch.as<T>()) : region_in_place(p.in, b);
     if (p.depthwise) sum_depthwise(p, in, grad, b, sums);
     else if (p.gathered) sum_gathered(p, in, grad, b, panel0, panel1, i == block0, sums);
     else sum_tiles(p, in, grad, b, panel0, panel1, i == block0, sums);
@@ -262,18 +261,19 @@ void finish_weight(Context* context, const WeightGradient<T>& p, const View& out
   const int64_t count = (p.depthwise ? 1 : g.groups) * taps * c_group;
   parallel_ranges(context, count, std::max<int64_t>(1, 4096 / std::max<int64_t>(row, 1)),
                   static_cast<double>(row * (p.shares + 2)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      T* const sum = p.sums + i * row;
-      if (p.shares > 1) {
-        table_for<T>(*kernels().conv).add_rows(sum + p.size, p.shares - 1, p.size, row, sum);
-      }
-      const int64_t c = i % c_group, t = i / c_group % taps;
-      const int64_t first = p.depthwise ? 0 : i / (taps * c_group) * o_group;
-      T* to = out.as<T>() + c * out.strides[1] + first * out.strides[0] + t % kernel[2] * steps[2] +
-              t / kernel[2] % kernel[1] * steps[1] + t / (kernel[2] * kernel[1]) * steps[0];
-      for (int64_t o = 0; o < row; ++o) to[o * out.strides[0]] = sum[o];
-    }
-  });
+                    for (int64_t i = begin; i < end; ++i) {
+                      T* const sum = p.sums + i * row;
+                      if (p.shares > 1) {
+                        table_for<T>(*kernels().conv).add_rows(sum + p.size, p.shares - 1, p.size, row, sum);
+                      }
+                      const int64_t c = i % c_group, t = i / c_group % taps;
+                      const int64_t first = p.depthwise ? 0 : i / (taps * c_group) * o_group;
+                      T* to = out.as<T>() + c * out.strides[1] + first * out.strides[0] +
+                              t % kernel[2] * steps[2] + t / kernel[2] % kernel[1] * steps[1] +
+                              t / (kernel[2] * kernel[1]) * steps[0];
+                      for (int64_t o = 0; o < row; ++o) to[o * out.strides[0]] = sum[o];
+                    }
+                  });
 }
 
 template <class T>
@@ -302,9 +302,24 @@ template <class T>
 void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, const Source<T>& grad,
                      const View* grad_weight, const View* grad_bias) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
-  WeightGradient<T> p{g, in, grad, forward_lattice(g), plain_lattice(g),
-                      Blocks(g.n, g.out, kBlockRows), 1, 1, 1, false, false, false, false,
-                      grad_weight != nullptr, grad_bias != nullptr, {}, nullptr, 0};
+  WeightGradient<T> p{g,
+                      in,
+                      grad,
+                      forward_lattice(g),
+                      plain_lattice(g),
+                      Blocks(g.n, g.out, kBlockRows),
+                      1,
+                      1,
+                      1,
+                      false,
+                      false,
+                      false,
+                      false,
+                      grad_weight != nullptr,
+                      grad_bias != nullptr,
+                      {},
+                      nullptr,
+                      0};
   const bool empty = g.n * g.out[0] * g.out[1] * g.out[2] == 0;
   p.depthwise = use_depthwise(g.groups, g.c_per_group(), g.o_per_group(), k.width);
   p.copy_grad = !grad.plain();
@@ -322,8 +337,8 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
   const double work = p.want_weight ? g.multiplications() + additions : additions;
   const int64_t wanted = std::clamp<int64_t>(static_cast<int64_t>(work / kTaskWork), 1, kMaxTasks);
   const int64_t blocks = std::max<int64_t>(p.blocks.count(), 1);
-  const int64_t most = std::max<int64_t>(
-      1, kCopiesBytes / (std::max<int64_t>(p.size, 1) * static_cast<int64_t>(sizeof(T))));
+  const int64_t most =
+      std::max<int64_t>(1, kCopiesBytes / (std::max<int64_t>(p.size, 1) * static_cast<int64_t>(sizeof(T))));
   // Two tasks may share a region; a finer cut by columns only where the copies would take too much memory.
   p.panel_groups = p.want_weight ? std::min<int64_t>({p.panels, 2, wanted}) : 1;
   p.shares = std::min({blocks, (wanted + p.panel_groups - 1) / p.panel_groups, most});
@@ -350,9 +365,9 @@ void sum_pixels(Context* context, const Source<T>& g, const View& sum) {
   weight_gradient<T>(context, geometry, g, g, nullptr, &sum);
 }
 
-#define FASTDL_INSTANTIATE(T)                                                                               \
-  template void weight_gradient<T>(Context*, const Geometry&, const Source<T>&, const Source<T>&,           \
-                                   const View*, const View*);                                               \
+#define FASTDL_INSTANTIATE(T)                                                                     \
+  template void weight_gradient<T>(Context*, const Geometry&, const Source<T>&, const Source<T>&, \
+                                   const View*, const View*);                                     \
   template void sum_pixels<T>(Context*, const Source<T>&, const View&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

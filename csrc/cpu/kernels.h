@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/conv.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
@@ -12,6 +13,7 @@ namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const ConvKernels* conv;
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;

@@ -6,6 +6,7 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
+extern const ConvKernels conv_kernels;
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
@@ -14,6 +15,7 @@ extern const GemmKernels gemm_kernels;
 extern const Kernels table;
 const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
+    &conv_kernels,
     &norm_kernels,
     &pool_kernels,
     &activation_kernels,

@@ -66,19 +66,13 @@ FASTDL_API fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, 
                                                        const fastdl_tensor* residual,
                                                        const fastdl_tensor* out,
                                                        const fastdl_conv_options* options);
-FASTDL_API fastdl_status fastdl_conv_transpose_backward_data(fastdl_context* context,
-                                                             const fastdl_tensor* grad_out,
-                                                             const fastdl_tensor* saved,
-                                                             const fastdl_tensor* weight,
-                                                             const fastdl_tensor* grad_x,
-                                                             const fastdl_conv_options* options);
-FASTDL_API fastdl_status fastdl_conv_transpose_backward_weight(fastdl_context* context,
-                                                               const fastdl_tensor* grad_out,
-                                                               const fastdl_tensor* saved,
-                                                               const fastdl_tensor* x,
-                                                               const fastdl_tensor* grad_weight,
-                                                               const fastdl_tensor* grad_bias,
-                                                               const fastdl_conv_options* options);
+FASTDL_API fastdl_status fastdl_conv_transpose_backward_data(
+    fastdl_context* context, const fastdl_tensor* grad_out, const fastdl_tensor* saved,
+    const fastdl_tensor* weight, const fastdl_tensor* grad_x, const fastdl_conv_options* options);
+FASTDL_API fastdl_status fastdl_conv_transpose_backward_weight(
+    fastdl_context* context, const fastdl_tensor* grad_out, const fastdl_tensor* saved,
+    const fastdl_tensor* x, const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
+    const fastdl_conv_options* options);
 
 /* Sliding blocks (im2col) and their adjoint, two spatial axes:
      image     (N, C, H, W)

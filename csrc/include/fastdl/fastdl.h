@@ -16,6 +16,7 @@
 
 #include "fastdl/activation.h"
 #include "fastdl/base.h"
+#include "fastdl/conv.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
 
