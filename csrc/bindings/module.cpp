@@ -7,9 +7,12 @@
 namespace fastdl::bindings {
 
 void bind_conv(py::module_&);
+void bind_attention(py::module_&);
+void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
+void bind_softmax(py::module_&);
 
 namespace {
 
@@ -34,7 +37,10 @@ PYBIND11_MODULE(_core, m) {
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
   m.def("available_isas", available_isas);
   bind_conv(m);
+  bind_attention(m);
+  bind_rnn(m);
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);
+  bind_softmax(m);
 }

@@ -14,9 +14,9 @@ namespace {
 constexpr int64_t kMcTiles = 12;
 // B is packed this many elements at a time: it should stay in the L3 cache, and bounds the workspace.
 constexpr int64_t kPackedB = int64_t{1} << 22;
-// Below this many multiply-adds (a few microseconds), or with this few rows, packing an operand costs more
-// than it saves.
-constexpr int64_t kSmall = int64_t{96} * 96 * 96;
+// Operands that fit the L2 cache together are read as they lie; and with few rows packing B costs more than
+// it saves.
+constexpr int64_t kInL2 = 768 * 1024;
 constexpr int64_t kFewRows = 28;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -54,50 +54,65 @@ GemmTile<T> tile_at(const Gemm<T>& g, int64_t row, int64_t col, int64_t rows, in
 template <class T>
 struct Block {
   int64_t row, col, rows, cols;
-  bool pack_a;
-  const T* b_panels;  // the packed panels that begin at column `col`, or null: B is read as it lies
+  bool pack_a, pack_b;  // here, one K block at a time
+  const T* b_panels;    // the packed panels that begin at column `col`, or null
 };
+
+template <class T>
+void pack_a_panel(const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t k0, int64_t k, int64_t row,
+                  int64_t rows, int64_t width, T* out) {
+  const int lanes = static_cast<int>(rows), w = static_cast<int>(width);
+  if (g.a_packer.pack) g.a_packer.pack(g.a_packer.self, k0, k, row, lanes, w, out);
+  else kernel.pack(g.a + row * g.a_row + k0 * g.a_k, g.a_k, g.a_row, k, lanes, w, out);
+}
+
+template <class T>
+void pack_b_panel(const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t k0, int64_t k, int64_t col,
+                  int64_t cols, T* out) {
+  const int lanes = static_cast<int>(cols), w = kernel.nr;
+  if (g.b_packer.pack) g.b_packer.pack(g.b_packer.self, k0, k, col, lanes, w, out);
+  else kernel.pack(g.b + k0 * g.b_k + col * g.b_n, g.b_k, g.b_n, k, lanes, w, out);
+}
 
 // C[block] over all of K.
 template <class T>
 void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g,
                    const Block<T>& block) {
-  const int64_t mr = kernel.mr, nr = kernel.nr;
-  // Without packing nothing of A or B is reused from a closer cache, so K needs no blocks.
-  const int64_t kc = block.pack_a || block.b_panels ? kernel.kc : std::max<int64_t>(g.k, 1);
-  Workspace a_space(
-      context,
-      block.pack_a ? static_cast<size_t>(ceil_div(block.rows, mr) * mr * std::min(kc, g.k)) * sizeof(T) : 0);
-  T* const a_packed = a_space.as<T>();
+  const int64_t nr = kernel.nr;
+  const int64_t mr = ceil_div(block.rows, ceil_div(block.rows, kernel.mr));  // tiles of even height
+  // Read as they lie, nothing of A or B moves to a closer cache, and K needs no blocks.
+  const bool blocked = block.pack_a || block.pack_b || block.b_panels;
+  const int64_t kc = std::max<int64_t>(
+      blocked ? ceil_div(g.k, std::max<int64_t>(ceil_div(g.k, block.pack_b ? 4 * kernel.kc : kernel.kc), 1))
+              : g.k,
+      1);
+  Workspace a_space(context, block.pack_a ? static_cast<size_t>((block.rows + mr) * kc) * sizeof(T) : 0);
+  Workspace b_space(context, block.pack_b ? static_cast<size_t>(nr * kc) * sizeof(T) : 0);
+  T* const a_packed = a_space.template as<T>();
   int64_t pc = 0;
   do {  // 4th loop (pc): blocks of K; once even if K is empty
     const int64_t k = std::min(kc, g.k - pc);
     const bool first = pc == 0, last = pc + k == g.k;
     if (block.pack_a) {
-      for (int64_t i = 0; i < block.rows; i += mr) {
-        const int lanes = static_cast<int>(std::min(mr, block.rows - i));
-        T* out = a_packed + i * k;
-        if (g.a_packer.pack)
-          g.a_packer.pack(g.a_packer.self, pc, k, block.row + i, lanes, static_cast<int>(mr), out);
-        else
-          kernel.pack(g.a + (block.row + i) * g.a_row + pc * g.a_k, g.a_k, g.a_row, k, lanes,
-                      static_cast<int>(mr), out);
-      }
+      for (int64_t i = 0; i < block.rows; i += mr)
+        pack_a_panel(kernel, g, pc, k, block.row + i, std::min(mr, block.rows - i), mr, a_packed + i * k);
     }
     for (int64_t j = 0; j < block.cols; j += nr) {  // 2nd loop (jr): a panel of B stays in the L1 cache
       const int64_t cols = std::min(nr, block.cols - j);
       GemmPiece<T> piece;
       piece.k = k;
-      piece.b = block.b_panels ? block.b_panels + j * g.k + pc * nr : g.b + pc * g.b_k + block.col + j;
+      if (block.pack_b) pack_b_panel(kernel, g, pc, k, block.col + j, cols, b_space.template as<T>());
+      piece.b = block.pack_b     ? b_space.template as<T>()
+                : block.b_panels ? block.b_panels + j * g.k + pc * nr
+                                 : g.b + pc * g.b_k + block.col + j;
       for (int64_t i = 0; i < block.rows; i += mr) {  // 1st loop (ir): tiles of C
-        const int64_t rows = std::min(mr, block.rows - i);
         piece.a = block.pack_a ? a_packed + i * k : g.a + (block.row + i) * g.a_row + pc * g.a_k;
-        GemmTile<T> t = tile_at(g, block.row + i, block.col + j, rows, cols);
+        GemmTile<T> t = tile_at(g, block.row + i, block.col + j, std::min(mr, block.rows - i), cols);
         t.pieces = &piece;
         t.count = 1;
         t.a_row = block.pack_a ? 1 : g.a_row;
         t.a_k = block.pack_a ? mr : g.a_k;
-        t.b_k = block.b_panels ? nr : g.b_k;
+        t.b_k = block.pack_b || block.b_panels ? nr : g.b_k;
         if (!first) t.beta = T(1);
         if (!last) {
           t.bias = t.residual = nullptr;
@@ -118,10 +133,7 @@ void pack_panels(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>
   const int64_t nr = kernel.nr;
   parallel_for(context, count, static_cast<double>(g.k * nr) / 4, [&](int64_t p) {
     const int64_t col = (first + p) * nr;
-    const int lanes = static_cast<int>(std::min(nr, g.n - col));
-    T* panel = out + p * nr * g.k;
-    if (g.b_packer.pack) g.b_packer.pack(g.b_packer.self, 0, g.k, col, lanes, static_cast<int>(nr), panel);
-    else kernel.pack(g.b + col * g.b_n, g.b_k, g.b_n, g.k, lanes, static_cast<int>(nr), panel);
+    pack_b_panel(kernel, g, 0, g.k, col, std::min(nr, g.n - col), out + p * nr * g.k);
   });
 }
 
@@ -131,32 +143,35 @@ struct Cut {
 };
 Cut cut_of(int64_t m, int64_t n, int64_t k, int64_t mr, int64_t nr) {
   const int64_t row_tiles = ceil_div(m, mr), panels = ceil_div(n, nr);
-  int64_t tiles = std::min(row_tiles, kMcTiles), strip = panels;
+  int64_t tiles = std::min(row_tiles, kMcTiles), strips = 1;
   if (cost_of(m, n, k) > kSerialCost) {
-    // Some 16 tasks balance a few threads. Rows first: a block of A is then packed once, not once per strip
-    // of B.
-    constexpr int64_t kTasks = 16;
-    tiles = std::max<int64_t>(std::min(tiles, row_tiles / kTasks), std::min<int64_t>(row_tiles, 3));
-    const int64_t strips = ceil_div(kTasks, ceil_div(row_tiles, tiles));
-    strip = ceil_div(panels, std::min(panels, strips));
+    constexpr int64_t kTasks = 16;  // balance a few threads
+    if (row_tiles > kMcTiles || panels < kTasks) {
+      // Rows first: a block of A is then packed once, not once per strip of B.
+      tiles = std::max(std::min(tiles, row_tiles / kTasks), std::min<int64_t>(row_tiles, 3));
+    }
+    strips = std::min(panels, ceil_div(kTasks, ceil_div(row_tiles, tiles)));
   }
   tiles = ceil_div(row_tiles, ceil_div(row_tiles, tiles));  // even blocks
-  return {tiles * mr, strip * nr};
+  return {tiles * mr, ceil_div(panels, strips) * nr};
 }
 
 template <class T>
 void gemm_blocked(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g, bool pack_a,
                   bool pack_b) {
   const int64_t nr = kernel.nr, panels = ceil_div(g.n, nr);
-  const bool panels_given = g.packed_b != nullptr;
-  const int64_t most = pack_b ? std::max<int64_t>(kPackedB / std::max<int64_t>(g.k * nr, 1), 8) : panels;
-  const int64_t chunk = std::min(panels, most);
-  Workspace b_space(context, pack_b ? static_cast<size_t>(chunk * nr * g.k) * sizeof(T) : 0);
+  // With one block of rows each panel of B is used once: its task packs it. Otherwise they are packed for all
+  // tasks.
+  const bool alone = pack_b && cut_of(g.m, g.n, g.k, kernel.mr, nr).rows >= g.m;
+  const bool ahead = pack_b && !alone;
+  const int64_t most = std::max<int64_t>(kPackedB / std::max<int64_t>(g.k * nr, 1), 8);
+  const int64_t chunk = ahead ? std::min(panels, most) : panels;
+  Workspace b_space(context, ahead ? static_cast<size_t>(chunk * nr * g.k) * sizeof(T) : 0);
   for (int64_t jc = 0; jc < panels;
        jc += chunk) {  // 5th loop (jc): as much of B as the L3 cache holds, packed
     const int64_t count = std::min(chunk, panels - jc), n = std::min(count * nr, g.n - jc * nr);
-    if (pack_b) pack_panels(context, kernel, g, jc, count, b_space.as<T>());
-    const T* b_panels = panels_given ? g.packed_b + jc * nr * g.k : pack_b ? b_space.as<T>() : nullptr;
+    if (ahead) pack_panels(context, kernel, g, jc, count, b_space.as<T>());
+    const T* b_panels = g.packed_b ? g.packed_b + jc * nr * g.k : ahead ? b_space.as<T>() : nullptr;
     const Cut cut = cut_of(g.m, n, g.k, kernel.mr, nr);
     const int64_t strips = ceil_div(n, cut.cols), tasks = ceil_div(g.m, cut.rows) * strips;
     parallel_for(
@@ -165,7 +180,7 @@ void gemm_blocked(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T
           compute_block(
               context, kernel, g,
               Block<T>{row, jc * nr + col, std::min(cut.rows, g.m - row), std::min(cut.cols, n - col), pack_a,
-                       b_panels ? b_panels + col * g.k : nullptr});
+                       alone, b_panels ? b_panels + col * g.k : nullptr});
         });
   }
 }
@@ -178,38 +193,28 @@ void finish_rows(const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t col, 
   activate_rows(g.end.activation, g.c + col, g.ldc, g.m, cols);
 }
 
+constexpr int64_t kDotCols = 64;
+
 // Few rows, both operands contiguous along K (y = W x): bound by reading B, once.
 template <class T>
 void gemm_dot(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
-  constexpr int64_t kCols = 64;
-  parallel_ranges(context, g.n, kCols, cost_of(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
-    T acc[GemmKernelsOf<T>::kMaxRows * kCols];
+  parallel_ranges(context, g.n, kDotCols, cost_of(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
+    T acc[GemmKernelsOf<T>::kMaxRows * kDotCols];
     kernel.dot(g.a, g.a_row, g.b + begin * g.b_n, g.b_n, static_cast<int>(g.m), end - begin, g.k, acc);
     finish_rows(kernel, g, begin, end - begin, acc, end - begin);
   });
 }
 
-// Few rows, B contiguous along N (y = x W): bound by reading B, so wide tiles take long pieces of its rows.
+// Sums of 4 rows of as many columns fit the L1 cache.
+constexpr int64_t kGemvCols = 1024;
+
+// Few rows, B contiguous along N (y = x W): bound by reading B, whose rows are read whole.
 template <class T>
-void gemm_wide(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
-  const int64_t wide = kernel.wide_cols;
-  parallel_ranges(context, g.n, wide, cost_of(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
-    GemmPiece<T> piece{g.a, nullptr, g.k};
-    for (int64_t col = begin; col < end;) {
-      const bool whole = end - col >= wide;
-      const int64_t cols = whole ? wide : std::min<int64_t>(kernel.nr, end - col);
-      piece.b = g.b + col;
-      GemmTile<T> t = tile_at(g, 0, col, g.m, cols);
-      t.pieces = &piece;
-      t.count = 1;
-      t.a_row = g.a_row;
-      t.a_k = g.a_k;
-      t.b_k = g.b_k;
-      if (whole) kernel.wide[t.rows](t);
-      else gemm_tile(kernel, t);
-      col += cols;
-    }
-    activate_rows(g.end.activation, g.c + begin, g.ldc, g.m, end - begin);
+void gemm_gemv(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
+  parallel_ranges(context, g.n, kGemvCols, cost_of(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
+    T acc[4 * kGemvCols];
+    kernel.gemv(g.a, g.a_row, g.a_k, g.b + begin, g.b_k, static_cast<int>(g.m), end - begin, g.k, acc);
+    finish_rows(kernel, g, begin, end - begin, acc, end - begin);
   });
 }
 
@@ -225,7 +230,9 @@ void gemm_column(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>
 
 // A small C with a long sum (gradients of weights): K is cut into parts of a fixed length whose sums are
 // added in order.
-constexpr int64_t kSplitK = 4096;
+constexpr int64_t kSplitK = 2048;
+constexpr int64_t kSmallC = 65536;  // the partial sums of a task stay in the L2 cache
+
 template <class T>
 void gemm_split_k(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
   const int64_t parts = g.k / kSplitK, size = g.m * g.n;
@@ -262,13 +269,13 @@ void gemm(Context* context, const Gemm<T>& g) {
   if (plain_a && plain_b && g.k > 0) {
     if (g.m <= kernel.dot_rows && g.a_k == 1 && g.b_k == 1) return gemm_dot(context, kernel, g);
     if (g.n == 1 && g.m > 1) return gemm_column(context, kernel, g);
-    if (g.k >= 2 * kSplitK && ceil_div(g.m, kernel.mr) * ceil_div(g.n, kernel.nr) < 16)
-      return gemm_split_k(context, kernel, g);
-    if (g.m <= kernel.wide_rows && g.b_n == 1) return gemm_wide(context, kernel, g);
+    if (g.k >= 2 * kSplitK && g.m * g.n <= kSmallC && g.m > 1) return gemm_split_k(context, kernel, g);
+    if (g.m <= kernel.gemv_rows && g.b_n == 1) return gemm_gemv(context, kernel, g);
   }
-  const bool small = g.m * g.n * g.k <= kSmall;
-  const bool pack_b = !g.packed_b && (!plain_b || g.b_n != 1 || !(small || g.m <= kFewRows));
-  const bool pack_a = !plain_a || !(small || g.n <= 2 * kernel.nr);
+  const int64_t a_bytes = g.m * g.k * int64_t{sizeof(T)}, b_bytes = g.k * g.n * int64_t{sizeof(T)};
+  const bool in_l2 = a_bytes + b_bytes <= kInL2;
+  const bool pack_b = !g.packed_b && (!plain_b || g.b_n != 1 || !(in_l2 || g.m <= kFewRows));
+  const bool pack_a = !plain_a || !(in_l2 || a_bytes <= kInL2 / 3 || g.n <= 2 * kernel.nr);
   gemm_blocked(context, kernel, g, pack_a, pack_b);
 }
 
@@ -286,8 +293,8 @@ void gemm_batched(Context* context, const Gemm<T>& g, const GemmBatch& batch) {
   const double cost = cost_of(g.m, g.n, g.k);
   Gemm<T> base = g;
   // One B for all items: worth packing once if the items would each pack it.
-  const bool share =
-      batch.b == 0 && batch.count > 1 && !g.packed_b && g.b_n != 1 && g.m > 4 && g.n > 1 && g.k < 2 * kSplitK;
+  const bool share = batch.b == 0 && batch.count > 1 && !g.packed_b && g.b_n != 1 && g.m > 4 && g.n > 1 &&
+                     (g.k < 2 * kSplitK || g.m * g.n > kSmallC);
   Workspace space(context, share ? static_cast<size_t>(packed_b_size<T>(g.k, g.n)) * sizeof(T) : 0);
   if (share) {
     pack_b(context, g.b, g.b_k, g.b_n, g.k, g.n, space.as<T>());

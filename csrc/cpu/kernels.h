@@ -5,18 +5,24 @@
 
 #include "cpu/isa/activation.h"
 #include "cpu/isa/conv.h"
+#include "cpu/isa/attention.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
+#include "cpu/isa/rnn.h"
+#include "cpu/isa/softmax.h"
 
 namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
   const ConvKernels* conv;
+  const AttentionKernels* attention;
+  const RnnKernels* rnn;
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
+  const SoftmaxKernels* softmax;
   const GemmKernels* gemm;
 };
 

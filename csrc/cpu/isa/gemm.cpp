@@ -14,17 +14,17 @@ namespace fastdl::cpu::FASTDL_ISA {
 //   SSE2:    16 registers =  8 sums (MR = 4) + 2 of B + 1 broadcast + products (no multiply-add, no broadcast
 //   load).
 #if FASTDL_ISA_ID == 3
-constexpr int kRows = 14, kDotCols4 = 4, kWideRows = 4, kWideVectors = 6;
+constexpr int kRows = 14, kDotCols4 = 4, kGemvTerms = 16;
 #elif FASTDL_ISA_ID == 2
-constexpr int kRows = 6, kDotCols4 = 2, kWideRows = 3, kWideVectors = 4;
+constexpr int kRows = 6, kDotCols4 = 2, kGemvTerms = 8;
 #else
-constexpr int kRows = 4, kDotCols4 = 2, kWideRows = 2, kWideVectors = 4;
+constexpr int kRows = 4, kDotCols4 = 2, kGemvTerms = 8;
 #endif
-constexpr int kTileVectors = 2, kDotRows = 4;
+constexpr int kTileVectors = 2, kDotRows = 4, kGemvRows = 4;
 
-// K block: kc x NR of B (32 KiB) + kc x MR of A (14 KiB) fill a 48 KiB L1 cache; half of that for 32 KiB
-// caches and smaller vectors costs nothing, since the panels shrink along with the vectors.
-constexpr int64_t kKc = 256;
+// K block: a panel of B (64 KiB in every vector width but AVX2's and SSE2's, where it is less) streams from
+// the L2 cache without slowing the multiply-adds; each further block would read and write all of C once more.
+constexpr int64_t kKc = 512;
 
 template <class T>
 static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t row, int64_t col, int lanes) {
@@ -139,6 +139,46 @@ static void dot(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, 
   dot_rows<T, 4, kDotCols4>(a, a_row, b, b_col, cols, k, acc);
 }
 
+// Adds S terms to each of R rows of sums, which stay in the L1 cache while B streams by.
+template <class T, int R, int S>
+static FASTDL_INLINE void gemv_terms(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k,
+                                     int64_t cols, T* acc) {
+  using V = Vec<T>;
+  V av[R][S];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int s = 0; s < S; ++s) av[r][s] = V::broadcast(a[r * a_row + s * a_k]);
+  }
+  for (int64_t j = 0; j < cols; j += V::width) {
+    const int n = cols - j < V::width ? static_cast<int>(cols - j) : V::width;
+    V sum[R];
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::load(acc + r * cols + j, n);
+    FASTDL_UNROLL for (int s = 0; s < S; ++s) {
+      const V bv = V::load(b + s * b_k + j, n);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(av[r][s], bv, sum[r]);
+    }
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r].store(acc + r * cols + j, n);
+  }
+}
+
+template <class T, int R>
+static void gemv_rows(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int64_t cols,
+                      int64_t k, T* acc) {
+  constexpr int S = kGemvTerms / R < 8 ? kGemvTerms / R : 8;
+  for (int64_t i = 0; i < R * cols; ++i) acc[i] = T(0);
+  int64_t i = 0;
+  for (; i + S <= k; i += S) gemv_terms<T, R, S>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
+  for (; i < k; ++i) gemv_terms<T, R, 1>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
+}
+
+template <class T>
+static void gemv(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int rows, int64_t cols,
+                 int64_t k, T* acc) {
+  if (rows == 1) return gemv_rows<T, 1>(a, a_row, a_k, b, b_k, cols, k, acc);
+  if (rows == 2) return gemv_rows<T, 2>(a, a_row, a_k, b, b_k, cols, k, acc);
+  if (rows == 3) return gemv_rows<T, 3>(a, a_row, a_k, b, b_k, cols, k, acc);
+  gemv_rows<T, 4>(a, a_row, a_k, b, b_k, cols, k, acc);
+}
+
 // Blocks of width x width are transposed in registers.
 template <class T>
 static void pack_transposed(const T* src, int64_t lane_stride, int64_t k, int lanes, int width, T* out) {
@@ -177,24 +217,21 @@ static void pack(const T* src, int64_t k_stride, int64_t lane_stride, int64_t k,
   constexpr int W = V::width;
   if (k_stride == 1 && lane_stride != 1 && k > 1)
     return pack_transposed(src, lane_stride, k, lanes, width, out);
-  if (lane_stride == 1 && lanes == 2 * W && width == 2 * W) {
-    for (int64_t i = 0; i < k; ++i, out += 2 * W, src += k_stride) {
-      const V lo = V::load(src), hi = V::load(src + W);
+  if (lane_stride == 1 && width > W && width <= 2 * W) {
+    const int tail = width - W, lo_lanes = lanes < W ? lanes : W, hi_lanes = lanes - lo_lanes;
+    for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
+      const V lo = V::load(src, lo_lanes), hi = V::load(hi_lanes ? src + W : src, hi_lanes);
       lo.store(out);
-      hi.store(out + W);
+      hi.store(out + W, tail);
     }
     return;
   }
+  if (lane_stride == 1 && width <= W) {
+    for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) V::load(src, lanes).store(out, width);
+    return;
+  }
   for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
-    if (lane_stride == 1) {
-      for (int lane = 0; lane < width; lane += W) {
-        const int n = width - lane < W ? width - lane : W;
-        const int valid = lanes - lane < 0 ? 0 : lanes - lane < n ? lanes - lane : n;
-        V::load(src + (valid ? lane : 0), valid).store(out + lane, n);
-      }
-    } else {
-      for (int lane = 0; lane < width; ++lane) out[lane] = lane < lanes ? src[lane * lane_stride] : T(0);
-    }
+    for (int lane = 0; lane < width; ++lane) out[lane] = lane < lanes ? src[lane * lane_stride] : T(0);
   }
 }
 
@@ -213,13 +250,12 @@ static int64_t fma_peak(int64_t rounds, float* sink) {
   return 2ll * chains * steps * V::width;
 }
 
-// Fills tile[1..R] and wide[1..R].
+// Fills tile[1..R].
 template <class T, int R>
 static constexpr void fill(GemmKernelsOf<T>& k) {
   k.tile[R][0] = tile<T, R, kTileVectors, false>;
   k.tile[R][1] = tile<T, R, kTileVectors, true>;
   k.tile[R][2] = tile<T, R, 1, true>;
-  if constexpr (R <= kWideRows) k.wide[R] = tile<T, R, kWideVectors, false>;
   if constexpr (R > 1) fill<T, R - 1>(k);
 }
 
@@ -231,11 +267,11 @@ static constexpr GemmKernelsOf<T> make() {
   k.mr = kRows;
   k.nr = kTileVectors * Vec<T>::width;
   k.dot_rows = kDotRows;
-  k.wide_rows = kWideRows;
-  k.wide_cols = kWideVectors * Vec<T>::width;
+  k.gemv_rows = kGemvRows;
   k.kc = kKc;
   fill<T, kRows>(k);
   k.dot = dot<T>;
+  k.gemv = gemv<T>;
   k.finish = finish<T>;
   k.pack = pack<T>;
   return k;

@@ -39,15 +39,17 @@ struct GemmKernelsOf {
   static constexpr int kMaxRows = 14;
   int width;  // lanes of a vector
   int mr, nr;
-  int dot_rows;  // most rows of `dot`
-  int wide_rows, wide_cols;
-  int64_t kc;  // K block: an NR-wide panel of B and an MR-high panel of A share the L1 cache
+  int dot_rows;   // most rows of `dot`
+  int gemv_rows;  // most rows of `gemv`
+  int64_t kc;     // K block: an NR-wide panel of B and an MR-high panel of A share the L1 cache
 
   // [rows][0: cols == NR, 1: cols > NR / 2, 2: cols <= NR / 2]; call through gemm_tile().
   void (*tile[kMaxRows + 1][3])(const GemmTile<T>&);
 
-  // [rows], rows <= wide_rows: exactly wide_cols columns, for few rows and a B that is not packed.
-  void (*wide[kMaxRows + 1])(const GemmTile<T>&);
+  // acc[r * cols + j] = sum_k a[r * a_row + k * a_k] * b[k * b_k + j], rows <= gemv_rows: rows of B are read
+  // whole.
+  void (*gemv)(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int rows, int64_t cols,
+               int64_t k, T* acc);
 
   // acc[r * cols + j] = sum_k a[r * a_row + k] * b[j * b_col + k], rows <= dot_rows: both operands contiguous
   // along k.
