@@ -280,15 +280,17 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
   const char* op = transposed ? "conv_transpose_backward_weight" : "conv_backward_weight";
   const View grad = float_view(grad_, op, "grad_out"), x = view_like(x_, grad.dtype, op, "x");
   const fastdl_conv_options o = read_options(options, op);
-  const auto bias =
-      optional_vector(grad_bias_, grad.dtype, grad.ndim > 1 ? grad.shape[1] : 0, op, "grad_bias");
   const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
   check_saved(saved, o.activation, op);
+  const auto check_bias = [&] {
+    return optional_vector(grad_bias_, grad.dtype, grad.shape[1], op, "grad_bias");
+  };
   if (!grad_weight_) {
-    if (!bias) return;
+    if (!grad_bias_) return;
     FASTDL_CHECK(grad.ndim >= 3 && grad.ndim <= 5, FASTDL_ERROR_SHAPE,
                  "%s: expected grad_out of shape (N, C, ...) with 1 to 3 spatial axes, got %s", op,
                  shape_string(grad).c_str());
+    const auto bias = check_bias();
     return dispatch_float(grad.dtype, [&](auto zero) {
       using T = decltype(zero);
       sum_pixels<T>(context, gradient_source<T>(grad, saved, o.activation), *bias);
@@ -297,6 +299,7 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
   const View weight = view_like(grad_weight_, grad.dtype, op, "grad_weight");
   const Geometry g = transposed ? geometry(grad, weight, x, o, {op, "grad_out", "x", "grad_weight", true})
                                 : geometry(x, weight, grad, o, {op, "x", "grad_out", "grad_weight", false});
+  const auto bias = check_bias();
   dispatch_float(grad.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Source<T> dy = gradient_source<T>(grad, saved, o.activation), xs = source<T>(x);

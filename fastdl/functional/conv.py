@@ -24,7 +24,9 @@ __all__ = [
 ]
 
 
-def _run(ctx: Any, op: Any, a: Activation, residual: Any, x: Any, weight: Any, bias: Any, *options: Any) -> Any:
+def _run(
+    ctx: Any, op: Any, a: Activation, residual: Any, x: Any, weight: Any, bias: Any, *options: Any
+) -> Any:
     """op with its activation, saving what its gradient needs."""
     ctx.options, ctx.activation = options, a
     if a.kind == NONE:
@@ -46,7 +48,9 @@ def _run(ctx: Any, op: Any, a: Activation, residual: Any, x: Any, weight: Any, b
 def _run_backward(ctx: Any, op: Any, grad: np.ndarray) -> Any:
     x, weight, *saved = ctx.saved
     a, saved = ctx.activation, saved[0] if saved else None
-    if ctx.needs[3] is not None and a.kind != NONE:  # the residual's gradient: taken through the activation once
+    if (
+        ctx.needs[3] is not None and a.kind != NONE
+    ):  # the residual's gradient: taken through the activation once
         through = empty_like(grad)
         kernels(grad).activation_backward(grad, saved, through, a.kind, a.alpha, a.beta, a.from_output)
         grad, a, saved = through, None, None
@@ -112,7 +116,9 @@ def _check(op: str, n: int, input: Any, weight: Any) -> None:
         raise ValueError(f"{op}: expected a weight of {n + 2} dimensions, got shape {tuple(weight.shape)}")
 
 
-def _conv(n: int, input: Any, weight: Any, bias: Any, activation: Any, residual: Any, *options: Any) -> Tensor:
+def _conv(
+    n: int, input: Any, weight: Any, bias: Any, activation: Any, residual: Any, *options: Any
+) -> Tensor:
     _check(f"conv{n}d", n, input, weight)
     return Conv.apply(input, weight, bias, residual, resolve_activation(activation), *options)
 

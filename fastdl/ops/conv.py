@@ -309,7 +309,17 @@ def conv_transpose_backward(
     if x.ndim == n + 1:
         s = None if saved is None else saved[None]
         dx, dw, db = conv_transpose_backward(
-            grad[None], x[None], weight, stride, padding, output_padding, groups, dilation, activation, s, needs
+            grad[None],
+            x[None],
+            weight,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+            activation,
+            s,
+            needs,
         )
         return None if dx is None else dx[0], dw, db
     _check_saved("conv_transpose_backward", activation, saved)
