@@ -8,18 +8,8 @@
 namespace fastdl::cpu {
 namespace {
 
-// Steps are taken in blocks of so many rows that the products x W_ih^T of a block are still in the L2 cache
-// when its steps read them; never fewer than make an efficient product.
-constexpr int64_t kBlockBytes = 1 << 20;
-constexpr int64_t kLeastBlockRows = 192;
-
-int64_t block_steps(const RnnShape& s, const RnnRows& rows, int64_t item_size) {
-  int64_t block = kBlockBytes / (s.gates * s.hidden * item_size);
-  if (block < kLeastBlockRows) block = kLeastBlockRows;
-  // A remainder of less than half a block is not worth a block of its own.
-  if (rows.sequences == 0 || rows.rows <= block + block / 2) return rows.steps > 0 ? rows.steps : 1;
-  return (block + rows.sequences - 1) / rows.sequences;
-}
+// Rows of a block at least: fewer make an inefficient product.
+constexpr int64_t kLeastRows = 192;
 
 // One layer, both directions: block by block, one product for x W_ih^T, then the steps.
 template <class T>
@@ -32,7 +22,8 @@ class ForwardLayer {
   void run(T* gates, T* cells, T* unprojected, T* packed, const T* zeros) {
     const RnnShape& s = shape_;
     const int64_t columns = s.gates * s.hidden, depth = s.input_of(layer_);
-    const int64_t block = block_steps(s, rows_, sizeof(T)), blocks = (rows_.steps + block - 1) / block;
+    const int64_t block = rnn_block_steps(s, rows_, sizeof(T), kLeastRows),
+                  blocks = (rows_.steps + block - 1) / block;
     const Workspace biases(context_, s.bias ? bytes(s.directions * columns) : 0);
     const Workspace inputs(context_, blocks > 1 ? bytes(s.directions * packed_b_size<T>(depth, columns)) : 0);
     const auto& table = table_for<T>(*kernels().rnn);
@@ -101,8 +92,8 @@ class ForwardLayer {
   void input_product(int64_t d, int64_t begin, int64_t end) {
     Direction& dir = direction_[d];
     const int64_t columns = shape_.gates * shape_.hidden, depth = shape_.input_of(layer_);
-    const int64_t first = d == 0 ? begin : rows_.steps - end, last = first + end - begin - 1;
-    const int64_t row = rows_.offset_at(first), count = rows_.offset_at(last) + rows_.batch_at(last) - row;
+    const auto [row, count] =
+        rows_.span(d == 0 ? begin : rows_.steps - end, d == 0 ? end : rows_.steps - begin);
     dir.first_row = dir.saved ? 0 : row;
     if (count == 0) return;
     Gemm<T> g{count,  columns,
@@ -243,9 +234,10 @@ void rnn_forward(Context* context, const RnnForward<T>& p) {
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences;
   const bool inference = p.reserve == nullptr;
-  const Workspace gates(context, inference ? bytes(s.directions * block_steps(s, p.rows, sizeof(T)) *
-                                                   sequences * s.gates * s.hidden)
-                                           : 0);
+  const Workspace gates(context,
+                        inference ? bytes(s.directions * rnn_block_steps(s, p.rows, sizeof(T), kLeastRows) *
+                                          sequences * s.gates * s.hidden)
+                                  : 0);
   const Workspace cells(context, inference && s.lstm() ? bytes(s.directions * sequences * s.hidden) : 0);
   const Workspace unprojected(context,
                               inference && s.projection ? bytes(s.directions * sequences * s.hidden) : 0);
