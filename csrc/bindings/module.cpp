@@ -9,6 +9,8 @@ namespace fastdl::bindings {
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
+void bind_matmul(py::module_&);
+void bind_measure(py::module_&);
 
 namespace {
 
@@ -35,4 +37,6 @@ PYBIND11_MODULE(_core, m) {
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);
+  bind_matmul(m);
+  bind_measure(m);
 }

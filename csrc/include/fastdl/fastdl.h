@@ -16,6 +16,8 @@
 
 #include "fastdl/activation.h"
 #include "fastdl/base.h"
+#include "fastdl/matmul.h"
+#include "fastdl/measure.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
 
