@@ -7,14 +7,18 @@
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
+#include "cpu/isa/rnn.h"
+#include "cpu/isa/softmax.h"
 
 namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const RnnKernels* rnn;
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
+  const SoftmaxKernels* softmax;
   const GemmKernels* gemm;
 };
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd import wrap
 from fastdl.tensor import Tensor
 
 
@@ -42,7 +43,7 @@ class Dataset:
 def as_array(value: Any) -> np.ndarray:
     """The array behind a Tensor, an array, or a nested list (Python floats become float32)."""
     if isinstance(value, Tensor):
-        return value.detach().numpy()
+        return value._data
     if isinstance(value, np.ndarray):
         return value
     try:
@@ -83,7 +84,7 @@ class TensorDataset(Dataset):
         return self._arrays[0].shape[0]
 
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        return tuple(wrap(a[index]) for a in self._arrays)
+        return tuple(wrap(a[index, ...]) for a in self._arrays)
 
     def take(self, indices: np.ndarray) -> tuple[Tensor, ...]:
         """The batch of the samples at ``indices``: contiguous, sharing no memory with the dataset."""
@@ -188,8 +189,3 @@ def rng_for(generator: np.random.Generator | None, seed: int | None) -> np.rando
     from fastdl import random
 
     return random.generator()
-
-
-def wrap(array: Any) -> Tensor:
-    """A Tensor around an array, sharing its memory."""
-    return Tensor(array)

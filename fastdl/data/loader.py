@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data.dataset import rng_for, wrap
+from fastdl.autograd import wrap
+from fastdl.data.dataset import rng_for
 from fastdl.data.sampler import BatchSampler
 from fastdl.tensor import Tensor
 

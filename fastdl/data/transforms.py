@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data.dataset import rng_for, wrap
+from fastdl.autograd import wrap
+from fastdl.data.dataset import rng_for
 from fastdl.tensor import Tensor
 
 

@@ -381,3 +381,6 @@ bitwise_or = _bitwise("bitwise_or", np.bitwise_or)
 bitwise_xor = _bitwise("bitwise_xor", np.bitwise_xor)
 bitwise_left_shift = _bitwise("bitwise_left_shift", np.left_shift)
 bitwise_right_shift = _bitwise("bitwise_right_shift", np.right_shift)
+
+multiply, divide, true_divide, subtract = mul, div, div, sub
+greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne

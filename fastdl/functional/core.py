@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import autograd
+from .. import autograd, backend
 from ..autograd import ArrayFunction, Leaf, TensorBase, _mode, is_float, mark_inplace, wrap
 from ..dtypes import combine, promote_types, scalar_dtype
 
@@ -26,6 +26,22 @@ def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
     axes = tuple(range(lead)) + tuple([lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1])
     dtype = np.float32 if grad.dtype.itemsize == 2 else None
     return np.asarray(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
+
+
+class Clone(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return np.array(x)  # keeps the memory layout
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad
+
+
+class Contiguous(Clone):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.copy()
 
 
 class Cast(ArrayFunction):
@@ -103,14 +119,8 @@ def float_input(x: Any) -> Any:
     """A Tensor of floating dtype: integers become the default dtype (exp, sqrt, mean ... of integers)."""
     x = as_tensor(x)
     if not is_float(x._data.dtype):
-        return wrap(x._data.astype(autograd_default()))
+        return wrap(x._data.astype(backend.get_default_dtype()))
     return x
-
-
-def autograd_default() -> np.dtype:
-    from .. import backend
-
-    return backend.get_default_dtype()
 
 
 def as_tensor(x: Any) -> Any:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
+
+from ..backend import empty, empty_like, kernels
 
 # The kinds of fastdl_activation_kind (csrc/include/fastdl/activation.h).
 NONE, RELU, RELU6, LEAKY_RELU, ELU, SELU, CELU, GELU, GELU_TANH, SILU, MISH, SOFTPLUS = range(12)
@@ -76,3 +81,90 @@ def _resolve_with_parameters(activation: object) -> Activation:
     raise ValueError(
         f"activation: expected None, a name or (name, parameters...), got {activation!r}; names: {names}"
     )
+
+
+def activation(x: np.ndarray, activation: str | tuple | None) -> np.ndarray:
+    """f(x) element by element; float32 or float64, any shape and strides; the layout of x is kept.
+
+    ``activation``: as in `resolve_activation`, which says what it raises; TypeError for other dtypes.
+
+    >>> import numpy as np
+    >>> from fastdl.ops.activation import activation
+    >>> activation(np.array([-1.0, 2.0]), "relu")
+    array([0., 2.])
+    """
+    f = resolve_activation(activation)
+    out = empty_like(x)
+    kernels(x).activation_forward(x, out, f.kind, f.alpha, f.beta)
+    return out
+
+
+def activation_backward(grad: np.ndarray, saved: np.ndarray, activation: str | tuple | None) -> np.ndarray:
+    """grad * f'(x); ``saved`` is f(x) where ``resolve_activation(activation).from_output``, else x."""
+    f = resolve_activation(activation)
+    out = empty_like(saved)
+    kernels(saved).activation_backward(grad, saved, out, *f)
+    return out
+
+
+def glu(x: np.ndarray, dim: int = -1) -> np.ndarray:
+    """a * sigmoid(b), a and b the halves of x along ``dim`` (Dauphin et al. 2017, section 2).
+
+    Raises IndexError for a ``dim`` out of range and ValueError for an odd extent.
+
+    >>> import numpy as np
+    >>> glu(np.array([3.0, 0.0]))
+    array([1.5])
+    """
+    shape = list(x.shape)
+    if not -len(shape) <= dim < len(shape):
+        raise IndexError(f"glu: dim {dim} is out of range for shape {x.shape}")
+    shape[dim] //= 2
+    out = empty(shape, x.dtype)
+    kernels(x).glu_forward(x, out, dim)
+    return out
+
+
+def glu_backward(grad: np.ndarray, x: np.ndarray, dim: int = -1) -> np.ndarray:
+    """The gradient of `glu` with respect to x."""
+    out = empty(x.shape, x.dtype)
+    kernels(x).glu_backward(grad, x, out, dim)
+    return out
+
+
+def prelu(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x where x > 0, else weight * x; one weight, or one per channel (dim 1). He et al. (2015), eq. 1.
+
+    >>> import numpy as np
+    >>> prelu(np.array([-2.0, 2.0]), np.array([0.25]))
+    array([-0.5,  2. ])
+    """
+    out = empty_like(x)
+    kernels(x).prelu_forward(x, weight, out)
+    return out
+
+
+def prelu_backward(
+    grad: np.ndarray, x: np.ndarray, weight: np.ndarray, need_x: bool = True, need_weight: bool = True
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The gradients with respect to x and weight; None for one that is not needed."""
+    grad_x = empty_like(x) if need_x else None
+    grad_weight = empty_like(weight) if need_weight else None
+    kernels(x).prelu_backward(grad, x, weight, grad_x, grad_weight)
+    return grad_x, grad_weight
+
+
+def _elementary(name: str, kind: int) -> Callable[[np.ndarray], np.ndarray]:
+    def function(x: np.ndarray) -> np.ndarray:
+        out = empty_like(x)
+        kernels(x).elementary(x, out, kind)
+        return out
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{name}(x) element by element; float32 or float64, any shape and strides."
+    return function
+
+
+exp, expm1, log, log1p, erf, erfc = (
+    _elementary(name, kind) for kind, name in enumerate(["exp", "expm1", "log", "log1p", "erf", "erfc"])
+)

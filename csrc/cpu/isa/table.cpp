@@ -6,17 +6,21 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
+extern const RnnKernels rnn_kernels;
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
+extern const SoftmaxKernels softmax_kernels;
 extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
 const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
+    &rnn_kernels,
     &norm_kernels,
     &pool_kernels,
     &activation_kernels,
+    &softmax_kernels,
     &gemm_kernels,
 };
 

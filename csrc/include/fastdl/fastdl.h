@@ -20,5 +20,7 @@
 #include "fastdl/measure.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
+#include "fastdl/rnn.h"
+#include "fastdl/softmax.h"
 
 #endif

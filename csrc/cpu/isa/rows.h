@@ -1,0 +1,64 @@
+// Reductions over contiguous rows, shared by softmax and the losses. Four accumulators keep the adders busy;
+// the order of a sum depends on n alone.
+#pragma once
+
+#include "vecmath.h"
+
+namespace fastdl::cpu::FASTDL_ISA {
+
+// The first m lanes from memory, the others `fill`.
+template <class T>
+FASTDL_INLINE Vec<T> load_or(const T* p, int m, Vec<T> fill) {
+  return select(Mask<T>::first(m), Vec<T>::load(p, m), fill);
+}
+
+// The largest of sign * x[i]; NaN is ignored unless there is nothing else (the exponentials bring it back).
+template <class T>
+FASTDL_INLINE T row_max(int64_t n, const T* x, Vec<T> sign) {
+  constexpr int w = Vec<T>::width;
+  const Vec<T> lowest = constant<T>(-__builtin_inf());
+  Vec<T> a = lowest, b = lowest, c = lowest, d = lowest;
+  int64_t i = 0;
+  for (; i + 4 * w <= n; i += 4 * w) {
+    a = max(Vec<T>::load(x + i) * sign, a);
+    b = max(Vec<T>::load(x + i + w) * sign, b);
+    c = max(Vec<T>::load(x + i + 2 * w) * sign, c);
+    d = max(Vec<T>::load(x + i + 3 * w) * sign, d);
+  }
+  for (; i + w <= n; i += w) a = max(Vec<T>::load(x + i) * sign, a);
+  if (i < n) b = max(load_or(x + i, static_cast<int>(n - i), lowest * sign) * sign, b);
+  return reduce_max(max(max(a, b), max(c, d)));
+}
+
+// sum of f(load(i, m)) over the row; f(i, m) returns a vector whose lanes from m on are zero.
+template <class T, class F>
+FASTDL_INLINE T row_sum(int64_t n, F&& f) {
+  constexpr int w = Vec<T>::width;
+  Vec<T> a = Vec<T>::zero(), b = a, c = a, d = a;
+  int64_t i = 0;
+  for (; i + 4 * w <= n; i += 4 * w) {
+    a += f(i, w);
+    b += f(i + w, w);
+    c += f(i + 2 * w, w);
+    d += f(i + 3 * w, w);
+  }
+  for (; i + w <= n; i += w) a += f(i, w);
+  if (i < n) b += f(i, static_cast<int>(n - i));
+  return reduce_add((a + b) + (c + d));
+}
+
+template <class T, class F>
+FASTDL_INLINE void row_map(int64_t n, F&& f) {
+  constexpr int w = Vec<T>::width;
+  int64_t i = 0;
+  for (; i + w <= n; i += w) f(i, w);
+  if (i < n) f(i, static_cast<int>(n - i));
+}
+
+// Zero in the lanes from m on.
+template <class T>
+FASTDL_INLINE Vec<T> first_lanes(Vec<T> v, int m) {
+  return m == Vec<T>::width ? v : select(Mask<T>::first(m), v, Vec<T>::zero());
+}
+
+}  // namespace fastdl::cpu::FASTDL_ISA

@@ -1,0 +1,136 @@
+#include "fastdl/softmax.h"
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/tensor.h"
+
+namespace fastdl::cpu {
+namespace {
+
+constexpr double kCost = 4;           // elementary operations an element costs
+constexpr int64_t kGrain = 8192;      // elements per task
+constexpr int64_t kColumnGrain = 64;  // columns per task at least: whole cache lines
+
+// A dense tensor seen in memory as [outer, n, inner], n being the softmax's dim.
+struct Extents {
+  int64_t outer, n, inner;
+};
+Extents extents(const View& v, int dim) {
+  if (v.ndim == 0) return {1, 1, 1};
+  const int64_t n = v.shape[dim], inner = n == 1 ? 1 : v.strides[dim];
+  return {v.size() / (n * inner), n, inner};
+}
+
+int checked_dim(int32_t dim, const View& v, const char* op) {
+  const int rank = v.ndim == 0 ? 1 : v.ndim;
+  FASTDL_CHECK(dim >= -rank && dim < rank, FASTDL_ERROR_INDEX,
+               "%s: dim %d is out of range for a tensor of %d dimensions", op, dim, v.ndim);
+  return dim < 0 ? dim + rank : dim;
+}
+
+void check_kind(int32_t kind, const char* op) {
+  FASTDL_CHECK(kind >= FASTDL_SOFTMAX && kind <= FASTDL_SOFTMIN, FASTDL_ERROR_VALUE, "%s: unknown kind %d",
+               op, kind);
+}
+
+// Calls rows(first, count) over the rows, or columns(offset, count) over groups of adjacent columns.
+template <class Rows, class Columns>
+void for_parts(Context* context, const Extents& e, Rows&& rows, Columns&& columns) {
+  if (e.inner == 1) {
+    const int64_t grain = e.n >= kGrain ? 1 : kGrain / e.n;
+    return parallel_ranges(context, e.outer, grain, static_cast<double>(e.n) * kCost,
+                           [&](int64_t begin, int64_t end) { rows(begin, end - begin); });
+  }
+  int64_t group = kGrain / e.n / kColumnGrain * kColumnGrain;
+  if (group < kColumnGrain) group = kColumnGrain;
+  if (group > e.inner) group = e.inner;
+  const int64_t groups = (e.inner + group - 1) / group;
+  parallel_for(context, e.outer * groups, static_cast<double>(group * e.n) * kCost, [&](int64_t task) {
+    const int64_t begin = task % groups * group;
+    columns(task / groups * e.n * e.inner + begin, begin + group < e.inner ? group : e.inner - begin);
+  });
+}
+
+template <class T>
+void forward(Context* context, int32_t kind, const View& x, const View& out, int dim) {
+  const Extents e = extents(x, dim);
+  const auto& table = table_for<T>(*kernels().softmax);
+  const T* xp = x.as<T>();
+  T* y = out.as<T>();
+  for_parts(
+      context, e,
+      [&](int64_t first, int64_t count) {
+        table.forward(kind, count, e.n, xp + first * e.n, y + first * e.n);
+      },
+      [&](int64_t at, int64_t count) { table.forward_columns(kind, count, e.n, e.inner, xp + at, y + at); });
+}
+
+template <class T>
+void backward(Context* context, int32_t kind, const View& dy, const View& out, const View& dx, int dim) {
+  const Extents e = extents(dy, dim);
+  const auto& table = table_for<T>(*kernels().softmax);
+  const T *g = dy.as<T>(), *y = out.as<T>();
+  T* d = dx.as<T>();
+  for_parts(
+      context, e,
+      [&](int64_t first, int64_t count) {
+        const int64_t at = first * e.n;
+        table.backward(kind, count, e.n, g + at, y + at, d + at);
+      },
+      [&](int64_t at, int64_t count) {
+        table.backward_columns(kind, count, e.n, e.inner, g + at, y + at, d + at);
+      });
+}
+
+}  // namespace
+}  // namespace fastdl::cpu
+
+using namespace fastdl::cpu;
+
+extern "C" {
+
+fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tensor* x_,
+                                     const fastdl_tensor* out_, int32_t dim_, int32_t kind) {
+  return guarded([&] {
+    const char* op = "softmax";
+    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    check_same_shape(x, "x", out, "out", op);
+    check_kind(kind, op);
+    const int dim = checked_dim(dim_, x, op);
+    if (x.size() == 0) return;
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      if (same_dense_layout(x, out)) return forward<T>(context, kind, x, out, dim);
+      const Contiguous xc(context, x);
+      ContiguousOut yc(context, out);
+      forward<T>(context, kind, *xc, *yc, dim);
+      yc.write_back();
+    });
+  });
+}
+
+fastdl_status fastdl_softmax_backward(fastdl_context* context, const fastdl_tensor* grad_out,
+                                      const fastdl_tensor* out_, const fastdl_tensor* grad_x, int32_t dim_,
+                                      int32_t kind) {
+  return guarded([&] {
+    const char* op = "softmax_backward";
+    const View dy = float_view(grad_out, op, "grad_out");
+    const View out = view_like(out_, dy.dtype, op, "out"), dx = view_like(grad_x, dy.dtype, op, "grad_x");
+    check_same_shape(out, "out", dy, "grad_out", op);
+    check_same_shape(out, "out", dx, "grad_x", op);
+    check_kind(kind, op);
+    const int dim = checked_dim(dim_, dy, op);
+    if (dy.size() == 0) return;
+    dispatch_float(dy.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      if (same_dense_layout(dy, out) && same_dense_layout(dy, dx)) {
+        return backward<T>(context, kind, dy, out, dx, dim);
+      }
+      const Contiguous gc(context, dy), yc(context, out);
+      ContiguousOut dxc(context, dx);
+      backward<T>(context, kind, *gc, *yc, *dxc, dim);
+      dxc.write_back();
+    });
+  });
+}
+}
