@@ -162,9 +162,7 @@ def linear(
     """
     sx, sw = x.shape, weight.shape
     if not sx or not 1 <= len(sw) <= 2 or sx[-1] != sw[-1]:
-        raise ValueError(
-            f"linear: expected x (..., k) and weight (n, k) or (k,), got shapes {sx} and {sw}"
-        )
+        raise ValueError(f"linear: expected x (..., k) and weight (n, k) or (k,), got shapes {sx} and {sw}")
     out = empty(sx[:-1] + sw[:-1], x.dtype)
     f = resolve_activation(activation)
     kernels(x).linear(x, weight, bias, out, f[0], f[1], f[2])
@@ -223,7 +221,9 @@ def pack_b(b: np.ndarray) -> PackedB:
 
 def _check_dims(op: str, a: Any, b: Any, da: int, db: int) -> None:
     if a.ndim != da or b.ndim != db:
-        raise ValueError(f"{op}: expected operands of {da} and {db} dimensions, got shapes {a.shape} and {b.shape}")
+        raise ValueError(
+            f"{op}: expected operands of {da} and {db} dimensions, got shapes {a.shape} and {b.shape}"
+        )
 
 
 def mm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -252,7 +252,9 @@ def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return matmul(a, b)
 
 
-def addmm(c: np.ndarray, a: np.ndarray, b: np.ndarray, *, beta: float = 1.0, alpha: float = 1.0) -> np.ndarray:
+def addmm(
+    c: np.ndarray, a: np.ndarray, b: np.ndarray, *, beta: float = 1.0, alpha: float = 1.0
+) -> np.ndarray:
     """beta * c + alpha * a @ b; c broadcasts to the result's shape and is not read if beta is 0.
 
     >>> addmm(np.array([1.0]), np.array([[2.0]]), np.array([[3.0]])).tolist()
