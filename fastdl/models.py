@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastdl import nn
+from . import nn
 
 
 def linear(input_shape: tuple[int, int, int], classes: int) -> nn.Module:

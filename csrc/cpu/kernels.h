@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/attention.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
@@ -14,6 +15,7 @@ namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const AttentionKernels* attention;
   const RnnKernels* rnn;
   const NormKernels* norm;
   const PoolKernels* pool;

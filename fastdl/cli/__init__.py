@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Train and evaluate small models on real images, on fastdl's own kernels.",
         epilog="FASTDL_DEBUG=1 shows the traceback of an error.",
     )
-    from fastdl import __version__
+    from .. import __version__
 
     parser.add_argument("--version", action="version", version=f"fastdl {__version__}")
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
 
-    from fastdl.cli import evaluate, info, train
+    from . import evaluate, info, train
 
     for module in (train, evaluate, info):
         module.add(commands)

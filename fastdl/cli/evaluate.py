@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastdl.cli.sources import NAMES
+from .sources import NAMES
 
 
 def add(commands: Any) -> None:
@@ -24,10 +24,11 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates. Returns 0; errors are raised."""
     import fastdl
-    from fastdl import io
-    from fastdl.cli.run import Run
-    from fastdl.cli.sources import load_source
-    from fastdl.train import Accuracy, ConfusionMatrix, evaluate
+
+    from .. import io
+    from ..train import Accuracy, ConfusionMatrix, evaluate
+    from .run import Run
+    from .sources import load_source
 
     setup = Run.restore(args.file, io.read_checkpoint(args.file)["metadata"])
     if args.threads:

@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     import fastdl
-    from fastdl import _core
+
+    from .. import _core
 
     peak, copy = _peak(), _copy_rate()
     rows = [
@@ -51,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _peak() -> str:
-    from fastdl import _core
+    from .. import _core
 
     if hasattr(_core, "measure_peak"):
         return f"{_core.measure_peak() / 1e9:.0f} GFLOP/s measured"
     import numpy as np
 
-    from fastdl import ops
+    from .. import ops
 
     n = 1024
     rng = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def _peak() -> str:
 
 
 def _copy_rate() -> str:
-    from fastdl import _core
+    from .. import _core
 
     if hasattr(_core, "measure_copy"):
         return f"{_core.measure_copy() / 1e9:.1f} GB/s (read + written)"

@@ -17,7 +17,7 @@ def check(path: str) -> None:
 
 def draw(path: str, history: Any, title: str) -> None:
     """Writes loss and accuracy by epoch, of training and test part, atomically. Raises OSError."""
-    from fastdl.io import atomic_write
+    from ..io import atomic_write
 
     figure = _figure()
     left, right = figure.subplots(1, 2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastdl.cli.sources import Source
-from fastdl.train import Callback
+from ..train import Callback
+from .sources import Source
 
 OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 
@@ -89,14 +90,15 @@ class Run:
     def build_model(self) -> Any:
         """A new model with initial weights drawn from the seed."""
         import fastdl
-        from fastdl import models
+
+        from .. import models
 
         fastdl.manual_seed(self.seed)
         return models.build(self.model, tuple(self.input_shape), len(self.class_names))  # type: ignore[arg-type]
 
     def build_optimizer(self, model: Any) -> Any:
         """The optimizer over the model's parameters."""
-        from fastdl import optim
+        from .. import optim
 
         parameters = model.parameters()
         if self.optimizer == "momentum":
@@ -126,8 +128,8 @@ def check_writable(path: str, option: str) -> None:
     """Raises OSError now rather than after an hour of training when ``path`` cannot be written."""
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
-        raise IsADirectoryError(21, f"{option} {path}: is a directory")
+        raise IsADirectoryError(errno.EISDIR, f"{option} {path}: is a directory")
     if not os.path.isdir(folder):
-        raise FileNotFoundError(2, f"{option} {path}: there is no folder {folder}")
+        raise FileNotFoundError(errno.ENOENT, f"{option} {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(13, f"{option} {path}: the folder {folder} is not writable")
+        raise PermissionError(errno.EACCES, f"{option} {path}: the folder {folder} is not writable")

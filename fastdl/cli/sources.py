@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data import digits, fashion_mnist, images
+from ..data import digits, fashion_mnist, images
 
 NAMES = "fashion-mnist, digits or DIR"
 

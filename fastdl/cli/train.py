@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastdl.cli.run import OPTIMIZERS
-from fastdl.cli.sources import NAMES
+from .run import OPTIMIZERS
+from .sources import NAMES
 
 MODELS = ("linear", "mlp", "cnn", "lstm")
 
@@ -45,8 +45,8 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains. Returns 0; errors and interrupts are raised."""
     # Cheap checks first: imports and data take a while.
-    from fastdl.cli import plot
-    from fastdl.cli.run import LearningRate, Run, check_writable
+    from . import plot
+    from .run import LearningRate, Run, check_writable
 
     save = args.save or args.resume
     if save:
@@ -56,10 +56,11 @@ def run(args: argparse.Namespace) -> int:
         plot.check(args.plot)
 
     import fastdl
-    from fastdl import io
-    from fastdl.cli.sources import load_source
-    from fastdl.data import DataLoader, TensorDataset
-    from fastdl.train import History, ModelCheckpoint, NaNGuard, ProgressBar, evaluate, fit
+
+    from .. import io
+    from ..data import DataLoader, TensorDataset
+    from ..train import History, ModelCheckpoint, NaNGuard, ProgressBar, evaluate, fit
+    from .sources import load_source
 
     say = (lambda *_: None) if args.quiet else _say
     if args.threads:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd import wrap
-from fastdl.tensor import Tensor
+from ..autograd import wrap
+from ..tensor import Tensor
 
 
 class Dataset:
@@ -186,6 +186,6 @@ def rng_for(generator: np.random.Generator | None, seed: int | None) -> np.rando
         return generator
     if seed is not None:
         return np.random.Generator(np.random.Philox(seed))
-    from fastdl import random
+    from .. import random
 
     return random.generator()

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd import wrap
-from fastdl.data.dataset import rng_for
-from fastdl.tensor import Tensor
+from ..autograd import wrap
+from ..tensor import Tensor
+from .dataset import rng_for
 
 
 def random_flip(

@@ -8,6 +8,7 @@ stored as its tensors, named by their path, and a JSON skeleton under the metada
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.tensor import Tensor
+from ..tensor import Tensor
 
 _TREE = "fastdl.tree"
 _CODES = {
@@ -111,7 +112,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     temporary = None
     try:
         if os.path.isdir(target):
-            raise IsADirectoryError(21, "is a directory")
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
         descriptor, temporary = tempfile.mkstemp(
             prefix=f".{os.path.basename(target)[:100]}.", suffix=".tmp", dir=folder
         )

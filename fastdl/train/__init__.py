@@ -1,6 +1,6 @@
 """The training loop, its callbacks and metrics, and the model summary."""
 
-from fastdl.train.callbacks import (
+from .callbacks import (
     Callback,
     CSVLogger,
     EarlyStopping,
@@ -9,9 +9,9 @@ from fastdl.train.callbacks import (
     NaNGuard,
     ProgressBar,
 )
-from fastdl.train.history import History
-from fastdl.train.loop import Trainer, evaluate, fit, predict
-from fastdl.train.metrics import (
+from .history import History
+from .loop import Trainer, evaluate, fit, predict
+from .metrics import (
     Accuracy,
     ConfusionMatrix,
     F1Score,
@@ -22,7 +22,7 @@ from fastdl.train.metrics import (
     Recall,
     TopKAccuracy,
 )
-from fastdl.train.summary import Summary, summary
+from .summary import Summary, summary
 
 __all__ = [
     "Accuracy",

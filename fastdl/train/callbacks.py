@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from fastdl.train.loop import Trainer
+    from .loop import Trainer
 
 
 class Callback:
@@ -137,7 +137,7 @@ class ModelCheckpoint(_Monitor):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
         if self.monitor and not self.improved(logs):
             return
-        from fastdl.io import save_checkpoint
+        from ..io import save_checkpoint
 
         trainer = self.trainer
         save_checkpoint(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data.dataset import TensorDataset, as_array
-from fastdl.data.loader import DataLoader
-from fastdl.tensor import Tensor
-from fastdl.train.callbacks import Callback, LRSchedulerCallback, ModelCheckpoint, ProgressBar
-from fastdl.train.history import History
-from fastdl.train.metrics import Metric, make_metrics
-from fastdl.train.mode import evaluation_mode
+from ..data.dataset import TensorDataset, as_array
+from ..data.loader import DataLoader
+from ..tensor import Tensor
+from .callbacks import Callback, LRSchedulerCallback, ModelCheckpoint, ProgressBar
+from .history import History
+from .metrics import Metric, make_metrics
+from .mode import evaluation_mode
 
 _LOSSES = {
     "bce": "binary_cross_entropy",
@@ -198,7 +198,7 @@ def evaluate(
 
     Arguments are those of ``fit``; without ``loss`` there is none in the result. Raises as ``fit`` does.
     """
-    from fastdl import no_grad
+    from .. import no_grad
 
     loss_function = None if loss is None else _loss(loss)
     loader = make_loader("evaluate", data, batch_size)
@@ -229,7 +229,7 @@ def predict(model: Any, data: Any, *, batch_size: int = 256) -> Any:
     ``data`` is an array or Tensor of inputs, or what ``fit`` takes, whose targets are ignored. Runs in
     evaluation mode and without gradients. Raises ValueError for data without samples.
     """
-    from fastdl import no_grad
+    from .. import no_grad
 
     if isinstance(data, (np.ndarray, Tensor)):
         data = (data,)
@@ -288,7 +288,7 @@ def _loss(loss: Any) -> Callable[[Any, Any], Tensor]:
         raise TypeError(f"loss: expected a function or a name, got {type(loss).__name__}")
     if loss not in _LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(_LOSSES)}, got {loss!r}")
-    from fastdl.nn import functional
+    from ..nn import functional
 
     return getattr(functional, _LOSSES[loss])
 
@@ -300,7 +300,7 @@ def _optimizer(optimizer: Any, model: Any) -> Any:
         return optimizer
     if optimizer not in _OPTIMIZERS:
         raise ValueError(f"optimizer: expected one of {', '.join(_OPTIMIZERS)}, got {optimizer!r}")
-    from fastdl import optim
+    from .. import optim
 
     return getattr(optim, _OPTIMIZERS[optimizer])(model.parameters())
 
@@ -308,7 +308,7 @@ def _optimizer(optimizer: Any, model: Any) -> Any:
 def _clipper(parameters: list[Any], norm: float | None) -> Callable[[], Any] | None:
     if norm is None:
         return None
-    from fastdl.nn.utils import clip_grad_norm_
+    from ..nn.utils import clip_grad_norm_
 
     return lambda: clip_grad_norm_(parameters, norm)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data.dataset import as_array
+from ..data.dataset import as_array
 
 
 class Metric:

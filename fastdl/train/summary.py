@@ -11,9 +11,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from fastdl.autograd import wrap
-from fastdl.tensor import Tensor
-from fastdl.train.mode import evaluation_mode
+from ..autograd import wrap
+from ..tensor import Tensor
+from .mode import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def summary(
         raise ValueError(
             f"summary: expected input_shape as a tuple of sizes without the batch, got {input_shape!r}"
         )
-    from fastdl import no_grad
+    from .. import no_grad
 
     modules = {name: module for name, module in model.named_modules()}
     leaves = [module for module in modules.values() if not any(True for _ in module.children())]

@@ -15,6 +15,7 @@
 #define FASTDL_H
 
 #include "fastdl/activation.h"
+#include "fastdl/attention.h"
 #include "fastdl/base.h"
 #include "fastdl/matmul.h"
 #include "fastdl/measure.h"
