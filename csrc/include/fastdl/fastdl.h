@@ -19,6 +19,7 @@
 #include "fastdl/base.h"
 #include "fastdl/matmul.h"
 #include "fastdl/measure.h"
+#include "fastdl/conv.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
 #include "fastdl/rnn.h"
