@@ -6,6 +6,7 @@
 
 namespace fastdl::bindings {
 
+void bind_conv(py::module_&);
 void bind_attention(py::module_&);
 void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
@@ -35,6 +36,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_cpu_isa",
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
   m.def("available_isas", available_isas);
+  bind_conv(m);
   bind_attention(m);
   bind_rnn(m);
   bind_norm(m);

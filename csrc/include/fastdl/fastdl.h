@@ -17,6 +17,7 @@
 #include "fastdl/activation.h"
 #include "fastdl/attention.h"
 #include "fastdl/base.h"
+#include "fastdl/conv.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
 #include "fastdl/rnn.h"
