@@ -227,6 +227,7 @@ def case_id(case):
     return f"{name}{args}{kwargs or ''}{shapes[0]}".replace(" ", "")
 
 
+@pytest.mark.filterwarnings("ignore:Using padding")
 @pytest.mark.parametrize("case", LAYERS, ids=case_id)
 def test_layer(case, rng):
     name, args, kwargs, shapes = case
