@@ -10,6 +10,7 @@ void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
 void bind_softmax(py::module_&);
+void bind_loss(py::module_&);
 
 namespace {
 
@@ -37,4 +38,5 @@ PYBIND11_MODULE(_core, m) {
   bind_pool(m);
   bind_activation(m);
   bind_softmax(m);
+  bind_loss(m);
 }

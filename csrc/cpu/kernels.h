@@ -5,6 +5,7 @@
 
 #include "cpu/isa/activation.h"
 #include "cpu/isa/gemm.h"
+#include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
 #include "cpu/isa/softmax.h"
@@ -17,6 +18,7 @@ struct Kernels {
   const PoolKernels* pool;
   const ActivationKernels* activation;
   const SoftmaxKernels* softmax;
+  const LossKernels* loss;
   const GemmKernels* gemm;
 };
 

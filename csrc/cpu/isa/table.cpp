@@ -10,6 +10,7 @@ extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
 extern const SoftmaxKernels softmax_kernels;
+extern const LossKernels loss_kernels;
 extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
@@ -19,6 +20,7 @@ const Kernels table = {
     &pool_kernels,
     &activation_kernels,
     &softmax_kernels,
+    &loss_kernels,
     &gemm_kernels,
 };
 

@@ -16,6 +16,7 @@
 
 #include "fastdl/activation.h"
 #include "fastdl/base.h"
+#include "fastdl/loss.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
 #include "fastdl/softmax.h"
