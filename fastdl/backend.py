@@ -69,3 +69,13 @@ def set_default_dtype(dtype: Any) -> None:
     if dt.kind != "f":
         raise TypeError(f"set_default_dtype: expected a floating-point dtype, got {dt.name}")
     _default_dtype = dt
+
+
+def set_num_threads(count: int) -> None:
+    """Set how many threads kernels use."""
+    kernels(None).set_num_threads(count)
+
+
+def get_num_threads() -> int:
+    """How many threads kernels use."""
+    return kernels(None).get_num_threads()

@@ -81,4 +81,29 @@ def scalar_dtype(value: Any) -> np.dtype:
     return backend.get_default_dtype()
 
 
-__all__ = ["as_dtype", "bfloat16", "combine", "is_float", "promote_types", "scalar_dtype"]
+def result_type(a: Any, b: Any) -> np.dtype:
+    """The dtype in which `a` and `b` (Tensors, arrays or numbers) are combined."""
+    from .functional.core import promote
+
+    x, y = promote("result_type", a, b)
+    return (x if hasattr(x, "_data") else y)._data.dtype
+
+
+def can_cast(source: Any, target: Any) -> builtins.bool:
+    """Whether a cast keeps the kind: bool to int to float, never back."""
+    return _category(as_dtype(source)) <= _category(as_dtype(target))
+
+
+def finfo(dtype: Any = None) -> Any:
+    """Limits of a floating-point dtype: ``eps``, ``max``, ``min``, ``tiny``."""
+    dt = float32 if dtype is None else as_dtype(dtype)
+    if dt.kind == "V":
+        import ml_dtypes
+
+        return ml_dtypes.finfo(dt)
+    return np.finfo(dt)
+
+
+def iinfo(dtype: Any) -> Any:
+    """Limits of an integer dtype: ``min``, ``max``, ``bits``."""
+    return np.iinfo(as_dtype(dtype))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 
-from . import autograd
+from . import autograd, device as devices
+from . import dtypes as D
 from .autograd import Leaf, TensorBase, is_float, wrap
-from .dtypes import as_dtype
 from .functional import arithmetic as A
+from .functional import creation as C
 from .functional import indexing as I
+from .functional import linalg as L
+from .functional import mutation as M
+from .functional import pointwise as P
 from .functional import reduction as R
 from .functional import shape as S
-from .functional.core import cast, inplace
+from .functional.core import Clone, Contiguous, cast, inplace
 
 _new = object.__new__
+_Bool, _Int, _Float = bool, int, float  # the class body below has methods of these names
 
 
 class Tensor(TensorBase):
@@ -29,8 +35,10 @@ class Tensor(TensorBase):
     __array_priority__ = 1000
     __array_ufunc__ = None  # `ndarray + tensor` is the Tensor's to answer
 
-    def __init__(self, data: Any = (), dtype: Any = None, device: Any = None, requires_grad: bool = False):
-        self._data = to_array(data, dtype, copy=False)
+    def __init__(self, data: Any = (), dtype: Any = None, device: Any = None, requires_grad: _Bool = False):
+        self._data = C.to_array(data, dtype, copy=False)
+        if device is not None:
+            devices.check_device(device)
         self._node = self.grad = None
         if requires_grad:
             self.requires_grad = True
@@ -38,12 +46,12 @@ class Tensor(TensorBase):
     # ------------------------------------------------------------------------------------------- autograd
 
     @property
-    def requires_grad(self) -> bool:
+    def requires_grad(self) -> _Bool:
         """Whether backward gives this tensor, or something it was made from, a gradient."""
         return self._node is not None
 
     @requires_grad.setter
-    def requires_grad(self, value: bool) -> None:
+    def requires_grad(self, value: _Bool) -> None:
         if value:
             if self._node is None:
                 if not is_float(self._data.dtype):
@@ -54,13 +62,13 @@ class Tensor(TensorBase):
         elif self._node is not None:
             raise RuntimeError("requires_grad can be changed for leaf tensors only; use detach()")
 
-    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+    def requires_grad_(self, requires_grad: _Bool = True) -> Tensor:
         """Set ``requires_grad`` and return the tensor."""
         self.requires_grad = requires_grad
         return self
 
     @property
-    def is_leaf(self) -> bool:
+    def is_leaf(self) -> _Bool:
         """Whether this tensor was made by the user and not by a recorded function."""
         return self._node is None or self._node.__class__ is Leaf
 
@@ -70,7 +78,7 @@ class Tensor(TensorBase):
         node = self._node
         return None if node.__class__ is Leaf else node
 
-    def backward(self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+    def backward(self, gradient: Any = None, retain_graph: _Bool = False, create_graph: _Bool = False) -> None:
         """Accumulate the gradient of this tensor into ``.grad`` of the leaves it was made from.
 
         ``gradient`` (this tensor's own gradient) is needed unless the tensor has one element. The graph's saved
@@ -95,7 +103,7 @@ class Tensor(TensorBase):
         """The same memory as a Tensor without history."""
         return wrap(self._data)
 
-    def numpy(self, *, force: bool = False) -> np.ndarray:
+    def numpy(self, *, force: _Bool = False) -> np.ndarray:
         """The array itself (memory is shared). Raises RuntimeError where a gradient is required, unless ``force``."""
         if self._node is not None and not force:
             raise RuntimeError("numpy: the tensor requires grad; use tensor.detach().numpy()")
@@ -111,10 +119,10 @@ class Tensor(TensorBase):
         """Nested lists of Python numbers."""
         return self._data.tolist()
 
-    # ------------------------------------------------------------------------------------------ what it is
+    # ----------------------------------------------------------------------------------- what it is, and copies
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[_Int, ...]:
         """Sizes of the dimensions."""
         return self._data.shape
 
@@ -124,78 +132,622 @@ class Tensor(TensorBase):
         return self._data.dtype
 
     @property
-    def ndim(self) -> int:
+    def ndim(self) -> _Int:
         """Number of dimensions."""
         return self._data.ndim
 
-    def size(self, dim: int | None = None) -> Any:
+    @property
+    def device(self) -> devices.device:
+        """Where the memory is."""
+        return devices.cpu
+
+    @property
+    def itemsize(self) -> _Int:
+        """Bytes of one element."""
+        return self._data.itemsize
+
+    @property
+    def nbytes(self) -> _Int:
+        """Bytes of all elements."""
+        return self._data.nbytes
+
+    is_cuda = False
+    is_sparse = False
+
+    def size(self, dim: _Int | None = None) -> Any:
         """The shape, or the size of one dimension."""
         return self._data.shape if dim is None else self._data.shape[dim]
 
-    def dim(self) -> int:
+    def dim(self) -> _Int:
         """Number of dimensions."""
         return self._data.ndim
 
-    def numel(self) -> int:
+    ndimension = dim
+
+    def numel(self) -> _Int:
         """Number of elements."""
         return self._data.size
 
-    def __len__(self) -> int:
+    nelement = numel
+
+    def element_size(self) -> _Int:
+        """Bytes of one element."""
+        return self._data.itemsize
+
+    def stride(self, dim: _Int | None = None) -> Any:
+        """Steps between neighbours along each dimension (or one), in elements."""
+        x = self._data
+        steps = tuple([n // x.itemsize for n in x.strides])
+        return steps if dim is None else steps[dim]
+
+    def is_contiguous(self) -> _Bool:
+        """Whether the elements lie in C order without gaps."""
+        return self._data.flags.c_contiguous
+
+    def is_floating_point(self) -> _Bool:
+        """Whether the elements are floats."""
+        return is_float(self._data.dtype)
+
+    def data_ptr(self) -> _Int:
+        """Address of the first element."""
+        return self._data.__array_interface__["data"][0]
+
+    def clone(self) -> Tensor:
+        """A copy, through which gradients pass."""
+        return Clone.apply(self)
+
+    def contiguous(self) -> Tensor:
+        """The tensor itself if it lies in C order, else a copy that does."""
+        return self if self._data.flags.c_contiguous else Contiguous.apply(self)
+
+    def to(self, *args: Any, dtype: Any = None, device: Any = None, non_blocking: _Bool = False,
+           copy: _Bool = False) -> Tensor:  # fmt: skip
+        """With another dtype: ``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(other)``. The tensor itself
+        where nothing changes, unless ``copy``. Raises RuntimeError for devices other than the CPU."""
+        for a in args:
+            if isinstance(a, TensorBase):
+                dtype = a._data.dtype
+            elif isinstance(a, devices.device) or (isinstance(a, str) and a.split(":")[0] not in D.NAMES):
+                device = a
+            elif isinstance(a, _Bool):
+                copy = copy or a
+            elif a is not None:
+                dtype = a
+        if device is not None:
+            devices.check_device(device)
+        out = self if dtype is None else cast(self, D.as_dtype(dtype))
+        return self.clone() if copy and out is self else out
+
+    def type(self, dtype: Any = None) -> Any:
+        """The name of the dtype, or the tensor with another one."""
+        return self._data.dtype.name if dtype is None else cast(self, D.as_dtype(dtype))
+
+    def type_as(self, other: Tensor) -> Tensor:
+        """With the dtype of ``other``."""
+        return cast(self, other._data.dtype)
+
+    def float(self) -> Tensor:
+        """As float32."""
+        return cast(self, D.float32)
+
+    def double(self) -> Tensor:
+        """As float64."""
+        return cast(self, D.float64)
+
+    def half(self) -> Tensor:
+        """As float16."""
+        return cast(self, D.float16)
+
+    def bfloat16(self) -> Tensor:
+        """As bfloat16."""
+        return cast(self, D.as_dtype("bfloat16"))
+
+    def long(self) -> Tensor:
+        """As int64."""
+        return cast(self, D.int64)
+
+    def int(self) -> Tensor:
+        """As int32."""
+        return cast(self, D.int32)
+
+    def short(self) -> Tensor:
+        """As int16."""
+        return cast(self, D.int16)
+
+    def char(self) -> Tensor:
+        """As int8."""
+        return cast(self, D.int8)
+
+    def byte(self) -> Tensor:
+        """As uint8."""
+        return cast(self, D.uint8)
+
+    def bool(self) -> Tensor:
+        """As bool: whether each element is not zero."""
+        return cast(self, D.bool)
+
+    def cpu(self) -> Tensor:
+        """The tensor itself: it is there."""
+        return self
+
+    def cuda(self, device: Any = None) -> Tensor:
+        """Raises RuntimeError: this build computes on the CPU only."""
+        return self.to("cuda")
+
+    def pin_memory(self) -> Tensor:
+        """The tensor itself: there is no device to copy to."""
+        return self
+
+    # -------------------------------------------------------------------------------------- Python's protocols
+
+    def __len__(self) -> _Int:
         if not self._data.ndim:
             raise TypeError("len() of a 0-d tensor")
-        return len(self._data)
+        return self._data.shape[0]
+
+    def __bool__(self) -> _Bool:
+        if self._data.size != 1:
+            raise RuntimeError(
+                f"the truth value of a tensor of shape {self._data.shape} is ambiguous; use any(), all() or numel()"
+            )
+        return _Bool(self._data.item())
+
+    def __float__(self) -> _Float:
+        return _Float(self.item())
+
+    def __int__(self) -> _Int:
+        return _Int(self.item())
+
+    def __index__(self) -> _Int:
+        if self._data.dtype.kind not in "iub":
+            raise TypeError(f"only integer tensors can be an index, got {self._data.dtype}")
+        return _Int(self.item())
+
+    def __contains__(self, element: Any) -> _Bool:
+        return _Bool((self == element)._data.any())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec and not self._data.ndim else repr(self), spec)
 
     def __repr__(self) -> str:
-        return f"tensor({self._data})"
+        x = self._data
+        if x.size == 0 and x.ndim != 1:
+            text = f"[], size={x.shape}"
+        else:
+            text = np.array2string(
+                x.astype(np.float32) if x.dtype.kind == "V" else x,
+                separator=", ",
+                prefix="tensor(",
+                threshold=1000,
+                **_float_format(x),
+            )
+        if x.dtype not in (D.float32, D.int64, D.bool) or (x.size == 0 and x.dtype != D.float32):
+            text += f", dtype={x.dtype.name}"
+        if self._node.__class__ is Leaf:
+            text += ", requires_grad=True"
+        elif self._node is not None:
+            node = self._node.inputs[0] if self._node.__class__ is autograd._Output else self._node
+            text += f", grad_fn=<{node.__class__.__name__}>"
+        return f"tensor({text})"
 
-    def to(self, dtype: Any) -> Tensor:
-        return cast(self, as_dtype(dtype))
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        x = self.numpy()
+        if dtype is not None and x.dtype != dtype:
+            return x.astype(dtype)
+        return np.array(x) if copy else x
 
-    # ------------------------------------------------------------------------------------------ arithmetic
+    def __dlpack__(self, **options: Any) -> Any:
+        if self._node is not None:
+            raise BufferError("__dlpack__: the tensor requires grad; export tensor.detach()")
+        return self._data.__dlpack__(**options)
 
-    add, __add__, __radd__ = A.add, A.add, A.add
-    sub, __sub__, __rsub__ = A.sub, A.sub, A.rsub
-    mul, __mul__, __rmul__ = A.mul, A.mul, A.mul
-    div, __truediv__, __rtruediv__ = A.div, A.div, A.rdiv
-    pow, __pow__, __rpow__ = A.pow, A.pow, A.rpow
-    __eq__, __ne__, __lt__, __le__, __gt__, __ge__ = A.eq, A.ne, A.lt, A.le, A.gt, A.ge  # type: ignore
+    def __dlpack_device__(self) -> tuple[_Int, _Int]:
+        return self._data.__dlpack_device__()
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError("deepcopy: only leaf tensors can be copied with their place in a graph; detach() first")
+        t = _new(self.__class__)
+        memo[id(self)] = t
+        t._data = np.array(self._data)
+        t._node = None if self._node is None else Leaf(t)
+        t.grad = copy.deepcopy(self.grad, memo)
+        if hasattr(self, "__dict__"):
+            t.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return t
+
+    def __reduce__(self) -> Any:
+        if not self.is_leaf:
+            raise RuntimeError("pickle: only leaf tensors can be pickled; detach() first")
+        return _rebuild, (self.__class__, self._data, self._node is not None, getattr(self, "__dict__", None))
+
+    # ------------------------------------------------------------------------------- functions that are methods
+
+    __add__ = A.add
+    __radd__ = A.add
+    __sub__ = A.sub
+    __rsub__ = A.rsub
+    __mul__ = A.mul
+    __rmul__ = A.mul
+    __truediv__ = A.div
+    __rtruediv__ = A.rdiv
+    __floordiv__ = A.floor_divide
+    __rfloordiv__ = A.rfloordiv
+    __mod__ = A.remainder
+    __rmod__ = A.rmod
+    __pow__ = A.pow
+    __rpow__ = A.rpow
+    __matmul__ = L.matmul
+    __rmatmul__ = L.rmatmul
+    __neg__ = P.neg
+    __pos__ = P.positive
+    __abs__ = P.abs
+    __invert__ = P.bitwise_not
+    __eq__ = A.eq  # type: ignore[assignment]
+    __ne__ = A.ne  # type: ignore[assignment]
+    __lt__ = A.lt
+    __le__ = A.le
+    __gt__ = A.gt
+    __ge__ = A.ge
     __hash__ = object.__hash__
-    add_ = __iadd__ = inplace(A.add)
-    sub_ = __isub__ = inplace(A.sub)
-    mul_ = __imul__ = inplace(A.mul)
-    div_ = __itruediv__ = inplace(A.div)
+    __and__ = A.bitwise_and
+    __rand__ = A.bitwise_and
+    __or__ = A.bitwise_or
+    __ror__ = A.bitwise_or
+    __xor__ = A.bitwise_xor
+    __rxor__ = A.bitwise_xor
+    __lshift__ = A.bitwise_left_shift
+    __rshift__ = A.bitwise_right_shift
+    __getitem__ = I.getitem
+    __setitem__ = I.setitem
+    __iter__ = I.iterate
 
-    sum, mean = R.sum, R.mean
-    reshape, view, flatten, unflatten = S.reshape, S.view, S.flatten, S.unflatten
-    squeeze, unsqueeze = S.squeeze, S.unsqueeze
-    permute, transpose, t, movedim = S.permute, S.transpose, S.t, S.movedim
-    T, mT = property(S.transpose_all), property(S.matrix_transpose)
-    expand, expand_as = S.expand, S.expand_as
-    __getitem__, __setitem__ = I.getitem, I.setitem
+    add = A.add
+    sub = A.sub
+    mul = A.mul
+    div = A.div
+    pow = A.pow
+    remainder = A.remainder
+    fmod = A.fmod
+    floor_divide = A.floor_divide
+    maximum = A.maximum
+    minimum = A.minimum
+    atan2 = A.atan2
+    eq = A.eq
+    ne = A.ne
+    lt = A.lt
+    le = A.le
+    gt = A.gt
+    ge = A.ge
+    logical_and = A.logical_and
+    logical_or = A.logical_or
+    logical_xor = A.logical_xor
+    bitwise_and = A.bitwise_and
+    bitwise_or = A.bitwise_or
+    bitwise_xor = A.bitwise_xor
+    bitwise_left_shift = A.bitwise_left_shift
+    bitwise_right_shift = A.bitwise_right_shift
+
+    neg = P.neg
+    negative = P.negative
+    positive = P.positive
+    abs = P.abs
+    absolute = P.absolute
+    exp = P.exp
+    exp2 = P.exp2
+    expm1 = P.expm1
+    log = P.log
+    log2 = P.log2
+    log10 = P.log10
+    log1p = P.log1p
+    sqrt = P.sqrt
+    rsqrt = P.rsqrt
+    reciprocal = P.reciprocal
+    square = P.square
+    sin = P.sin
+    cos = P.cos
+    tan = P.tan
+    asin = P.asin
+    acos = P.acos
+    atan = P.atan
+    arcsin = P.arcsin
+    arccos = P.arccos
+    arctan = P.arctan
+    sinh = P.sinh
+    cosh = P.cosh
+    tanh = P.tanh
+    asinh = P.asinh
+    acosh = P.acosh
+    atanh = P.atanh
+    arcsinh = P.arcsinh
+    arccosh = P.arccosh
+    arctanh = P.arctanh
+    sigmoid = P.sigmoid
+    erf = P.erf
+    sign = P.sign
+    floor = P.floor
+    ceil = P.ceil
+    trunc = P.trunc
+    fix = P.fix
+    frac = P.frac
+    round = P.round
+    clamp = P.clamp
+    clip = P.clip
+    clamp_min = P.clamp_min
+    clamp_max = P.clamp_max
+    nan_to_num = P.nan_to_num
+    lerp = P.lerp
+    addcmul = P.addcmul
+    addcdiv = P.addcdiv
+    isnan = P.isnan
+    isinf = P.isinf
+    isfinite = P.isfinite
+    isposinf = P.isposinf
+    isneginf = P.isneginf
+    signbit = P.signbit
+    logical_not = P.logical_not
+    bitwise_not = P.bitwise_not
+    isclose = P.isclose
+    allclose = P.allclose
+    equal = P.equal
+
+    sum = R.sum
+    nansum = R.nansum
+    mean = R.mean
+    prod = R.prod
+    amax = R.amax
+    amin = R.amin
+    aminmax = R.aminmax
+    max = R.max
+    min = R.min
+    argmax = R.argmax
+    argmin = R.argmin
+    median = R.median
+    kthvalue = R.kthvalue
+    var = R.var
+    std = R.std
+    logsumexp = R.logsumexp
+    norm = R.norm
+    dist = R.dist
+    cumsum = R.cumsum
+    cumprod = R.cumprod
+    cummax = R.cummax
+    cummin = R.cummin
+    any = R.any
+    all = R.all
+    count_nonzero = R.count_nonzero
+    bincount = R.bincount
+
+    reshape = S.reshape
+    view = S.view
+    reshape_as = S.reshape_as
+    flatten = S.flatten
+    unflatten = S.unflatten
+    squeeze = S.squeeze
+    unsqueeze = S.unsqueeze
+    permute = S.permute
+    transpose = S.transpose
+    swapaxes = S.swapaxes
+    swapdims = S.swapdims
+    t = S.t
+    movedim = S.movedim
+    moveaxis = S.moveaxis
+    expand = S.expand
+    expand_as = S.expand_as
+    broadcast_to = S.broadcast_to
+    narrow = S.narrow
+    select = S.select
+    split = S.split
+    chunk = S.chunk
+    tensor_split = S.tensor_split
+    unbind = S.unbind
+    repeat = S.repeat
+    tile = S.tile
+    repeat_interleave = S.repeat_interleave
+    flip = S.flip
+    fliplr = S.fliplr
+    flipud = S.flipud
+    roll = S.roll
+    rot90 = S.rot90
+    unfold = S.unfold
+
+    gather = I.gather
+    take_along_dim = I.take_along_dim
+    scatter = I.scatter
+    scatter_add = I.scatter_add
+    scatter_reduce = I.scatter_reduce
+    index_select = I.index_select
+    index_add = I.index_add
+    index_copy = I.index_copy
+    index_fill = I.index_fill
+    take = I.take
+    masked_fill = I.masked_fill
+    masked_select = I.masked_select
+    masked_scatter = I.masked_scatter
+    nonzero = I.nonzero
+    argwhere = I.argwhere
+    tril = I.tril
+    triu = I.triu
+    diagonal = I.diagonal
+    diag = I.diag
+    diag_embed = I.diag_embed
+    sort = I.sort
+    argsort = I.argsort
+    msort = I.msort
+    topk = I.topk
+    unique = I.unique
+    unique_consecutive = I.unique_consecutive
+
+    matmul = L.matmul
+    mm = L.mm
+    bmm = L.bmm
+    mv = L.mv
+    dot = L.dot
+    vdot = L.vdot
+    inner = L.inner
+    outer = L.outer
+    ger = L.ger
+    addmm = L.addmm
+    addmv = L.addmv
+    baddbmm = L.baddbmm
+    addr = L.addr
+    trace = L.trace
+
+    new_tensor = C.new_tensor
+    new_zeros = C.new_zeros
+    new_ones = C.new_ones
+    new_empty = C.new_empty
+    new_full = C.new_full
+
+    multiply = A.mul
+    divide = A.div
+    true_divide = A.div
+    subtract = A.sub
+    greater = A.gt
+    greater_equal = A.ge
+    less = A.lt
+    less_equal = A.le
+    not_equal = A.ne
+    T = property(S.transpose_all)
+    mT = property(S.matrix_transpose)
+
+    def where(self, condition: Tensor, other: Any) -> Tensor:
+        """The elements where ``condition`` holds, else ``other``."""
+        return P.where(condition, self, other)
+
+    def view_as(self, other: Tensor) -> Tensor:
+        """A view in the shape of ``other``."""
+        return S.view(self, other._data.shape)
+
+    def relu(self) -> Tensor:
+        """max(x, 0)."""
+        from .functional.activation import relu
+
+        return relu(self)
+
+    def softmax(self, dim: _Int, dtype: Any = None) -> Tensor:
+        """exp(x) / sum(exp(x)) along ``dim``."""
+        from .functional.softmax import softmax
+
+        return softmax(self, dim, dtype=dtype)
+
+    def log_softmax(self, dim: _Int, dtype: Any = None) -> Tensor:
+        """log(softmax(x)) along ``dim``."""
+        from .functional.softmax import log_softmax
+
+        return log_softmax(self, dim, dtype=dtype)
+
+    # ---------------------------------------------------------------------------------------------- in place
+
+    add_ = inplace(A.add)
+    sub_ = inplace(A.sub)
+    mul_ = inplace(A.mul)
+    div_ = inplace(A.div)
+    pow_ = inplace(A.pow)
+    remainder_ = inplace(A.remainder)
+    fmod_ = inplace(A.fmod)
+    floor_divide_ = inplace(A.floor_divide)
+    neg_ = inplace(P.neg)
+    abs_ = inplace(P.abs)
+    exp_ = inplace(P.exp)
+    exp2_ = inplace(P.exp2)
+    expm1_ = inplace(P.expm1)
+    log_ = inplace(P.log)
+    log2_ = inplace(P.log2)
+    log10_ = inplace(P.log10)
+    log1p_ = inplace(P.log1p)
+    sqrt_ = inplace(P.sqrt)
+    rsqrt_ = inplace(P.rsqrt)
+    reciprocal_ = inplace(P.reciprocal)
+    square_ = inplace(P.square)
+    sin_ = inplace(P.sin)
+    cos_ = inplace(P.cos)
+    tan_ = inplace(P.tan)
+    sigmoid_ = inplace(P.sigmoid)
+    tanh_ = inplace(P.tanh)
+    erf_ = inplace(P.erf)
+    sign_ = inplace(P.sign)
+    floor_ = inplace(P.floor)
+    ceil_ = inplace(P.ceil)
+    trunc_ = inplace(P.trunc)
+    frac_ = inplace(P.frac)
+    round_ = inplace(P.round)
+    clamp_ = inplace(P.clamp)
+    clamp_min_ = inplace(P.clamp_min)
+    clamp_max_ = inplace(P.clamp_max)
+    nan_to_num_ = inplace(P.nan_to_num)
+    lerp_ = inplace(P.lerp)
+    addcmul_ = inplace(P.addcmul)
+    addcdiv_ = inplace(P.addcdiv)
+    cumsum_ = inplace(R.cumsum)
+    cumprod_ = inplace(R.cumprod)
+    scatter_ = inplace(I.scatter)
+    scatter_add_ = inplace(I.scatter_add)
+    scatter_reduce_ = inplace(I.scatter_reduce)
+    index_add_ = inplace(I.index_add)
+    index_copy_ = inplace(I.index_copy)
+    index_fill_ = inplace(I.index_fill)
+    masked_fill_ = inplace(I.masked_fill)
+    masked_scatter_ = inplace(I.masked_scatter)
+    tril_ = inplace(I.tril)
+    triu_ = inplace(I.triu)
+    addmm_ = inplace(L.addmm)
+    addmv_ = inplace(L.addmv)
+    baddbmm_ = inplace(L.baddbmm)
+    __iadd__ = add_
+    __isub__ = sub_
+    __imul__ = mul_
+    __itruediv__ = div_
+    __ifloordiv__ = floor_divide_
+    __imod__ = remainder_
+    __ipow__ = pow_
+    __iand__ = inplace(A.bitwise_and)
+    __ior__ = inplace(A.bitwise_or)
+    __ixor__ = inplace(A.bitwise_xor)
+    copy_ = M.copy_
+    fill_ = M.fill_
+    zero_ = M.zero_
+    uniform_ = M.uniform_
+    normal_ = M.normal_
+    exponential_ = M.exponential_
+    bernoulli_ = M.bernoulli_
+    random_ = M.random_
+    fill_diagonal_ = M.fill_diagonal_
+    detach_ = M.detach_
+
+
+def _float_format(x: np.ndarray) -> dict:
+    """torch's way with floats: four decimals, or a bare point where all are whole."""
+    if not is_float(x.dtype) or not x.size:
+        return {}
+    finite = x[np.isfinite(x)]
+    whole = bool((finite == np.trunc(finite)).all())
+    return {"precision": 4, "floatmode": "maxprec" if whole else "fixed"}
+
+
+def _rebuild(cls: Any, data: np.ndarray, requires_grad: bool, attributes: dict | None) -> Tensor:
+    t = _new(cls)
+    t._data = data
+    t.grad = None
+    t._node = Leaf(t) if requires_grad else None
+    if attributes:
+        t.__dict__.update(attributes)
+    return t
 
 
 autograd.Tensor = Tensor
 
 
-def to_array(data: Any, dtype: Any = None, copy: bool = True) -> np.ndarray:
-    """An array from a Tensor, array, number or nested list, with torch's dtypes: Python floats become the default
-    dtype, Python ints int64; arrays keep theirs."""
-    if isinstance(data, TensorBase):
-        data = data._data
-    if isinstance(data, np.ndarray | np.generic):
-        dt = None if dtype is None else as_dtype(dtype)
-        return np.array(data, dt) if copy else np.asarray(data, dt)
-    array = np.array(data, None if dtype is None else as_dtype(dtype))
-    if dtype is None and array.dtype.kind == "f":
-        from .backend import get_default_dtype
-
-        array = array.astype(get_default_dtype())
-    return array
+def is_tensor(obj: Any) -> bool:
+    """Whether ``obj`` is a Tensor."""
+    return isinstance(obj, Tensor)
 
 
-def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A Tensor with a copy of ``data``."""
-    t = wrap(to_array(data, dtype))
-    if requires_grad:
-        t.requires_grad = True
-    return t
+def is_floating_point(input: Tensor) -> bool:
+    """Whether the elements are floats."""
+    return is_float(input._data.dtype)
+
+
+def numel(input: Tensor) -> int:
+    """Number of elements."""
+    return input._data.size

@@ -6,6 +6,8 @@
 
 namespace fastdl::bindings {
 
+void bind_attention(py::module_&);
+void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
@@ -34,6 +36,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_cpu_isa",
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
   m.def("available_isas", available_isas);
+  bind_attention(m);
+  bind_rnn(m);
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);

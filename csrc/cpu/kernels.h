@@ -4,16 +4,20 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/attention.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
+#include "cpu/isa/rnn.h"
 #include "cpu/isa/softmax.h"
 
 namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const AttentionKernels* attention;
+  const RnnKernels* rnn;
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.tensor import Tensor
+from ..autograd import wrap
+from ..tensor import Tensor
 
 
 class Dataset:
@@ -42,7 +43,7 @@ class Dataset:
 def as_array(value: Any) -> np.ndarray:
     """The array behind a Tensor, an array, or a nested list (Python floats become float32)."""
     if isinstance(value, Tensor):
-        return value.detach().numpy()
+        return value._data
     if isinstance(value, np.ndarray):
         return value
     try:
@@ -83,7 +84,7 @@ class TensorDataset(Dataset):
         return self._arrays[0].shape[0]
 
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        return tuple(wrap(a[index]) for a in self._arrays)
+        return tuple(wrap(a[index, ...]) for a in self._arrays)
 
     def take(self, indices: np.ndarray) -> tuple[Tensor, ...]:
         """The batch of the samples at ``indices``: contiguous, sharing no memory with the dataset."""
@@ -185,11 +186,6 @@ def rng_for(generator: np.random.Generator | None, seed: int | None) -> np.rando
         return generator
     if seed is not None:
         return np.random.Generator(np.random.Philox(seed))
-    from fastdl import random
+    from .. import random
 
     return random.generator()
-
-
-def wrap(array: Any) -> Tensor:
-    """A Tensor around an array, sharing its memory."""
-    return Tensor(array)

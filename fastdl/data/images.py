@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from fastdl.data.idx import read_idx
+from .idx import read_idx
 
 FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
 FASHION_MNIST_CLASSES = (

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data.dataset import rng_for, wrap
-from fastdl.data.sampler import BatchSampler
-from fastdl.tensor import Tensor
+from ..autograd import wrap
+from ..tensor import Tensor
+from .dataset import rng_for
+from .sampler import BatchSampler
 
 
 class DataLoader:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data.dataset import rng_for
+from .dataset import rng_for
 
 
 class Sampler:

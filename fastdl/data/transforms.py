@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.data.dataset import rng_for, wrap
-from fastdl.tensor import Tensor
+from ..autograd import wrap
+from ..tensor import Tensor
+from .dataset import rng_for
 
 
 def random_flip(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .. import autograd
+from .. import autograd, backend
 from ..autograd import ArrayFunction, Leaf, TensorBase, _mode, is_float, mark_inplace, wrap
 from ..dtypes import combine, promote_types, scalar_dtype
 
@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 _SCALARS = (float, int, bool)
+_F = TypeVar("_F", bound=Callable)
+
+
+def numpy_names(function: _F) -> _F:
+    """Let a reduction also take NumPy's ``axis`` and ``keepdims``, as torch does."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            if "axis" in kwargs:
+                kwargs["dim"] = kwargs.pop("axis")
+            if "keepdims" in kwargs:
+                kwargs["keepdim"] = kwargs.pop("keepdims")
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
@@ -26,6 +42,22 @@ def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
     axes = tuple(range(lead)) + tuple([lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1])
     dtype = np.float32 if grad.dtype.itemsize == 2 else None
     return np.asarray(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
+
+
+class Clone(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return np.array(x)  # keeps the memory layout
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad
+
+
+class Contiguous(Clone):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.copy()
 
 
 class Cast(ArrayFunction):
@@ -103,14 +135,8 @@ def float_input(x: Any) -> Any:
     """A Tensor of floating dtype: integers become the default dtype (exp, sqrt, mean ... of integers)."""
     x = as_tensor(x)
     if not is_float(x._data.dtype):
-        return wrap(x._data.astype(autograd_default()))
+        return wrap(x._data.astype(backend.get_default_dtype()))
     return x
-
-
-def autograd_default() -> np.dtype:
-    from .. import backend
-
-    return backend.get_default_dtype()
 
 
 def as_tensor(x: Any) -> Any:
@@ -155,6 +181,14 @@ class _CopySlices(ArrayFunction):
         grad_part = part.copy()
         part[...] = 0
         return rest, grad_part
+
+
+class _Constant(ArrayFunction):
+    """What a tensor with history has become when constants were written over all of it."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> None:
+        return None
 
 
 def _rebase(t: Any, node: Any) -> None:
@@ -206,7 +240,13 @@ def overwrite(name: str, t: Any, new: Any) -> Any:
     data[...] = new._data
     mark_inplace(data)
     if _mode.enabled:
-        _rebase(t, new._node)
+        node = new._node
+        if node is None and t._node is not None:
+            node = _Constant()
+            node.inputs = node.needs = [t._node]
+            node.key = next(autograd._keys)
+            node.epoch = autograd._epoch
+        _rebase(t, node)
     return t
 
 
@@ -217,7 +257,11 @@ def inplace(function: Callable) -> Callable:
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_inplace(name, self)
-        return overwrite(name, self, function(self, *args, **kwargs))
+        source = self
+        if self._node is not None and _mode.enabled:  # the node may save its input, which is about to change
+            source = wrap(np.array(self._data))
+            source._node = self._node
+        return overwrite(name, self, function(source, *args, **kwargs))
 
     method.__name__ = name
     method.__doc__ = f"In-place form of ``{function.__name__}``: changes this tensor and returns it."

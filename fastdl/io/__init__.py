@@ -1,7 +1,7 @@
 """Files: tensors and checkpoints as safetensors, written atomically. No pickle anywhere."""
 
-from fastdl.io.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from fastdl.io.files import atomic_write, load, load_with_metadata, save
+from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from .files import atomic_write, load, load_with_metadata, save
 
 __all__ = [
     "atomic_write",

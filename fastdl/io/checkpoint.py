@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fastdl.io.files import Path, load_with_metadata, save
+from .files import Path, load_with_metadata, save
 
 _FORMAT = "fastdl.checkpoint"
 _VERSION = "1"
@@ -42,7 +42,7 @@ def save_checkpoint(
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader}
     content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
     if rng:
-        from fastdl import random
+        from .. import random
 
         content["rng"] = random.get_rng_state()
     content["epoch"] = epoch
@@ -109,7 +109,7 @@ def load_checkpoint(
             part.load_state_dict(before)
         raise ValueError(f"{name}: does not fit this {key}: {error}") from error
     if rng and "rng" in content:
-        from fastdl import random
+        from .. import random
 
         random.set_rng_state(content["rng"])
     return content

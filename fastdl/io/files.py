@@ -8,6 +8,7 @@ stored as its tensors, named by their path, and a JSON skeleton under the metada
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,9 +17,27 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.tensor import Tensor
+from ..tensor import Tensor
 
 _TREE = "fastdl.tree"
+_CODES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "complex64": "C64",
+}
 # safetensors caps the JSON header at 100 MB.
 _MAX_HEADER = 100_000_000
 
@@ -93,7 +112,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     temporary = None
     try:
         if os.path.isdir(target):
-            raise IsADirectoryError(21, "is a directory")
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
         descriptor, temporary = tempfile.mkstemp(
             prefix=f".{os.path.basename(target)[:100]}.", suffix=".tmp", dir=folder
         )
@@ -192,20 +211,33 @@ def _unflatten(node: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return {key: _unflatten(item, arrays) for key, item in node.items()}
 
 
-def _serialize(arrays: Mapping[str, np.ndarray], texts: dict[str, str]) -> bytes:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save as to_bytes
+def _serialize(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
+    """A safetensors file: 8 bytes of header length, the JSON header, the tensors' bytes.
 
-    if "__metadata__" in arrays:
-        raise ValueError("save: safetensors reserves the name '__metadata__'")
-    native = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
-    try:
-        return to_bytes(native, metadata=texts or None)
-    except (SafetensorError, KeyError) as error:
-        kinds = sorted({str(a.dtype) for a in arrays.values()})
-        raise TypeError(
-            f"save: safetensors cannot hold this ({error}); the dtypes are {', '.join(kinds)}"
-        ) from None
+    Written here rather than by the safetensors package so that equal content gives equal files: the package's
+    order of the metadata changes from run to run.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(texts.items()))} if texts else {}
+    # The widest types first, so that every tensor is aligned to its own type.
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    parts, position = [], 0
+    for name in order:
+        array = arrays[name]
+        code = _CODES.get(array.dtype.name)
+        if code is None:
+            raise TypeError(f"save: safetensors has no {array.dtype.name}, the dtype of {name!r}")
+        if name == "__metadata__":
+            raise ValueError("save: safetensors reserves the name '__metadata__'")
+        parts.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        header[name] = {
+            "dtype": code,
+            "shape": list(array.shape),
+            "data_offsets": [position, position + array.nbytes],
+        }
+        position += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def _deserialize(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

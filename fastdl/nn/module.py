@@ -1,7 +1,9 @@
 """Module: the base of all layers, with torch's semantics.
 
-Parameters, buffers and child modules live in the instance's own ``__dict__``, so that reading ``self.weight`` costs a
-plain attribute lookup; the registries beside them only keep names and order. ``module(x)`` costs one Python call.
+Parameters, buffers and child modules live in the instance's own ``__dict__``, so that reading ``self.weight``
+costs a
+plain attribute lookup; the registries beside them only keep names and order. ``module(x)`` costs one Python
+call.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .. import autograd
+from ..device import device as Device
 from ..dtypes import as_dtype, is_float
+from ..functional.creation import check_device
 from ..tensor import Tensor
 from .parameter import Parameter
 
 Self = TypeVar("Self", bound="Module")
+
+DEVICES = ("cpu", "cuda", "cuda-sim", "mps", "xpu")  # strings that `Module.to` takes for devices, not dtypes
 
 
 class IncompatibleKeys(NamedTuple):
@@ -28,7 +34,8 @@ class IncompatibleKeys(NamedTuple):
 
 
 class StateDictError(RuntimeError, ValueError):
-    """A state_dict that does not fit the module. Both of its bases: torch raises the first, bad values are the second."""
+    """A state_dict that does not fit the module. Both of its bases: torch raises the first, bad values are
+    the second."""
 
 
 class Module:
@@ -77,7 +84,7 @@ class Module:
         if forward is not None and "__call__" not in cls.__dict__:
             cls.__call__ = _call_unary if _is_unary(forward) else Module.__call__  # type: ignore[method-assign]
 
-    # -------------------------------------------------------------------------------------------- registration
+    # -------------------------------------------------------------------------------------------- registratio
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter under ``name`` (or reserve the name, with None)."""
@@ -89,7 +96,8 @@ class Module:
         self._parameters[name] = self.__dict__[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that is part of the module's state but no parameter (``persistent``: in the state_dict)."""
+        """Add a tensor that is part of the module's state but no parameter (``persistent``: in the
+        state_dict)."""
         self._check_name("register_buffer", name, self._buffers)
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(
@@ -303,12 +311,11 @@ class Module:
         for arg in args:
             if isinstance(arg, Tensor):
                 dtype = arg._data.dtype
-            elif isinstance(arg, str) and (arg == "cpu" or arg.split(":")[0] in ("cuda", "mps", "cuda-sim")):
+            elif isinstance(arg, Device) or (isinstance(arg, str) and arg.split(":")[0] in DEVICES):
                 device = arg
             elif arg is not None and not isinstance(arg, bool):
                 dtype = arg
-        if device is not None and str(device) != "cpu":
-            raise RuntimeError(f"to: device {str(device)!r} is not available; expected 'cpu'")
+        check_device(device)
         if dtype is None:
             return self
         dtype = as_dtype(dtype)
@@ -340,7 +347,8 @@ class Module:
     # ------------------------------------------------------------------------------------------------ state
 
     def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
-        """Parameters and persistent buffers by dotted name, as detached Tensors that share memory with the module
+        """Parameters and persistent buffers by dotted name, as detached Tensors that share memory with the
+        module
         (``keep_vars``: the parameters themselves)."""
         state: dict[str, Tensor] = {}
         for name, member in self._named_state(prefix):
@@ -362,7 +370,8 @@ class Module:
         strict: whether missing and unexpected keys are errors; wrong shapes always are.
         assign: take the arrays as they are, dtype and all, instead of copying their values.
 
-        Raises StateDictError (a RuntimeError and a ValueError) that lists everything that does not fit, in which case
+        Raises StateDictError (a RuntimeError and a ValueError) that lists everything that does not fit, in
+        which case
         nothing was loaded; TypeError if it is no mapping.
         """
         if not isinstance(state_dict, Mapping):
@@ -400,7 +409,7 @@ class Module:
                 autograd.mark_inplace(target._data)
         return IncompatibleKeys(missing, unexpected)
 
-    # ------------------------------------------------------------------------------------------------ printing
+    # ------------------------------------------------------------------------------------------------ printin
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the brackets; subclasses define it."""
@@ -430,11 +439,12 @@ def _as_array(value: Any) -> np.ndarray | None:
     return array if array.dtype.kind in "biuf" or is_float(array.dtype) else None
 
 
-# ------------------------------------------------------------------------------------------------------- calling
+# ------------------------------------------------------------------------------------------------------- call
 
 
 def _call_unary(self: Any, input: Any) -> Any:
-    """``__call__`` of the many modules with the signature forward(self, input): half the cost of the general one."""
+    """``__call__`` of the many modules with the signature forward(self, input): half the cost of the general
+    one."""
     try:
         return self.forward(input)
     except Exception as error:
@@ -457,7 +467,8 @@ _CALLS = (Module.__call__.__code__, _call_unary.__code__)
 
 
 def _name_layer(module: Module, error: Exception) -> None:
-    """Add to an exception where in the model it came from: the innermost module that was called, named from the
+    """Add to an exception where in the model it came from: the innermost module that was called, named from
+    the
     outermost one."""
     if hasattr(error, "layer"):
         return  # an inner module has named itself already

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import autograd
-from ..tensor import Tensor, tensor
+from ..functional.creation import to_array as _to_array
+from ..tensor import Tensor
 
 _new = object.__new__
 
 
 class Parameter(Tensor):
-    """A Tensor that is a parameter of the Module it is assigned to; it requires a gradient unless told otherwise.
+    """A Tensor that is a parameter of the Module it is assigned to; it requires a gradient unless told
+    otherwise.
 
-    Memory is shared with ``data`` where that is a Tensor, as in torch; arrays and lists are copied.
+    Memory is shared with ``data`` where that is a Tensor, as in torch; arrays and lists are copied (arrays
+    not with
+    ``copy=False``).
 
     Raises RuntimeError if a gradient is asked of an integer or boolean tensor.
 
@@ -26,28 +32,26 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __new__(cls, data: Any = None, requires_grad: bool = True) -> Parameter:
-        if data is None:
-            data = ()
-        if not isinstance(data, Tensor):
-            data = tensor(data)
+    def __new__(cls, data: Any = (), requires_grad: bool = True, *, copy: bool = True) -> Parameter:
         self = _new(cls)
-        self._data = data._data
+        self._data = (
+            data._data if isinstance(data, Tensor) else _to_array(() if data is None else data, copy=copy)
+        )
         self._node = self.grad = None
         if requires_grad:
-            if not autograd.is_float(data._data.dtype):
+            if not autograd.is_float(self._data.dtype):
                 raise RuntimeError(
-                    f"Parameter: only floating-point tensors can require gradients, got {data._data.dtype}; "
+                    f"Parameter: only floating-point tensors can require gradients, got {self._data.dtype}; "
                     "pass requires_grad=False"
                 )
             self._node = autograd.Leaf(self)
         return self
 
-    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+    def __init__(self, data: Any = (), requires_grad: bool = True, *, copy: bool = True) -> None:
         pass
 
     def __deepcopy__(self, memo: dict) -> Parameter:
-        copy = type(self)(autograd.wrap(self._data.copy()), self._node is not None)
+        copy = type(self)(np.array(self._data), self._node is not None, copy=False)
         memo[id(self)] = copy
         return copy
 

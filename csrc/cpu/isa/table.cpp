@@ -6,6 +6,8 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
+extern const AttentionKernels attention_kernels;
+extern const RnnKernels rnn_kernels;
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
@@ -16,6 +18,8 @@ extern const GemmKernels gemm_kernels;
 extern const Kernels table;
 const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
+    &attention_kernels,
+    &rnn_kernels,
     &norm_kernels,
     &pool_kernels,
     &activation_kernels,

@@ -15,10 +15,12 @@
 #define FASTDL_H
 
 #include "fastdl/activation.h"
+#include "fastdl/attention.h"
 #include "fastdl/base.h"
 #include "fastdl/loss.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
+#include "fastdl/rnn.h"
 #include "fastdl/softmax.h"
 
 #endif

@@ -1,0 +1,80 @@
+"""The command line: ``fastdl train | eval | info``. Each subcommand is a module with ``add`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+# What a user's input or machine can cause; anything else is a bug and keeps its traceback.
+_EXPECTED = (
+    ArithmeticError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors take one line, like all others of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fastdl: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, 2 after an error, 130 after Ctrl-C."""
+    parser = _Parser(
+        prog="fastdl",
+        description="Train and evaluate small models on real images, on fastdl's own kernels.",
+        epilog="FASTDL_DEBUG=1 shows the traceback of an error.",
+    )
+    from .. import __version__
+
+    parser.add_argument("--version", action="version", version=f"fastdl {__version__}")
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for name, folder, what in (
+        ("cmakedir", os.path.join("share", "cmake", "fastdl"), "the CMake package"),
+        ("includedir", "include", "the C and C++ headers"),
+        ("libdir", "lib", "the libraries"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            action="version",
+            version=os.path.join(package, folder),
+            help=f"print the folder of {what} and exit",
+        )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+
+    from . import evaluate, info, train
+
+    for module in (train, evaluate, info):
+        module.add(commands)
+    args = parser.parse_args(argv)
+    if not hasattr(args, "run"):
+        parser.print_help()
+        return 0
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt as interrupt:
+        print(f"fastdl: interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (| head): be quiet, and keep the interpreter from flushing into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except _EXPECTED as error:
+        if os.environ.get("FASTDL_DEBUG"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(f"fastdl: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
+        return 2

@@ -1,0 +1,174 @@
+"""``fastdl train``: trains one of the seed models on real images."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .run import OPTIMIZERS
+from .sources import NAMES
+
+MODELS = ("linear", "mlp", "cnn", "lstm")
+
+
+def add(commands: Any) -> None:
+    """Adds the subcommand to the parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model on real images",
+        description="Trains a model on Fashion-MNIST (from --data, $FASTDL_DATA or "
+        "/usr/share/datasets/fashion-mnist), else on scikit-learn's digits, and reports its accuracy on the "
+        "test part.",
+    )
+    option = parser.add_argument
+    option("--data", metavar="SET", help=f"{NAMES} with the four IDX files of an MNIST-like set")
+    option("--model", choices=MODELS, help="default: cnn")
+    option("--epochs", type=_count, metavar="N", help="in all, also with --resume (default: 5; digits: 20)")
+    option("--batch-size", type=_count, metavar="N", help="default: 64")
+    option("--lr", type=_positive, help="learning rate of the first epoch (default: by optimizer)")
+    option(
+        "--lr-decay",
+        type=_positive,
+        metavar="F",
+        help="its factor from epoch to epoch (default: 0.6; digits: 0.85)",
+    )
+    option("--optimizer", choices=OPTIMIZERS, help="default: adam")
+    option("--seed", type=int, help="of initial weights and shuffling (default: 0)")
+    option("--save", metavar="FILE", help="write a checkpoint (safetensors) after every epoch")
+    option("--resume", metavar="FILE", help="go on from a checkpoint (and save to it, without --save)")
+    option("--plot", metavar="FILE", help="draw loss and accuracy by epoch (png, pdf, svg; needs matplotlib)")
+    option("--threads", type=_count, metavar="N", help="default: one per CPU")
+    option("--quiet", action="store_true", help="print the result only")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains. Returns 0; errors and interrupts are raised."""
+    # Cheap checks first: imports and data take a while.
+    from . import plot
+    from .run import LearningRate, Run, check_writable
+
+    save = args.save or args.resume
+    if save:
+        check_writable(save, "--save")
+    if args.plot:
+        check_writable(args.plot, "--plot")
+        plot.check(args.plot)
+
+    import fastdl
+
+    from .. import io
+    from ..data import DataLoader, TensorDataset
+    from ..train import History, ModelCheckpoint, NaNGuard, ProgressBar, evaluate, fit
+    from .sources import load_source
+
+    say = (lambda *_: None) if args.quiet else _say
+    if args.threads:
+        fastdl.set_num_threads(args.threads)
+
+    stored = None
+    if args.resume:
+        stored = Run.restore(args.resume, io.read_checkpoint(args.resume)["metadata"])
+        stored.check_options(args.resume, args)
+    source = load_source(args.data or (stored.data if stored else None))
+    say(
+        f"data: {source.description}: {len(source.x_train)} training and {len(source.x_test)} test images, "
+        f"{' x '.join(map(str, source.input_shape))}, {len(source.class_names)} classes"
+    )
+    setup = stored or Run.start(args, source)
+    if stored:
+        stored.check_data(args.resume, source)
+        if stored.data_crc32 != source.fingerprint():
+            say(
+                f"note: this is not the training data of {args.resume}; "
+                "the weights will not be those of one long run"
+            )
+        stored.data, stored.data_crc32 = source.spec, source.fingerprint()
+        stored.epochs = stored.epochs if args.epochs is None else args.epochs
+
+    model = setup.build_model()
+    optimizer = setup.build_optimizer(model)
+    loader = DataLoader(
+        TensorDataset(source.x_train, source.y_train), setup.batch_size, shuffle=True, seed=setup.seed
+    )
+    history, done = History(), 0
+    if args.resume:
+        content = io.load_checkpoint(args.resume, model, optimizer, loader=loader)
+        history.load_state_dict(content["extra"]["history"])
+        done = content["epoch"]
+    say(
+        f"model: {setup.model}, {sum(p.numel() for p in model.parameters()):,} parameters; "
+        f"{setup.optimizer}, learning rate {setup.lr:g} x {setup.lr_decay:g} per epoch, "
+        f"batches of {setup.batch_size}, seed {setup.seed}, {fastdl.get_num_threads()} threads"
+    )
+    if args.resume:
+        say(f"resume: {args.resume} holds {_epochs(done)} of {setup.epochs}")
+
+    checkpoint = ModelCheckpoint(save, metadata=setup.metadata()) if save else None
+    if checkpoint:
+        checkpoint.path = save.replace("{", "{{").replace("}", "}}")
+        say(f"save: {save} after every epoch")
+    callbacks = [LearningRate(setup), NaNGuard(), *([checkpoint] if checkpoint else [])]
+    if not args.quiet:
+        callbacks.append(ProgressBar())
+    test = (source.x_test, source.y_test)
+    epochs_done = done
+    try:
+        fit(
+            model,
+            loader,
+            "cross_entropy",
+            optimizer,
+            setup.epochs,
+            test,
+            ["accuracy"],
+            callbacks,
+            initial_epoch=done,
+            history=history,
+            verbose=False,
+        )
+        epochs_done = max(done, setup.epochs)
+        accuracy = evaluate(model, test, metrics=["accuracy"])["accuracy"]
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(checkpoint, args.resume, done)) from None
+    if args.plot:
+        plot.draw(args.plot, history, f"{setup.model} on {source.spec}")
+        say(f"plot: {args.plot}")
+    if checkpoint and checkpoint.saved_epoch:
+        say(f"saved: {save} (try: fastdl eval {save})")
+    print(f"test accuracy {accuracy:.4f} after {_epochs(epochs_done)} on {source.description}", flush=True)
+    return 0
+
+
+def _kept(checkpoint: Any, resumed: str | None, done: int) -> str:
+    if checkpoint and checkpoint.saved_epoch:
+        held = checkpoint.saved_epoch
+        return f"{checkpoint.path} holds {_epochs(held)}; go on with --resume {checkpoint.path}"
+    if resumed:
+        return f"{resumed} still holds {_epochs(done)}"
+    return "no epoch was whole, nothing is saved" if checkpoint else "nothing is saved (no --save)"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
+def _say(*parts: Any) -> None:
+    print(*parts, flush=True)
+
+
+def _count(text: str) -> int:
+    value = int(text) if text.lstrip("+-").isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
