@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/conv.h"
 #include "cpu/isa/attention.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/loss.h"
@@ -16,6 +17,7 @@ namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const ConvKernels* conv;
   const AttentionKernels* attention;
   const RnnKernels* rnn;
   const NormKernels* norm;

@@ -6,6 +6,7 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
+extern const ConvKernels conv_kernels;
 extern const AttentionKernels attention_kernels;
 extern const RnnKernels rnn_kernels;
 extern const NormKernels norm_kernels;
@@ -18,6 +19,7 @@ extern const GemmKernels gemm_kernels;
 extern const Kernels table;
 const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
+    &conv_kernels,
     &attention_kernels,
     &rnn_kernels,
     &norm_kernels,
