@@ -12,7 +12,10 @@ void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
+void bind_matmul(py::module_&);
+void bind_measure(py::module_&);
 void bind_softmax(py::module_&);
+void bind_loss(py::module_&);
 
 namespace {
 
@@ -42,5 +45,8 @@ PYBIND11_MODULE(_core, m) {
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);
+  bind_matmul(m);
+  bind_measure(m);
   bind_softmax(m);
+  bind_loss(m);
 }
