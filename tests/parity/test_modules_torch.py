@@ -375,6 +375,7 @@ LOSSES = [
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("name, kwargs", LOSSES, ids=str)
+@pytest.mark.filterwarnings("ignore:reduction")
 def test_losses_of_two(name, kwargs, reduction, rng):
     x, y = normal(rng, (3, 4), (3, 4))
     if name in ("SoftMarginLoss", "HingeEmbeddingLoss"):
