@@ -134,7 +134,7 @@ class ArrayFunction:
 class _Output:
     """One output of a node with several: its gradient goes to its place in the node's list."""
 
-    __slots__ = ("index", "inputs", "key")
+    __slots__ = ("__weakref__", "index", "inputs", "key")
     saved = ()
 
     def __init__(self, node: Any, index: int):
@@ -560,12 +560,15 @@ class _Custom(ArrayFunction):
             shape, dtype = want
             a = r._data
             if a.shape != shape:
-                if a.size != 1 and np.broadcast_shapes(a.shape, shape) != a.shape:
+                from .functional.core import unbroadcast
+
+                try:
+                    fits = np.broadcast_shapes(a.shape, shape) == a.shape
+                except ValueError:
+                    fits = False
+                if not fits:
                     raise RuntimeError(f"{name}.backward: gradient {i}: expected shape {shape}, got {a.shape}")
-                lead = tuple(range(a.ndim - len(shape)))
-                ones = tuple([len(lead) + j for j, n in enumerate(shape) if n == 1])
-                a = np.broadcast_to(a.sum(lead + ones, keepdims=True).reshape(shape), shape) if a.ndim >= len(shape) \
-                    else np.broadcast_to(a, shape)
+                a = unbroadcast(a, shape)
             arrays.append(a if a.dtype == dtype else a.astype(dtype))
         return tuple(arrays)
 
