@@ -1,5 +1,6 @@
 """The engine: order, memory, modes, in-place rules, custom functions."""
 
+# ruff: noqa: E501
 import gc
 import sys
 import threading
@@ -523,7 +524,7 @@ def test_custom_function_context():
         @staticmethod
         def backward(ctx, g, gi, gb):
             seen["none"] = gb is None
-            out, b = ctx.saved_tensors
+            out, _ = ctx.saved_tensors
             assert out.shape == (2,) and not fastdl.is_grad_enabled()
             return g * ctx.n, gb, None
 
@@ -611,7 +612,7 @@ def test_array_function_outputs_without_gradient_get_zeros():
             return a * 2 + b * 3
 
     x = leaf(1.0, 2.0)
-    first, second, flag = Two.apply(x)
+    _, second, flag = Two.apply(x)
     assert not flag.requires_grad
     second.sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), [3, 3])
