@@ -110,8 +110,8 @@ class Pow(ArrayFunction):
 class Remainder(ArrayFunction):
     """``a - b * floor(a / b)``: the sign of the divisor (Python's %)."""
 
-    function = np.remainder
-    quotient = np.floor
+    function: Any = np.remainder
+    quotient: Any = np.floor
 
     @classmethod
     def forward(cls, ctx: Any, a: Any, b: Any) -> Any:

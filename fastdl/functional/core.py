@@ -178,6 +178,8 @@ class View(ArrayFunction):
 class _CopySlices(ArrayFunction):
     """What a tensor has become after one of its views was modified in place."""
 
+    view: Any
+
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         rest = grad.copy()

@@ -28,7 +28,7 @@ def array_index(index: Any) -> tuple[Any, bool]:
         elif isinstance(i, np.integer):
             i = int(i)
         if i.__class__ is list or i.__class__ is range:
-            i = np.asarray([j.item() if isinstance(j, TensorBase) else j for j in i])
+            i = np.asarray([j._data.item() if isinstance(j, TensorBase) else j for j in i])
             if i.size == 0:
                 i = i.astype(np.int64)
         if isinstance(i, np.ndarray):
@@ -306,7 +306,7 @@ def scatter_reduce(
     count = np.zeros(x.shape, np.int64)
     np.add.at(count, grid, 1)
     if not include_self:
-        start = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)
+        start: Any = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)
         if start is None:
             info = np.finfo(x.dtype) if x.dtype.kind == "f" else np.iinfo(x.dtype)
             start = info.min if reduce == "amax" else info.max
@@ -602,6 +602,10 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     return ValuesIndices(*Pick.apply(input, indices, axis, True))
 
 
+_unique: Any = np.unique
+_searchsorted: Any = np.searchsorted
+
+
 def unique(
     input: Tensor,
     sorted: bool = True,
@@ -611,7 +615,7 @@ def unique(
 ) -> Any:
     """The different elements (slices along ``dim``) in order; with flags also the place of each input element among
     them, and how often each occurs."""
-    out = np.unique(input._data, False, return_inverse, return_counts, dim, equal_nan=False)
+    out: Any = _unique(input._data, False, return_inverse, return_counts, dim, equal_nan=False)
     if not isinstance(out, tuple):
         return wrap(out)
     parts = list(out)
@@ -639,10 +643,8 @@ def searchsorted(
     side = side or ("right" if right else "left")
     s, v = sorted_sequence._data, as_tensor(input)._data
     if s.ndim == 1:
-        return wrap(np.asarray(np.searchsorted(s, v, side), np.int64))
-    rows = [
-        np.searchsorted(a, b, side) for a, b in zip(s.reshape(-1, s.shape[-1]), v.reshape(-1, v.shape[-1]))
-    ]
+        return wrap(np.asarray(_searchsorted(s, v, side), np.int64))
+    rows = [_searchsorted(a, b, side) for a, b in zip(s.reshape(-1, s.shape[-1]), v.reshape(-1, v.shape[-1]))]
     return wrap(np.stack(rows).reshape(v.shape).astype(np.int64))
 
 

@@ -16,6 +16,11 @@ from .core import as_tensor, cast, float_input, normalize_dim, numpy_names
 if TYPE_CHECKING:
     from ..tensor import Tensor
 
+_add: Any = np.add.reduce
+_multiply: Any = np.multiply.reduce
+_maximum: Any = np.maximum.reduce
+_minimum: Any = np.minimum.reduce
+
 #: What functions give that return elements and where they stood.
 ValuesIndices = namedtuple("ValuesIndices", ["values", "indices"])
 MinMax = namedtuple("MinMax", ["min", "max"])
@@ -46,7 +51,7 @@ def total(x: np.ndarray, axes: Any, keepdim: bool) -> np.ndarray:
         if not is_float(x.dtype):
             return np.asarray(x.sum(axes, keepdims=keepdim))
         return np.asarray(x.sum(axes, np.float32, keepdims=keepdim)).astype(x.dtype)
-    return np.asarray(np.add.reduce(x, axes, keepdims=keepdim))
+    return np.asarray(_add(x, axes, keepdims=keepdim))
 
 
 class Sum(ArrayFunction):
@@ -66,7 +71,7 @@ class Mean(ArrayFunction):
         ctx.how = x.shape, axes, keepdim
         if x.dtype.itemsize == 2:
             return np.asarray(x.mean(axes, np.float32, keepdims=keepdim)).astype(x.dtype)
-        y = np.add.reduce(x, axes, keepdims=keepdim)
+        y = _add(x, axes, keepdims=keepdim)
         count = _count(x.shape, axes)
         return np.asarray(y / count if count else y * math.nan)
 
@@ -87,7 +92,7 @@ class Prod(ArrayFunction):
     def forward(ctx: Any, x: Any, axis: Any, keepdim: bool) -> Any:
         ctx.save(x)
         ctx.how = axis, keepdim
-        return np.asarray(np.multiply.reduce(x, axis, keepdims=keepdim))
+        return np.asarray(_multiply(x, axis, keepdims=keepdim))
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -143,12 +148,12 @@ class Variance(ArrayFunction):
     def forward(ctx: Any, x: Any, axes: Any, correction: Any, keepdim: bool) -> Any:
         wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
         n = _count(x.shape, axes)
-        centred = wide - np.add.reduce(wide, axes, keepdims=True) / (n or math.nan)
+        centred = wide - _add(wide, axes, keepdims=True) / (n or math.nan)
         divisor = n - correction if n > correction else 0
         ctx.how = x.shape, axes, keepdim
         ctx.divisor = divisor
         ctx.save(centred)
-        squares = np.add.reduce(centred * centred, axes, keepdims=keepdim)
+        squares = _add(centred * centred, axes, keepdims=keepdim)
         return np.asarray(squares / divisor if divisor else squares / x.dtype.type(0)).astype(
             x.dtype, copy=False
         )
@@ -164,11 +169,11 @@ class LogSumExp(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, axes: Any, keepdim: bool) -> Any:
         if not x.size:
-            top = np.zeros(np.add.reduce(x, axes, keepdims=True).shape, x.dtype)
+            top = np.zeros(_add(x, axes, keepdims=True).shape, x.dtype)
         else:
-            top = np.maximum.reduce(x, axes, keepdims=True)
+            top = _maximum(x, axes, keepdims=True)
             top = np.where(np.isfinite(top), top, x.dtype.type(0))
-        kept = np.log(np.add.reduce(np.exp(x - top), axes, keepdims=True)) + top
+        kept = np.log(_add(np.exp(x - top), axes, keepdims=True)) + top
         ctx.save(x, kept)
         ctx.how = x.shape, axes, keepdim
         return kept if keepdim else np.asarray(kept.squeeze(axes))
@@ -185,13 +190,13 @@ class Norm(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, p: float, axes: Any, keepdim: bool) -> Any:
         if p == 2:
-            y = np.sqrt(np.add.reduce(x * x, axes, keepdims=keepdim))
+            y = np.sqrt(_add(x * x, axes, keepdims=keepdim))
         elif p == 1:
-            y = np.add.reduce(np.abs(x), axes, keepdims=keepdim)
+            y = _add(np.abs(x), axes, keepdims=keepdim)
         elif p == 0:
-            y = np.add.reduce(x != 0, axes, x.dtype, keepdims=keepdim)
+            y = _add(x != 0, axes, x.dtype, keepdims=keepdim)
         else:
-            y = np.add.reduce(np.abs(x) ** p, axes, keepdims=keepdim) ** (1 / p)
+            y = _add(np.abs(x) ** p, axes, keepdims=keepdim) ** (1 / p)
         y = np.asarray(y)
         ctx.save(x, y)
         ctx.how = x.shape, axes, keepdim
@@ -309,7 +314,7 @@ def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Maximum over ``dim`` (int or tuple; all by default); equal maxima share the gradient; NaN wins."""
     axes = axes_of("amax", dim, input._data.ndim)
     _no_empty("amax", input._data, axes)
-    return Extreme.apply(input, axes, keepdim, np.maximum.reduce)
+    return Extreme.apply(input, axes, keepdim, _maximum)
 
 
 @numpy_names
@@ -317,7 +322,7 @@ def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Minimum over ``dim`` (int or tuple; all by default); equal minima share the gradient; NaN wins."""
     axes = axes_of("amin", dim, input._data.ndim)
     _no_empty("amin", input._data, axes)
-    return Extreme.apply(input, axes, keepdim, np.minimum.reduce)
+    return Extreme.apply(input, axes, keepdim, _minimum)
 
 
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
