@@ -46,7 +46,10 @@ class Slice(View):
     def forward(ctx: Any, x: Any, index: Any) -> Any:
         ctx.index = index
         ctx.shape = x.shape
-        return x[(*index, ...)] if Ellipsis not in index else x[index]
+        y = x[index]
+        return (
+            y if y.__class__ is np.ndarray else x[(*index, ...)]
+        )  # an element as a 0-d view, not as a number
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -125,6 +128,8 @@ def _integers_first(input: Tensor, index: tuple) -> tuple[Tensor, tuple]:
 
 def getitem(input: Tensor, index: Any) -> Tensor:
     """``input[index]``: a view for integers and slices, a copy for index tensors and masks."""
+    if index.__class__ is int or index.__class__ is slice:
+        return Slice.apply(input, (index,))
     index, basic = array_index(index)
     if basic:
         return Slice.apply(input, index)
