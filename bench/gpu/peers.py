@@ -1,4 +1,4 @@
-"""What a GPU and its vendor's libraries reach: the ceilings and peers that fastdl's CUDA kernels will be measured against.
+"""What a GPU and its vendor's libraries reach: the ceilings and peers for fastdl's CUDA kernels to be measured against.
 
     python bench/gpu/peers.py --json bench/results/peers-h100.json
 
