@@ -269,6 +269,7 @@ def expect_error(result, text):
         (("train", "--batch-size", "x"), "--batch-size: expected a whole number"),
         (("train", "--lr", "-1"), "--lr: expected a number above 0"),
         (("train", "--lr", "nan"), "--lr: expected a number above 0"),
+        (("train", "--seed", "-1"), "--seed: expected a whole number"),
         (("train", "--optimizer", "magic"), "invalid choice: 'magic'"),
         (("fly",), "invalid choice: 'fly'"),
         (("eval",), "FILE"),
