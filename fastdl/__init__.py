@@ -3,6 +3,7 @@
 # ruff: noqa: F401
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .tensor import Tensor, is_floating_point, is_tensor, numel  # isort: skip  (`tensor` becomes the function below)
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
     from . import data, io, nn, ops, optim, train
     from .io import load, save
     from .train import evaluate, fit, predict, summary
+
+# Infinities and NaN are results, not accidents: NumPy's warnings about them are off inside fastdl (and only there).
+warnings.filterwarnings("ignore", r"(divide by zero|overflow|underflow|invalid value) encountered", RuntimeWarning, "fastdl")
 
 __version__ = "0.1.0"
 

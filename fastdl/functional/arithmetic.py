@@ -183,6 +183,24 @@ class Atan2(ArrayFunction):
         return na and unbroadcast(g * b, sa), nb and unbroadcast(-g * a, sb)
 
 
+class Rounded(ArrayFunction):
+    """A quotient rounded to a whole number: no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Any, b: Any, function: Any) -> Any:
+        return function(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return None
+
+
+def _truncated(a: Any, b: Any) -> Any:
+    if is_float(a.dtype):
+        return np.trunc(a / b)
+    return (np.sign(a) * np.sign(b) * np.floor_divide(np.abs(a), np.abs(b))).astype(a.dtype)
+
+
 def _operands(name: str, a: Any, b: Any) -> tuple[Any, Any]:
     """Both as Tensors of one dtype."""
     a, b = promote(name, a, b)
@@ -247,11 +265,8 @@ def div(input: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tenso
     if rounding_mode != "trunc":
         raise ValueError(f'div: expected rounding_mode None, "trunc" or "floor", got {rounding_mode!r}')
     a, b = _operands("div", input, other)
-    x, y = a._data, b._data
-    if is_float(x.dtype):
-        return wrap(np.asarray(np.trunc(x / y)))
-    q = np.floor_divide(np.abs(x), np.abs(y))
-    return wrap(np.asarray(np.sign(x) * np.sign(y) * q).astype(x.dtype))
+    _no_zero("div", b._data)
+    return Rounded.apply(a, b, _truncated)
 
 
 def rdiv(input: Tensor, other: Any) -> Tensor:
@@ -259,7 +274,7 @@ def rdiv(input: Tensor, other: Any) -> Tensor:
     return div(other, input)
 
 
-def _no_zero(name: str, x: Any, y: Any) -> None:
+def _no_zero(name: str, y: Any) -> None:
     if not is_float(y.dtype) and not np.all(y):
         raise RuntimeError(f"{name}: integer division by zero")
 
@@ -267,8 +282,8 @@ def _no_zero(name: str, x: Any, y: Any) -> None:
 def floor_divide(input: Tensor, other: Any) -> Tensor:
     """``floor(input / other)``, without a gradient."""
     a, b = _operands("floor_divide", input, other)
-    _no_zero("floor_divide", a._data, b._data)
-    return wrap(np.asarray(np.floor_divide(a._data, b._data)))
+    _no_zero("floor_divide", b._data)
+    return Rounded.apply(a, b, np.floor_divide)
 
 
 def rfloordiv(input: Tensor, other: Any) -> Tensor:
@@ -279,7 +294,7 @@ def rfloordiv(input: Tensor, other: Any) -> Tensor:
 def remainder(input: Tensor, other: Any) -> Tensor:
     """The remainder of a division rounded down (Python's ``%``)."""
     a, b = _operands("remainder", input, other)
-    _no_zero("remainder", a._data, b._data)
+    _no_zero("remainder", b._data)
     return Remainder.apply(a, b)
 
 
@@ -291,7 +306,7 @@ def rmod(input: Tensor, other: Any) -> Tensor:
 def fmod(input: Tensor, other: Any) -> Tensor:
     """The remainder of a division rounded towards zero (C's fmod)."""
     a, b = _operands("fmod", input, other)
-    _no_zero("fmod", a._data, b._data)
+    _no_zero("fmod", b._data)
     return Fmod.apply(a, b)
 
 

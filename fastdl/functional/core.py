@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 _SCALARS = (float, int, bool)
+_F = TypeVar("_F", bound=Callable)
+
+
+def numpy_names(function: _F) -> _F:
+    """Let a reduction also take NumPy's ``axis`` and ``keepdims``, as torch does."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            if "axis" in kwargs:
+                kwargs["dim"] = kwargs.pop("axis")
+            if "keepdims" in kwargs:
+                kwargs["keepdim"] = kwargs.pop("keepdims")
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
@@ -167,6 +183,14 @@ class _CopySlices(ArrayFunction):
         return rest, grad_part
 
 
+class _Constant(ArrayFunction):
+    """What a tensor with history has become when constants were written over all of it."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> None:
+        return None
+
+
 def _rebase(t: Any, node: Any) -> None:
     """Give a tensor modified in place its new node, and those it is a view of theirs."""
     while True:
@@ -216,7 +240,13 @@ def overwrite(name: str, t: Any, new: Any) -> Any:
     data[...] = new._data
     mark_inplace(data)
     if _mode.enabled:
-        _rebase(t, new._node)
+        node = new._node
+        if node is None and t._node is not None:
+            node = _Constant()
+            node.inputs = node.needs = [t._node]
+            node.key = next(autograd._keys)
+            node.epoch = autograd._epoch
+        _rebase(t, node)
     return t
 
 
@@ -227,7 +257,11 @@ def inplace(function: Callable) -> Callable:
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         check_inplace(name, self)
-        return overwrite(name, self, function(self, *args, **kwargs))
+        source = self
+        if self._node is not None and _mode.enabled:  # the node may save its input, which is about to change
+            source = wrap(np.array(self._data))
+            source._node = self._node
+        return overwrite(name, self, function(source, *args, **kwargs))
 
     method.__name__ = name
     method.__doc__ = f"In-place form of ``{function.__name__}``: changes this tensor and returns it."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, _mode, mark_inplace, wrap
-from .core import View, as_tensor, cast, check_inplace, normalize_dim, overwrite, unbroadcast
+from .core import View, as_tensor, cast, check_inplace, normalize_dim, numpy_names, overwrite, unbroadcast
 from .reduction import Pick, ValuesIndices
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def array_index(index: Any) -> tuple[Any, bool]:
             i = i._data
             if i.ndim == 0 and i.dtype.kind in "iu":
                 i = int(i)
+        elif isinstance(i, np.integer):
+            i = int(i)
         if i.__class__ is list or i.__class__ is range:
             i = np.asarray([j.item() if isinstance(j, TensorBase) else j for j in i])
             if i.size == 0:
@@ -95,16 +97,46 @@ class SetIndex(ArrayFunction):
         return gx, gv
 
 
+def _integers_first(input: Tensor, index: tuple) -> tuple[Tensor, tuple]:
+    """Integers beside index arrays are taken first, as slices are: torch's rule (NumPy broadcasts them with the
+    arrays, which can move dimensions). Returns what is left to index, and with what."""
+    if not any(i.__class__ is int for i in index):
+        return input, index
+    ndim = input._data.ndim
+    used = sum([i.ndim if i.dtype.kind == "b" else 1 for i in index if isinstance(i, np.ndarray)])
+    used += len([i for i in index if i.__class__ is int or i.__class__ is slice])
+    first: list = []
+    rest: list = []
+    for i in index:
+        if i.__class__ is int:
+            first.append(i)
+        elif i is Ellipsis:
+            first += [slice(None)] * (ndim - used)
+            rest.append(i)
+        elif isinstance(i, np.ndarray):
+            first += [slice(None)] * (i.ndim if i.dtype.kind == "b" else 1)
+            rest.append(i)
+        else:
+            if i.__class__ is slice:
+                first.append(slice(None))
+            rest.append(i)
+    return Slice.apply(input, tuple(first)), tuple(rest)
+
+
 def getitem(input: Tensor, index: Any) -> Tensor:
     """``input[index]``: a view for integers and slices, a copy for index tensors and masks."""
     index, basic = array_index(index)
-    return Slice.apply(input, index) if basic else Index.apply(input, index)
+    if basic:
+        return Slice.apply(input, index)
+    return Index.apply(*_integers_first(input, index))
 
 
 def setitem(input: Tensor, index: Any, value: Any) -> None:
     """``input[index] = value``, recorded where a gradient is wanted."""
     check_inplace("__setitem__", input)
-    index, _ = array_index(index)
+    index, basic = array_index(index)
+    if not basic:
+        input, index = _integers_first(input, index)
     data = input._data
     value = as_tensor(value) if not isinstance(value, int | float) else wrap(np.asarray(value))
     if value._data.dtype != data.dtype:
@@ -172,6 +204,7 @@ def _index_for(name: str, shape: tuple, axis: int, index: Any) -> np.ndarray:
     return i
 
 
+@numpy_names
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """As `gather`, with ``input`` and ``indices`` broadcast against each other outside ``dim``."""
     if dim is None:
@@ -523,6 +556,7 @@ def _order(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
     return x.shape[axis] - 1 - np.flip(reverse, axis)
 
 
+@numpy_names
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """(values, indices) sorted along ``dim``; NaN counts as the largest. The order of equal elements is kept."""
     x = input._data
@@ -532,6 +566,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     return ValuesIndices(*Pick.apply(input, _order(x, axis, descending), axis, True))
 
 
+@numpy_names
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
     """The indices that `sort` gives."""
     x = input._data
@@ -555,7 +590,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if not x.ndim:
         return ValuesIndices(input + 0, wrap(np.zeros((), np.int64)))
     cut = (slice(None),) * axis
-    if 8 * k < n:  # find them first, then sort only those
+    if 0 < 8 * k < n:  # find them first, then sort only those
         part = np.argpartition(x, n - k if largest else k, axis)
         part = part[(*cut, slice(n - k, n) if largest else slice(k))]
         part = np.sort(part, axis)

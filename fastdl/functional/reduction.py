@@ -11,7 +11,7 @@ import numpy as np
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import as_dtype
 from .arithmetic import maximum, minimum
-from .core import as_tensor, cast, float_input, normalize_dim
+from .core import as_tensor, cast, float_input, normalize_dim, numpy_names
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -118,7 +118,7 @@ class Extreme(ArrayFunction):
         x, y = ctx.saved
         hit = x == spread(y, *ctx.how)
         share = np.asarray(grad / hit.sum(ctx.how[1], keepdims=ctx.how[2]).astype(grad.dtype))
-        return np.where(hit, spread(share, *ctx.how), grad.dtype.type(0))
+        return hit * spread(share, *ctx.how)
 
 
 class Pick(ArrayFunction):
@@ -174,7 +174,7 @@ class LogSumExp(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         x, kept = ctx.saved
-        return spread(grad, *ctx.how) * np.exp(x - np.where(np.isfinite(kept), kept, 0))
+        return spread(grad, *ctx.how) * np.exp(x - np.where(kept == -np.inf, x.dtype.type(0), kept))
 
 
 class Norm(ArrayFunction):
@@ -262,6 +262,7 @@ def _summand(input: Any, dtype: Any) -> Any:
     return input
 
 
+@numpy_names
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Sum over ``dim`` (int or tuple; all by default). Integers and bools add up in int64."""
     if dtype is not None or input._data.dtype.kind != "f":
@@ -269,6 +270,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     return Sum.apply(input, None if dim is None else axes_of("sum", dim, input._data.ndim), keepdim)
 
 
+@numpy_names
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """`sum` with NaN counted as zero."""
     from .pointwise import where
@@ -276,6 +278,7 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
     return sum(where(wrap(np.isnan(input._data)), 0, input), dim, keepdim, dtype=dtype)
 
 
+@numpy_names
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Mean over ``dim`` (int or tuple; all by default). Raises TypeError for integers unless ``dtype`` is given."""
     if dtype is not None:
@@ -285,6 +288,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     return Mean.apply(input, None if dim is None else axes_of("mean", dim, input._data.ndim), keepdim)
 
 
+@numpy_names
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Product of all elements, or along one dimension."""
     input = _summand(input, dtype)
@@ -298,6 +302,7 @@ def _no_empty(name: str, x: np.ndarray, axes: Any) -> None:
         raise IndexError(f"{name}: expected a reduced dimension of non-zero size, got shape {x.shape}")
 
 
+@numpy_names
 def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Maximum over ``dim`` (int or tuple; all by default); equal maxima share the gradient; NaN wins."""
     axes = axes_of("amax", dim, input._data.ndim)
@@ -305,6 +310,7 @@ def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     return Extreme.apply(input, axes, keepdim, np.maximum.reduce)
 
 
+@numpy_names
 def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Minimum over ``dim`` (int or tuple; all by default); equal minima share the gradient; NaN wins."""
     axes = axes_of("amin", dim, input._data.ndim)
@@ -329,6 +335,7 @@ def _arg(name: str, function: Any, x: np.ndarray, dim: int) -> tuple[np.ndarray,
     return np.asarray(function(x, axis if x.ndim else None)), axis
 
 
+@numpy_names
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """All elements' maximum; along ``dim`` (values, indices); with a second tensor the elementwise `maximum`."""
     if dim is None:
@@ -338,6 +345,7 @@ def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     return _pick(input, *_arg("max", np.argmax, input._data, dim), keepdim)
 
 
+@numpy_names
 def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """All elements' minimum; along ``dim`` (values, indices); with a second tensor the elementwise `minimum`."""
     if dim is None:
@@ -357,16 +365,19 @@ def _argument(name: str, function: Any, input: Any, dim: int | None, keepdim: bo
     return wrap(np.expand_dims(out, axis) if keepdim and x.ndim else out)
 
 
+@numpy_names
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the maximum, int64: in the flattened tensor, or along ``dim``. NaN counts as the maximum."""
     return _argument("argmax", np.argmax, input, dim, keepdim)
 
 
+@numpy_names
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the minimum, int64: in the flattened tensor, or along ``dim``. NaN counts as the minimum."""
     return _argument("argmin", np.argmin, input, dim, keepdim)
 
 
+@numpy_names
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The (lower) median of all elements; along ``dim`` (values, indices)."""
     x = input._data
@@ -413,6 +424,7 @@ def _moments(name: str, input: Any, dim: Any, unbiased: Any, correction: Any) ->
     return input, axes_of(name, dim, input._data.ndim), correction
 
 
+@numpy_names
 def var(
     input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
 ) -> Tensor:
@@ -421,6 +433,7 @@ def var(
     return Variance.apply(x, axes, correction, keepdim)
 
 
+@numpy_names
 def std(
     input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
 ) -> Tensor:
@@ -430,6 +443,7 @@ def std(
     return sqrt(var(input, dim, unbiased, keepdim, correction=correction))
 
 
+@numpy_names
 def var_mean(
     input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
 ) -> tuple[Tensor, Tensor]:
@@ -438,6 +452,7 @@ def var_mean(
     return v, mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
+@numpy_names
 def std_mean(
     input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
 ) -> tuple[Tensor, Tensor]:
@@ -446,12 +461,14 @@ def std_mean(
     return s, mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
+@numpy_names
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """``log(sum(exp(input)))`` over ``dim`` without overflow."""
     input = float_input(input)
     return LogSumExp.apply(input, axes_of("logsumexp", dim, input._data.ndim), keepdim)
 
 
+@numpy_names
 def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """The p-norm of the elements over ``dim`` (all by default); "fro" is p = 2, infinities give extremes."""
     input = cast(as_tensor(input), as_dtype(dtype)) if dtype is not None else as_tensor(input)
@@ -473,6 +490,7 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     return norm(input - other, p)
 
 
+@numpy_names
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running sums along ``dim``."""
     input = _summand(input, dtype)
@@ -480,6 +498,7 @@ def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return CumSum.apply(input, axis) if input._data.ndim else input + 0
 
 
+@numpy_names
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running products along ``dim``."""
     input = _summand(input, dtype)
@@ -511,18 +530,21 @@ def cummin(input: Tensor, dim: int) -> Any:
     return _running("cummin", np.minimum, input, dim)
 
 
+@numpy_names
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether any element is true (not zero), over ``dim`` (all by default)."""
     x = as_tensor(input)._data
     return wrap(np.asarray(np.any(x, axes_of("any", dim, x.ndim), keepdims=keepdim)))
 
 
+@numpy_names
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are true (not zero), over ``dim`` (all by default)."""
     x = as_tensor(input)._data
     return wrap(np.asarray(np.all(x, axes_of("all", dim, x.ndim), keepdims=keepdim)))
 
 
+@numpy_names
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     """The number of elements that are not zero, int64."""
     x = input._data

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, wrap
-from .core import View, as_tensor, normalize_dim
+from .core import View, as_tensor, normalize_dim, numpy_names
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -298,6 +298,7 @@ def _same_type(name: str, tensors: Any) -> list:
     return tensors
 
 
+@numpy_names
 def cat(tensors: Any, dim: int = 0) -> Tensor:
     """Tensors joined along an existing dimension. Empty 1-d tensors are skipped, as torch does."""
     tensors = _same_type("cat", tensors)
@@ -316,6 +317,7 @@ def cat(tensors: Any, dim: int = 0) -> Tensor:
 concat = concatenate = cat
 
 
+@numpy_names
 def stack(tensors: Any, dim: int = 0) -> Tensor:
     """Tensors of one shape joined along a new dimension."""
     tensors = _same_type("stack", tensors)
