@@ -88,7 +88,7 @@ def _gradients(function, values, wrt, cotangents):
 def _difference(function, values, i, direction):
     """(f(x_i + h d) - f(x_i - h d)) / 2h for every output."""
     plus, minus = list(values), list(values)
-    plus[i], minus[i] = values[i] + STEP * direction, values[i] - STEP * direction
+    plus[i], minus[i] = np.asarray(values[i] + STEP * direction), np.asarray(values[i] - STEP * direction)
     pairs = zip(_evaluate(function, plus), _evaluate(function, minus), strict=True)
     return [(p - m) / (2 * STEP) for p, m in pairs]
 

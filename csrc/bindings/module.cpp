@@ -6,11 +6,16 @@
 
 namespace fastdl::bindings {
 
+void bind_conv(py::module_&);
+void bind_attention(py::module_&);
 void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
+void bind_matmul(py::module_&);
+void bind_measure(py::module_&);
 void bind_softmax(py::module_&);
+void bind_loss(py::module_&);
 
 namespace {
 
@@ -34,9 +39,14 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_cpu_isa",
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
   m.def("available_isas", available_isas);
+  bind_conv(m);
+  bind_attention(m);
   bind_rnn(m);
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);
+  bind_matmul(m);
+  bind_measure(m);
   bind_softmax(m);
+  bind_loss(m);
 }

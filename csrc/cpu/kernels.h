@@ -4,7 +4,10 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/conv.h"
+#include "cpu/isa/attention.h"
 #include "cpu/isa/gemm.h"
+#include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
 #include "cpu/isa/rnn.h"
@@ -14,11 +17,14 @@ namespace fastdl::cpu {
 
 struct Kernels {
   const char* isa;
+  const ConvKernels* conv;
+  const AttentionKernels* attention;
   const RnnKernels* rnn;
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
   const SoftmaxKernels* softmax;
+  const LossKernels* loss;
   const GemmKernels* gemm;
 };
 

@@ -37,15 +37,23 @@ View channels_last(const View& v) {
   return permuted(v, order);
 }
 
-// NULL, or `count` contiguous elements.
+// A vector of the caller's with any stride; false for one that was not given.
 template <class T>
-T* vector_of(const fastdl_tensor* t, DType dtype, int64_t count, const char* op, const char* name) {
-  if (!t) return nullptr;
+struct Strided {
+  T* data = nullptr;
+  int64_t stride = 1;
+  T& operator[](int64_t i) const { return data[i * stride]; }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+template <class T>
+Strided<T> vector_of(const fastdl_tensor* t, DType dtype, int64_t count, const char* op, const char* name) {
+  if (!t) return {};
   const View v = view_like(t, dtype, op, name);
-  FASTDL_CHECK(v.size() == count && v.contiguous(), FASTDL_ERROR_SHAPE,
-               "%s: expected %s to hold %lld contiguous elements, got shape %s", op, name,
+  FASTDL_CHECK(v.size() == count && (v.ndim == 1 || v.contiguous()), FASTDL_ERROR_SHAPE,
+               "%s: expected %s to be a vector of %lld elements, got shape %s", op, name,
                static_cast<long long>(count), shape_string(v).c_str());
-  return v.as<T>();
+  return {v.as<T>(), v.ndim == 1 ? v.strides[0] : 1};
 }
 
 // Calls body(sample, first row, rows) for every chunk of every sample, in parallel.
@@ -177,12 +185,12 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const T* b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
-      T* rm = vector_of<T>(running_mean, x.dtype, s.c, op, "running_mean");
-      T* rv = vector_of<T>(running_var, x.dtype, s.c, op, "running_var");
-      T* mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
-      T* rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
+      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const Strided<T> b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
+      const Strided<T> rm = vector_of<T>(running_mean, x.dtype, s.c, op, "running_mean");
+      const Strided<T> rv = vector_of<T>(running_var, x.dtype, s.c, op, "running_var");
+      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
+      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
       const Contiguous xc(context, channels_last(x));
       Coefficients<T> k(s);
       std::vector<Moments> moments;
@@ -230,14 +238,16 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const T* mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
-      const T* rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
-      T* dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
-      T* db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
+      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
+      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
+      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
+      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
       const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
+      std::vector<T> center(static_cast<size_t>(s.c));
+      for (int64_t c = 0; c < s.c; ++c) center[static_cast<size_t>(c)] = mean[c];
       const std::vector<double> sums =
-          gradient_sums<T>(context, s, dyc->template as<T>(), xc->template as<T>(), mean);
+          gradient_sums<T>(context, s, dyc->template as<T>(), xc->template as<T>(), center.data());
       Coefficients<T> k(s);
       for (int64_t c = 0; c < s.c; ++c) {
         const auto i = static_cast<size_t>(c);
@@ -274,10 +284,10 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const T* b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
-      T* mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
-      T* rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
+      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const Strided<T> b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
+      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
+      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
       if (x.size() == 0) return;
       const Contiguous xc(context, channels_last(x));
       const std::vector<Moments> moments = column_moments<T>(context, s, xc->template as<T>());
@@ -327,11 +337,11 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const T* w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const T* mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
-      const T* rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
-      T* dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
-      T* db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
+      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
+      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
+      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
+      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
+      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
       const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
       Coefficients<T> k(s);
       const int64_t width = s.c / groups;

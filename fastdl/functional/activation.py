@@ -111,7 +111,10 @@ def _activate(name: str, x: Tensor, f: Activation, inplace: bool) -> Tensor:
     if not inplace:
         return Activate.apply(x, f)
     check_inplace(name, x)
-    return overwrite(name, x, Activate.apply(x, f))
+    y = Activate.apply(x, f)
+    if y._node is not None and not f.from_output:  # backward wants x, which is about to be overwritten
+        y._node.saved = tuple([a.copy() for a in y._node.saved])
+    return overwrite(name, x, y)
 
 
 def _clamp(name: str, x: Tensor, f: Activation, inplace: bool, low: float, high: float) -> Tensor:

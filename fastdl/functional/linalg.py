@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float
+from ..ops import matmul as ops
 from .core import as_tensor, normalize_dim, unbroadcast
 from .reduction import sum as sum_
 
@@ -19,7 +20,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The matrix product of arrays with at least 2 dimensions: floats on our kernels (two-byte floats in float32),
     integers on NumPy."""
     if a.dtype.kind == "f" and a.dtype.itemsize >= 4:
-        return np.matmul(a, b)
+        return ops.matmul(a, b)
     if is_float(a.dtype):
         return product(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
     return np.matmul(a, b)

@@ -556,4 +556,7 @@ def bincount(input: Tensor, weights: Any = None, minlength: int = 0) -> Tensor:
     x = input._data
     if x.ndim != 1 or x.dtype.kind not in "iu" or (x.size and x.min() < 0):
         raise ValueError(f"bincount: expected a 1-d tensor of non-negative integers, got {x.dtype} of shape {x.shape}")
-    return wrap(np.bincount(x, None if weights is None else weights._data, minlength))
+    if weights is None:
+        return wrap(np.bincount(x, None, minlength))
+    w = weights._data
+    return wrap(np.bincount(x, w, minlength).astype(w.dtype if w.dtype.kind == "f" else np.float64))

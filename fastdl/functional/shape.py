@@ -87,7 +87,9 @@ def _full_shape(name: str, size: int, shape: tuple) -> tuple:
             known *= n
     if free is not None:
         if known == 0:
-            raise ValueError(f"{name}: cannot infer dimension {free} of shape {shape} for a tensor of {size} elements")
+            raise ValueError(
+                f"{name}: cannot infer dimension {free} of shape {shape} for a tensor of {size} elements"
+            )
         if size % known == 0:
             return (*shape[:free], size // known, *shape[free + 1 :])
     elif known == size:
@@ -114,7 +116,9 @@ def view(input: Tensor, *shape: Any) -> Tensor:
     target = _full_shape("view", x.size, tuple([int(n) for n in sizes(shape)]))
     out = Reshape.apply(input, target)
     if x.size and not np.may_share_memory(out._data, x):
-        raise RuntimeError(f"view: size {target} is not compatible with the input's strides; use reshape() instead")
+        raise RuntimeError(
+            f"view: size {target} is not compatible with the input's strides; use reshape() instead"
+        )
     return out
 
 
@@ -128,7 +132,10 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     shape = input._data.shape
     if not shape:
         return reshape(input, (1,))
-    start, end = normalize_dim("flatten", start_dim, len(shape)), normalize_dim("flatten", end_dim, len(shape))
+    start, end = (
+        normalize_dim("flatten", start_dim, len(shape)),
+        normalize_dim("flatten", end_dim, len(shape)),
+    )
     if start > end:
         raise RuntimeError(f"flatten: start_dim {start_dim} cannot come after end_dim {end_dim}")
     if start == end:
@@ -203,9 +210,14 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Dimensions ``source`` moved to the places ``destination``, the others in their order."""
     n = input._data.ndim
     src = [normalize_dim("movedim", d, n) for d in ((source,) if isinstance(source, int) else source)]
-    dst = [normalize_dim("movedim", d, n) for d in ((destination,) if isinstance(destination, int) else destination)]
+    dst = [
+        normalize_dim("movedim", d, n)
+        for d in ((destination,) if isinstance(destination, int) else destination)
+    ]
     if len(src) != len(dst) or len(set(src)) != len(src) or len(set(dst)) != len(dst):
-        raise ValueError(f"movedim: expected as many distinct source as destination dims, got {source}, {destination}")
+        raise ValueError(
+            f"movedim: expected as many distinct source as destination dims, got {source}, {destination}"
+        )
     order = [d for d in range(n) if d not in src]
     for d, s in sorted(zip(dst, src)):
         order.insert(d, s)
@@ -226,7 +238,9 @@ def expand(input: Tensor, *shape: Any) -> Tensor:
         if new[lead + i] == -1:
             new[lead + i] = n
         elif n != 1 and new[lead + i] != n:
-            raise ValueError(f"expand: size {new[lead + i]} at dim {lead + i} must match the existing size {n}")
+            raise ValueError(
+                f"expand: size {new[lead + i]} at dim {lead + i} must match the existing size {n}"
+            )
     return Expand.apply(input, tuple(new))
 
 
@@ -300,9 +314,11 @@ def _same_type(name: str, tensors: Any) -> list:
 
 @numpy_names
 def cat(tensors: Any, dim: int = 0) -> Tensor:
-    """Tensors joined along an existing dimension. Empty 1-d tensors are skipped, as torch does."""
+    """Tensors joined along an existing dimension. Empty 1-d tensors fit between any others, as in torch."""
     tensors = _same_type("cat", tensors)
-    kept = [t for t in tensors if t._data.shape != (0,)] or tensors[:1]
+    kept = [t for t in tensors if t._data.shape != (0,)]
+    if not kept or kept[0]._data.ndim == 1:
+        kept = tensors
     shape = kept[0]._data.shape
     if not shape:
         raise ValueError("cat: zero-dimensional tensors cannot be joined; use stack")
@@ -408,7 +424,9 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
     else:
         sections = [int(s) for s in split_size_or_sections]
         if sum(sections) != n or min(sections, default=0) < 0:
-            raise ValueError(f"split: expected sizes that sum to {n}, the size of dimension {dim}, got {sections}")
+            raise ValueError(
+                f"split: expected sizes that sum to {n}, the size of dimension {dim}, got {sections}"
+            )
     out = []
     start = 0
     for size in sections:

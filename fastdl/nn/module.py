@@ -15,11 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .. import autograd
+from ..device import device as Device
 from ..dtypes import as_dtype, is_float
+from ..functional.creation import check_device
 from ..tensor import Tensor
 from .parameter import Parameter
 
 Self = TypeVar("Self", bound="Module")
+
+DEVICES = ("cpu", "cuda", "cuda-sim", "mps", "xpu")  # strings that `Module.to` takes for devices, not dtypes
 
 
 class IncompatibleKeys(NamedTuple):
@@ -307,12 +311,11 @@ class Module:
         for arg in args:
             if isinstance(arg, Tensor):
                 dtype = arg._data.dtype
-            elif isinstance(arg, str) and (arg == "cpu" or arg.split(":")[0] in ("cuda", "mps", "cuda-sim")):
+            elif isinstance(arg, Device) or (isinstance(arg, str) and arg.split(":")[0] in DEVICES):
                 device = arg
             elif arg is not None and not isinstance(arg, bool):
                 dtype = arg
-        if device is not None and str(device) != "cpu":
-            raise RuntimeError(f"to: device {str(device)!r} is not available; expected 'cpu'")
+        check_device(device)
         if dtype is None:
             return self
         dtype = as_dtype(dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..tensor import Tensor
 from . import functional as F
+from .arguments import ntuple
 from .module import Module
 
 
@@ -66,12 +67,20 @@ class MaxPool3d(_MaxPool):
         return F.max_pool3d(input, *self._window())
 
 
+def _tuples(layer: str, n: int, kernel_size: Any, stride: Any, padding: Any) -> tuple[tuple[int, ...], ...]:
+    """Kernel size, stride and padding with one number per dimension."""
+    kernel = ntuple(layer, "kernel_size", kernel_size, n, 1)
+    strides = kernel if stride is None else ntuple(layer, "stride", stride, n, 1)
+    return kernel, strides, ntuple(layer, "padding", padding, n)
+
+
 class _MaxUnpool(Module):
+    dims = 0
+
     def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
+        sizes = _tuples(type(self).__name__, self.dims, kernel_size, stride, padding)
+        self.kernel_size, self.stride, self.padding = sizes
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -80,6 +89,8 @@ class _MaxUnpool(Module):
 class MaxUnpool1d(_MaxUnpool):
     """Puts the maxima that `MaxPool1d` found back in their places, zeros elsewhere."""
 
+    dims = 1
+
     def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
         return F.max_unpool1d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
@@ -87,12 +98,16 @@ class MaxUnpool1d(_MaxUnpool):
 class MaxUnpool2d(_MaxUnpool):
     """Puts the maxima that `MaxPool2d` found back in their places, zeros elsewhere."""
 
+    dims = 2
+
     def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
         return F.max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
 class MaxUnpool3d(_MaxUnpool):
     """Puts the maxima that `MaxPool3d` found back in their places, zeros elsewhere."""
+
+    dims = 3
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
         return F.max_unpool3d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
@@ -134,7 +149,8 @@ class AvgPool1d(_AvgPool):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
+        kernel, stride, padding = _tuples("AvgPool1d", 1, kernel_size, stride, padding)
+        super().__init__(kernel, stride, padding, ceil_mode, count_include_pad)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.avg_pool1d(input, *self._window())

@@ -86,6 +86,8 @@ class Network:
     def sizes(self, params: Sequence[ndarray]) -> tuple[int, int]:
         """(H, P) as the first layer's parameters have them; the kernel checks the rest."""
         expected = self.layers * self.directions * self.per_direction
+        if expected < 1:
+            raise ValueError(f"{self.kind}: expected at least 1 layer, got {self.layers}")
         if len(params) != expected:
             raise ValueError(f"{self.kind}: expected {expected} parameters, got {len(params)}")
         weight = params[0]

@@ -59,7 +59,7 @@ def _max_over(x, windows, out):
     for o in itertools.product(*map(range, out)):
         seen = np.ix_(*(w[i] for w, i in zip(windows, o, strict=True)))
         where = flat[seen].ravel()
-        values = x.reshape(*x.shape[:2], -1)[..., where]
+        values = x.reshape(*x.shape[:2], flat.size)[..., where]
         best = values.argmax(axis=-1)  # NumPy's argmax takes the first NaN, else the first maximum
         y[(..., *o)] = np.take_along_axis(values, best[..., None], -1)[..., 0]
         indices[(..., *o)] = where[best]
@@ -73,9 +73,9 @@ def max_pool_backward(grad, indices, input_shape, nd):
     lead = input_shape[: len(input_shape) - nd]
     rows = int(np.prod(lead))
     dx = np.zeros((rows, int(np.prod(input_shape[len(lead) :]))))
-    np.add.at(
-        dx, (np.arange(rows)[:, None], np.asarray(indices).reshape(rows, -1)), f64(grad).reshape(rows, -1)
-    )
+    winners = int(np.prod(np.shape(grad)[len(lead) :]))
+    where = (np.arange(rows)[:, None], np.asarray(indices).reshape(rows, winners))
+    np.add.at(dx, where, f64(grad).reshape(rows, winners))
     return dx.reshape(input_shape)
 
 

@@ -6,21 +6,27 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
+extern const ConvKernels conv_kernels;
+extern const AttentionKernels attention_kernels;
 extern const RnnKernels rnn_kernels;
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
 extern const SoftmaxKernels softmax_kernels;
+extern const LossKernels loss_kernels;
 extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
 const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
+    &conv_kernels,
+    &attention_kernels,
     &rnn_kernels,
     &norm_kernels,
     &pool_kernels,
     &activation_kernels,
     &softmax_kernels,
+    &loss_kernels,
     &gemm_kernels,
 };
 

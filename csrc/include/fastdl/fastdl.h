@@ -15,7 +15,12 @@
 #define FASTDL_H
 
 #include "fastdl/activation.h"
+#include "fastdl/attention.h"
 #include "fastdl/base.h"
+#include "fastdl/loss.h"
+#include "fastdl/matmul.h"
+#include "fastdl/measure.h"
+#include "fastdl/conv.h"
 #include "fastdl/norm.h"
 #include "fastdl/pool.h"
 #include "fastdl/rnn.h"

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..autograd import mark_inplace, wrap
-from ..tensor import Tensor
+from ...autograd import mark_inplace, wrap
+from ...tensor import Tensor
+from . import rnn as rnn
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:

@@ -1,0 +1,362 @@
+// Entry points of convolution: check, describe, run. The sums themselves are in conv_gather.cpp and
+// conv_weight.cpp.
+#include "fastdl/conv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "cpu/conv_plan.h"
+#include "cpu/kernels.h"
+#include "cpu/tensor.h"
+
+namespace fastdl::cpu::conv {
+namespace {
+
+// Axis i of a tensor with nd spatial axes is axis 3 - nd + i here.
+template <class T>
+Image<T> image(const View& v) {
+  Image<T> x;
+  const int nd = v.ndim - 2;
+  x.data = v.as<T>();
+  x.n = v.shape[0];
+  x.c = v.shape[1];
+  x.n_step = v.strides[0];
+  x.c_step = v.strides[1];
+  for (int i = 0; i < 3; ++i) {
+    x.size[i] = i < 3 - nd ? 1 : v.shape[i + nd - 1];
+    x.step[i] = i < 3 - nd ? 0 : v.strides[i + nd - 1];
+  }
+  return x;
+}
+
+fastdl_conv_options read_options(const fastdl_conv_options* given, const char* op) {
+  fastdl_conv_options o = FASTDL_CONV_OPTIONS_INIT;
+  if (!given) return o;
+  FASTDL_CHECK(given->struct_size >= sizeof(size_t), FASTDL_ERROR_VALUE,
+               "%s: options must begin with their size (FASTDL_CONV_OPTIONS_INIT)", op);
+  std::memcpy(&o, given, std::min(given->struct_size, sizeof o));
+  return o;
+}
+
+long long ll(int64_t v) { return static_cast<long long>(v); }
+
+void check_options(const fastdl_conv_options& o, int nd, const char* op) {
+  for (int i = 0; i < nd; ++i) {
+    FASTDL_CHECK(o.stride[i] >= 1, FASTDL_ERROR_VALUE, "%s: expected stride of at least 1, got %lld", op,
+                 ll(o.stride[i]));
+    FASTDL_CHECK(o.dilation[i] >= 1, FASTDL_ERROR_VALUE, "%s: expected dilation of at least 1, got %lld", op,
+                 ll(o.dilation[i]));
+    FASTDL_CHECK(o.padding[i] >= 0 && o.padding_end[i] >= 0, FASTDL_ERROR_VALUE,
+                 "%s: expected padding of at least 0, got %lld", op,
+                 ll(std::min(o.padding[i], o.padding_end[i])));
+  }
+  FASTDL_CHECK(o.groups >= 1, FASTDL_ERROR_VALUE, "%s: expected groups of at least 1, got %lld", op,
+               ll(o.groups));
+  FASTDL_CHECK(o.activation.kind >= FASTDL_ACT_NONE && o.activation.kind <= FASTDL_ACT_THRESHOLD,
+               FASTDL_ERROR_VALUE, "%s: unknown activation kind %d", op, o.activation.kind);
+}
+
+// What a tensor is called in messages: the roles of `big` (the convolution's input) and `small` (its output)
+// are exchanged in a transposed convolution.
+struct Names {
+  const char* op;
+  const char* big;
+  const char* small;
+  const char* weight;
+  bool transposed;
+};
+
+Geometry geometry(const View& big, const View& weight, const View& small, const fastdl_conv_options& o,
+                  const Names& names) {
+  const char* op = names.op;
+  const View& x = names.transposed ? small : big;
+  FASTDL_CHECK(x.ndim >= 3 && x.ndim <= 5, FASTDL_ERROR_SHAPE,
+               "%s: expected a batch of shape (N, C, ...) with 1 to 3 spatial axes, got shape %s", op,
+               shape_string(x).c_str());
+  check_ndim(weight, x.ndim, op, names.weight);
+  check_ndim(big, x.ndim, op, names.big);
+  check_ndim(small, x.ndim, op, names.small);
+  const int nd = x.ndim - 2;
+  check_options(o, nd, op);
+  Geometry g;
+  g.n = big.shape[0];
+  g.c = big.shape[1];
+  g.o = small.shape[1];
+  g.groups = o.groups;
+  FASTDL_CHECK(small.shape[0] == g.n, FASTDL_ERROR_SHAPE,
+               "%s: expected %s and %s to have the same batch size, got %s and %s", op, names.big,
+               names.small, shape_string(big).c_str(), shape_string(small).c_str());
+  FASTDL_CHECK(g.c % g.groups == 0 && g.o % g.groups == 0, FASTDL_ERROR_SHAPE,
+               "%s: expected channels divisible by groups = %lld, got %lld and %lld channels", op,
+               ll(g.groups), ll(names.transposed ? g.o : g.c), ll(names.transposed ? g.c : g.o));
+  FASTDL_CHECK(weight.shape[0] == g.o && weight.shape[1] == g.c / g.groups, FASTDL_ERROR_SHAPE,
+               "%s: expected %s of shape (%lld, %lld, ...) for %lld and %lld channels in %lld groups, got %s",
+               op, names.weight, ll(g.o), ll(g.c / g.groups), ll(names.transposed ? g.o : g.c),
+               ll(names.transposed ? g.c : g.o), ll(g.groups), shape_string(weight).c_str());
+  for (int i = 0; i < 3; ++i) {
+    const int from = i - (3 - nd), dim = from + 2;
+    const bool there = from >= 0;
+    g.in[i] = there ? big.shape[dim] : 1;
+    g.out[i] = there ? small.shape[dim] : 1;
+    g.kernel[i] = there ? weight.shape[dim] : 1;
+    g.stride[i] = there ? o.stride[from] : 1;
+    g.dilation[i] = there ? o.dilation[from] : 1;
+    g.padding[i] = there ? o.padding[from] : 0;
+    if (!there) continue;
+    FASTDL_CHECK(g.kernel[i] >= 1, FASTDL_ERROR_SHAPE,
+                 "%s: expected a kernel of at least 1 on each axis, got %s", op,
+                 shape_string(weight).c_str());
+    const int64_t room =
+        g.in[i] + o.padding[from] + o.padding_end[from] - g.dilation[i] * (g.kernel[i] - 1) - 1;
+    if (names.transposed) {
+      const int64_t least = (g.out[i] - 1) * g.stride[i] - o.padding[from] - o.padding_end[from] +
+                            g.dilation[i] * (g.kernel[i] - 1) + 1;
+      FASTDL_CHECK(
+          g.out[i] >= 1 && g.in[i] >= 1 && g.in[i] >= least &&
+              g.in[i] < least + std::max(g.stride[i], g.dilation[i]),
+          FASTDL_ERROR_SHAPE,
+          "%s: %s has extent %lld on spatial axis %d, expected %lld plus an output padding smaller than "
+          "stride or dilation, and at least 1",
+          op, names.big, ll(g.in[i]), from, ll(least));
+    } else {
+      FASTDL_CHECK(room >= 0, FASTDL_ERROR_SHAPE,
+                   "%s: the kernel reaches %lld elements on spatial axis %d, the padded input has %lld", op,
+                   ll(g.dilation[i] * (g.kernel[i] - 1) + 1), from,
+                   ll(g.in[i] + o.padding[from] + o.padding_end[from]));
+      FASTDL_CHECK(g.out[i] == room / g.stride[i] + 1, FASTDL_ERROR_SHAPE,
+                   "%s: expected extent %lld of %s on spatial axis %d, got %lld", op,
+                   ll(room / g.stride[i] + 1), names.small, from, ll(g.out[i]));
+    }
+  }
+  return g;
+}
+
+std::optional<View> optional_vector(const fastdl_tensor* t, DType dtype, int64_t n, const char* op,
+                                    const char* name) {
+  if (!t) return std::nullopt;
+  const View v = view_like(t, dtype, op, name);
+  FASTDL_CHECK(v.ndim == 1 && v.shape[0] == n, FASTDL_ERROR_SHAPE, "%s: expected %s of shape (%lld,), got %s",
+               op, name, ll(n), shape_string(v).c_str());
+  return v;
+}
+
+std::optional<View> optional_like(const fastdl_tensor* t, const View& like, const char* like_name,
+                                  const char* op, const char* name) {
+  if (!t) return std::nullopt;
+  const View v = view_like(t, like.dtype, op, name);
+  check_same_shape(like, like_name, v, name, op);
+  return v;
+}
+
+// A tensor the kernels can address: itself where channels lie side by side, else a channels-last copy.
+class ChannelsLast {
+ public:
+  ChannelsLast(Context* context, const View& v)
+      : context_(context),
+        view_(v),
+        direct_(v.strides[1] == 1 || v.shape[1] == 1),
+        workspace_(context, direct_ ? 0 : static_cast<size_t>(v.nbytes())),
+        laid_out_(v) {
+    if (direct_) return;
+    laid_out_.data = workspace_.as<void>();
+    laid_out_.strides[1] = 1;
+    int64_t step = v.shape[1];
+    for (int i = v.ndim - 1; i >= 2; --i) {
+      laid_out_.strides[i] = step;
+      step *= v.shape[i];
+    }
+    laid_out_.strides[0] = step;
+  }
+  template <class T>
+  Image<T> image() const {
+    return conv::image<T>(laid_out_);
+  }
+  void read() {
+    if (!direct_) copy(context_, view_, laid_out_);
+  }
+  void write_back() {
+    if (!direct_) copy(context_, laid_out_, view_);
+  }
+
+ private:
+  Context* context_;
+  View view_;
+  bool direct_;
+  Workspace workspace_;
+  View laid_out_;
+};
+
+template <class T>
+Source<T> source(const View& x) {
+  Source<T> s;
+  s.x = image<const T>(x);
+  return s;
+}
+
+// grad * f'(saved)
+template <class T>
+Source<T> gradient_source(const View& grad, const std::optional<View>& saved, const fastdl_activation& f) {
+  Source<T> s = source<T>(grad);
+  if (f.kind == FASTDL_ACT_NONE) return s;
+  s.saved = image<const T>(*saved);
+  s.activation = f;
+  s.from_output = fastdl_activation_from_output(&f) != 0;
+  return s;
+}
+
+void check_saved(const std::optional<View>& saved, const fastdl_activation& f, const char* op) {
+  FASTDL_CHECK(f.kind == FASTDL_ACT_NONE || saved, FASTDL_ERROR_VALUE,
+               "%s: the activation's derivative needs saved, got NULL", op);
+}
+
+// The forward pass, or the data gradient, which is a transposed convolution's forward pass.
+template <class T>
+void run_gather(Context* context, const Geometry& g, const Source<T>& in, const View& weight,
+                const std::optional<View>& bias, const std::optional<View>& residual, const View& out,
+                const fastdl_activation& activation, bool data_gradient) {
+  if (out.size() == 0) return;
+  const Contiguous w(context, weight);
+  Workspace packed(context, static_cast<size_t>(packed_size<T>(g, data_gradient)) * sizeof(T));
+  const PackedWeights<T> pw =
+      pack_weights<T>(context, g, w->template as<const T>(), data_gradient, packed.as<T>());
+  ChannelsLast y(context, out);
+  Epilogue<T> end;
+  end.activation = activation;
+  std::optional<Contiguous> bias_values;
+  if (bias) end.bias = bias_values.emplace(context, *bias)->template as<const T>();
+  std::optional<ChannelsLast> added;
+  if (residual) {
+    added.emplace(context, *residual).read();
+    end.residual = added->image<const T>();
+  }
+  if (data_gradient) {
+    for (const Lattice& l : data_lattices(g)) gather(context, in, l, pw, y.image<T>(), end, false);
+  } else {
+    gather(context, in, forward_lattice(g), pw, y.image<T>(), end, true);
+  }
+  y.write_back();
+}
+
+void forward(Context* context, const fastdl_tensor* x_, const fastdl_tensor* weight_,
+             const fastdl_tensor* bias_, const fastdl_tensor* residual_, const fastdl_tensor* out_,
+             const fastdl_conv_options* options, bool transposed) {
+  const char* op = transposed ? "conv_transpose" : "conv";
+  const View x = float_view(x_, op, "x"), weight = view_like(weight_, x.dtype, op, "weight");
+  const View out = view_like(out_, x.dtype, op, "out");
+  const fastdl_conv_options o = read_options(options, op);
+  const Geometry g = transposed ? geometry(out, weight, x, o, {op, "out", "x", "weight", true})
+                                : geometry(x, weight, out, o, {op, "x", "out", "weight", false});
+  const auto bias = optional_vector(bias_, x.dtype, out.shape[1], op, "bias");
+  const auto residual = optional_like(residual_, out, "out", op, "residual");
+  dispatch_float(x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    run_gather<T>(context, g, source<T>(x), weight, bias, residual, out, o.activation, transposed);
+  });
+}
+
+void backward_data(Context* context, const fastdl_tensor* grad_, const fastdl_tensor* saved_,
+                   const fastdl_tensor* weight_, const fastdl_tensor* grad_x_,
+                   const fastdl_conv_options* options, bool transposed) {
+  const char* op = transposed ? "conv_transpose_backward_data" : "conv_backward_data";
+  const View grad = float_view(grad_, op, "grad_out"), weight = view_like(weight_, grad.dtype, op, "weight");
+  const View grad_x = view_like(grad_x_, grad.dtype, op, "grad_x");
+  const fastdl_conv_options o = read_options(options, op);
+  const Geometry g = transposed
+                         ? geometry(grad, weight, grad_x, o, {op, "grad_out", "grad_x", "weight", true})
+                         : geometry(grad_x, weight, grad, o, {op, "grad_x", "grad_out", "weight", false});
+  const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
+  check_saved(saved, o.activation, op);
+  dispatch_float(grad.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    run_gather<T>(context, g, gradient_source<T>(grad, saved, o.activation), weight, {}, {}, grad_x, {},
+                  !transposed);
+  });
+}
+
+void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_tensor* saved_,
+                     const fastdl_tensor* x_, const fastdl_tensor* grad_weight_,
+                     const fastdl_tensor* grad_bias_, const fastdl_conv_options* options, bool transposed) {
+  const char* op = transposed ? "conv_transpose_backward_weight" : "conv_backward_weight";
+  const View grad = float_view(grad_, op, "grad_out"), x = view_like(x_, grad.dtype, op, "x");
+  const fastdl_conv_options o = read_options(options, op);
+  const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
+  check_saved(saved, o.activation, op);
+  const auto check_bias = [&] {
+    return optional_vector(grad_bias_, grad.dtype, grad.shape[1], op, "grad_bias");
+  };
+  if (!grad_weight_) {
+    if (!grad_bias_) return;
+    FASTDL_CHECK(grad.ndim >= 3 && grad.ndim <= 5, FASTDL_ERROR_SHAPE,
+                 "%s: expected grad_out of shape (N, C, ...) with 1 to 3 spatial axes, got %s", op,
+                 shape_string(grad).c_str());
+    const auto bias = check_bias();
+    return dispatch_float(grad.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      sum_pixels<T>(context, gradient_source<T>(grad, saved, o.activation), *bias);
+    });
+  }
+  const View weight = view_like(grad_weight_, grad.dtype, op, "grad_weight");
+  const Geometry g = transposed ? geometry(grad, weight, x, o, {op, "grad_out", "x", "grad_weight", true})
+                                : geometry(x, weight, grad, o, {op, "x", "grad_out", "grad_weight", false});
+  const auto bias = check_bias();
+  dispatch_float(grad.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Source<T> dy = gradient_source<T>(grad, saved, o.activation), xs = source<T>(x);
+    if (!transposed) return weight_gradient<T>(context, g, xs, dy, &weight, bias ? &*bias : nullptr);
+    weight_gradient<T>(context, g, dy, xs, &weight, nullptr);
+    if (bias) sum_pixels<T>(context, dy, *bias);
+  });
+}
+
+}  // namespace
+}  // namespace fastdl::cpu::conv
+
+using namespace fastdl::cpu;
+
+extern "C" {
+
+fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* x,
+                                  const fastdl_tensor* weight, const fastdl_tensor* bias,
+                                  const fastdl_tensor* residual, const fastdl_tensor* out,
+                                  const fastdl_conv_options* options) {
+  return guarded([&] { conv::forward(context, x, weight, bias, residual, out, options, false); });
+}
+
+fastdl_status fastdl_conv_backward_data(fastdl_context* context, const fastdl_tensor* grad_out,
+                                        const fastdl_tensor* saved, const fastdl_tensor* weight,
+                                        const fastdl_tensor* grad_x, const fastdl_conv_options* options) {
+  return guarded([&] { conv::backward_data(context, grad_out, saved, weight, grad_x, options, false); });
+}
+
+fastdl_status fastdl_conv_backward_weight(fastdl_context* context, const fastdl_tensor* grad_out,
+                                          const fastdl_tensor* saved, const fastdl_tensor* x,
+                                          const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
+                                          const fastdl_conv_options* options) {
+  return guarded(
+      [&] { conv::backward_weight(context, grad_out, saved, x, grad_weight, grad_bias, options, false); });
+}
+
+fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, const fastdl_tensor* x,
+                                            const fastdl_tensor* weight, const fastdl_tensor* bias,
+                                            const fastdl_tensor* residual, const fastdl_tensor* out,
+                                            const fastdl_conv_options* options) {
+  return guarded([&] { conv::forward(context, x, weight, bias, residual, out, options, true); });
+}
+
+fastdl_status fastdl_conv_transpose_backward_data(fastdl_context* context, const fastdl_tensor* grad_out,
+                                                  const fastdl_tensor* saved, const fastdl_tensor* weight,
+                                                  const fastdl_tensor* grad_x,
+                                                  const fastdl_conv_options* options) {
+  return guarded([&] { conv::backward_data(context, grad_out, saved, weight, grad_x, options, true); });
+}
+
+fastdl_status fastdl_conv_transpose_backward_weight(fastdl_context* context, const fastdl_tensor* grad_out,
+                                                    const fastdl_tensor* saved, const fastdl_tensor* x,
+                                                    const fastdl_tensor* grad_weight,
+                                                    const fastdl_tensor* grad_bias,
+                                                    const fastdl_conv_options* options) {
+  return guarded(
+      [&] { conv::backward_weight(context, grad_out, saved, x, grad_weight, grad_bias, options, true); });
+}
+}

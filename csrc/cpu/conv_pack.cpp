@@ -1,0 +1,133 @@
+// Weights in the order in which the gather reads them.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/conv_plan.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+
+namespace fastdl::cpu::conv {
+namespace {
+
+// Channels transposed at a time: 16 channels x 9 taps x 32 columns of float32 are 18 KiB of scratch.
+constexpr int64_t kChannels = 16;
+
+// One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input
+// channels.
+template <class T>
+void pack_forward_panel(const Geometry& g, const T* w, int64_t group, int64_t column, int lanes, T* to) {
+  const auto& k = gemm_kernels_of<T>(*kernels().gemm);
+  const int64_t reduce = g.c_per_group(), taps = g.taps();
+  const T* from = w + (group * g.o_per_group() + column) * reduce * taps;
+  if (taps == 1) return k.pack(from, 1, reduce, reduce, lanes, k.nr, to);
+  Workspace scratch(nullptr, static_cast<size_t>(std::min(kChannels, reduce) * taps * k.nr) * sizeof(T));
+  for (int64_t r = 0; r < reduce; r += kChannels) {
+    const int64_t n = std::min(kChannels, reduce - r);
+    k.pack(from + r * taps, 1, reduce * taps, n * taps, lanes, k.nr, scratch.as<T>());
+    const T* s = scratch.as<T>();
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t t = 0; t < taps; ++t, s += k.nr) std::copy(s, s + k.nr, to + (t * reduce + r + i) * k.nr);
+    }
+  }
+}
+
+// Columns are input channels, the sum runs over output channels, taps backwards.
+template <class T>
+void pack_data_panel(const Geometry& g, const T* w, int64_t group, int64_t column, int lanes, T* to) {
+  const auto& k = gemm_kernels_of<T>(*kernels().gemm);
+  const int64_t reduce = g.o_per_group(), columns = g.c_per_group(), taps = g.taps();
+  const T* from = w + (group * reduce * columns + column) * taps;
+  if (taps == 1) return k.pack(from, columns, 1, reduce, lanes, k.nr, to);
+  Workspace scratch(nullptr, static_cast<size_t>(taps * k.nr) * sizeof(T));
+  for (int64_t r = 0; r < reduce; ++r) {
+    k.pack(from + r * columns * taps, 1, taps, taps, lanes, k.nr, scratch.as<T>());
+    const T* s = scratch.as<T>();
+    for (int64_t t = taps - 1; t >= 0; --t, s += k.nr) std::copy(s, s + k.nr, to + (t * reduce + r) * k.nr);
+  }
+}
+
+// [slot][reduce][groups * columns]
+template <class T>
+void pack_depthwise(const Geometry& g, const T* w, bool data_gradient, T* to) {
+  const int64_t taps = g.taps(), o_group = g.o_per_group(), c_group = g.c_per_group();
+  const int64_t reduce = data_gradient ? o_group : c_group, columns = data_gradient ? c_group : o_group;
+  for (int64_t o = 0; o < g.o; ++o) {
+    const int64_t group = o / o_group;
+    for (int64_t c = 0; c < c_group; ++c) {
+      const int64_t r = data_gradient ? o % o_group : c, column = data_gradient ? c : o % o_group;
+      for (int64_t t = 0; t < taps; ++t) {
+        const int64_t slot = data_gradient ? taps - 1 - t : t;
+        to[(slot * reduce + r) * g.groups * columns + group * columns + column] = *w++;
+      }
+    }
+  }
+}
+
+// On the bits, since the compiler may not reorder floating-point sums into vectors.
+template <class T>
+bool all_finite(Context* context, const T* x, int64_t n) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  constexpr Bits kExponent = sizeof(T) == 4 ? Bits{0x7f800000} : static_cast<Bits>(0x7ff0000000000000);
+  std::atomic<bool> finite{true};
+  parallel_ranges(context, n, 1 << 16, 0.5, [&](int64_t begin, int64_t end) {
+    Bits bad = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      Bits bits;
+      std::memcpy(&bits, x + i, sizeof bits);
+      bad |= static_cast<Bits>((bits & kExponent) == kExponent);
+    }
+    if (bad) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite.load();
+}
+
+}  // namespace
+
+bool use_depthwise(int64_t groups, int64_t reduce, int64_t columns, int width) {
+  return groups > 1 && 2 * columns <= width && reduce <= 32;
+}
+
+template <class T>
+int64_t packed_size(const Geometry& g, bool data_gradient) {
+  const auto& k = gemm_kernels_of<T>(*kernels().gemm);
+  const int64_t reduce = data_gradient ? g.o_per_group() : g.c_per_group();
+  const int64_t columns = data_gradient ? g.c_per_group() : g.o_per_group();
+  return g.groups * ((columns + k.nr - 1) / k.nr * k.nr) * reduce * g.taps();
+}
+
+template <class T>
+PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weight, bool data_gradient,
+                              T* to) {
+  const auto& k = gemm_kernels_of<T>(*kernels().gemm);
+  PackedWeights<T> p;
+  p.data = to;
+  p.groups = g.groups;
+  p.reduce = data_gradient ? g.o_per_group() : g.c_per_group();
+  p.columns = data_gradient ? g.c_per_group() : g.o_per_group();
+  for (int i = 0; i < 3; ++i) p.kernel[i] = g.kernel[i];
+  p.depthwise = use_depthwise(p.groups, p.reduce, p.columns, k.width);
+  if (p.depthwise) {
+    pack_depthwise(g, weight, data_gradient, to);
+  } else {
+    const int64_t panels = (p.columns + k.nr - 1) / k.nr, panel_size = p.reduce * g.taps() * k.nr;
+    parallel_for(context, p.groups * panels, static_cast<double>(panel_size) * 0.5, [&](int64_t task) {
+      const int64_t group = task / panels, column = task % panels * k.nr;
+      const int lanes = static_cast<int>(std::min<int64_t>(k.nr, p.columns - column));
+      if (data_gradient) pack_data_panel(g, weight, group, column, lanes, to + task * panel_size);
+      else pack_forward_panel(g, weight, group, column, lanes, to + task * panel_size);
+    });
+  }
+  p.finite = all_finite(context, weight, g.o * g.c_per_group() * g.taps());
+  return p;
+}
+
+#define FASTDL_INSTANTIATE(T)                             \
+  template int64_t packed_size<T>(const Geometry&, bool); \
+  template PackedWeights<T> pack_weights<T>(Context*, const Geometry&, const T*, bool, T*);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl::cpu::conv

@@ -1,0 +1,164 @@
+// How a convolution is described inside the library. Everything is channels-last with three spatial axes
+// (missing ones have extent 1), and every kind of convolution is one of two sums:
+//   gather       out[j] = sum over taps of in[step * j + offset(tap)] * w[tap]        (conv_gather.cpp)
+//   weight       dw[tap] = sum over j of in[step * j + offset(tap)] * g[j]            (conv_weight.cpp)
+// The forward pass is one gather; a data gradient (and a transposed convolution) with stride s is a gather
+// per residue of the position modulo s, each with the taps that reach it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/tensor.h"
+#include "fastdl/conv.h"
+
+namespace fastdl::cpu::conv {
+
+// A tensor of shape (N, C, *S) addressed as [n][d][h][w][c].
+template <class T>
+struct Image {
+  T* data = nullptr;
+  int64_t n = 0, size[3] = {}, c = 0;
+  int64_t n_step = 0, step[3] = {}, c_step = 0;
+
+  T* at(int64_t i, int64_t d, int64_t h, int64_t w) const {
+    return data + i * n_step + d * step[0] + h * step[1] + w * step[2];
+  }
+  bool channels_together() const { return c_step == 1 || c == 1; }
+  bool line_dense() const { return channels_together() && (step[2] == c || size[2] == 1); }
+};
+
+// What is read: x itself, or x * f'(saved) for a gradient that still has to pass an activation.
+template <class T>
+struct Source {
+  Image<const T> x;
+  Image<const T> saved;
+  fastdl_activation activation{FASTDL_ACT_NONE, 0, 0};
+  bool from_output = false;
+
+  bool masked() const { return activation.kind != FASTDL_ACT_NONE; }
+  // Kernels can read it where it lies.
+  bool plain() const { return !masked() && x.channels_together(); }
+};
+
+// The sizes of a convolution (for a transposed one: of the convolution it is the adjoint of).
+struct Geometry {
+  int64_t n, c, o, groups;  // c channels in, o out
+  int64_t in[3], out[3], kernel[3], stride[3], dilation[3], padding[3];
+
+  int64_t c_per_group() const { return c / groups; }
+  int64_t o_per_group() const { return o / groups; }
+  int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+  double multiplications() const {
+    return static_cast<double>(n) * static_cast<double>(out[0] * out[1] * out[2]) * static_cast<double>(o) *
+           static_cast<double>(c_per_group() * taps());
+  }
+};
+
+// The taps of one axis: input offset, ascending, and place among the packed weights.
+struct AxisTaps {
+  std::vector<int64_t> offset, slot;
+  int64_t count() const { return static_cast<int64_t>(offset.size()); }
+  bool consecutive() const;  // offsets and slots both rise by one
+};
+
+// out[start + out_step * j] = sum over taps of in[in_step * j + offset] for 0 <= j < count, on each axis.
+struct Lattice {
+  int64_t count[3], in_step[3], out_start[3], out_step[3];
+  AxisTaps taps[3];
+
+  int64_t rows_per_image() const { return count[0] * count[1] * count[2]; }
+  int64_t num_taps() const { return taps[0].count() * taps[1].count() * taps[2].count(); }
+  // Some position reads outside [0, extent) on this axis.
+  bool reaches_out(int axis, int64_t extent) const;
+};
+
+Lattice forward_lattice(const Geometry& g);
+std::vector<Lattice> data_lattices(const Geometry& g);
+
+// A task's share of the output positions: whole images, or part of one.
+struct Block {
+  int64_t n0, n, d0, d, h0, h;
+};
+class Blocks {
+ public:
+  // About `rows` positions a block, in shares as even as possible.
+  Blocks(int64_t n, const int64_t count[3], int64_t rows);
+  int64_t count() const { return n_blocks_ * d_blocks_ * h_blocks_; }
+  Block operator[](int64_t i) const;
+  Block largest() const { return {0, n_, 0, d_, 0, h_}; }
+
+ private:
+  int64_t n_total_, d_total_, h_total_, n_, d_, h_, n_blocks_, d_blocks_, h_blocks_;
+};
+
+// The input a block needs: in place, or copied with zeros around it. at() takes input coordinates.
+template <class T>
+struct Region {
+  const T* data = nullptr;
+  int64_t n_step = 0, step[3] = {}, origin[3] = {};
+  const T* at(int64_t i, int64_t d, int64_t h, int64_t w) const {
+    return data + i * n_step + (d - origin[0]) * step[0] + (h - origin[1]) * step[1] +
+           (w - origin[2]) * step[2];
+  }
+};
+
+// How many elements a copied region has for the largest block, with `channels` per pixel.
+int64_t region_elements(const Lattice& l, const Blocks& blocks, int64_t channels);
+
+// How a region's pixels are laid out.
+struct Spread {
+  // 0: as they are. Else every pixel becomes `reduce` vectors of `columns * groups` channels, vector i
+  // holding for each output channel the i-th input channel of its group: small groups become depthwise.
+  int64_t groups = 0, reduce = 0, columns = 0;
+  int64_t channels(int64_t c) const { return groups ? groups * reduce * columns : c; }
+};
+
+template <class T>
+Region<T> region_in_place(const Source<T>& in, const Block& b);
+template <class T>
+Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, const Spread& spread, T* to);
+
+// Weights as the gather wants them. Slots count taps in the kernel's order, or backwards for a data gradient.
+// Matrix path: [group][panel][slot][reduce][panel width]; depthwise path: [slot][reduce][groups * columns].
+template <class T>
+struct PackedWeights {
+  const T* data;
+  int64_t groups, reduce, columns;  // channels summed over and produced, per group
+  int64_t kernel[3];
+  bool depthwise;
+  bool finite;  // no NaN or Inf among them
+};
+
+// Groups so narrow that a vector of output channels spans several of them.
+bool use_depthwise(int64_t groups, int64_t reduce, int64_t columns, int width);
+template <class T>
+int64_t packed_size(const Geometry& g, bool data_gradient);  // in elements
+// weight: C-contiguous.
+template <class T>
+PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weight, bool data_gradient,
+                              T* to);
+
+template <class T>
+struct Epilogue {
+  const T* bias = nullptr;
+  Image<const T> residual;  // data may be NULL
+  fastdl_activation activation{FASTDL_ACT_NONE, 0, 0};
+};
+
+// `zeros_count`: padding takes part in the sum, so that Inf * 0 is NaN (forward); else taps that fall outside
+// do not exist (gradients).
+template <class T>
+void gather(Context* context, const Source<T>& in, const Lattice& l, const PackedWeights<T>& w,
+            const Image<T>& out, const Epilogue<T>& end, bool zeros_count);
+
+// grad_weight (O, C / groups, *K) and grad_bias (O,), each may be absent (data NULL).
+template <class T>
+void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, const Source<T>& grad,
+                     const View* grad_weight, const View* grad_bias);
+
+// sum[j * step] = sum of every pixel of g in channel j
+template <class T>
+void sum_pixels(Context* context, const Source<T>& g, const View& sum);
+
+}  // namespace fastdl::cpu::conv

@@ -1,0 +1,140 @@
+// Copies of input regions with zeros around them, so that the kernels' loops have no border cases.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/conv_plan.h"
+#include "cpu/kernels.h"
+
+namespace fastdl::cpu::conv {
+namespace {
+
+struct Extents {
+  int64_t first[3], size[3];
+};
+
+Extents extents(const Lattice& l, const Block& b) {
+  const int64_t start[3] = {b.d0, b.h0, 0}, count[3] = {b.d, b.h, l.count[2]};
+  Extents e;
+  for (int i = 0; i < 3; ++i) {
+    e.first[i] = start[i] * l.in_step[i] + l.taps[i].offset.front();
+    e.size[i] = (count[i] - 1) * l.in_step[i] + l.taps[i].offset.back() - l.taps[i].offset.front() + 1;
+  }
+  return e;
+}
+
+// `pixels` pixels of one line, from the given one on, as [pixel][channel].
+template <class T>
+void copy_line(const Image<const T>& x, const T* from, int64_t pixels, T* to) {
+  if (x.line_dense()) {
+    std::memcpy(to, from, static_cast<size_t>(pixels * x.c) * sizeof(T));
+  } else if (x.channels_together()) {
+    for (int64_t w = 0; w < pixels; ++w)
+      std::memcpy(to + w * x.c, from + w * x.step[2], static_cast<size_t>(x.c) * sizeof(T));
+  } else {
+    const auto& k = gemm_kernels_of<T>(*kernels().gemm);
+    k.pack(from, x.step[2], x.c_step, pixels, static_cast<int>(x.c), static_cast<int>(x.c), to);
+  }
+}
+
+// Pixel [c] -> [reduce][groups * columns]; in place from the last pixel on would overwrite, so `from` !=
+// `to`.
+template <class T>
+void spread_line(const T* from, int64_t pixels, int64_t c, const Spread& s, T* to) {
+  const int64_t out = s.groups * s.columns;
+  for (int64_t w = 0; w < pixels; ++w, from += c) {
+    for (int64_t i = 0; i < s.reduce; ++i, to += out) {
+      if (s.columns == 1) {
+        for (int64_t g = 0; g < s.groups; ++g) to[g] = from[g * s.reduce + i];
+      } else {
+        for (int64_t g = 0; g < s.groups; ++g) {
+          const T value = from[g * s.reduce + i];
+          for (int64_t j = 0; j < s.columns; ++j) to[g * s.columns + j] = value;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int64_t region_elements(const Lattice& l, const Blocks& blocks, int64_t channels) {
+  if (l.num_taps() == 0) return 0;
+  const Block b = blocks.largest();
+  const Extents e = extents(l, b);
+  return b.n * e.size[0] * e.size[1] * e.size[2] * channels;
+}
+
+template <class T>
+Region<T> region_in_place(const Source<T>& in, const Block& b) {
+  Region<T> r;
+  r.data = in.x.data + b.n0 * in.x.n_step;
+  r.n_step = in.x.n_step;
+  for (int i = 0; i < 3; ++i) r.step[i] = in.x.step[i];
+  return r;
+}
+
+template <class T>
+Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, const Spread& spread, T* to) {
+  const Image<const T>& x = in.x;
+  const Extents e = extents(l, b);
+  const int64_t channels = spread.channels(x.c);
+  Region<T> r;
+  r.data = to;
+  r.step[2] = channels;
+  r.step[1] = e.size[2] * r.step[2];
+  r.step[0] = e.size[1] * r.step[1];
+  r.n_step = e.size[0] * r.step[0];
+  for (int i = 0; i < 3; ++i) r.origin[i] = e.first[i];
+
+  const int64_t w0 = std::max<int64_t>(e.first[2], 0);
+  const int64_t w1 = std::min(e.first[2] + e.size[2], x.size[2]);
+  const int64_t inside = std::max<int64_t>(w1 - w0, 0), left = inside ? w0 - e.first[2] : 0;
+  const auto& activation = table_for<T>(*kernels().activation);
+  const int64_t line = inside * x.c;
+  const bool saved_dense = in.masked() && in.saved.line_dense(), x_dense = x.line_dense();
+  Workspace scratch(nullptr, static_cast<size_t>(line * 2) * sizeof(T));
+  T* const unspread = scratch.as<T>();
+  T* const saved_line = scratch.as<T>() + line;
+
+  for (int64_t i = 0; i < b.n; ++i) {
+    for (int64_t d = e.first[0]; d < e.first[0] + e.size[0]; ++d) {
+      for (int64_t h = e.first[1]; h < e.first[1] + e.size[1]; ++h, to += r.step[1]) {
+        const bool exists = d >= 0 && d < x.size[0] && h >= 0 && h < x.size[1];
+        if (!exists || inside == 0) {
+          std::fill(to, to + r.step[1], T(0));
+          continue;
+        }
+        std::fill(to, to + left * channels, T(0));
+        std::fill(to + (left + inside) * channels, to + r.step[1], T(0));
+        T* const pixels = to + left * channels;
+        T* const plain = spread.groups ? unspread : pixels;
+        const T* source = x.at(b.n0 + i, d, h, w0);
+        if (!in.masked()) {
+          copy_line(x, source, inside, plain);
+        } else {
+          const T* saved = in.saved.at(b.n0 + i, d, h, w0);
+          if (!saved_dense) {
+            copy_line(in.saved, saved, inside, saved_line);
+            saved = saved_line;
+          }
+          if (!x_dense) {
+            copy_line(x, source, inside, plain);
+            source = plain;
+          }
+          activation.backward(in.activation, in.from_output, line, source, saved, plain);
+        }
+        if (spread.groups) spread_line(plain, inside, x.c, spread, pixels);
+      }
+    }
+  }
+  return r;
+}
+
+#define FASTDL_INSTANTIATE(T)                                            \
+  template Region<T> region_in_place<T>(const Source<T>&, const Block&); \
+  template Region<T> copy_region<T>(const Source<T>&, const Lattice&, const Block&, const Spread&, T*);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl::cpu::conv

@@ -1,0 +1,106 @@
+// Depthwise convolution and the sums over pixels. See conv.h.
+#include "cpu/isa/conv.h"
+
+#include "simd.h"
+
+namespace fastdl::cpu::FASTDL_ISA {
+namespace {
+
+// Sums kept in registers: enough to hide the latency of the multiply-add (4 cycles on 2 units).
+constexpr int kSums = 8;
+
+template <class T, int R>
+FASTDL_INLINE void depthwise_block(const ConvDepthwise<T>& p, int64_t r0, int64_t j, int lanes) {
+  using V = Vec<T>;
+  V sum[R];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::zero();
+  const T* a = p.a + r0 * p.a_row + j;
+  if (lanes == V::width) {
+    for (int64_t t = 0; t < p.num_taps; ++t) {
+      const T* at = a + p.taps[t].a;
+      const V w = V::load(p.b + p.taps[t].b + j);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(V::load(at + r * p.a_row), w, sum[r]);
+    }
+  } else {
+    for (int64_t t = 0; t < p.num_taps; ++t) {
+      const T* at = a + p.taps[t].a;
+      const V w = V::load(p.b + p.taps[t].b + j, lanes);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(V::load(at + r * p.a_row, lanes), w, sum[r]);
+    }
+  }
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    V y = sum[r];
+    if (p.bias) y += V::load(p.bias + j, lanes);
+    if (p.residual) y += V::load(p.residual + (r0 + r) * p.residual_row + j, lanes);
+    if (p.relu) y = max(V::zero(), y);  // a NaN in the second operand comes through
+    y.store(p.y + (r0 + r) * p.y_row + j, lanes);
+  }
+}
+
+template <class T>
+void depthwise(const ConvDepthwise<T>& p) {
+  for (int64_t j = 0; j < p.columns; j += Vec<T>::width) {
+    const int lanes = p.columns - j < Vec<T>::width ? static_cast<int>(p.columns - j) : Vec<T>::width;
+    int64_t r = 0;
+    for (; r + kSums <= p.rows; r += kSums) depthwise_block<T, kSums>(p, r, j, lanes);
+    for (; r + 2 <= p.rows; r += 2) depthwise_block<T, 2>(p, r, j, lanes);
+    for (; r < p.rows; ++r) depthwise_block<T, 1>(p, r, j, lanes);
+  }
+}
+
+template <class T, int R>
+FASTDL_INLINE void depthwise_weight_block(const ConvDepthwiseWeight<T>& p, int64_t t0, int64_t j, int lanes) {
+  using V = Vec<T>;
+  V sum[R];
+  const T* a[R];
+  FASTDL_UNROLL for (int t = 0; t < R; ++t) {
+    sum[t] = V::load(p.c + (t0 + t) * p.c_row + j, lanes);
+    a[t] = p.a + p.taps[t0 + t].a + j;
+  }
+  const T* g = p.g + j;
+  for (int64_t m = 0; m < p.rows; ++m) {
+    const V gv = V::load(g + m * p.g_row, lanes);
+    FASTDL_UNROLL for (int t = 0; t < R; ++t) sum[t] = fma(V::load(a[t] + m * p.a_row, lanes), gv, sum[t]);
+  }
+  FASTDL_UNROLL for (int t = 0; t < R; ++t) sum[t].store(p.c + (t0 + t) * p.c_row + j, lanes);
+}
+
+template <class T>
+void depthwise_weight(const ConvDepthwiseWeight<T>& p) {
+  for (int64_t j = 0; j < p.columns; j += Vec<T>::width) {
+    const int lanes = p.columns - j < Vec<T>::width ? static_cast<int>(p.columns - j) : Vec<T>::width;
+    int64_t t = 0;
+    for (; t + kSums <= p.num_taps; t += kSums) depthwise_weight_block<T, kSums>(p, t, j, lanes);
+    for (; t + 3 <= p.num_taps; t += 3) depthwise_weight_block<T, 3>(p, t, j, lanes);
+    for (; t < p.num_taps; ++t) depthwise_weight_block<T, 1>(p, t, j, lanes);
+  }
+}
+
+template <class T>
+void add_rows(const T* x, int64_t rows, int64_t step, int64_t columns, T* sum) {
+  using V = Vec<T>;
+  constexpr int W = V::width;
+  int64_t j = 0;
+  for (; j + 4 * W <= columns; j += 4 * W) {
+    V s[4];
+    FASTDL_UNROLL for (int i = 0; i < 4; ++i) s[i] = V::load(sum + j + i * W);
+    for (int64_t m = 0; m < rows; ++m) {
+      FASTDL_UNROLL for (int i = 0; i < 4; ++i) s[i] += V::load(x + m * step + j + i * W);
+    }
+    FASTDL_UNROLL for (int i = 0; i < 4; ++i) s[i].store(sum + j + i * W);
+  }
+  for (; j < columns; j += W) {
+    const int lanes = columns - j < W ? static_cast<int>(columns - j) : W;
+    V s = V::load(sum + j, lanes);
+    for (int64_t m = 0; m < rows; ++m) s += V::load(x + m * step + j, lanes);
+    s.store(sum + j, lanes);
+  }
+}
+
+}  // namespace
+
+extern const ConvKernels conv_kernels;
+const ConvKernels conv_kernels = {{depthwise<float>, depthwise_weight<float>, add_rows<float>},
+                                  {depthwise<double>, depthwise_weight<double>, add_rows<double>}};
+
+}  // namespace fastdl::cpu::FASTDL_ISA

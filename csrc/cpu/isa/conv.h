@@ -1,0 +1,63 @@
+// Kernels of the conv family that are no matrix products: those run on the tiles of isa/gemm.h.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdl::cpu {
+
+// Where a kernel tap finds its input and its weights, in elements from the base pointers.
+struct ConvTap {
+  int64_t a, b;
+};
+
+// y[r][j] = bias[j] + residual[r][j] + sum over taps of a[r * a_row + tap.a + j] * b[tap.b + j], then ReLU if
+// asked. Any number of rows and columns.
+template <class T>
+struct ConvDepthwise {
+  const T* a;
+  const T* b;
+  const ConvTap* taps;
+  int64_t num_taps;
+  int64_t a_row;
+  T* y;
+  int64_t y_row;
+  const T* bias;      // or NULL
+  const T* residual;  // or NULL
+  int64_t residual_row;
+  int64_t rows, columns;
+  bool relu;
+};
+
+// c[t][j] += sum over m < rows of a[m * a_row + taps[t].a + j] * g[m * g_row + j]
+template <class T>
+struct ConvDepthwiseWeight {
+  const T* a;
+  const T* g;
+  const ConvTap* taps;
+  int64_t num_taps;
+  int64_t a_row, g_row;
+  int64_t rows, columns;
+  T* c;
+  int64_t c_row;
+};
+
+template <class T>
+struct ConvTable {
+  void (*depthwise)(const ConvDepthwise<T>&);
+  void (*depthwise_weight)(const ConvDepthwiseWeight<T>&);
+  // sum[j] += x[m * step + j], m = 0 .. rows - 1 in this order
+  void (*add_rows)(const T* x, int64_t rows, int64_t step, int64_t columns, T* sum);
+};
+
+struct ConvKernels {
+  ConvTable<float> f32;
+  ConvTable<double> f64;
+};
+
+template <class T>
+__attribute__((always_inline)) inline const ConvTable<T>& table_for(const ConvKernels& k) {
+  if constexpr (sizeof(T) == 4) return k.f32;
+  else return k.f64;
+}
+
+}  // namespace fastdl::cpu

@@ -1,0 +1,404 @@
+"""Convolution and its transpose on arrays, in 1 to 3 spatial dimensions: (N, C, *spatial) or unbatched (C, *spatial).
+
+Outputs are logically (N, C, *spatial) with channels-last strides; inputs may have any strides, channels-last ones are
+read in place. A fused activation is applied in the kernel, and the backward functions take its derivative on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..backend import empty, kernels
+from .activation import NONE, resolve_activation
+from .pool import channels_last_empty, spread
+
+__all__ = ["conv", "conv_backward", "conv_transpose", "conv_transpose_backward", "fold", "unfold"]
+
+Size = int | Sequence[int]
+Padding = int | str | Sequence[int]
+ALL = (True, True, True)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, np.ndarray)) else value
+
+
+def _operands(x: Any, weight: Any, op: str) -> int:
+    """The number of spatial dimensions; TypeError or ValueError where x and weight do not fit together."""
+    for name, a in (("x", x), ("weight", weight)):
+        if not isinstance(a, np.ndarray):
+            raise TypeError(f"{op}: expected {name} to be a numpy.ndarray, got {type(a).__name__}")
+    n = weight.ndim - 2
+    if not 1 <= n <= 3:
+        raise ValueError(
+            f"{op}: expected a weight of 3 to 5 dimensions (out, in, *kernel), got {weight.shape}"
+        )
+    if x.ndim not in (n + 1, n + 2):
+        raise ValueError(
+            f"{op}: expected an input of {n + 1} (unbatched) or {n + 2} dimensions for a weight of shape "
+            f"{weight.shape}, got {x.shape}"
+        )
+    return n
+
+
+def _paddings(
+    padding: Any, kernel: tuple, stride: tuple, dilation: tuple, op: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Zeros before and after each dimension; "same" puts the odd one after."""
+    if isinstance(padding, str):
+        if padding == "valid":
+            return (0,) * len(kernel), (0,) * len(kernel)
+        if padding != "same":
+            raise ValueError(f"{op}: expected padding to be ints, 'same' or 'valid', got {padding!r}")
+        if any(s != 1 for s in stride):
+            raise ValueError(f"{op}: padding='same' needs stride 1, got {stride}")
+        total = [d * (k - 1) for k, d in zip(kernel, dilation)]
+        return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+    both = spread(padding, len(kernel), op, "padding")
+    return both, both
+
+
+def _options(
+    op: str,
+    kernel: tuple,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    activation: Any,
+) -> tuple[Any, tuple, tuple, tuple, tuple]:
+    n = len(kernel)
+    strides, dilations = spread(stride, n, op, "stride"), spread(dilation, n, op, "dilation")
+    if min(strides) < 1 or min(dilations) < 1:
+        raise ValueError(f"{op}: stride and dilation must be at least 1, got {strides} and {dilations}")
+    before, after = _paddings(padding, kernel, strides, dilations, op)
+    if min(before) < 0:
+        raise ValueError(f"{op}: padding must not be negative, got {padding!r}")
+    if not isinstance(groups, (int, np.integer)):
+        raise TypeError(f"{op}: expected groups to be an int, got {groups!r}")
+    a, rest = resolve_activation(activation), (1,) * (3 - n)
+    options = kernels(None).ConvOptions(
+        strides + rest,
+        before + (0,) * (3 - n),
+        after + (0,) * (3 - n),
+        dilations + rest,
+        groups,
+        a.kind,
+        a.alpha,
+        a.beta,
+    )
+    return options, strides, before, after, dilations
+
+
+@lru_cache(maxsize=2048, typed=True)
+def _plan(
+    size: tuple, kernel: tuple, stride: Any, padding: Any, dilation: Any, groups: Any, activation: Any
+) -> tuple[Any, list[int]]:
+    """The kernel's options and the spatial output size. Cached: a layer asks for the same one at every step."""
+    options, strides, before, after, dilations = _options(
+        "conv", kernel, stride, padding, dilation, groups, activation
+    )
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
+    padded = [s + b + a for s, b, a in zip(size, before, after)]
+    if min(kernel) < 1 or any(p < r for p, r in zip(padded, reach)):
+        raise ValueError(
+            f"conv: the kernel must fit into the padded input, got kernel {kernel} with dilation {dilations} for "
+            f"padded size {tuple(padded)}"
+        )
+    return options, [(p - r) // s + 1 for p, r, s in zip(padded, reach, strides)]
+
+
+@lru_cache(maxsize=2048, typed=True)
+def _transpose_plan(
+    size: tuple,
+    kernel: tuple,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+    groups: Any,
+    activation: Any,
+) -> tuple[Any, list[int]]:
+    op = "conv_transpose"
+    if isinstance(padding, str):
+        raise ValueError(f"{op}: expected padding to be ints, got {padding!r}")
+    options, strides, before, _, dilations = _options(
+        op, kernel, stride, padding, dilation, groups, activation
+    )
+    extra = spread(output_padding, len(kernel), op, "output_padding")
+    if any(not 0 <= e < max(s, d) for e, s, d in zip(extra, strides, dilations)):
+        raise ValueError(
+            f"{op}: output_padding must be at least 0 and smaller than stride or dilation, got {extra} with stride "
+            f"{strides} and dilation {dilations}"
+        )
+    out = [
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, k, s, p, d, e in zip(size, kernel, strides, before, dilations, extra)
+    ]
+    if min(kernel) < 1 or min(size) < 1 or min(out) < 1:
+        raise ValueError(
+            f"{op}: the output size {tuple(out)} for an input of size {size} and kernel {kernel} is too small"
+        )
+    return options, out
+
+
+def conv(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    activation: Any = None,
+    residual: np.ndarray | None = None,
+) -> np.ndarray:
+    """activation(x * weight + bias + residual), ``*`` being cross-correlation over the spatial dimensions.
+
+    x: (N, C, *spatial) or (C, *spatial); weight: (O, C / groups, *kernel); bias: (O,); residual: the output's shape;
+    float32 or float64, all alike. ``padding`` is an int, one int per dimension, "valid" or "same".
+    Raises ValueError for shapes and sizes that do not fit, TypeError for other dtypes.
+
+    >>> conv(np.array([[[1, 2, 3, 4]]], np.float32), np.array([[[1, 10]]], np.float32)).tolist()
+    [[[21.0, 32.0, 43.0]]]
+    """
+    n = _operands(x, weight, "conv")
+    if x.ndim == n + 1:
+        r = None if residual is None else residual[None]
+        return conv(x[None], weight, bias, stride, padding, dilation, groups, activation, r)[0]
+    shape, w = x.shape, weight.shape
+    options, size = _plan(
+        shape[2:], w[2:], _hashable(stride), _hashable(padding), _hashable(dilation), groups, activation
+    )
+    out = channels_last_empty(shape[0], w[0], size, x.dtype)
+    kernels(x).conv_forward(x, weight, bias, residual, out, options)
+    return out
+
+
+def _backward(
+    names: tuple[str, str],
+    options: Any,
+    grad: np.ndarray,
+    saved: Any,
+    x: np.ndarray,
+    weight: np.ndarray,
+    channels: int,
+    needs: Sequence[Any],
+) -> tuple[Any, Any, Any]:
+    core = kernels(grad)
+    dx = dw = db = None
+    if needs[1] or needs[2]:
+        dw = empty(weight.shape, weight.dtype) if needs[1] else None
+        db = empty(channels, grad.dtype) if needs[2] else None
+        getattr(core, names[1])(grad, saved, x, dw, db, options)
+    if needs[0]:
+        dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype)
+        getattr(core, names[0])(grad, saved, weight, dx, options)
+    return dx, dw, db
+
+
+def _check_saved(op: str, activation: Any, saved: Any) -> None:
+    if saved is None and resolve_activation(activation).kind != NONE:
+        raise ValueError(f"{op}: activation {activation!r} needs saved")
+
+
+def conv_backward(
+    grad: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    activation: Any = None,
+    saved: np.ndarray | None = None,
+    needs: Sequence[Any] = ALL,
+) -> tuple[Any, Any, Any]:
+    """Gradients of `conv` with respect to x, weight and bias; None where ``needs`` is false.
+
+    With an activation, ``saved`` is the output where ``resolve_activation(activation).from_output``, else the value
+    before the activation.
+
+    >>> one = np.ones((1, 1, 2), np.float32)
+    >>> [g.tolist() for g in conv_backward(one, np.ones((1, 1, 3), np.float32), 3 * one)]
+    [[[[3.0, 6.0, 3.0]]], [[[2.0, 2.0]]], [2.0]]
+    """
+    n = _operands(x, weight, "conv_backward")
+    if x.ndim == n + 1:
+        s = None if saved is None else saved[None]
+        dx, dw, db = conv_backward(
+            grad[None], x[None], weight, stride, padding, dilation, groups, activation, s, needs
+        )
+        return None if dx is None else dx[0], dw, db
+    _check_saved("conv_backward", activation, saved)
+    options, _ = _plan(
+        x.shape[2:],
+        weight.shape[2:],
+        _hashable(stride),
+        _hashable(padding),
+        _hashable(dilation),
+        groups,
+        activation,
+    )
+    names = ("conv_backward_data", "conv_backward_weight")
+    return _backward(names, options, grad, saved, x, weight, weight.shape[0], needs)
+
+
+def conv_transpose(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    activation: Any = None,
+    residual: np.ndarray | None = None,
+) -> np.ndarray:
+    """activation(y + bias + residual) with y the adjoint of `conv` applied to x; weight: (C, O / groups, *kernel).
+
+    >>> conv_transpose(np.array([[[1, 2]]], np.float32), np.array([[[1, 10]]], np.float32), stride=2).tolist()
+    [[[1.0, 10.0, 2.0, 20.0]]]
+    """
+    n = _operands(x, weight, "conv_transpose")
+    if x.ndim == n + 1:
+        r = None if residual is None else residual[None]
+        return conv_transpose(
+            x[None], weight, bias, stride, padding, output_padding, groups, dilation, activation, r
+        )[0]
+    options, size = _transpose_plan(
+        x.shape[2:],
+        weight.shape[2:],
+        _hashable(stride),
+        _hashable(padding),
+        _hashable(output_padding),
+        _hashable(dilation),
+        groups,
+        activation,
+    )
+    out = channels_last_empty(x.shape[0], weight.shape[1] * max(int(groups), 1), size, x.dtype)
+    kernels(x).conv_transpose_forward(x, weight, bias, residual, out, options)
+    return out
+
+
+def conv_transpose_backward(
+    grad: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    activation: Any = None,
+    saved: np.ndarray | None = None,
+    needs: Sequence[Any] = ALL,
+) -> tuple[Any, Any, Any]:
+    """Gradients of `conv_transpose` with respect to x, weight and bias; see `conv_backward`.
+
+    >>> one = np.ones((1, 1, 2), np.float32)
+    >>> [g.tolist() for g in conv_transpose_backward(np.ones((1, 1, 3), np.float32), one, 3 * one)]
+    [[[[6.0, 6.0]]], [[[2.0, 2.0]]], [3.0]]
+    """
+    n = _operands(x, weight, "conv_transpose_backward")
+    if x.ndim == n + 1:
+        s = None if saved is None else saved[None]
+        dx, dw, db = conv_transpose_backward(
+            grad[None],
+            x[None],
+            weight,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+            activation,
+            s,
+            needs,
+        )
+        return None if dx is None else dx[0], dw, db
+    _check_saved("conv_transpose_backward", activation, saved)
+    options, _ = _transpose_plan(
+        x.shape[2:],
+        weight.shape[2:],
+        _hashable(stride),
+        _hashable(padding),
+        _hashable(output_padding),
+        _hashable(dilation),
+        groups,
+        activation,
+    )
+    names = ("conv_transpose_backward_data", "conv_transpose_backward_weight")
+    return _backward(names, options, grad, saved, x, weight, weight.shape[1] * groups, needs)
+
+
+def _windows(op: str, size: tuple, kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> Any:
+    kernel = spread(kernel_size, 2, op, "kernel_size")
+    options, strides, before, after, dilations = _options(op, kernel, stride, padding, dilation, 1, None)
+    counts = [
+        (s + b + a - d * (k - 1) - 1) // st + 1
+        for s, k, st, b, a, d in zip(size, kernel, strides, before, after, dilations)
+    ]
+    if min(kernel) < 1 or min(counts) < 1:
+        raise ValueError(
+            f"{op}: the kernel must fit into the padded image, got kernel {kernel} with dilation {dilations} for "
+            f"size {tuple(size)} and padding {before}"
+        )
+    return options, kernel, counts[0] * counts[1]
+
+
+def unfold(
+    x: np.ndarray, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
+) -> np.ndarray:
+    """Sliding blocks of ``x`` (N, C, H, W) or (C, H, W) as columns: (N, C * kernel height * kernel width, blocks).
+
+    >>> unfold(np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3), 2).tolist()
+    [[[0.0, 1.0], [1.0, 2.0], [3.0, 4.0], [4.0, 5.0]]]
+    """
+    if not isinstance(x, np.ndarray) or x.ndim not in (3, 4):
+        raise ValueError(
+            f"unfold: expected an array of shape (N, C, H, W) or (C, H, W), got {getattr(x, 'shape', x)}"
+        )
+    if x.ndim == 3:
+        return unfold(x[None], kernel_size, dilation, padding, stride)[0]
+    options, kernel, length = _windows("unfold", x.shape[2:], kernel_size, dilation, padding, stride)
+    out = empty((x.shape[0], x.shape[1] * kernel[0] * kernel[1], length), x.dtype)
+    kernels(x).unfold(x, kernel, out, options)
+    return out
+
+
+def fold(
+    x: np.ndarray,
+    output_size: Size,
+    kernel_size: Size,
+    dilation: Size = 1,
+    padding: Size = 0,
+    stride: Size = 1,
+) -> np.ndarray:
+    """The adjoint of `unfold`: columns (N, C * kernel size, blocks) added into an image (N, C, *output_size).
+
+    >>> fold(np.ones((1, 4, 2), np.float32), (2, 3), 2).tolist()
+    [[[[1.0, 2.0, 1.0], [1.0, 2.0, 1.0]]]]
+    """
+    if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
+        raise ValueError(
+            f"fold: expected an array of shape (N, C * kernel, L) or (C * kernel, L), got {getattr(x, 'shape', x)}"
+        )
+    if x.ndim == 2:
+        return fold(x[None], output_size, kernel_size, dilation, padding, stride)[0]
+    size = spread(output_size, 2, "fold", "output_size")
+    options, kernel, length = _windows("fold", size, kernel_size, dilation, padding, stride)
+    channels, rest = divmod(x.shape[1], kernel[0] * kernel[1])
+    if rest or x.shape[2] != length:
+        raise ValueError(
+            f"fold: expected columns of shape (N, C * {kernel[0] * kernel[1]}, {length}) for an image of {size}, got "
+            f"{x.shape}"
+        )
+    out = empty((x.shape[0], channels, *size), x.dtype)
+    kernels(x).fold(x, kernel, out, options)
+    return out

@@ -1,0 +1,225 @@
+"""Scaled dot-product attention against the reference, in every layout, on every ISA and thread count."""
+
+import numpy as np
+import pytest
+from gradcheck import gradcheck
+from layouts import strided_variants
+from references import attention as ref
+from references.dropout import dropout_mask
+from tolerance import assert_same_bits, unit_roundoff
+
+import fastdl
+import fastdl.functional.attention as F
+from fastdl.ops import attention as ops
+
+# (B, H, G, L, S, E, Ev): around the block sizes of 128 queries and 64 keys, and one row or key.
+SHAPES = [
+    (1, 1, 1, 1, 1, 1, 1),
+    (2, 3, 3, 5, 7, 4, 6),
+    (1, 2, 1, 63, 65, 17, 33),
+    (2, 4, 2, 129, 64, 8, 16),
+    (9, 2, 2, 65, 130, 5, 3),
+    (1, 1, 1, 300, 200, 64, 64),
+    (1, 2, 2, 1, 257, 128, 128),
+    (1, 1, 1, 9, 11, 256, 256),
+]
+
+
+def operands(shape, dtype, rng, mask=None):
+    b, h, g, n, s, e, ev = shape
+    arrays = [rng.standard_normal(x) for x in ((b, h, n, e), (b, g, s, e), (b, g, s, ev))]
+    q, k, v = (x.astype(dtype) for x in arrays)
+    if mask == "bool":
+        return q, k, v, rng.random((n, s)) < 0.7
+    if mask == "float":
+        return q, k, v, rng.standard_normal((b, 1, n, s)).astype(dtype)
+    return q, k, v, None
+
+
+def close(got, expected, terms, dtype):
+    """Weights sum to 1 and operands are of order 1: errors grow like the square root of the terms."""
+    assert got.shape == expected.shape
+    size = max(1.0, np.abs(expected).max(initial=0))
+    allowed = 4 * unit_roundoff(dtype) * (6 * np.sqrt(terms) + 16) * size
+    np.testing.assert_allclose(got, expected, rtol=0, atol=allowed)
+
+
+def check(shape, dtype, rng, mask=None, causal=False, scale=None, dropout=0.0):
+    q, k, v, m = operands(shape, dtype, rng, mask)
+    gqa = shape[1] != shape[2]
+    seed, offset = 7, 11
+    options = dict(is_causal=causal, scale=scale, enable_gqa=gqa)
+    drawn = dict(dropout_p=dropout, seed=seed, offset=offset)
+    out, lse = ops.scaled_dot_product_attention(q, k, v, m, **options, **drawn)
+    d = None
+    if dropout:
+        full = (*q.shape[:3], k.shape[2])
+        d = dropout_mask(full, dropout, seed, offset) / (1 - dropout)
+    terms = shape[4] + shape[5] + shape[3]
+    close(out, ref.scaled_dot_product_attention(q, k, v, m, d, causal, scale, gqa), terms, dtype)
+    expected = ref.logsumexp_of_scores(q, k, m, causal, scale, gqa)
+    seen = np.isfinite(expected)
+    assert (lse[~seen] == expected[~seen]).all()
+    close(lse[seen], expected[seen], terms, dtype)
+    grad = rng.standard_normal(out.shape).astype(dtype)
+    want_mask = mask == "float"
+    got = ops.scaled_dot_product_attention_backward(
+        grad, q, k, v, m, out, lse, **options, **drawn, needs_mask=want_mask
+    )
+    expected = ref.scaled_dot_product_attention_backward(grad, q, k, v, m, d, causal, scale, gqa)
+    for a, b in zip(got, expected):
+        assert (a is None) == (b is None)
+        if b is not None:
+            close(a, b, 2 * terms * shape[1] / shape[2], dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_reference(shape, dtype, isa, rng):
+    check(shape, dtype, rng)
+    check(shape, dtype, rng, causal=True, scale=0.3)
+    check(shape, dtype, rng, mask="bool")
+    check(shape, dtype, rng, mask="float")
+
+
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[3], SHAPES[4]], ids=str)
+def test_masks_together(shape, isa, rng):
+    check(shape, np.float32, rng, mask="bool", causal=True)
+    check(shape, np.float32, rng, mask="float", causal=True, scale=-0.5)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[2], SHAPES[4]], ids=str)
+def test_dropout(shape, isa, rng):
+    check(shape, np.float32, rng, dropout=0.3)
+    check(shape, np.float64, rng, mask="bool", dropout=0.5)
+
+
+def test_rows_that_may_attend_to_nothing(isa, rng):
+    q, k, v, _ = operands((1, 1, 1, 3, 70, 4, 4), np.float32, rng)
+    mask = np.ones((3, 70), bool)
+    mask[1] = False
+    mask[2, :66] = False  # nothing in the first block of keys
+    out, lse = ops.scaled_dot_product_attention(q, k, v, mask)
+    close(out, ref.scaled_dot_product_attention(q, k, v, mask), 80, np.float32)
+    assert (out[0, 0, 1] == 0).all() and lse[0, 0, 1] == -np.inf
+    for g in ops.scaled_dot_product_attention_backward(np.ones_like(out), q, k, v, mask, out, lse)[:3]:
+        assert np.isfinite(g).all()
+
+
+def test_nan_stays_in_its_row(isa):
+    q = np.ones((1, 1, 3, 4), np.float32)
+    q[0, 0, 1, 2] = np.nan
+    out, _ = ops.scaled_dot_product_attention(q, q[:, :, :1], q[:, :, :1])
+    assert np.isnan(out[0, 0, 1]).all() and np.isfinite(out[0, 0, [0, 2]]).all()
+
+
+def test_large_scores_do_not_overflow(isa):
+    q = np.array([[[[300.0]]]], np.float32)
+    k = np.array([[[[300.0], [299.0]]]], np.float32)
+    v = np.array([[[[1.0], [5.0]]]], np.float32)
+    assert ops.scaled_dot_product_attention(q, k, v)[0].item() == 1.0
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_layouts(which, rng):
+    arrays = list(operands((2, 2, 2, 5, 70, 6, 3), np.float32, rng, "float"))
+    expected, lse = ops.scaled_dot_product_attention(*arrays)
+    grad = rng.standard_normal(expected.shape).astype(np.float32)
+    base = ops.scaled_dot_product_attention_backward(grad, *arrays, expected, lse, needs_mask=True)
+    for _, variant in strided_variants(arrays[which]):
+        changed = [*arrays[:which], variant, *arrays[which + 1 :]]
+        out, lse = ops.scaled_dot_product_attention(*changed)
+        close(out, expected.astype(np.float64), 80, np.float32)
+        got = ops.scaled_dot_product_attention_backward(grad, *changed, out, lse, needs_mask=True)
+        for a, b in zip(got, base):
+            close(a, b.astype(np.float64), 80, np.float32)
+
+
+@pytest.mark.parametrize("batch, heads", [(1, 1), (5, 2)])
+def test_same_bits_for_any_thread_count(batch, heads, rng):
+    """A batch of one takes the two-pass backward, a larger one the fused pass."""
+    q, k, v, _ = operands((batch, heads, 1, 300, 270, 40, 40), np.float32, rng)
+    grad = rng.standard_normal(q.shape).astype(np.float32)
+    before = fastdl._core.get_num_threads()
+    results = []
+    for n in (1, 2, 3, 7):
+        fastdl._core.set_num_threads(n)
+        options = dict(is_causal=True, enable_gqa=True, dropout_p=0.1, seed=1)
+        out, lse = ops.scaled_dot_product_attention(q, k, v, **options)
+        back = ops.scaled_dot_product_attention_backward(grad, q, k, v, None, out, lse, **options)
+        results.append((out, lse, *back[:3]))
+    fastdl._core.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(other, results[0]):
+            assert_same_bits(a, b)
+
+
+def test_empty():
+    q = np.ones((1, 2, 3, 4), np.float32)
+    none = np.ones((1, 2, 0, 4), np.float32)
+    out, lse = ops.scaled_dot_product_attention(q, none, none)
+    assert (out == 0).all() and (lse == -np.inf).all()
+    for g in ops.scaled_dot_product_attention_backward(out, q, none, none, None, out, lse)[:3]:
+        assert (g == 0).all()
+    out, lse = ops.scaled_dot_product_attention(none, q, q)
+    assert out.shape == (1, 2, 0, 4)
+    gq, gk, gv, _ = ops.scaled_dot_product_attention_backward(out, none, q, q, None, out, lse)
+    assert gq.shape == none.shape and (gk == 0).all() and (gv == 0).all()
+
+
+def test_batch_dimensions_broadcast(rng):
+    q = rng.standard_normal((2, 3, 4, 5))
+    k, v = rng.standard_normal((3, 6, 5)), rng.standard_normal((1, 1, 6, 2))
+    expected = ref.scaled_dot_product_attention(
+        q, np.broadcast_to(k, (2, 3, 6, 5)), np.broadcast_to(v, (2, 3, 6, 2))
+    )
+    out, _ = ops.scaled_dot_product_attention(q, k, v)
+    close(out, expected, 20, np.float64)
+    q5 = q.reshape(2, 1, 3, 4, 5)
+    close(ops.scaled_dot_product_attention(q5, k, v)[0], expected.reshape(2, 1, 3, 4, 2), 20, np.float64)
+    close(ops.scaled_dot_product_attention(q[0, 0], k[0], v[0, 0])[0], expected[0, 0], 20, np.float64)
+
+
+def test_gradients(rng):
+    q, k, v = (
+        rng.standard_normal((2, 2, 3, 4)),
+        rng.standard_normal((2, 1, 5, 4)),
+        rng.standard_normal((2, 1, 5, 3)),
+    )
+    mask = rng.standard_normal((2, 1, 3, 5))
+    attend = F.scaled_dot_product_attention
+    gradcheck(lambda q, k, v: attend(q, k, v, enable_gqa=True), q, k, v)
+    gradcheck(lambda q, k, v: attend(q, k, v, is_causal=True, scale=0.7), q, k, v)
+    gradcheck(lambda q, k, v, m: attend(q, k, v, m), q, k, v, mask)
+
+    def dropped(q, k, v):
+        fastdl.manual_seed(3)
+        return attend(q, k, v, dropout_p=0.4)
+
+    gradcheck(dropped, q, k, v)
+
+
+def test_bad_input():
+    q = np.zeros((1, 2, 3, 4), np.float32)
+    for message, args in {
+        "same number of features": (q, q[..., :3], q),
+        "same length": (q, q, q[:, :, :2]),
+        "do not broadcast": (q, np.zeros((1, 5, 3, 4), np.float32), q),
+        "attn_mask of shape": (q, q, q, np.zeros((7, 7), bool)),
+        "features": (q[0, 0, 0], q, q),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            ops.scaled_dot_product_attention(*args)
+    with pytest.raises(TypeError, match="one dtype"):
+        ops.scaled_dot_product_attention(q, q.astype(np.float64), q)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        ops.scaled_dot_product_attention(*(q.astype(np.int64),) * 3)
+    with pytest.raises(TypeError, match="attn_mask to be bool or float32"):
+        ops.scaled_dot_product_attention(q, q, q, np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="multiple"):
+        ops.scaled_dot_product_attention(np.zeros((1, 3, 3, 4), np.float32), q, q, enable_gqa=True)
+    t = fastdl.tensor(q)
+    with pytest.raises(ValueError, match="is_causal"):
+        F.scaled_dot_product_attention(t, t, t, fastdl.tensor(np.ones((3, 3), bool)), is_causal=True)
+    with pytest.raises(ValueError, match="dropout_p"):
+        F.scaled_dot_product_attention(t, t, t, dropout_p=1.0)
