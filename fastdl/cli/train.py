@@ -25,7 +25,12 @@ def add(commands: Any) -> None:
     option("--model", choices=MODELS, help="default: cnn")
     option("--epochs", type=_count, metavar="N", help="in all, also with --resume (default: 5; digits: 20)")
     option("--batch-size", type=_count, metavar="N", help="default: 64; digits: 32")
-    option("--lr", type=_positive, metavar="RATE", help="learning rate of the first epoch (default: by optimizer)")
+    option(
+        "--lr",
+        type=_positive,
+        metavar="RATE",
+        help="learning rate of the first epoch (default: by optimizer)",
+    )
     option(
         "--lr-decay",
         type=_positive,
