@@ -29,7 +29,8 @@ class device:
         return self.type if self.index is None else f"{self.type}:{self.index}"
 
     def __repr__(self) -> str:
-        return f"device(type={self.type!r})" if self.index is None else f"device(type={self.type!r}, index={self.index})"
+        index = "" if self.index is None else f", index={self.index}"
+        return f"device(type={self.type!r}{index})"
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
@@ -46,4 +47,6 @@ cpu = device("cpu")
 def check_device(where: object) -> None:
     """Raise RuntimeError for a device that this build of fastdl cannot compute on."""
     if where is not None and where is not cpu and device(where).type != "cpu":  # type: ignore[arg-type]
-        raise RuntimeError(f"device {str(where)!r} is not available: this build of fastdl computes on the CPU only")
+        raise RuntimeError(
+            f"device {str(where)!r} is not available: this build of fastdl computes on the CPU only"
+        )

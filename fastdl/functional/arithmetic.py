@@ -157,8 +157,12 @@ class Maximum(ArrayFunction):
         half, zero = grad * grad.dtype.type(0.5), grad.dtype.type(0)
         tie = a == b
         return (
-            None if na is None else unbroadcast(np.where(tie, half, np.where(cls.wins(b, a), zero, grad)), sa),
-            None if nb is None else unbroadcast(np.where(tie, half, np.where(cls.wins(a, b), zero, grad)), sb),
+            None
+            if na is None
+            else unbroadcast(np.where(tie, half, np.where(cls.wins(b, a), zero, grad)), sa),
+            None
+            if nb is None
+            else unbroadcast(np.where(tie, half, np.where(cls.wins(a, b), zero, grad)), sb),
         )
 
 
@@ -230,7 +234,11 @@ def add(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input + alpha * other``."""
     if alpha != 1:
         other = mul(other, alpha)
-    if not (isinstance(other, TensorBase) and isinstance(input, TensorBase) and input._data.dtype is other._data.dtype):
+    if not (
+        isinstance(other, TensorBase)
+        and isinstance(input, TensorBase)
+        and input._data.dtype is other._data.dtype
+    ):
         input, other = promote("add", input, other)
     return Add.apply(input, other)
 
@@ -239,7 +247,11 @@ def sub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input - alpha * other``."""
     if alpha != 1:
         other = mul(other, alpha)
-    if not (isinstance(other, TensorBase) and isinstance(input, TensorBase) and input._data.dtype is other._data.dtype):
+    if not (
+        isinstance(other, TensorBase)
+        and isinstance(input, TensorBase)
+        and input._data.dtype is other._data.dtype
+    ):
         input, other = promote("sub", input, other)
     return Sub.apply(input, other)
 
@@ -251,7 +263,11 @@ def rsub(input: Tensor, other: Any) -> Tensor:
 
 def mul(input: Tensor, other: Any) -> Tensor:
     """``input * other``."""
-    if not (isinstance(other, TensorBase) and isinstance(input, TensorBase) and input._data.dtype is other._data.dtype):
+    if not (
+        isinstance(other, TensorBase)
+        and isinstance(input, TensorBase)
+        and input._data.dtype is other._data.dtype
+    ):
         input, other = promote("mul", input, other)
     return Mul.apply(input, other)
 

@@ -255,7 +255,8 @@ def _scatter(name: str, input: Tensor, dim: int, index: Any, src: Any, add: bool
     x = input._data
     axis = normalize_dim(name, dim, x.ndim)
     if not x.ndim:
-        return _scatter(name, input.reshape(1), 0, as_tensor(index).reshape(-1), as_tensor(src).reshape(-1), add).reshape(())
+        index, src = as_tensor(index).reshape(-1), as_tensor(src).reshape(-1)
+        return _scatter(name, input.reshape(1), 0, index, src, add).reshape(())
     i = _index_for(name, x.shape, axis, index)
     if not isinstance(src, TensorBase):
         src = wrap(np.broadcast_to(np.asarray(src, x.dtype), i.shape))
@@ -602,7 +603,11 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 
 
 def unique(
-    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: Any = None
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: Any = None,
 ) -> Any:
     """The different elements (slices along ``dim``) in order; with flags also the place of each input element among
     them, and how often each occurs."""
@@ -627,13 +632,17 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
     return out[0] if len(out) == 1 else tuple(out)
 
 
-def searchsorted(sorted_sequence: Tensor, input: Any, *, right: bool = False, side: str | None = None) -> Tensor:
+def searchsorted(
+    sorted_sequence: Tensor, input: Any, *, right: bool = False, side: str | None = None
+) -> Tensor:
     """Where each element would go into a sorted vector (the last dimension, for batches) to keep it sorted, int64."""
     side = side or ("right" if right else "left")
     s, v = sorted_sequence._data, as_tensor(input)._data
     if s.ndim == 1:
         return wrap(np.asarray(np.searchsorted(s, v, side), np.int64))
-    rows = [np.searchsorted(a, b, side) for a, b in zip(s.reshape(-1, s.shape[-1]), v.reshape(-1, v.shape[-1]))]
+    rows = [
+        np.searchsorted(a, b, side) for a, b in zip(s.reshape(-1, s.shape[-1]), v.reshape(-1, v.shape[-1]))
+    ]
     return wrap(np.stack(rows).reshape(v.shape).astype(np.int64))
 
 

@@ -149,7 +149,9 @@ class Variance(ArrayFunction):
         ctx.divisor = divisor
         ctx.save(centred)
         squares = np.add.reduce(centred * centred, axes, keepdims=keepdim)
-        return np.asarray(squares / divisor if divisor else squares / x.dtype.type(0)).astype(x.dtype, copy=False)
+        return np.asarray(squares / divisor if divisor else squares / x.dtype.type(0)).astype(
+            x.dtype, copy=False
+        )
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -426,7 +428,12 @@ def _moments(name: str, input: Any, dim: Any, unbiased: Any, correction: Any) ->
 
 @numpy_names
 def var(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> Tensor:
     """Variance over ``dim`` (all by default), divided by n - ``correction`` (1, or 0 with ``unbiased=False``)."""
     x, axes, correction = _moments("var", input, dim, unbiased, correction)
@@ -435,7 +442,12 @@ def var(
 
 @numpy_names
 def std(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> Tensor:
     """Standard deviation: the square root of `var`."""
     from .pointwise import sqrt
@@ -445,7 +457,12 @@ def std(
 
 @numpy_names
 def var_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """(`var`, `mean`)."""
     v = var(input, dim, unbiased, keepdim, correction=correction)
@@ -454,7 +471,12 @@ def var_mean(
 
 @numpy_names
 def std_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """(`std`, `mean`)."""
     s = std(input, dim, unbiased, keepdim, correction=correction)
@@ -555,7 +577,9 @@ def bincount(input: Tensor, weights: Any = None, minlength: int = 0) -> Tensor:
     """How often (or with what total weight) each non-negative integer occurs in a 1-d tensor."""
     x = input._data
     if x.ndim != 1 or x.dtype.kind not in "iu" or (x.size and x.min() < 0):
-        raise ValueError(f"bincount: expected a 1-d tensor of non-negative integers, got {x.dtype} of shape {x.shape}")
+        raise ValueError(
+            f"bincount: expected a 1-d tensor of non-negative integers, got {x.dtype} of shape {x.shape}"
+        )
     if weights is None:
         return wrap(np.bincount(x, None, minlength))
     w = weights._data
