@@ -15,6 +15,7 @@ void bind_activation(py::module_&);
 void bind_matmul(py::module_&);
 void bind_measure(py::module_&);
 void bind_softmax(py::module_&);
+void bind_loss(py::module_&);
 
 namespace {
 
@@ -47,4 +48,5 @@ PYBIND11_MODULE(_core, m) {
   bind_matmul(m);
   bind_measure(m);
   bind_softmax(m);
+  bind_loss(m);
 }

@@ -7,6 +7,7 @@
 #include "cpu/isa/conv.h"
 #include "cpu/isa/attention.h"
 #include "cpu/isa/gemm.h"
+#include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/pool.h"
 #include "cpu/isa/rnn.h"
@@ -23,6 +24,7 @@ struct Kernels {
   const PoolKernels* pool;
   const ActivationKernels* activation;
   const SoftmaxKernels* softmax;
+  const LossKernels* loss;
   const GemmKernels* gemm;
 };
 

@@ -13,6 +13,7 @@ extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
 extern const SoftmaxKernels softmax_kernels;
+extern const LossKernels loss_kernels;
 extern const GemmKernels gemm_kernels;
 
 extern const Kernels table;
@@ -25,6 +26,7 @@ const Kernels table = {
     &pool_kernels,
     &activation_kernels,
     &softmax_kernels,
+    &loss_kernels,
     &gemm_kernels,
 };
 
