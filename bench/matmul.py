@@ -58,7 +58,11 @@ def contestants(op: str, shape: tuple[int, ...], dtype: str) -> tuple[dict[str, 
         calls["fastdl"] = lambda: ops.matmul(a, b, out=out)
         calls["numpy"] = lambda: np.matmul(a, b, out=out)
         if torch:
-            ta, tb, tout = torch.from_numpy(a), torch.from_numpy(b), torch.empty(*batch, m, n, dtype=getattr(torch, dtype))
+            ta, tb, tout = (
+                torch.from_numpy(a),
+                torch.from_numpy(b),
+                torch.empty(*batch, m, n, dtype=getattr(torch, dtype)),
+            )
             calls["torch"] = lambda: torch.matmul(ta, tb, out=tout)
         return calls, 2.0 * m * n * k * (batch[0] if batch else 1)
     x, w, bias, grad = random(m, k), random(n, k), random(n), random(m, n)
@@ -86,7 +90,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--block", type=float, default=0.05, help="seconds that one side runs at a time")
     parser.add_argument("--isa")
-    parser.add_argument("--numpy", action="store_true", help="run NumPy as well (its threads get in the others' way)")
+    parser.add_argument(
+        "--numpy", action="store_true", help="run NumPy as well (its threads get in the others' way)"
+    )
     args = parser.parse_args()
     fastdl.set_num_threads(args.threads)
     if args.isa:
@@ -98,7 +104,9 @@ def main() -> None:
         f"{args.dtype}, {args.threads} threads, {_core.get_cpu_isa()}, peak {peak:.0f} GFLOP/s float32, "
         f"copy {_core.measure_copy():.0f} GB/s, torch {torch.__version__ if torch else 'not installed'}"
     )
-    print(f"{'op':16} {'shape':>17} {'fastdl us':>10} {'GFLOP/s':>8} {'torch us':>10} {'ratio':>6} {'best':>6}")
+    print(
+        f"{'op':16} {'shape':>17} {'fastdl us':>10} {'GFLOP/s':>8} {'torch us':>10} {'ratio':>6} {'best':>6}"
+    )
     ratios = []
     for name in SETS if args.set == "all" else [args.set]:
         for op, shape in SETS[name]:
@@ -122,7 +130,9 @@ def main() -> None:
             )
     if ratios:
         mean = float(np.exp(np.mean(np.log(ratios))))
-        print(f"geometric mean {mean:.2f}, worst {min(ratios):.2f}, faster in {sum(r > 1 for r in ratios)} of {len(ratios)}")
+        print(
+            f"geometric mean {mean:.2f}, worst {min(ratios):.2f}, faster in {sum(r > 1 for r in ratios)} of {len(ratios)}"
+        )
 
 
 if __name__ == "__main__":
