@@ -1,5 +1,6 @@
 // The data gradient as a sum over taps of whole matrix products, each added to the inputs it belongs to:
-// dx[stride * j - padding + dilation * t] += g[j] * w[t]. Tasks are images, so that no two write to one place.
+// dx[stride * j - padding + dilation * t] += g[j] * w[t]. Tasks are images, so that no two write to one
+// place.
 #include <algorithm>
 
 #include "cpu/conv_plan.h"
@@ -64,8 +65,8 @@ void clear(const Geometry& g, const Image<T>& out, const Block& b, int64_t chann
 
 // Lines of positions are tiles, added in place.
 template <class T>
-void add_lines(const Geometry& g, const Region<T>& grad, const Image<T>& out, const Block& b, const int64_t tap[3],
-               const GemmPiece<T>& first, GemmTile<T> t) {
+void add_lines(const Geometry& g, const Region<T>& grad, const Image<T>& out, const Block& b,
+               const int64_t tap[3], const GemmPiece<T>& first, GemmTile<T> t) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   int64_t start[3];
   for (int i = 0; i < 3; ++i) start[i] = tap[i] * g.dilation[i] - g.padding[i];
@@ -84,7 +85,7 @@ void add_lines(const Geometry& g, const Region<T>& grad, const Image<T>& out, co
         if (id < 0 || id >= g.in[0] || ih < 0 || ih >= g.in[1]) continue;
         for (int64_t q = q0; q < q1; q += tile) {
           piece.a = first.a + (grad.at(n, d, h, q) - grad.data);
-          t.c = out.at(b.n0 + n, id, ih, q * s + start[2]) ;
+          t.c = out.at(b.n0 + n, id, ih, q * s + start[2]);
           t.rows = static_cast<int>(std::min(tile, q1 - q));
           gemm_tile(k, t);
         }
