@@ -134,7 +134,7 @@ class ArrayFunction:
 class _Output:
     """One output of a node with several: its gradient goes to its place in the node's list."""
 
-    __slots__ = ("index", "inputs", "key")
+    __slots__ = ("__weakref__", "index", "inputs", "key")
     saved = ()
 
     def __init__(self, node: Any, index: int):
@@ -307,7 +307,9 @@ def retain_grad(tensor: Any) -> None:
         _retained[key] = weakref.ref(tensor, lambda _: _retained.pop(key, None))
 
 
-def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+def backward(
+    tensors: Any, grad_tensors: Any = None, retain_graph: bool = False, create_graph: bool = False
+) -> None:
     """Accumulate the gradients of ``tensors`` into the ``.grad`` of the leaves they were made from."""
     if create_graph:
         raise NotImplementedError("backward: create_graph=True (gradients of gradients) is not supported")
@@ -533,6 +535,8 @@ class _Custom(ArrayFunction):
 
     none_grads = True
     context: Any
+    shapes: list
+    outputs: list
 
     @staticmethod
     def backward(node: Any, *grads: Any) -> tuple:
@@ -550,22 +554,29 @@ class _Custom(ArrayFunction):
         name = ctx.__class__.__name__
         if len(result) > len(node.inputs) and any(r is not None for r in result[len(node.inputs) :]):
             raise RuntimeError(f"{name}.backward: expected {len(node.inputs)} gradients, got {len(result)}")
-        arrays = []
+        arrays: list[Any] = []
         for i, (r, want) in enumerate(zip(result, node.shapes)):
             if r is None or want is None:
                 arrays.append(None)
                 continue
             if not isinstance(r, TensorBase):
-                raise TypeError(f"{name}.backward: gradient {i}: expected a Tensor or None, got {type(r).__name__}")
+                raise TypeError(
+                    f"{name}.backward: gradient {i}: expected a Tensor or None, got {type(r).__name__}"
+                )
             shape, dtype = want
             a = r._data
             if a.shape != shape:
-                if a.size != 1 and np.broadcast_shapes(a.shape, shape) != a.shape:
-                    raise RuntimeError(f"{name}.backward: gradient {i}: expected shape {shape}, got {a.shape}")
-                lead = tuple(range(a.ndim - len(shape)))
-                ones = tuple([len(lead) + j for j, n in enumerate(shape) if n == 1])
-                a = np.broadcast_to(a.sum(lead + ones, keepdims=True).reshape(shape), shape) if a.ndim >= len(shape) \
-                    else np.broadcast_to(a, shape)
+                from .functional.core import unbroadcast
+
+                try:
+                    fits = np.broadcast_shapes(a.shape, shape) == a.shape
+                except ValueError:
+                    fits = False
+                if not fits:
+                    raise RuntimeError(
+                        f"{name}.backward: gradient {i}: expected shape {shape}, got {a.shape}"
+                    )
+                a = unbroadcast(a, shape)
             arrays.append(a if a.dtype == dtype else a.astype(dtype))
         return tuple(arrays)
 
@@ -642,7 +653,9 @@ class Function:
         node.context = ctx
         node.inputs = nodes
         node.shapes = [(a._data.shape, a._data.dtype) if n is not None else None for a, n in zip(args, nodes)]
-        node.outputs = [(o._data.shape, o._data.dtype) if isinstance(o, TensorBase) else None for o in outputs]
+        node.outputs = [
+            (o._data.shape, o._data.dtype) if isinstance(o, TensorBase) else None for o in outputs
+        ]
         node.key = next(_keys)
         node.epoch = _epoch
         # An output among the saved would make a cycle through its node: keep its array in a new Tensor.
