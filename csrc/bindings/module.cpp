@@ -17,6 +17,7 @@ void bind_matmul(py::module_&);
 void bind_measure(py::module_&);
 void bind_softmax(py::module_&);
 void bind_loss(py::module_&);
+void bind_optim(py::module_&);
 
 namespace {
 
@@ -51,4 +52,5 @@ PYBIND11_MODULE(_core, m) {
   bind_measure(m);
   bind_softmax(m);
   bind_loss(m);
+  bind_optim(m);
 }

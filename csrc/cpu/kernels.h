@@ -10,6 +10,7 @@
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
+#include "cpu/isa/optim.h"
 #include "cpu/isa/pool.h"
 #include "cpu/isa/rnn.h"
 #include "cpu/isa/softmax.h"
@@ -27,6 +28,7 @@ struct Kernels {
   const ActivationKernels* activation;
   const SoftmaxKernels* softmax;
   const LossKernels* loss;
+  const OptimKernels* optim;
   const GemmKernels* gemm;
 };
 

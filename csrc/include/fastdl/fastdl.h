@@ -23,6 +23,7 @@
 #include "fastdl/measure.h"
 #include "fastdl/conv.h"
 #include "fastdl/norm.h"
+#include "fastdl/optim.h"
 #include "fastdl/pool.h"
 #include "fastdl/rnn.h"
 #include "fastdl/softmax.h"
