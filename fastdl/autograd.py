@@ -535,6 +535,8 @@ class _Custom(ArrayFunction):
 
     none_grads = True
     context: Any
+    shapes: list
+    outputs: list
 
     @staticmethod
     def backward(node: Any, *grads: Any) -> tuple:
@@ -552,7 +554,7 @@ class _Custom(ArrayFunction):
         name = ctx.__class__.__name__
         if len(result) > len(node.inputs) and any(r is not None for r in result[len(node.inputs) :]):
             raise RuntimeError(f"{name}.backward: expected {len(node.inputs)} gradients, got {len(result)}")
-        arrays = []
+        arrays: list[Any] = []
         for i, (r, want) in enumerate(zip(result, node.shapes)):
             if r is None or want is None:
                 arrays.append(None)

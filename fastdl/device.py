@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class device:
     """A device by name: ``device("cpu")``; others can be named, but not used.
@@ -14,7 +16,7 @@ class device:
     type: str
     index: int | None
 
-    def __init__(self, name: str | device, index: int | None = None):
+    def __init__(self, name: Any, index: int | None = None):
         if isinstance(name, device):
             name, index = name.type, name.index
         if not isinstance(name, str):

@@ -372,13 +372,13 @@ class Tensor(TensorBase):
 
     # ------------------------------------------------------------------------------- functions that are methods
 
-    __add__ = A.add
-    __radd__ = A.add
-    __sub__ = A.sub
+    __add__ = A.plus
+    __radd__ = A.plus
+    __sub__ = A.minus
     __rsub__ = A.rsub
     __mul__ = A.mul
     __rmul__ = A.mul
-    __truediv__ = A.div
+    __truediv__ = A.divided
     __rtruediv__ = A.rdiv
     __floordiv__ = A.floor_divide
     __rfloordiv__ = A.rfloordiv
@@ -703,8 +703,8 @@ class Tensor(TensorBase):
     addmm_ = inplace(L.addmm)
     addmv_ = inplace(L.addmv)
     baddbmm_ = inplace(L.baddbmm)
-    __iadd__ = add_
-    __isub__ = sub_
+    __iadd__ = inplace(A.plus)
+    __isub__ = inplace(A.minus)
     __imul__ = mul_
     __itruediv__ = div_
     __ifloordiv__ = floor_divide_

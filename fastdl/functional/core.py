@@ -163,13 +163,16 @@ def normalize_dim(name: str, dim: int, ndim: int) -> int:
 # --------------------------------------------------------------------------------------------------------- views
 
 
+_apply: Any = ArrayFunction.apply.__func__  # type: ignore[attr-defined]  # quicker than super()
+
+
 class View(ArrayFunction):
     """A function whose output shares the memory of its first argument. The output remembers where it came from, so
     that changing it in place reaches the gradient of what it is a view of."""
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        t = super().apply(*args)
+        t = _apply(cls, *args)
         if _mode.enabled:
             t._base = (cls, args)
         return t
@@ -177,6 +180,8 @@ class View(ArrayFunction):
 
 class _CopySlices(ArrayFunction):
     """What a tensor has become after one of its views was modified in place."""
+
+    view: Any
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:

@@ -201,7 +201,7 @@ def arange(
     dt = (
         as_dtype(dtype) if dtype is not None else np.dtype(np.int64) if whole else backend.get_default_dtype()
     )
-    array = np.arange(start, end, step, np.int64 if whole else np.float64)
+    array = np.arange(start, end, step, dtype=np.dtype(np.int64 if whole else np.float64))
     return _finish(array.astype(dt, copy=False), device, requires_grad)
 
 
