@@ -182,6 +182,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
     grads: dict[int, Any] = {}
     nodes: dict[int, Any] = {}
     heap: list[int] = []
+    leaves: list[Any] = []  # made before everything else, so they come last; no need to sort them in
     keep = _retained if captured is None else captured
     epoch = _epoch
     for node, g in roots:
@@ -190,8 +191,11 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
             grads[k] = grads[k] + g
         else:
             grads[k] = g
-            nodes[k] = node
-            heappush(heap, k)
+            if node.__class__ is Leaf:
+                leaves.append(node)
+            else:
+                nodes[k] = node
+                heappush(heap, k)
     g = roots = None  # type: ignore[assignment]
     while heap:
         k = heappop(heap)
@@ -202,18 +206,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                 _keep_grad(keep[k](), g)
             else:
                 captured[k] = g
-        kind = node.__class__
-        if kind is Leaf:
-            if captured is None:
-                t = node.tensor()
-                if t is not None:
-                    if t.grad is None:
-                        t.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else np.array(g))
-                    else:
-                        d = t.grad._data
-                        np.add(d, g, out=d)
-            continue
-        if kind is _Output:
+        if node.__class__ is _Output:
             n = node.inputs[0]
             k = n.key
             if k not in grads:
@@ -241,27 +234,36 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
         if saved and not retain_graph:
             node.saved = None
         saved = None
-        if gs.__class__ is tuple:
-            for n, g in zip(node.inputs, gs):
-                if n is not None and g is not None:
-                    k = n.key
-                    if k in grads:
-                        grads[k] = grads[k] + g
-                    else:
-                        grads[k] = g
-                        nodes[k] = n
-                        heappush(heap, k)
-        elif gs is not None:
-            n = node.inputs[0]
-            if n is not None:
+        if gs.__class__ is not tuple:
+            gs = (gs,)
+        for n, g in zip(node.inputs, gs):
+            if n is not None and g is not None:
                 k = n.key
                 if k in grads:
-                    grads[k] = grads[k] + gs
+                    grads[k] = grads[k] + g
                 else:
-                    grads[k] = gs
-                    nodes[k] = n
-                    heappush(heap, k)
+                    grads[k] = g
+                    if n.__class__ is Leaf:
+                        leaves.append(n)
+                    else:
+                        nodes[k] = n
+                        heappush(heap, k)
         g = gs = None
+    for node in leaves:
+        k = node.key
+        g = grads.pop(k)
+        if captured is not None:
+            if k in captured:
+                captured[k] = g
+            continue
+        t = node.tensor()
+        if t is None:
+            continue
+        if t.grad is None:
+            t.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else np.array(g))
+        else:
+            d = t.grad._data
+            np.add(d, g, out=d)
 
 
 def _sole() -> int:
@@ -313,6 +315,11 @@ def backward(
     """Accumulate the gradients of ``tensors`` into the ``.grad`` of the leaves they were made from."""
     if create_graph:
         raise NotImplementedError("backward: create_graph=True (gradients of gradients) is not supported")
+    if grad_tensors is None and isinstance(tensors, TensorBase) and tensors._node is not None:
+        one = _ones.get(tensors._data.dtype)
+        if one is not None and not tensors._data.shape:  # what a loss is
+            run_backward(((tensors._node, one),), retain_graph)
+            return
     run_backward(_roots("backward", tensors, grad_tensors), retain_graph)
 
 
@@ -348,6 +355,10 @@ def grad(
             )
         result.append(None if g is None else wrap(np.array(g)))
     return tuple(result)
+
+
+# The gradient of a loss with respect to itself. Made once, and never handed out but to read.
+_ones = {np.dtype(t): np.broadcast_to(np.ones((), t), ()) for t in (np.float32, np.float64)}  # read-only
 
 
 def _roots(name: str, tensors: Any, grads: Any) -> list:
