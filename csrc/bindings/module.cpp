@@ -8,6 +8,7 @@ namespace fastdl::bindings {
 
 void bind_conv(py::module_&);
 void bind_attention(py::module_&);
+void bind_dropout(py::module_&);
 void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
@@ -16,6 +17,7 @@ void bind_matmul(py::module_&);
 void bind_measure(py::module_&);
 void bind_softmax(py::module_&);
 void bind_loss(py::module_&);
+void bind_optim(py::module_&);
 
 namespace {
 
@@ -41,6 +43,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("available_isas", available_isas);
   bind_conv(m);
   bind_attention(m);
+  bind_dropout(m);
   bind_rnn(m);
   bind_norm(m);
   bind_pool(m);
@@ -49,4 +52,5 @@ PYBIND11_MODULE(_core, m) {
   bind_measure(m);
   bind_softmax(m);
   bind_loss(m);
+  bind_optim(m);
 }

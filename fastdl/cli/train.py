@@ -24,8 +24,13 @@ def add(commands: Any) -> None:
     option("--data", metavar="SET", help=f"{NAMES} with the four IDX files of an MNIST-like set")
     option("--model", choices=MODELS, help="default: cnn")
     option("--epochs", type=_count, metavar="N", help="in all, also with --resume (default: 5; digits: 20)")
-    option("--batch-size", type=_count, metavar="N", help="default: 64")
-    option("--lr", type=_positive, help="learning rate of the first epoch (default: by optimizer)")
+    option("--batch-size", type=_count, metavar="N", help="default: 64; digits: 32")
+    option(
+        "--lr",
+        type=_positive,
+        metavar="RATE",
+        help="learning rate of the first epoch (default: by optimizer)",
+    )
     option(
         "--lr-decay",
         type=_positive,
@@ -33,7 +38,7 @@ def add(commands: Any) -> None:
         help="its factor from epoch to epoch (default: 0.6; digits: 0.85)",
     )
     option("--optimizer", choices=OPTIMIZERS, help="default: adam")
-    option("--seed", type=int, help="of initial weights and shuffling (default: 0)")
+    option("--seed", type=_seed, metavar="N", help="of initial weights and shuffling (default: 0)")
     option("--save", metavar="FILE", help="write a checkpoint (safetensors) after every epoch")
     option("--resume", metavar="FILE", help="go on from a checkpoint (and save to it, without --save)")
     option("--plot", metavar="FILE", help="draw loss and accuracy by epoch (png, pdf, svg; needs matplotlib)")
@@ -130,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         epochs_done = max(done, setup.epochs)
         accuracy = evaluate(model, test, metrics=["accuracy"])["accuracy"]
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_kept(checkpoint, args.resume, done)) from None
+        raise KeyboardInterrupt(_kept(save, checkpoint, args.resume, done)) from None
     if args.plot:
         plot.draw(args.plot, history, f"{setup.model} on {source.spec}")
         say(f"plot: {args.plot}")
@@ -140,10 +145,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _kept(checkpoint: Any, resumed: str | None, done: int) -> str:
+def _kept(save: str | None, checkpoint: Any, resumed: str | None, done: int) -> str:
+    """What an interrupted run leaves behind."""
     if checkpoint and checkpoint.saved_epoch:
-        held = checkpoint.saved_epoch
-        return f"{checkpoint.path} holds {_epochs(held)}; go on with --resume {checkpoint.path}"
+        return f"{save} holds {_epochs(checkpoint.saved_epoch)}; go on with --resume {save}"
     if resumed:
         return f"{resumed} still holds {_epochs(done)}"
     return "no epoch was whole, nothing is saved" if checkpoint else "nothing is saved (no --save)"
@@ -162,6 +167,12 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 64:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^64 - 1, got {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> float:
