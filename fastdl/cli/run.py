@@ -95,7 +95,7 @@ class Run:
         from .. import models
 
         fastdl.manual_seed(self.seed)
-        return models.build(self.model, tuple(self.input_shape), len(self.class_names))  # type: ignore[arg-type]
+        return models.build(self.model, self.input_shape, len(self.class_names))
 
     def build_optimizer(self, model: Any) -> Any:
         """The optimizer over the model's parameters."""

@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         epochs_done = max(done, setup.epochs)
         accuracy = evaluate(model, test, metrics=["accuracy"])["accuracy"]
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_kept(checkpoint, args.resume, done)) from None
+        raise KeyboardInterrupt(_kept(save, checkpoint, args.resume, done)) from None
     if args.plot:
         plot.draw(args.plot, history, f"{setup.model} on {source.spec}")
         say(f"plot: {args.plot}")
@@ -145,10 +145,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _kept(checkpoint: Any, resumed: str | None, done: int) -> str:
+def _kept(save: str | None, checkpoint: Any, resumed: str | None, done: int) -> str:
+    """What an interrupted run leaves behind."""
     if checkpoint and checkpoint.saved_epoch:
-        held = checkpoint.saved_epoch
-        return f"{checkpoint.path} holds {_epochs(held)}; go on with --resume {checkpoint.path}"
+        return f"{save} holds {_epochs(checkpoint.saved_epoch)}; go on with --resume {save}"
     if resumed:
         return f"{resumed} still holds {_epochs(done)}"
     return "no epoch was whole, nothing is saved" if checkpoint else "nothing is saved (no --save)"
