@@ -6,64 +6,95 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .tensor import Tensor, is_floating_point, is_tensor, numel  # isort: skip  (`tensor` becomes the function below)
+# isort: off
+from .tensor import (
+    Tensor,
+    is_floating_point,
+    is_tensor,
+    numel,
+)  # before the function `tensor`, which replaces it
+
+# isort: on
 from . import autograd, backend, functional, random
 from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from .backend import get_default_dtype, get_num_threads, set_default_dtype, set_num_threads
 from .device import device
 from .dtypes import bool as bool
-from .dtypes import can_cast, double, finfo, float16, float32, float64, half, iinfo, int8, int16, int32, int64
+from .dtypes import (
+    can_cast,
+    double,
+    finfo,
+    float16,
+    float32,
+    float64,
+    half,
+    iinfo,
+    int8,
+    int16,
+    int32,
+    int64,
+    long,
+    promote_types,
+    result_type,
+    short,
+    uint8,
+)
 from .dtypes import float as float
 from .dtypes import int as int
-from .dtypes import long, promote_types, result_type, short, uint8
+
+# fmt: off
+# isort: off
 from .functional.arithmetic import (
     add, atan2, bitwise_and, bitwise_left_shift, bitwise_or, bitwise_right_shift, bitwise_xor, div,
     divide, eq, floor_divide, fmod, ge, greater, greater_equal, gt, le, less, less_equal, logical_and,
     logical_or, logical_xor, lt, maximum, minimum, mul, multiply, ne, not_equal, pow, remainder, rsub,
     sub, subtract, true_divide,
-)  # fmt: skip
+)
 from .functional.creation import (
     arange, as_tensor, bernoulli, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like,
     linspace, logspace, multinomial, normal, ones, ones_like, rand, rand_like, randint, randint_like,
     randn, randn_like, randperm, tensor, zeros, zeros_like,
-)  # fmt: skip
+)
 from .functional.indexing import (
     argsort, argwhere, bucketize, diag, diag_embed, diagonal, gather, index_add, index_copy, index_fill,
     index_select, isin, masked_fill, masked_scatter, masked_select, msort, nonzero, scatter,
     scatter_add, scatter_reduce, searchsorted, sort, take, take_along_dim, topk, tril, tril_indices,
     triu, triu_indices, unique, unique_consecutive,
-)  # fmt: skip
+)
 from .functional.linalg import (
     addmm, addmv, addr, baddbmm, bmm, cdist, dot, einsum, ger, inner, kron, matmul, mm, mv, outer,
     tensordot, trace, vdot,
-)  # fmt: skip
+)
 from .functional.pointwise import (
     abs, absolute, acos, acosh, addcdiv, addcmul, allclose, arccos, arccosh, arcsin, arcsinh, arctan,
     arctanh, asin, asinh, atan, atanh, bitwise_not, ceil, clamp, clamp_max, clamp_min, clip, cos, cosh,
     equal, erf, exp, exp2, expm1, fix, floor, frac, isclose, isfinite, isinf, isnan, isneginf, isposinf,
-    lerp, log, log10, log1p, log2, logical_not, nan_to_num, neg, negative, positive, reciprocal, round,
+    lerp, log, log1p, log2, log10, logical_not, nan_to_num, neg, negative, positive, reciprocal, round,
     rsqrt, sigmoid, sign, signbit, sin, sinh, sqrt, square, tan, tanh, trunc, where,
-)  # fmt: skip
+)
 from .functional.reduction import (
     all, amax, amin, aminmax, any, argmax, argmin, bincount, count_nonzero, cummax, cummin, cumprod,
     cumsum, dist, kthvalue, logsumexp, max, mean, median, min, nansum, norm, prod, std, std_mean, sum,
     var, var_mean,
-)  # fmt: skip
+)
 from .functional.shape import (
     atleast_1d, atleast_2d, atleast_3d, broadcast_shapes, broadcast_tensors, broadcast_to, cat, chunk,
     concat, concatenate, dstack, flatten, flip, fliplr, flipud, hstack, meshgrid, moveaxis, movedim,
     narrow, permute, repeat_interleave, reshape, roll, rot90, select, split, squeeze, stack, swapaxes,
     swapdims, t, tensor_split, tile, transpose, unbind, unflatten, unsqueeze, vstack,
-)  # fmt: skip
+)
+# isort: on
+# fmt: on
 from .random import get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 
 if TYPE_CHECKING:
     from . import data, io, nn, ops, optim, train
     from .io import load, save
-    from .train import evaluate, fit, predict, summary
+    from .train import evaluate, fit, predict, summary  # type: ignore[no-redef]
 
 # Infinities and NaN are results, not accidents: NumPy's warnings about them are off inside fastdl (and only there).
-warnings.filterwarnings("ignore", r"(divide by zero|overflow|underflow|invalid value) encountered", RuntimeWarning, "fastdl")
+_FLAGS = r"(divide by zero|overflow|underflow|invalid value) encountered"
+warnings.filterwarnings("ignore", _FLAGS, RuntimeWarning, "fastdl")
 
 __version__ = "0.1.0"
 

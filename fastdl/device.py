@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class device:
     """A device by name: ``device("cpu")``; others can be named, but not used.
@@ -14,7 +16,7 @@ class device:
     type: str
     index: int | None
 
-    def __init__(self, name: str | device, index: int | None = None):
+    def __init__(self, name: Any, index: int | None = None):
         if isinstance(name, device):
             name, index = name.type, name.index
         if not isinstance(name, str):
@@ -29,7 +31,8 @@ class device:
         return self.type if self.index is None else f"{self.type}:{self.index}"
 
     def __repr__(self) -> str:
-        return f"device(type={self.type!r})" if self.index is None else f"device(type={self.type!r}, index={self.index})"
+        index = "" if self.index is None else f", index={self.index}"
+        return f"device(type={self.type!r}{index})"
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
@@ -46,4 +49,6 @@ cpu = device("cpu")
 def check_device(where: object) -> None:
     """Raise RuntimeError for a device that this build of fastdl cannot compute on."""
     if where is not None and where is not cpu and device(where).type != "cpu":  # type: ignore[arg-type]
-        raise RuntimeError(f"device {str(where)!r} is not available: this build of fastdl computes on the CPU only")
+        raise RuntimeError(
+            f"device {str(where)!r} is not available: this build of fastdl computes on the CPU only"
+        )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .autograd import is_float
 
 float16 = half = np.dtype(np.float16)
 float32 = float = np.dtype(np.float32)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from . import autograd, device as devices
+from . import autograd
+from . import device as devices
 from . import dtypes as D
 from .autograd import Leaf, TensorBase, is_float, wrap
 from .functional import arithmetic as A
@@ -21,7 +22,9 @@ from .functional import shape as S
 from .functional.core import Clone, Contiguous, cast, inplace
 
 _new = object.__new__
-_Bool, _Int, _Float = bool, int, float  # the class body below has methods of these names
+_Bool = bool  # the class body below has methods of these names
+_Int = int
+_Float = float
 
 
 class Tensor(TensorBase):
@@ -55,7 +58,9 @@ class Tensor(TensorBase):
         if value:
             if self._node is None:
                 if not is_float(self._data.dtype):
-                    raise RuntimeError(f"only floating-point tensors can require gradients, got {self._data.dtype}")
+                    raise RuntimeError(
+                        f"only floating-point tensors can require gradients, got {self._data.dtype}"
+                    )
                 self._node = Leaf(self)
         elif self._node.__class__ is Leaf:
             self._node = None
@@ -78,7 +83,9 @@ class Tensor(TensorBase):
         node = self._node
         return None if node.__class__ is Leaf else node
 
-    def backward(self, gradient: Any = None, retain_graph: _Bool = False, create_graph: _Bool = False) -> None:
+    def backward(
+        self, gradient: Any = None, retain_graph: _Bool = False, create_graph: _Bool = False
+    ) -> None:
         """Accumulate the gradient of this tensor into ``.grad`` of the leaves it was made from.
 
         ``gradient`` (this tensor's own gradient) is needed unless the tensor has one element. The graph's saved
@@ -326,7 +333,7 @@ class Tensor(TensorBase):
         if self._node.__class__ is Leaf:
             text += ", requires_grad=True"
         elif self._node is not None:
-            node = self._node.inputs[0] if self._node.__class__ is autograd._Output else self._node
+            node = self._node.inputs[0] if self._node.__class__ is autograd.Output else self._node
             text += f", grad_fn=<{node.__class__.__name__}>"
         return f"tensor({text})"
 
@@ -346,7 +353,9 @@ class Tensor(TensorBase):
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         if not self.is_leaf:
-            raise RuntimeError("deepcopy: only leaf tensors can be copied with their place in a graph; detach() first")
+            raise RuntimeError(
+                "deepcopy: only leaf tensors can be copied with their place in a graph; detach() first"
+            )
         t = _new(self.__class__)
         memo[id(self)] = t
         t._data = np.array(self._data)
@@ -363,13 +372,13 @@ class Tensor(TensorBase):
 
     # ------------------------------------------------------------------------------- functions that are methods
 
-    __add__ = A.add
-    __radd__ = A.add
-    __sub__ = A.sub
+    __add__ = A.plus
+    __radd__ = A.plus
+    __sub__ = A.minus
     __rsub__ = A.rsub
     __mul__ = A.mul
     __rmul__ = A.mul
-    __truediv__ = A.div
+    __truediv__ = A.divided
     __rtruediv__ = A.rdiv
     __floordiv__ = A.floor_divide
     __rfloordiv__ = A.rfloordiv
@@ -694,8 +703,8 @@ class Tensor(TensorBase):
     addmm_ = inplace(L.addmm)
     addmv_ = inplace(L.addmv)
     baddbmm_ = inplace(L.baddbmm)
-    __iadd__ = add_
-    __isub__ = sub_
+    __iadd__ = inplace(A.plus)
+    __isub__ = inplace(A.minus)
     __imul__ = mul_
     __itruediv__ = div_
     __ifloordiv__ = floor_divide_

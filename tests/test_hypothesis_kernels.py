@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from references import matmul, norm, pool, softmax
+from references import attention, conv, matmul, norm, pool, softmax
 from strategies import broadcastable, few, laid_out, shapes
 from tolerance import sum_bound
 
@@ -59,6 +59,83 @@ def test_matmul(data):
         (a, b),
         matmul.matmul(a, b),
         max(m, k, n) * 9,
+    )
+
+
+@given(st.data())
+@few
+def test_linear(data):
+    x = data.draw(laid_out((*data.draw(shapes(max_dims=2)), data.draw(sizes))))
+    w, b = data.draw(laid_out((data.draw(sizes), x.shape[-1]))), None
+    inputs = [x, w]
+    if data.draw(st.booleans()):
+        b = data.draw(laid_out(w.shape[:1]))
+        inputs.append(b)
+    backward = lambda g: matmul.linear_backward(g, x, w)[: len(inputs)]  # noqa: E731
+    check(data, F.linear, backward, inputs, matmul.linear(x, w, b), 64)
+
+
+@st.composite
+def convolutions(draw, transposed=False):
+    nd = draw(st.integers(1, 3))
+    many = lambda low, high: tuple(draw(st.lists(st.integers(low, high), min_size=nd, max_size=nd)))  # noqa: E731
+    groups, per_in, per_out = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    kernel, size = many(1, 3), many(1, 7 if nd < 3 else 4)
+    options = {"stride": many(1, 3), "padding": many(0, 2), "dilation": many(1, 2), "groups": groups}
+    if transposed:
+        options["output_padding"] = tuple(
+            draw(st.integers(0, max(s, d) - 1))
+            for s, d in zip(options["stride"], options["dilation"], strict=True)
+        )
+        out = conv.conv_transpose_output_size(
+            size,
+            kernel,
+            options["stride"],
+            options["padding"],
+            options["output_padding"],
+            options["dilation"],
+        )
+        assume(min(out) >= 1)
+        weight = draw(laid_out((groups * per_in, per_out, *kernel)))
+    else:
+        if draw(st.integers(0, 3)) == 0:
+            options |= {"padding": "same", "stride": 1}
+        else:
+            effective = [d * (k - 1) + 1 for k, d in zip(kernel, options["dilation"], strict=True)]
+            assume(all(n + 2 * p >= e for n, p, e in zip(size, options["padding"], effective, strict=True)))
+        weight = draw(laid_out((groups * per_out, per_in, *kernel)))
+    batch = () if draw(st.integers(0, 5)) == 0 else (draw(st.integers(0, 3)),)
+    x = draw(laid_out((*batch, groups * per_in, *size)))
+    return nd, x, weight, draw(laid_out((groups * per_out,))), options
+
+
+@given(convolutions(), st.data())
+@few
+def test_conv(drawn, data):
+    nd, x, w, b, options = drawn
+    function = getattr(F, f"conv{nd}d")
+    check(
+        data,
+        lambda x, w, b: function(x, w, b, **options),
+        lambda g: conv.conv_backward(g, x, w, **options),
+        (x, w, b),
+        conv.conv(x, w, b, **options),
+        1000,
+    )
+
+
+@given(convolutions(transposed=True), st.data())
+@few
+def test_conv_transpose(drawn, data):
+    nd, x, w, b, options = drawn
+    function = getattr(F, f"conv_transpose{nd}d")
+    check(
+        data,
+        lambda x, w, b: function(x, w, b, **options),
+        lambda g: conv.conv_transpose_backward(g, x, w, **options),
+        (x, w, b),
+        conv.conv_transpose(x, w, b, **options),
+        1000,
     )
 
 
@@ -182,4 +259,31 @@ def test_batch_norm(data):
         (x, w, b),
         norm.batch_norm(x, None, None, w, b, training=True, eps=0.1)[0],
         500,
+    )
+
+
+@given(st.data())
+@few
+def test_attention(data):
+    queries, keys, depth, width = (data.draw(sizes.filter(bool)) for _ in range(4))
+    heads, batch = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+    groups = data.draw(st.integers(1, 2))
+    q = data.draw(laid_out((batch, heads * groups, queries, depth)))
+    k, v = data.draw(laid_out((batch, heads, keys, depth))), data.draw(laid_out((batch, heads, keys, width)))
+    options = {"enable_gqa": groups > 1}
+    mask = None
+    kind = data.draw(st.sampled_from(["none", "causal", "bool", "additive"]))
+    if kind == "causal":
+        options["is_causal"] = True
+    elif kind != "none":
+        mask = data.draw(laid_out(data.draw(broadcastable((batch, heads * groups, queries, keys)))))
+        mask = mask > -0.5 if kind == "bool" else mask
+    attend = F.scaled_dot_product_attention
+    check(
+        data,
+        lambda q, k, v: attend(q, k, v, attn_mask=None if mask is None else Tensor(mask), **options),
+        lambda g: attention.scaled_dot_product_attention_backward(g, q, k, v, mask, **options)[:3],
+        (q, k, v),
+        attention.scaled_dot_product_attention(q, k, v, mask, **options),
+        200,
     )

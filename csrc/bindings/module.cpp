@@ -8,11 +8,16 @@ namespace fastdl::bindings {
 
 void bind_conv(py::module_&);
 void bind_attention(py::module_&);
+void bind_dropout(py::module_&);
 void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
 void bind_activation(py::module_&);
+void bind_matmul(py::module_&);
+void bind_measure(py::module_&);
 void bind_softmax(py::module_&);
+void bind_loss(py::module_&);
+void bind_optim(py::module_&);
 
 namespace {
 
@@ -38,9 +43,14 @@ PYBIND11_MODULE(_core, m) {
   m.def("available_isas", available_isas);
   bind_conv(m);
   bind_attention(m);
+  bind_dropout(m);
   bind_rnn(m);
   bind_norm(m);
   bind_pool(m);
   bind_activation(m);
+  bind_matmul(m);
+  bind_measure(m);
   bind_softmax(m);
+  bind_loss(m);
+  bind_optim(m);
 }

@@ -6,8 +6,11 @@
 #include "cpu/isa/activation.h"
 #include "cpu/isa/conv.h"
 #include "cpu/isa/attention.h"
+#include "cpu/isa/dropout.h"
 #include "cpu/isa/gemm.h"
+#include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
+#include "cpu/isa/optim.h"
 #include "cpu/isa/pool.h"
 #include "cpu/isa/rnn.h"
 #include "cpu/isa/softmax.h"
@@ -18,11 +21,14 @@ struct Kernels {
   const char* isa;
   const ConvKernels* conv;
   const AttentionKernels* attention;
+  const DropoutKernels* dropout;
   const RnnKernels* rnn;
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
   const SoftmaxKernels* softmax;
+  const LossKernels* loss;
+  const OptimKernels* optim;
   const GemmKernels* gemm;
 };
 

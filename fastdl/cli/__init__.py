@@ -12,7 +12,7 @@ from typing import NoReturn
 _EXPECTED = (
     ArithmeticError,
     ImportError,
-    LookupError,
+    IndexError,
     MemoryError,
     OSError,
     RuntimeError,
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         if os.environ.get("FASTDL_DEBUG"):
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        text: object = error
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         print(f"fastdl: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)

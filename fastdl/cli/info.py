@@ -8,8 +8,6 @@ import importlib.util
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 
@@ -27,16 +25,15 @@ def run(args: argparse.Namespace) -> int:
 
     from .. import _core
 
-    peak, copy = _peak(), _copy_rate()
     rows = [
         ("fastdl", fastdl.__version__),
         ("Python", f"{platform.python_version()}, NumPy {np.__version__}"),
         ("system", f"{platform.system()} {platform.machine()}, {_cpu_name()}"),
-        ("ISA", f"{_core.cpu_isa()} (available: {', '.join(_core.available_isas())})"),
+        ("ISA", f"{_core.get_cpu_isa()} (available: {', '.join(_core.available_isas())})"),
         ("threads", f"{fastdl.get_num_threads()} of {os.cpu_count()} CPUs"),
         ("caches", _caches() or "unknown"),
-        ("float32 peak", peak),
-        ("copy bandwidth", copy),
+        ("float32 peak", f"{_core.measure_peak():.0f} GFLOP/s measured"),
+        ("copy bandwidth", f"{_core.measure_copy():.1f} GB/s measured"),
     ]
     for name, needed_for in (
         ("matplotlib", "fastdl train --plot"),
@@ -49,47 +46,6 @@ def run(args: argparse.Namespace) -> int:
     for name, text in rows:
         print(f"{name:<15} {text}")
     return 0
-
-
-def _peak() -> str:
-    from .. import _core
-
-    if hasattr(_core, "measure_peak"):
-        return f"{_core.measure_peak() / 1e9:.0f} GFLOP/s measured"
-    import numpy as np
-
-    from .. import ops
-
-    n = 1024
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((n, n), np.float32) for _ in range(2))
-    return (
-        f"{2 * n**3 / _best(lambda: ops.matmul(a, b)) / 1e9:.0f} GFLOP/s reached in a {n} x {n} x {n} matmul"
-    )
-
-
-def _copy_rate() -> str:
-    from .. import _core
-
-    if hasattr(_core, "measure_copy"):
-        return f"{_core.measure_copy() / 1e9:.1f} GB/s (read + written)"
-    import numpy as np
-
-    source = np.ones(1 << 24, np.float32)  # 64 MiB: past the caches of most machines
-    target = np.zeros_like(source)
-    seconds = _best(lambda: np.copyto(target, source))
-    return f"{2 * source.nbytes / seconds / 1e9:.1f} GB/s (read + written, one thread)"
-
-
-def _best(action: Callable[[], Any], budget: float = 0.5) -> float:
-    """Seconds of the fastest call within the time budget."""
-    action()
-    best, end = float("inf"), time.perf_counter() + budget
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        action()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def _cpu_name() -> str:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import fastdl
+
+from .. import models, optim
 from ..train import Callback
 from .sources import Source
 
@@ -16,6 +19,7 @@ OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 # Tuned for accuracy after the default number of epochs.
 _RATES = {"sgd": 0.1, "momentum": 0.02, "adagrad": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
 _EPOCHS = {"digits": 20}
+_BATCH = {"digits": 32}
 _DECAY = {"digits": 0.85}
 _FLOOR = 0.02  # of the first learning rate; so long runs go on learning
 
@@ -45,7 +49,7 @@ class Run:
             optimizer=optimizer,
             lr=_RATES[optimizer] if args.lr is None else args.lr,
             lr_decay=_DECAY.get(source.spec, 0.6) if args.lr_decay is None else args.lr_decay,
-            batch_size=64 if args.batch_size is None else args.batch_size,
+            batch_size=_BATCH.get(source.spec, 64) if args.batch_size is None else args.batch_size,
             seed=0 if args.seed is None else args.seed,
             epochs=_EPOCHS.get(source.spec, 5) if args.epochs is None else args.epochs,
             data=source.spec,
@@ -89,17 +93,11 @@ class Run:
 
     def build_model(self) -> Any:
         """A new model with initial weights drawn from the seed."""
-        import fastdl
-
-        from .. import models
-
         fastdl.manual_seed(self.seed)
-        return models.build(self.model, tuple(self.input_shape), len(self.class_names))  # type: ignore[arg-type]
+        return models.build(self.model, self.input_shape, len(self.class_names))
 
     def build_optimizer(self, model: Any) -> Any:
         """The optimizer over the model's parameters."""
-        from .. import optim
-
         parameters = model.parameters()
         if self.optimizer == "momentum":
             return optim.SGD(parameters, lr=self.lr, momentum=0.9, nesterov=True)

@@ -79,6 +79,8 @@ class DataLoader:
             raise ValueError("DataLoader: batch_sampler excludes batch_size, shuffle, sampler and drop_last")
         if batch_size is None and drop_last:
             raise ValueError("DataLoader: batch_size=None (no batching) excludes drop_last")
+        if seed is not None and (not isinstance(seed, int) or seed < 0):
+            raise ValueError(f"DataLoader: expected a seed of at least 0, got {seed!r}")
         if generator is not None:
             rng_for(generator, None)
         self.dataset = dataset

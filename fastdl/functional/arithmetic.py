@@ -12,106 +12,217 @@ from .core import as_operand, as_tensor, cast, promote, unbroadcast
 if TYPE_CHECKING:
     from ..tensor import Tensor
 
-# Operands reach these classes with one dtype, or one of them as a Python number (NumPy then keeps the array's dtype).
+# Operands reach these classes as arrays of one dtype; the ...Number classes take a Python number, which keeps the
+# array's dtype and shape. `shapes` is None where nothing was broadcast.
 
 
 class Add(ArrayFunction):
+    shapes = None
+
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
-        ctx.shapes = getattr(a, "shape", None), getattr(b, "shape", None)
+        if ctx.inputs and a.shape != b.shape:
+            ctx.shapes = a.shape, b.shape
         return a + b
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        sa, sb = ctx.shapes
-        na, nb = ctx.needs
-        return na and unbroadcast(grad, sa), nb and unbroadcast(grad, sb)
+        if ctx.shapes is None:
+            return grad, grad
+        return unbroadcast_both(ctx, grad, grad)
+
+
+class AddNumber(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        return x + number
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad
 
 
 class Sub(ArrayFunction):
+    shapes = None
+
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
-        ctx.shapes = getattr(a, "shape", None), getattr(b, "shape", None)
+        if ctx.inputs and a.shape != b.shape:
+            ctx.shapes = a.shape, b.shape
         return a - b
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        sa, sb = ctx.shapes
-        na, nb = ctx.needs
-        return na and unbroadcast(grad, sa), nb and unbroadcast(-grad, sb)
+        other = -grad if ctx.needs[1] else None
+        if ctx.shapes is None:
+            return grad, other
+        return unbroadcast_both(ctx, grad, other)
+
+
+class SubNumber(AddNumber):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        return x - number
+
+
+class NumberSub(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        return number - x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return -grad
 
 
 class Mul(ArrayFunction):
+    shapes = None
+
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
-        na, nb = ctx.needs[:2]
-        ctx.shapes = na and a.shape, nb and b.shape
-        ctx.save(b if na else None, a if nb else None)
+        if ctx.inputs:
+            na, nb = ctx.inputs
+            ctx.saved = (None if na is None else b), (None if nb is None else a)
+            if a.shape != b.shape:
+                ctx.shapes = a.shape, b.shape
         return a * b
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         b, a = ctx.saved
-        sa, sb = ctx.shapes
-        return (
-            None if sa is None else unbroadcast(grad * b, sa),
-            None if sb is None else unbroadcast(grad * a, sb),
-        )
+        ga = None if b is None else grad * b
+        gb = None if a is None else grad * a
+        if ctx.shapes is None:
+            return ga, gb
+        return unbroadcast_both(ctx, ga, gb)
+
+
+class MulNumber(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        ctx.number = number
+        return x * number
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad * ctx.number
 
 
 class Div(ArrayFunction):
+    shapes = None
+
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
-        na, nb = ctx.needs[:2]
-        ctx.shapes = na and a.shape, nb and b.shape
-        ctx.save(b, a if nb else None)
+        if ctx.inputs:
+            ctx.saved = (b, None if ctx.inputs[1] is None else a)
+            if a.shape != b.shape:
+                ctx.shapes = a.shape, b.shape
         return a / b
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         b, a = ctx.saved
-        sa, sb = ctx.shapes
-        return (
-            None if sa is None else unbroadcast(grad / b, sa),
-            None if sb is None else unbroadcast(-grad * a / (b * b), sb),
-        )
+        ga = grad / b
+        gb = None if a is None else -ga * a / b
+        if ctx.shapes is None:
+            return ga, gb
+        return unbroadcast_both(ctx, ga, gb)
+
+
+class DivNumber(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        ctx.number = number
+        return x / number
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad / ctx.number
+
+
+class NumberDiv(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        y = number / x
+        ctx.save(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        x, y = ctx.saved
+        return -grad * y / x
 
 
 class Pow(ArrayFunction):
+    """Gradient of x ** 0 is 0, also at x = 0."""
+
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
         y = a**b
-        na, nb = ctx.needs[:2]
-        ctx.shapes = na and a.shape, nb and b.shape
-        ctx.save(a, b, y if nb else None)
+        if ctx.inputs:
+            ctx.save(a, b, y)
+            ctx.shapes = a.shape, b.shape
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         a, b, y = ctx.saved
-        sa, sb = ctx.shapes
+        zero = grad.dtype.type(0)
         ga = gb = None
-        if sa is not None:
-            if isinstance(b, np.ndarray):  # x**0 has gradient 0, also at x = 0
-                ga = np.where(b == 0, grad.dtype.type(0), grad * b * a ** (b - 1))
-            elif b == 0:
-                ga = np.zeros_like(a)
-            elif b == 2:
-                ga = grad * (a * 2)
-            else:
-                ga = grad * (b * a ** (b - 1))
-            ga = unbroadcast(ga, sa)
-        if sb is not None:
-            la = np.log(np.asarray(a, y.dtype))
-            gb = unbroadcast(np.where((a == 0) & (b >= 0), grad.dtype.type(0), grad * y * la), sb)
-        return ga, gb
+        if ctx.needs[0]:
+            ga = np.where(b == 0, zero, grad * b * a ** (b - 1))
+        if ctx.needs[1]:
+            gb = np.where((a == 0) & (b >= 0), zero, grad * y * np.log(a))
+        return unbroadcast_both(ctx, ga, gb)
+
+
+class PowNumber(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        ctx.save(x)
+        ctx.number = number
+        return x**number
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        (x,) = ctx.saved
+        n = ctx.number
+        if n == 2:
+            return grad * (x * 2)
+        return np.zeros_like(x) if n == 0 else grad * (n * x ** (n - 1))
+
+
+class NumberPow(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, number: Any) -> Any:
+        y = number**x
+        ctx.save(x, y)
+        ctx.number = number
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        x, y = ctx.saved
+        if ctx.number == 0:
+            return np.where(x >= 0, 0, grad * y * -np.inf)
+        return grad * y * np.log(grad.dtype.type(ctx.number))
+
+
+def unbroadcast_both(ctx: Any, ga: Any, gb: Any) -> tuple[Any, Any]:
+    """Gradients of two operands that were broadcast against each other."""
+    sa, sb = ctx.shapes
+    na, nb = ctx.needs
+    return (
+        None if na is None or ga is None else unbroadcast(ga, sa),
+        None if nb is None or gb is None else unbroadcast(gb, sb),
+    )
 
 
 class Remainder(ArrayFunction):
     """``a - b * floor(a / b)``: the sign of the divisor (Python's %)."""
 
-    function = np.remainder
-    quotient = np.floor
+    function: Any = np.remainder
+    quotient: Any = np.floor
 
     @classmethod
     def forward(cls, ctx: Any, a: Any, b: Any) -> Any:
@@ -157,8 +268,12 @@ class Maximum(ArrayFunction):
         half, zero = grad * grad.dtype.type(0.5), grad.dtype.type(0)
         tie = a == b
         return (
-            None if na is None else unbroadcast(np.where(tie, half, np.where(cls.wins(b, a), zero, grad)), sa),
-            None if nb is None else unbroadcast(np.where(tie, half, np.where(cls.wins(a, b), zero, grad)), sb),
+            None
+            if na is None
+            else unbroadcast(np.where(tie, half, np.where(cls.wins(b, a), zero, grad)), sa),
+            None
+            if nb is None
+            else unbroadcast(np.where(tie, half, np.where(cls.wins(a, b), zero, grad)), sb),
         )
 
 
@@ -223,43 +338,89 @@ def _float_pair(name: str, a: Any, b: Any) -> tuple[Any, Any]:
             a = cast(a, dtype)
         if tb:
             b = cast(b, dtype)
-    return (a if ta else dtype.type(a)), (b if tb else dtype.type(b))
+    return (a if ta else float(a)), (b if tb else float(b))
 
 
 def add(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input + alpha * other``."""
-    if alpha != 1:
-        other = mul(other, alpha)
-    if not (isinstance(other, TensorBase) and isinstance(input, TensorBase) and input._data.dtype is other._data.dtype):
-        input, other = promote("add", input, other)
-    return Add.apply(input, other)
+    return plus(input, other if alpha == 1 else mul(other, alpha))
 
 
 def sub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input - alpha * other``."""
-    if alpha != 1:
-        other = mul(other, alpha)
-    if not (isinstance(other, TensorBase) and isinstance(input, TensorBase) and input._data.dtype is other._data.dtype):
-        input, other = promote("sub", input, other)
-    return Sub.apply(input, other)
+    return minus(input, other if alpha == 1 else mul(other, alpha))
+
+
+# The operators. Their first operand is a Tensor; two Tensors of one dtype and a float Tensor with a Python number are
+# what training does all day and go straight through.
+
+
+def plus(input: Any, other: Any) -> Tensor:
+    """``input + other``."""
+    if isinstance(other, TensorBase):
+        if isinstance(input, TensorBase) and input._data.dtype is other._data.dtype:
+            return Add.apply(input, other)
+    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+        return AddNumber.apply(input, other)
+    return _either("add", input, other, Add, AddNumber, AddNumber)
+
+
+def minus(input: Any, other: Any) -> Tensor:
+    """``input - other``."""
+    if isinstance(other, TensorBase):
+        if isinstance(input, TensorBase) and input._data.dtype is other._data.dtype:
+            return Sub.apply(input, other)
+    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+        return SubNumber.apply(input, other)
+    return _either("sub", input, other, Sub, SubNumber, NumberSub)
+
+
+def mul(input: Any, other: Any) -> Tensor:
+    """``input * other``."""
+    if isinstance(other, TensorBase):
+        if isinstance(input, TensorBase) and input._data.dtype is other._data.dtype:
+            return Mul.apply(input, other)
+    elif (other.__class__ is float or other.__class__ is int) and isinstance(input, TensorBase):
+        if input._data.dtype.kind == "f":
+            return MulNumber.apply(input, other)
+    return _either("mul", input, other, Mul, MulNumber, MulNumber)
+
+
+def divided(input: Any, other: Any) -> Tensor:
+    """``input / other``; integers give the default dtype."""
+    if isinstance(other, TensorBase):
+        if (
+            isinstance(input, TensorBase)
+            and input._data.dtype is other._data.dtype
+            and is_float(other._data.dtype)
+        ):
+            return Div.apply(input, other)
+    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+        return DivNumber.apply(input, other)
+    return _either("div", *_float_pair("div", input, other), Div, DivNumber, NumberDiv)
+
+
+def _either(name: str, a: Any, b: Any, both: Any, number: Any, number_first: Any) -> Tensor:
+    """Two operands of any kind to the class for two arrays, or for one array and a number."""
+    a, b = promote(name, a, b)
+    if not isinstance(b, TensorBase):
+        return number.apply(a, b)
+    if not isinstance(a, TensorBase):
+        return number_first.apply(b, a)
+    return both.apply(a, b)
 
 
 def rsub(input: Tensor, other: Any) -> Tensor:
     """``other - input``."""
-    return sub(other, input)
-
-
-def mul(input: Tensor, other: Any) -> Tensor:
-    """``input * other``."""
-    if not (isinstance(other, TensorBase) and isinstance(input, TensorBase) and input._data.dtype is other._data.dtype):
-        input, other = promote("mul", input, other)
-    return Mul.apply(input, other)
+    if (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+        return NumberSub.apply(input, other)
+    return minus(other, input)
 
 
 def div(input: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """``input / other``; integers give the default dtype. ``rounding_mode``: "trunc" (towards zero), "floor"."""
     if rounding_mode is None:
-        return Div.apply(*_float_pair("div", input, other))
+        return divided(input, other)
     if rounding_mode == "floor":
         return floor_divide(input, other)
     if rounding_mode != "trunc":
@@ -271,7 +432,9 @@ def div(input: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tenso
 
 def rdiv(input: Tensor, other: Any) -> Tensor:
     """``other / input``."""
-    return div(other, input)
+    if (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+        return NumberDiv.apply(input, other)
+    return divided(other, input)
 
 
 def _no_zero(name: str, y: Any) -> None:
@@ -312,13 +475,16 @@ def fmod(input: Tensor, other: Any) -> Tensor:
 
 def pow(input: Any, exponent: Any) -> Tensor:
     """``input ** exponent``. Raises RuntimeError for integers to negative integer powers."""
+    if exponent.__class__ is int or exponent.__class__ is float:
+        if isinstance(input, TensorBase) and input._data.dtype.kind == "f":
+            return PowNumber.apply(input, exponent)
     a, b = promote("pow", input, exponent)
     base_dtype = (a if isinstance(a, TensorBase) else b)._data.dtype
     if base_dtype.kind in "iu":
         e = b._data if isinstance(b, TensorBase) else np.asarray(b)
         if (e < 0).any():
             raise RuntimeError("pow: integers to negative integer powers are not allowed")
-    return Pow.apply(a, b)
+    return _either("pow", a, b, Pow, PowNumber, NumberPow)
 
 
 def rpow(input: Tensor, other: Any) -> Tensor:

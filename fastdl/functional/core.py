@@ -39,7 +39,9 @@ def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
     if grad.shape == shape:
         return grad
     lead = grad.ndim - len(shape)
-    axes = tuple(range(lead)) + tuple([lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1])
+    axes = tuple(range(lead)) + tuple(
+        [lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1]
+    )
     dtype = np.float32 if grad.dtype.itemsize == 2 else None
     return np.asarray(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
 
@@ -152,11 +154,16 @@ def normalize_dim(name: str, dim: int, ndim: int) -> int:
     """A dimension counted from the front. Raises IndexError outside ``[-ndim, ndim)`` (a 0-d tensor has dim 0)."""
     n = ndim or 1
     if not -n <= dim < n:
-        raise IndexError(f"{name}: dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")
+        raise IndexError(
+            f"{name}: dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})"
+        )
     return dim + n if dim < 0 else dim
 
 
 # --------------------------------------------------------------------------------------------------------- views
+
+
+_apply: Any = ArrayFunction.apply.__func__  # type: ignore[attr-defined]  # quicker than super()
 
 
 class View(ArrayFunction):
@@ -165,7 +172,7 @@ class View(ArrayFunction):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        t = super().apply(*args)
+        t = _apply(cls, *args)
         if _mode.enabled:
             t._base = (cls, args)
         return t
@@ -173,6 +180,8 @@ class View(ArrayFunction):
 
 class _CopySlices(ArrayFunction):
     """What a tensor has become after one of its views was modified in place."""
+
+    view: Any
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -215,7 +224,9 @@ def check_inplace(name: str, t: Any) -> None:
     if not _mode.enabled:
         return
     if t._node.__class__ is Leaf:
-        raise RuntimeError(f"{name}: a leaf Tensor that requires grad is being used in an in-place operation.")
+        raise RuntimeError(
+            f"{name}: a leaf Tensor that requires grad is being used in an in-place operation."
+        )
     view = getattr(t, "_base", None)
     while view is not None:
         base = view[1][0]
@@ -230,10 +241,14 @@ def overwrite(name: str, t: Any, new: Any) -> Any:
     """Make ``t`` in place what the Tensor ``new`` is: value, and history where there is one."""
     data, value = t._data, new._data
     if value.shape != data.shape:
-        raise RuntimeError(f"{name}: output with shape {data.shape} doesn't match the broadcast shape {value.shape}")
+        raise RuntimeError(
+            f"{name}: output with shape {data.shape} doesn't match the broadcast shape {value.shape}"
+        )
     if value.dtype != data.dtype:
         if (is_float(value.dtype) and not is_float(data.dtype)) or data.dtype.kind == "b":
-            raise RuntimeError(f"{name}: result type {value.dtype} can't be cast to the tensor's type {data.dtype}")
+            raise RuntimeError(
+                f"{name}: result type {value.dtype} can't be cast to the tensor's type {data.dtype}"
+            )
         new = cast(new, data.dtype)
     if data.flags.writeable is False:
         raise RuntimeError(f"{name}: the tensor's memory is read-only")

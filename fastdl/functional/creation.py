@@ -124,7 +124,9 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     return _finish(backend.empty(_size("empty", size), _float_dtype(dtype)), device, requires_grad)
 
 
-def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full(
+    size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A Tensor filled with one value, whose kind gives the dtype unless ``dtype`` does."""
     if isinstance(fill_value, TensorBase):
         fill_value = fill_value._data
@@ -149,7 +151,9 @@ def _like(t: Any, dtype: Any) -> tuple[Any, Any]:
     return t._data, t._data.dtype if dtype is None else as_dtype(dtype)
 
 
-def zeros_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Zeros in the shape, dtype and layout of ``input``."""
     x, dt = _like(input, dtype)
     return _finish(np.zeros_like(x, dt), device, requires_grad)
@@ -161,7 +165,9 @@ def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
     return _finish(np.ones_like(x, dt), device, requires_grad)
 
 
-def empty_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Unset elements in the shape, dtype and layout of ``input``."""
     x, dt = _like(input, dtype)
     return _finish(np.empty_like(x, dt), device, requires_grad)
@@ -176,7 +182,9 @@ def full_like(
     return _finish(np.full_like(x, value, dt), device, requires_grad)
 
 
-def arange(*args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **bounds: Any) -> Tensor:
+def arange(
+    *args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **bounds: Any
+) -> Tensor:
     """``arange(end)``, ``arange(start, end)``, ``arange(start, end, step)``: evenly spaced, ``end`` left out.
 
     int64 if all are integers, else the default dtype. Raises ValueError if step is 0 or points away from end."""
@@ -184,12 +192,16 @@ def arange(*args: Any, dtype: Any = None, device: Any = None, requires_grad: boo
     given = {"start": 0, "step": 1, **dict(zip(names, args)), **bounds}
     if set(given) != {"start", "end", "step"} or len(args) > 3:
         raise TypeError(f"arange: expected (end) or (start, end, step), got {args} {bounds}")
-    start, end, step = [v.item() if hasattr(v, "item") else v for v in (given["start"], given["end"], given["step"])]
+    start, end, step = [
+        v.item() if hasattr(v, "item") else v for v in (given["start"], given["end"], given["step"])
+    ]
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: step {step} does not lead from {start} to {end}")
     whole = all(isinstance(v, int) for v in (start, end, step))
-    dt = as_dtype(dtype) if dtype is not None else np.dtype(np.int64) if whole else backend.get_default_dtype()
-    array = np.arange(start, end, step, np.int64 if whole else np.float64)
+    dt = (
+        as_dtype(dtype) if dtype is not None else np.dtype(np.int64) if whole else backend.get_default_dtype()
+    )
+    array = np.arange(start, end, step, dtype=np.dtype(np.int64 if whole else np.float64))
     return _finish(array.astype(dt, copy=False), device, requires_grad)
 
 
@@ -228,7 +240,9 @@ def _draw(name: str, generator: Any) -> np.random.Generator:
     if generator is None:
         return random.generator()
     if not isinstance(generator, np.random.Generator):
-        raise TypeError(f"{name}: expected generator to be a numpy.random.Generator, got {type(generator).__name__}")
+        raise TypeError(
+            f"{name}: expected generator to be a numpy.random.Generator, got {type(generator).__name__}"
+        )
     return generator
 
 
@@ -253,7 +267,9 @@ def randn(
     *size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Normal numbers of mean 0 and variance 1."""
-    return _finish(_random("randn", "standard_normal", _size("randn", size), dtype, generator), device, requires_grad)
+    return _finish(
+        _random("randn", "standard_normal", _size("randn", size), dtype, generator), device, requires_grad
+    )
 
 
 def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -262,7 +278,9 @@ def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
     return rand(x.shape, dtype=dt, device=device, requires_grad=requires_grad)
 
 
-def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def randn_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Normal numbers in the shape and dtype of ``input``."""
     x, dt = _like(input, dtype)
     return randn(x.shape, dtype=dt, device=device, requires_grad=requires_grad)
@@ -280,7 +298,9 @@ def randint(
     if high <= low:
         raise ValueError(f"randint: expected low < high, got {low} and {high}")
     array = _draw("randint", generator).integers(low, high, _size("randint", (size,)))
-    return _finish(np.asarray(array).astype(np.int64 if dtype is None else as_dtype(dtype)), device, requires_grad)
+    return _finish(
+        np.asarray(array).astype(np.int64 if dtype is None else as_dtype(dtype)), device, requires_grad
+    )
 
 
 def randint_like(input: Tensor, low: int, high: Any = None, *, dtype: Any = None) -> Tensor:
@@ -297,7 +317,9 @@ def randperm(n: int, *, generator: Any = None, dtype: Any = None, device: Any = 
     return _finish(array.astype(np.int64 if dtype is None else as_dtype(dtype)), device, False)
 
 
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None) -> Tensor:
+def normal(
+    mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None
+) -> Tensor:
     """Normal numbers of the given means and standard deviations (numbers or Tensors), of shape ``size`` if given."""
     m, s = [v._data if isinstance(v, TensorBase) else v for v in (mean, std)]
     if np.any(np.asarray(s) < 0):
@@ -315,7 +337,9 @@ def bernoulli(input: Tensor, *, generator: Any = None) -> Tensor:
     return wrap(np.asarray(_draw("bernoulli", generator).random(p.shape) < p).astype(p.dtype))
 
 
-def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
+def multinomial(
+    input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None
+) -> Tensor:
     """Indices drawn with the (unnormalised) probabilities in the rows of ``input``: int64, (..., num_samples)."""
     p = input._data.astype(np.float64)
     if p.ndim not in (1, 2):
@@ -324,7 +348,9 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
     if (rows < 0).any() or not np.isfinite(rows).all() or (rows.sum(1) <= 0).any():
         raise ValueError("multinomial: expected finite probabilities of at least 0 with a positive sum")
     if not replacement and num_samples > (rows > 0).sum(1).min():
-        raise ValueError(f"multinomial: cannot draw {num_samples} without replacement: too few non-zero probabilities")
+        raise ValueError(
+            f"multinomial: cannot draw {num_samples} without replacement: too few non-zero probabilities"
+        )
     draw = _draw("multinomial", generator)
     if replacement:
         edges = np.cumsum(rows / rows.sum(1, keepdims=True), 1)
@@ -360,6 +386,10 @@ def new_empty(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool 
     return empty(*size, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad)
 
 
-def new_full(input: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def new_full(
+    input: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False
+) -> Tensor:
     """One value in the dtype of ``input``."""
-    return full(size, fill_value, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad)
+    return full(
+        size, fill_value, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad
+    )

@@ -28,7 +28,7 @@ def array_index(index: Any) -> tuple[Any, bool]:
         elif isinstance(i, np.integer):
             i = int(i)
         if i.__class__ is list or i.__class__ is range:
-            i = np.asarray([j.item() if isinstance(j, TensorBase) else j for j in i])
+            i = np.asarray([j._data.item() if isinstance(j, TensorBase) else j for j in i])
             if i.size == 0:
                 i = i.astype(np.int64)
         if isinstance(i, np.ndarray):
@@ -46,7 +46,10 @@ class Slice(View):
     def forward(ctx: Any, x: Any, index: Any) -> Any:
         ctx.index = index
         ctx.shape = x.shape
-        return x[(*index, ...)] if Ellipsis not in index else x[index]
+        y = x[index]
+        return (
+            y if y.__class__ is np.ndarray else x[(*index, ...)]
+        )  # an element as a 0-d view, not as a number
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -125,6 +128,8 @@ def _integers_first(input: Tensor, index: tuple) -> tuple[Tensor, tuple]:
 
 def getitem(input: Tensor, index: Any) -> Tensor:
     """``input[index]``: a view for integers and slices, a copy for index tensors and masks."""
+    if index.__class__ is int or index.__class__ is slice:
+        return Slice.apply(input, (index,))
     index, basic = array_index(index)
     if basic:
         return Slice.apply(input, index)
@@ -255,7 +260,8 @@ def _scatter(name: str, input: Tensor, dim: int, index: Any, src: Any, add: bool
     x = input._data
     axis = normalize_dim(name, dim, x.ndim)
     if not x.ndim:
-        return _scatter(name, input.reshape(1), 0, as_tensor(index).reshape(-1), as_tensor(src).reshape(-1), add).reshape(())
+        index, src = as_tensor(index).reshape(-1), as_tensor(src).reshape(-1)
+        return _scatter(name, input.reshape(1), 0, index, src, add).reshape(())
     i = _index_for(name, x.shape, axis, index)
     if not isinstance(src, TensorBase):
         src = wrap(np.broadcast_to(np.asarray(src, x.dtype), i.shape))
@@ -305,7 +311,7 @@ def scatter_reduce(
     count = np.zeros(x.shape, np.int64)
     np.add.at(count, grid, 1)
     if not include_self:
-        start = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)
+        start: Any = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)
         if start is None:
             info = np.finfo(x.dtype) if x.dtype.kind == "f" else np.iinfo(x.dtype)
             start = info.min if reduce == "amax" else info.max
@@ -601,12 +607,20 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     return ValuesIndices(*Pick.apply(input, indices, axis, True))
 
 
+_unique: Any = np.unique
+_searchsorted: Any = np.searchsorted
+
+
 def unique(
-    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: Any = None
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: Any = None,
 ) -> Any:
     """The different elements (slices along ``dim``) in order; with flags also the place of each input element among
     them, and how often each occurs."""
-    out = np.unique(input._data, False, return_inverse, return_counts, dim, equal_nan=False)
+    out: Any = _unique(input._data, False, return_inverse, return_counts, dim, equal_nan=False)
     if not isinstance(out, tuple):
         return wrap(out)
     parts = list(out)
@@ -627,13 +641,15 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
     return out[0] if len(out) == 1 else tuple(out)
 
 
-def searchsorted(sorted_sequence: Tensor, input: Any, *, right: bool = False, side: str | None = None) -> Tensor:
+def searchsorted(
+    sorted_sequence: Tensor, input: Any, *, right: bool = False, side: str | None = None
+) -> Tensor:
     """Where each element would go into a sorted vector (the last dimension, for batches) to keep it sorted, int64."""
     side = side or ("right" if right else "left")
     s, v = sorted_sequence._data, as_tensor(input)._data
     if s.ndim == 1:
-        return wrap(np.asarray(np.searchsorted(s, v, side), np.int64))
-    rows = [np.searchsorted(a, b, side) for a, b in zip(s.reshape(-1, s.shape[-1]), v.reshape(-1, v.shape[-1]))]
+        return wrap(np.asarray(_searchsorted(s, v, side), np.int64))
+    rows = [_searchsorted(a, b, side) for a, b in zip(s.reshape(-1, s.shape[-1]), v.reshape(-1, v.shape[-1]))]
     return wrap(np.stack(rows).reshape(v.shape).astype(np.int64))
 
 

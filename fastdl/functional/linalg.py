@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float
+from ..ops import matmul as ops
 from .core import as_tensor, normalize_dim, unbroadcast
 from .reduction import sum as sum_
 
@@ -19,7 +20,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The matrix product of arrays with at least 2 dimensions: floats on our kernels (two-byte floats in float32),
     integers on NumPy."""
     if a.dtype.kind == "f" and a.dtype.itemsize >= 4:
-        return np.matmul(a, b)
+        return ops.matmul(a, b)
     if is_float(a.dtype):
         return product(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
     return np.matmul(a, b)
@@ -54,7 +55,9 @@ class MatMul(ArrayFunction):
 def _pair(name: str, a: Any, b: Any) -> tuple[Any, Any]:
     a, b = as_tensor(a), as_tensor(b)
     if a._data.dtype != b._data.dtype:
-        raise TypeError(f"{name}: expected both operands of one dtype, got {a._data.dtype} and {b._data.dtype}")
+        raise TypeError(
+            f"{name}: expected both operands of one dtype, got {a._data.dtype} and {b._data.dtype}"
+        )
     return a, b
 
 
@@ -189,7 +192,9 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
         da = [normalize_dim("tensordot", d, na) for d in dims[0]]
         db = [normalize_dim("tensordot", d, nb) for d in dims[1]]
     if [a._data.shape[d] for d in da] != [b._data.shape[d] for d in db]:
-        raise ValueError(f"tensordot: contracted sizes differ: {a._data.shape} over {da}, {b._data.shape} over {db}")
+        raise ValueError(
+            f"tensordot: contracted sizes differ: {a._data.shape} over {da}, {b._data.shape} over {db}"
+        )
     ka, kb = [d for d in range(na) if d not in da], [d for d in range(nb) if d not in db]
     k = math.prod([a._data.shape[d] for d in da])
     sa, sb = [a._data.shape[d] for d in ka], [b._data.shape[d] for d in kb]
@@ -289,7 +294,8 @@ def _contract(a: Any, la: list, b: Any, lb: list, later: set, sizes: dict) -> tu
         t = t.permute(*[labels.index(c) for g in groups for c in g]) if labels else t
         shape = t._data.shape
         full = [sizes[c] for g in groups for c in g]
-        wide = [n if n == m or c not in inner_ + batch else m for c, n, m in zip([c for g in groups for c in g], shape, full)]
+        shared = [c in inner_ or c in batch for g in groups for c in g]
+        wide = [m if both else n for both, n, m in zip(shared, shape, full)]
         if list(shape) != wide:
             t = t.expand(wide)
             shape = tuple(wide)

@@ -45,7 +45,9 @@ def _set(name: str, self: Tensor, values: np.ndarray) -> Tensor:
 def _draw(self: Tensor, method: str, generator: Any) -> np.ndarray:
     draw = getattr(random.generator() if generator is None else generator, method)
     x = self._data
-    return np.asarray(draw(x.shape, dtype=x.dtype if x.dtype.kind == "f" and x.dtype.itemsize > 2 else np.float32))
+    return np.asarray(
+        draw(x.shape, dtype=x.dtype if x.dtype.kind == "f" and x.dtype.itemsize > 2 else np.float32)
+    )
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Tensor:
@@ -77,7 +79,11 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
 def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
     """Fill with integers in [low, high)."""
     if high is None:
-        low, high = (0, low) if low else (0, 2**24 if self._data.dtype.kind == "f" else np.iinfo(self._data.dtype).max)
+        low, high = (
+            (0, low)
+            if low
+            else (0, 2**24 if self._data.dtype.kind == "f" else np.iinfo(self._data.dtype).max)
+        )
     draw = random.generator() if generator is None else generator
     return _set("random_", self, np.asarray(draw.integers(low, high, self._data.shape)))
 

@@ -89,7 +89,9 @@ _erf = np.frompyfunc(math.erf, 1, 1)
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
 
-def _make(kind: type, name: str, function: Any, gradient: Any, doc: str, whole: bool = False) -> Callable[..., Tensor]:
+def _make(
+    kind: type, name: str, function: Any, gradient: Any, doc: str, whole: bool = False
+) -> Callable[..., Tensor]:
     """The torch-named function for one formula. ``whole``: integers stay integers (else they become floats)."""
     body = {"function": function if isinstance(function, np.ufunc) else staticmethod(function)}
     if gradient is not None:
@@ -99,7 +101,7 @@ def _make(kind: type, name: str, function: Any, gradient: Any, doc: str, whole: 
     prepare = as_tensor if whole else float_input
 
     def call(input: Tensor) -> Tensor:
-        if input.__class__ is not TensorBase and not isinstance(input, TensorBase) or input._data.dtype.kind != "f":
+        if not isinstance(input, TensorBase) or input._data.dtype.kind != "f":
             input = prepare(input)
         return apply(input)
 
@@ -128,7 +130,9 @@ sinh = _make(FromInput, "sinh", np.sinh, lambda g, x: g * np.cosh(x), "Hyperboli
 cosh = _make(FromInput, "cosh", np.cosh, lambda g, x: g * np.sinh(x), "Hyperbolic cosine.")
 tanh = _make(FromOutput, "tanh", np.tanh, lambda g, y: g * (1 - y * y), "Hyperbolic tangent.")
 asinh = _make(FromInput, "asinh", np.arcsinh, lambda g, x: g / np.sqrt(x * x + 1), "Inverse hyperbolic sine.")
-acosh = _make(FromInput, "acosh", np.arccosh, lambda g, x: g / np.sqrt(x * x - 1), "Inverse hyperbolic cosine.")
+acosh = _make(
+    FromInput, "acosh", np.arccosh, lambda g, x: g / np.sqrt(x * x - 1), "Inverse hyperbolic cosine."
+)
 atanh = _make(FromInput, "atanh", np.arctanh, lambda g, x: g / (1 - x * x), "Inverse hyperbolic tangent.")
 sigmoid = _make(FromOutput, "sigmoid", _sigmoid, lambda g, y: g * y * (1 - y), "1 / (1 + exp(-x)).")
 erf = _make(
@@ -347,13 +351,17 @@ def bitwise_not(input: Tensor) -> Tensor:
     return wrap(np.asarray(~input._data))
 
 
-def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+def isclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
     """Whether ``|input - other| <= atol + rtol * |other|``, element by element."""
     a, b = _same_dtype("isclose", input, other)
     return wrap(np.asarray(np.isclose(a, b, rtol, atol, equal_nan)))
 
 
-def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+def allclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> bool:
     """Whether `isclose` holds for all elements."""
     return bool(isclose(input, other, rtol, atol, equal_nan)._data.all())
 

@@ -16,6 +16,11 @@ from .core import as_tensor, cast, float_input, normalize_dim, numpy_names
 if TYPE_CHECKING:
     from ..tensor import Tensor
 
+_add: Any = np.add.reduce
+_multiply: Any = np.multiply.reduce
+_maximum: Any = np.maximum.reduce
+_minimum: Any = np.minimum.reduce
+
 #: What functions give that return elements and where they stood.
 ValuesIndices = namedtuple("ValuesIndices", ["values", "indices"])
 MinMax = namedtuple("MinMax", ["min", "max"])
@@ -34,19 +39,19 @@ def axes_of(name: str, dim: Any, ndim: int) -> Any:
 
 
 def spread(grad: np.ndarray, shape: tuple, axes: Any, keepdim: bool) -> np.ndarray:
-    """The gradient of a reduction, repeated over the reduced axes (a read-only view)."""
+    """The gradient of a reduction, repeated over the reduced axes: a view that nobody may write to."""
+    if axes is None and grad.dtype.kind == "f":  # many times faster than broadcast_to
+        return np.ndarray(shape, grad.dtype, grad, 0, (0,) * len(shape))
     if axes is not None and not keepdim and shape:
         grad = np.expand_dims(grad, axes)
     return np.broadcast_to(grad, shape)
 
 
-def total(x: np.ndarray, axes: Any, keepdim: bool) -> np.ndarray:
+def total(x: np.ndarray, axes: Any, keepdim: bool) -> Any:
     """Sum of an array; two-byte floats are added up in float32."""
-    if x.dtype.itemsize == 2:
-        if not is_float(x.dtype):
-            return np.asarray(x.sum(axes, keepdims=keepdim))
-        return np.asarray(x.sum(axes, np.float32, keepdims=keepdim)).astype(x.dtype)
-    return np.asarray(np.add.reduce(x, axes, keepdims=keepdim))
+    if x.dtype.itemsize == 2 and is_float(x.dtype):
+        return np.asarray(_add(x, axes, np.float32, None, keepdim)).astype(x.dtype)
+    return _add(x, axes, None, None, keepdim)
 
 
 class Sum(ArrayFunction):
@@ -64,16 +69,15 @@ class Mean(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, axes: Any, keepdim: bool) -> Any:
         ctx.how = x.shape, axes, keepdim
+        n = x.size if axes is None else _count(x.shape, axes)
+        ctx.count = n = n or math.nan
         if x.dtype.itemsize == 2:
-            return np.asarray(x.mean(axes, np.float32, keepdims=keepdim)).astype(x.dtype)
-        y = np.add.reduce(x, axes, keepdims=keepdim)
-        count = _count(x.shape, axes)
-        return np.asarray(y / count if count else y * math.nan)
+            return (np.asarray(_add(x, axes, np.float32, None, keepdim)) / n).astype(x.dtype)
+        return _add(x, axes, None, None, keepdim) / n
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        shape, axes, _ = ctx.how
-        return spread(np.asarray(grad / (_count(shape, axes) or math.nan)), *ctx.how)
+        return spread(np.asarray(grad / ctx.count), *ctx.how)
 
 
 def _count(shape: tuple, axes: Any) -> int:
@@ -87,7 +91,7 @@ class Prod(ArrayFunction):
     def forward(ctx: Any, x: Any, axis: Any, keepdim: bool) -> Any:
         ctx.save(x)
         ctx.how = axis, keepdim
-        return np.asarray(np.multiply.reduce(x, axis, keepdims=keepdim))
+        return np.asarray(_multiply(x, axis, keepdims=keepdim))
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -143,13 +147,15 @@ class Variance(ArrayFunction):
     def forward(ctx: Any, x: Any, axes: Any, correction: Any, keepdim: bool) -> Any:
         wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
         n = _count(x.shape, axes)
-        centred = wide - np.add.reduce(wide, axes, keepdims=True) / (n or math.nan)
+        centred = wide - _add(wide, axes, keepdims=True) / (n or math.nan)
         divisor = n - correction if n > correction else 0
         ctx.how = x.shape, axes, keepdim
         ctx.divisor = divisor
         ctx.save(centred)
-        squares = np.add.reduce(centred * centred, axes, keepdims=keepdim)
-        return np.asarray(squares / divisor if divisor else squares / x.dtype.type(0)).astype(x.dtype, copy=False)
+        squares = _add(centred * centred, axes, keepdims=keepdim)
+        return np.asarray(squares / divisor if divisor else squares / x.dtype.type(0)).astype(
+            x.dtype, copy=False
+        )
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -162,11 +168,11 @@ class LogSumExp(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, axes: Any, keepdim: bool) -> Any:
         if not x.size:
-            top = np.zeros(np.add.reduce(x, axes, keepdims=True).shape, x.dtype)
+            top = np.zeros(_add(x, axes, keepdims=True).shape, x.dtype)
         else:
-            top = np.maximum.reduce(x, axes, keepdims=True)
+            top = _maximum(x, axes, keepdims=True)
             top = np.where(np.isfinite(top), top, x.dtype.type(0))
-        kept = np.log(np.add.reduce(np.exp(x - top), axes, keepdims=True)) + top
+        kept = np.log(_add(np.exp(x - top), axes, keepdims=True)) + top
         ctx.save(x, kept)
         ctx.how = x.shape, axes, keepdim
         return kept if keepdim else np.asarray(kept.squeeze(axes))
@@ -183,13 +189,13 @@ class Norm(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, p: float, axes: Any, keepdim: bool) -> Any:
         if p == 2:
-            y = np.sqrt(np.add.reduce(x * x, axes, keepdims=keepdim))
+            y = np.sqrt(_add(x * x, axes, keepdims=keepdim))
         elif p == 1:
-            y = np.add.reduce(np.abs(x), axes, keepdims=keepdim)
+            y = _add(np.abs(x), axes, keepdims=keepdim)
         elif p == 0:
-            y = np.add.reduce(x != 0, axes, x.dtype, keepdims=keepdim)
+            y = _add(x != 0, axes, x.dtype, keepdims=keepdim)
         else:
-            y = np.add.reduce(np.abs(x) ** p, axes, keepdims=keepdim) ** (1 / p)
+            y = _add(np.abs(x) ** p, axes, keepdims=keepdim) ** (1 / p)
         y = np.asarray(y)
         ctx.save(x, y)
         ctx.how = x.shape, axes, keepdim
@@ -307,7 +313,7 @@ def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Maximum over ``dim`` (int or tuple; all by default); equal maxima share the gradient; NaN wins."""
     axes = axes_of("amax", dim, input._data.ndim)
     _no_empty("amax", input._data, axes)
-    return Extreme.apply(input, axes, keepdim, np.maximum.reduce)
+    return Extreme.apply(input, axes, keepdim, _maximum)
 
 
 @numpy_names
@@ -315,7 +321,7 @@ def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Minimum over ``dim`` (int or tuple; all by default); equal minima share the gradient; NaN wins."""
     axes = axes_of("amin", dim, input._data.ndim)
     _no_empty("amin", input._data, axes)
-    return Extreme.apply(input, axes, keepdim, np.minimum.reduce)
+    return Extreme.apply(input, axes, keepdim, _minimum)
 
 
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -426,7 +432,12 @@ def _moments(name: str, input: Any, dim: Any, unbiased: Any, correction: Any) ->
 
 @numpy_names
 def var(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> Tensor:
     """Variance over ``dim`` (all by default), divided by n - ``correction`` (1, or 0 with ``unbiased=False``)."""
     x, axes, correction = _moments("var", input, dim, unbiased, correction)
@@ -435,7 +446,12 @@ def var(
 
 @numpy_names
 def std(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> Tensor:
     """Standard deviation: the square root of `var`."""
     from .pointwise import sqrt
@@ -445,7 +461,12 @@ def std(
 
 @numpy_names
 def var_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """(`var`, `mean`)."""
     v = var(input, dim, unbiased, keepdim, correction=correction)
@@ -454,7 +475,12 @@ def var_mean(
 
 @numpy_names
 def std_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """(`std`, `mean`)."""
     s = std(input, dim, unbiased, keepdim, correction=correction)
@@ -555,7 +581,9 @@ def bincount(input: Tensor, weights: Any = None, minlength: int = 0) -> Tensor:
     """How often (or with what total weight) each non-negative integer occurs in a 1-d tensor."""
     x = input._data
     if x.ndim != 1 or x.dtype.kind not in "iu" or (x.size and x.min() < 0):
-        raise ValueError(f"bincount: expected a 1-d tensor of non-negative integers, got {x.dtype} of shape {x.shape}")
+        raise ValueError(
+            f"bincount: expected a 1-d tensor of non-negative integers, got {x.dtype} of shape {x.shape}"
+        )
     if weights is None:
         return wrap(np.bincount(x, None, minlength))
     w = weights._data

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def sizes(args: tuple) -> tuple:
     """Sizes given either as one sequence or one by one."""
     if len(args) == 1 and not isinstance(args[0], int | np.integer):
-        first = args[0]
-        return tuple(first) if not isinstance(first, TensorBase) or first._data.ndim else (int(first),)
+        first: Any = args[0]
+        return tuple(first) if not isinstance(first, TensorBase) or first._data.ndim else (first._data.item(),)
     return args
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..tensor import Tensor
@@ -17,6 +18,7 @@ class _Conv(Activated):
 
     dims = 0
     transposed = False
+    _function: Callable
     weight: Tensor
     bias: Tensor | None
 
@@ -138,8 +140,7 @@ class _ConvNd(_Conv):
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._edges(), self.padding_mode), 0
-        conv = _CONV[self.dims]
-        y = conv(
+        y = self._function(
             *(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups),
             activation=self._fused,
         )
@@ -150,6 +151,7 @@ class Conv1d(_ConvNd):
     """Convolution of (N, C_in, L) or (C_in, L) to C_out channels; see `Conv2d`."""
 
     dims = 1
+    _function = staticmethod(F.conv1d)
 
 
 class Conv2d(_ConvNd):
@@ -173,12 +175,14 @@ class Conv2d(_ConvNd):
     """
 
     dims = 2
+    _function = staticmethod(F.conv2d)
 
 
 class Conv3d(_ConvNd):
     """Convolution of (N, C_in, D, H, W) or (C_in, D, H, W) to C_out channels; see `Conv2d`."""
 
     dims = 3
+    _function = staticmethod(F.conv3d)
 
 
 class _ConvTransposeNd(_Conv):
@@ -217,8 +221,7 @@ class _ConvTransposeNd(_Conv):
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         extra = self.output_padding if output_size is None else self._output_padding(input, output_size)
-        conv = _CONV_TRANSPOSE[self.dims]
-        y = conv(
+        y = self._function(
             *(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation),
             activation=self._fused,
         )
@@ -249,6 +252,7 @@ class ConvTranspose1d(_ConvTransposeNd):
     """Transposed convolution of (N, C_in, L) or (C_in, L); see `ConvTranspose2d`."""
 
     dims = 1
+    _function = staticmethod(F.conv_transpose1d)
 
 
 class ConvTranspose2d(_ConvTransposeNd):
@@ -267,13 +271,11 @@ class ConvTranspose2d(_ConvTransposeNd):
     """
 
     dims = 2
+    _function = staticmethod(F.conv_transpose2d)
 
 
 class ConvTranspose3d(_ConvTransposeNd):
     """Transposed convolution of (N, C_in, D, H, W) or (C_in, D, H, W); see `ConvTranspose2d`."""
 
     dims = 3
-
-
-_CONV: dict[int, Any] = {}
-_CONV_TRANSPOSE: dict[int, Any] = {}
+    _function = staticmethod(F.conv_transpose3d)

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import autograd
 from ..device import device as Device
-from ..dtypes import as_dtype, is_float
+from ..dtypes import as_dtype
 from ..functional.creation import check_device
 from ..tensor import Tensor
 from .parameter import Parameter
@@ -158,11 +158,6 @@ class Module:
             registry.pop(name, None)
         self._transient.discard(name)
         object.__delattr__(self, name)
-
-    def __getattr__(self, name: str) -> Any:  # reached only by names that do not exist
-        if name in ("_parameters", "_buffers", "_modules"):
-            raise AttributeError(f"{type(self).__name__}: call super().__init__() first")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # ------------------------------------------------------------------------------------------------ walking
 
@@ -319,12 +314,12 @@ class Module:
         if dtype is None:
             return self
         dtype = as_dtype(dtype)
-        if not is_float(dtype):
+        if not autograd.is_float(dtype):
             raise TypeError(f"to: expected a floating-point dtype, got {dtype}")
         with np.errstate(over="ignore"):
             for member in (*self.parameters(), *self.buffers()):
                 for tensor in (member, member.grad):
-                    if tensor is not None and is_float(tensor._data.dtype):
+                    if tensor is not None and autograd.is_float(tensor._data.dtype):
                         tensor._data = tensor._data.astype(dtype, copy=False)
         return self
 
@@ -436,7 +431,7 @@ def _as_array(value: Any) -> np.ndarray | None:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError):
         return None
-    return array if array.dtype.kind in "biuf" or is_float(array.dtype) else None
+    return array if array.dtype.kind in "biuf" or autograd.is_float(array.dtype) else None
 
 
 # ------------------------------------------------------------------------------------------------------- call

@@ -327,12 +327,10 @@ class _Hooks:
             chosen.append(LRSchedulerCallback(scheduler))
         if verbose and not any(isinstance(item, ProgressBar) for item in chosen):
             chosen.append(ProgressBar())
-        # A checkpoint holds the rate of the epoch to come, so it is written after the schedulers' step.
-        chosen.sort(
-            key=lambda item: (
-                2 if isinstance(item, ModelCheckpoint) else not isinstance(item, LRSchedulerCallback)
-            )
-        )
+        # A checkpoint holds the rate of the epoch to come: schedulers step before it is written. The line of an
+        # epoch comes last: once it shows, the checkpoint is there.
+        places = {LRSchedulerCallback: 0, ModelCheckpoint: 2, ProgressBar: 3}
+        chosen.sort(key=lambda item: next((p for kind, p in places.items() if isinstance(item, kind)), 1))
         for item in chosen:
             item.trainer = trainer
         self.callbacks = chosen

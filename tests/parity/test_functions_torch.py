@@ -10,6 +10,7 @@ import fastdl
 
 torch = pytest.importorskip("torch")
 
+
 def tensors(module, arrays, grad):
     make = module.tensor
     return [make(x, requires_grad=grad and x.dtype.kind == "f") for x in arrays]
@@ -61,7 +62,11 @@ def run(compiled, module, arrays, statement=False):
     if loss is not None:
         loss.backward()
     grads = [None if t.grad is None else value(t.grad) for t in args]
-    return [value(t) for t in outs], [isinstance(t, (fastdl.Tensor, torch.Tensor)) and t.requires_grad for t in outs], grads
+    return (
+        [value(t) for t in outs],
+        [isinstance(t, (fastdl.Tensor, torch.Tensor)) and t.requires_grad for t in outs],
+        grads,
+    )
 
 
 def compare(code, arrays, statement):

@@ -1,5 +1,7 @@
 """Matrix products. torch.matmul's shape rules: 1-d operands are a row or a column, batch axes broadcast."""
 
+import math
+
 import numpy as np
 
 from .activation import apply_activation
@@ -61,6 +63,6 @@ def linear_backward(grad, x, weight):
     if weight.ndim == 1:
         dx, dw = matmul_backward(grad, x, weight)
         return dx, dw, grad.sum()
-    rows_g = grad.reshape(-1, weight.shape[0])
-    rows_x = x.reshape(-1, weight.shape[1]) if x.size else np.zeros((rows_g.shape[0], weight.shape[1]))
+    rows = math.prod(x.shape[:-1])
+    rows_g, rows_x = grad.reshape(rows, weight.shape[0]), x.reshape(rows, weight.shape[1])
     return (rows_g @ weight).reshape(x.shape), rows_g.T @ rows_x, rows_g.sum(axis=0)

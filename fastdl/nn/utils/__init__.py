@@ -9,6 +9,9 @@ import numpy as np
 from ...autograd import mark_inplace, wrap
 from ...tensor import Tensor
 from . import rnn as rnn
+from .clip_grad import clip_grad_norm_ as clip_grad_norm_
+from .clip_grad import clip_grad_value_ as clip_grad_value_
+from .clip_grad import get_total_norm as get_total_norm
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:

@@ -1,0 +1,18 @@
+#include "bindings/common.h"
+
+namespace fastdl::bindings {
+
+void bind_measure(py::module_& m) {
+  m.def("measure_peak", [] {
+    double gflops = 0;
+    run([&] { return fastdl_measure_peak(nullptr, &gflops); });
+    return gflops;
+  });
+  m.def("measure_copy", [] {
+    double gbytes = 0;
+    run([&] { return fastdl_measure_copy(nullptr, &gbytes); });
+    return gbytes;
+  });
+}
+
+}  // namespace fastdl::bindings

@@ -1,0 +1,226 @@
+// Optimizer steps. A ParameterGroup keeps the parameters and their states ready as fastdl_tensors, so that a
+// step only has to look at the gradients, which are new arrays each time.
+#include <pybind11/stl.h>
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "bindings/common.h"
+
+namespace fastdl::bindings {
+namespace {
+
+constexpr size_t kMaxStates = 4;
+
+using List = std::vector<const fastdl_tensor*>;
+
+// Python: ParameterGroup(params, state, keys): `state` is the optimizer's dict from parameter to dict of
+// Tensors, `keys` the entries wanted. A step returns False, with nothing done, if the group no longer
+// matches: a parameter or state holds another array than at construction, or one with a gradient has no state
+// yet.
+class ParameterGroup {
+ public:
+  ParameterGroup(const py::list& params, py::dict state, const std::vector<std::string>& keys)
+      : state_(std::move(state)), lists_(keys.size()) {
+    if (keys.size() > kMaxStates) throw py::value_error("ParameterGroup: too many states");
+    for (const std::string& key : keys) keys_.push_back(py::str(key));
+    for (py::handle p : params) {
+      slots_.emplace_back();
+      Slot& slot = slots_.back();
+      slot.tensor = py::reinterpret_borrow<py::object>(p);
+      slot.data = p.attr(data_name());
+      slot.param.load(slot.data, true);
+      PyObject* entry = PyDict_GetItemWithError(state_.ptr(), p.ptr());
+      if (!entry) continue;
+      slot.entry = py::reinterpret_borrow<py::object>(entry);
+      slot.complete = true;
+      for (size_t k = 0; k < keys_.size(); ++k) {
+        PyObject* value = PyDict_GetItemWithError(entry, keys_[k].ptr());
+        if (!value || value == Py_None) {
+          slot.complete = false;
+          break;
+        }
+        slot.values[k] = py::reinterpret_borrow<py::object>(value);
+        slot.arrays[k] = slot.values[k].attr(data_name());
+        slot.states[k].load(slot.arrays[k], true);
+      }
+    }
+    fresh_.resize(slots_.size());
+    fresh_flags_.reserve(slots_.size());
+  }
+
+  void set_fresh(const std::vector<size_t>& indices) {
+    for (const size_t i : indices) fresh_.at(i) = 1;
+  }
+
+  bool sgd(double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize) {
+    if (keys_.size() != (momentum != 0 ? 1u : 0u) || !gather()) return false;
+    const fastdl_sgd_options o{sizeof o, lr, momentum, dampening, weight_decay, nesterov, maximize};
+    const bool buffers = momentum != 0;
+    run([&] {
+      return fastdl_sgd_step(nullptr, count(), params_.data(), grads_.data(), buffers ? list(0) : nullptr,
+                             fresh_flags_.data(), &o);
+    });
+    finish();
+    if (buffers) {
+      for (const size_t i : active_) fresh_[i] = 0;
+    }
+    return true;
+  }
+
+  // keys: step, exp_avg, exp_avg_sq[, max_exp_avg_sq]
+  bool adam(double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled,
+            bool amsgrad, bool maximize) {
+    if (keys_.size() != (amsgrad ? 4u : 3u) || !gather()) return false;
+    const fastdl_adam_options o{sizeof o, lr, beta1, beta2, eps, weight_decay, decoupled, amsgrad, maximize};
+    run([&] {
+      return fastdl_adam_step(nullptr, count(), params_.data(), grads_.data(), list(1), list(2),
+                              amsgrad ? list(3) : nullptr, list(0), &o);
+    });
+    finish();
+    return true;
+  }
+
+  // keys: step, sum
+  bool adagrad(double lr, double lr_decay, double weight_decay, double eps, bool maximize) {
+    if (keys_.size() != 2 || !gather()) return false;
+    const fastdl_adagrad_options o{sizeof o, lr, lr_decay, weight_decay, eps, maximize};
+    run([&] {
+      return fastdl_adagrad_step(nullptr, count(), params_.data(), grads_.data(), list(1), list(0), &o);
+    });
+    finish();
+    return true;
+  }
+
+  // keys: step, square_avg[, momentum_buffer][, grad_avg]
+  bool rmsprop(double lr, double alpha, double eps, double weight_decay, double momentum, bool centered,
+               bool maximize) {
+    if (keys_.size() != size_t{2} + (momentum != 0) + centered || !gather()) return false;
+    const fastdl_rmsprop_options o{sizeof o, lr, alpha, eps, weight_decay, momentum, centered, maximize};
+    const size_t buffer = 2, avg = momentum != 0 ? 3 : 2;
+    run([&] {
+      return fastdl_rmsprop_step(nullptr, count(), params_.data(), grads_.data(), list(1),
+                                 centered ? list(avg) : nullptr, momentum != 0 ? list(buffer) : nullptr,
+                                 list(0), &o);
+    });
+    finish();
+    return true;
+  }
+
+ private:
+  struct Slot {
+    py::object tensor, data, entry;  // the parameter, its array, its dict of states
+    py::object values[kMaxStates], arrays[kMaxStates];
+    Array param, states[kMaxStates];
+    bool complete = false;
+  };
+
+  static PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
+  static py::handle data_name() {
+    static PyObject* name = interned("_data");
+    return name;
+  }
+  static py::handle grad_name() {
+    static PyObject* name = interned("grad");
+    return name;
+  }
+
+  int32_t count() const { return static_cast<int32_t>(params_.size()); }
+  fastdl_tensor_list list(size_t k) const { return lists_.at(k).data(); }
+
+  // False if this slot's states are no longer those in the optimizer's dict.
+  bool current(const Slot& slot) const {
+    PyObject* entry = PyDict_GetItemWithError(state_.ptr(), slot.tensor.ptr());
+    if (entry != slot.entry.ptr()) return false;
+    for (size_t k = 0; k < keys_.size(); ++k) {
+      PyObject* value = PyDict_GetItemWithError(entry, keys_[k].ptr());
+      if (value != slot.values[k].ptr()) return false;
+      const py::object array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value, data_name().ptr()));
+      if (array.ptr() != slot.arrays[k].ptr()) return false;
+    }
+    return true;
+  }
+
+  // Fills the lists with the parameters that have a gradient.
+  bool gather() {
+    params_.clear();
+    grads_.clear();
+    gradients_.clear();
+    held_.clear();
+    active_.clear();
+    fresh_flags_.clear();
+    for (List& l : lists_) l.clear();
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      Slot& slot = slots_[i];
+      const py::object grad =
+          py::reinterpret_steal<py::object>(PyObject_GetAttr(slot.tensor.ptr(), grad_name().ptr()));
+      if (!grad) throw py::error_already_set();
+      if (grad.is_none()) continue;
+      const py::object data =
+          py::reinterpret_steal<py::object>(PyObject_GetAttr(slot.tensor.ptr(), data_name().ptr()));
+      if (data.ptr() != slot.data.ptr()) return false;
+      if (!keys_.empty() && (!slot.complete || !current(slot))) return false;
+      held_.push_back(grad.attr(data_name()));
+      gradients_.emplace_back();
+      gradients_.back().load(held_.back(), false);
+      active_.push_back(i);
+      params_.push_back(slot.param.get());
+      grads_.push_back(gradients_.back().get());
+      fresh_flags_.push_back(fresh_[i]);
+      for (size_t k = 0; k < keys_.size(); ++k) lists_[k].push_back(slot.states[k].get());
+    }
+    return true;
+  }
+
+  void finish() { held_.clear(); }
+
+  py::dict state_;
+  std::vector<py::str> keys_;
+  std::deque<Slot> slots_;  // a deque: fastdl_tensors point into their Array
+  std::vector<uint8_t> fresh_, fresh_flags_;
+  std::vector<size_t> active_;
+  List params_, grads_;
+  std::vector<List> lists_;
+  std::deque<Array> gradients_;
+  std::vector<py::object> held_;
+};
+
+// Arrays of one call.
+struct Arrays {
+  std::deque<Array> arrays;
+  List list;
+  explicit Arrays(const py::list& objects) {
+    for (py::handle object : objects) {
+      arrays.emplace_back();
+      arrays.back().load(object, true);
+      if (!arrays.back().get()) throw py::type_error("expected a numpy.ndarray, got None");
+      list.push_back(arrays.back().get());
+    }
+  }
+  int32_t count() const { return static_cast<int32_t>(list.size()); }
+};
+
+}  // namespace
+
+void bind_optim(py::module_& m) {
+  py::class_<ParameterGroup>(m, "ParameterGroup")
+      .def(py::init<const py::list&, py::dict, const std::vector<std::string>&>())
+      .def("set_fresh", &ParameterGroup::set_fresh)
+      .def("sgd", &ParameterGroup::sgd)
+      .def("adam", &ParameterGroup::adam)
+      .def("adagrad", &ParameterGroup::adagrad)
+      .def("rmsprop", &ParameterGroup::rmsprop);
+  m.def("norm", [](const py::list& tensors, double p) {
+    const Arrays a(tensors);
+    double result = 0;
+    run([&] { return fastdl_norm(nullptr, a.count(), a.list.data(), p, &result); });
+    return result;
+  });
+  m.def("scale", [](const py::list& tensors, double factor) {
+    const Arrays a(tensors);
+    run([&] { return fastdl_scale(nullptr, a.count(), a.list.data(), factor); });
+  });
+}
+
+}  // namespace fastdl::bindings

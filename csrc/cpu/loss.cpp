@@ -1,0 +1,253 @@
+// Cross-entropy and negative log-likelihood: logits as rows of classes.
+#include "fastdl/loss.h"
+
+#include <cmath>
+#include <limits>
+
+#include "cpu/kernels.h"
+#include "cpu/loss.h"
+#include "cpu/parallel.h"
+
+namespace fastdl::cpu {
+namespace {
+
+constexpr int64_t kGrain = 8192;  // elements per task
+constexpr double kCost = 5;       // elementary operations an element costs
+
+fastdl_cross_entropy_options checked(const fastdl_cross_entropy_options* options, const char* op) {
+  const fastdl_cross_entropy_options o =
+      options ? *options : fastdl_cross_entropy_options FASTDL_CROSS_ENTROPY_OPTIONS_INIT;
+  FASTDL_CHECK(o.struct_size == sizeof o, FASTDL_ERROR_VALUE, "%s: options of unknown size", op);
+  check_reduction(o.reduction, op);
+  FASTDL_CHECK(o.label_smoothing >= 0 && o.label_smoothing <= 1, FASTDL_ERROR_VALUE,
+               "%s: expected label_smoothing in [0, 1], got %g", op, o.label_smoothing);
+  return o;
+}
+
+// (N, C, d1, ...) -> (N, d1, ..., C)
+View classes_last(const View& v) {
+  if (v.ndim < 2) return v;
+  int order[FASTDL_MAX_NDIM];
+  order[0] = 0;
+  for (int i = 1; i + 1 < v.ndim; ++i) order[i] = i + 1;
+  order[v.ndim - 1] = 1;
+  return permuted(v, order);
+}
+
+View without_last(const View& v) {
+  View r = v;
+  --r.ndim;
+  return r;
+}
+
+// The labels as int64 in order, all checked; also the sum of their weights.
+template <class T>
+double read_labels(const View& target, const T* weight, int64_t classes, int64_t ignore_index,
+                   int64_t* labels, const char* op) {
+  const bool wide = target.dtype == DType::kInt64;
+  double total = 0;
+  int64_t index[FASTDL_MAX_NDIM] = {};
+  int64_t at = 0;
+  const int64_t n = target.size();
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t label =
+        wide ? target.as<const int64_t>()[at] : static_cast<int64_t>(target.as<const int32_t>()[at]);
+    if (label != ignore_index) {
+      FASTDL_CHECK(label >= 0 && label < classes, FASTDL_ERROR_INDEX,
+                   "%s: expected labels in [0, %lld) or ignore_index %lld, got %lld at position %lld", op,
+                   static_cast<long long>(classes), static_cast<long long>(ignore_index),
+                   static_cast<long long>(label), static_cast<long long>(i));
+      total += weight ? static_cast<double>(weight[label]) : 1.0;
+    }
+    labels[i] = label;
+    for (int d = target.ndim - 1; d >= 0; --d) {
+      at += target.strides[d];
+      if (++index[d] < target.shape[d]) break;
+      at -= index[d] * target.strides[d];
+      index[d] = 0;
+    }
+  }
+  return total;
+}
+
+// Calls rows(first, count, loss of these rows) in parallel and reduces the losses into `out`.
+template <class T, class Rows>
+void reduce_rows(Context* context, int64_t rows, int64_t n, int32_t reduction, double norm, const View& out,
+                 Rows&& body) {
+  const int64_t grain = n >= kGrain ? 1 : std::max<int64_t>(1, kGrain / std::max<int64_t>(n, 1));
+  const int64_t tasks = (rows + grain - 1) / grain;
+  const bool reduced = reduction != FASTDL_REDUCTION_NONE;
+  const Workspace scratch(context, reduced ? static_cast<size_t>(rows) * sizeof(T) : 0);
+  const Workspace sums(context, static_cast<size_t>(tasks) * sizeof(double));
+  T* loss = reduced ? scratch.as<T>() : out.as<T>();
+  parallel_for(context, tasks, static_cast<double>(grain * n) * kCost, [&](int64_t task) {
+    const int64_t first = task * grain, count = std::min(grain, rows - first);
+    body(first, count, loss + first);
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(loss[first + i]);
+    sums.as<double>()[task] = sum;
+  });
+  if (!reduced) return;
+  double total = 0;
+  for (int64_t task = 0; task < tasks; ++task) total += sums.as<double>()[task];
+  *out.as<T>() = static_cast<T>(reduction == FASTDL_REDUCTION_MEAN ? total / norm : total);
+}
+
+// With every row ignored the mean is 0 / 0, but each gradient is 0.
+double gradient_scale(int32_t reduction, double norm) {
+  return reduction == FASTDL_REDUCTION_MEAN && norm != 0 ? 1 / norm : 1;
+}
+
+struct Operands {
+  View x, target, weight, loss, grad;
+  bool has_weight, has_grad, soft;
+  int64_t rows, classes;
+};
+
+Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, const fastdl_tensor* weight_,
+                        const fastdl_tensor* loss_, const fastdl_tensor* grad_, int32_t reduction,
+                        const char* op) {
+  Operands o;
+  const View x = float_view(x_, op, "input");
+  FASTDL_CHECK(x.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected (C), (N, C) or (N, C, d1, ...), got a scalar",
+               op);
+  o.x = classes_last(x);
+  o.classes = o.x.extent(-1);
+  const View lead = without_last(o.x);
+  o.rows = lead.size();
+  o.target = view(target_, op, "target");
+  o.soft = o.target.dtype == x.dtype;
+  if (o.soft) {
+    check_same_shape(x, "input", o.target, "target", op);
+    o.target = classes_last(o.target);
+  } else {
+    FASTDL_CHECK(
+        o.target.dtype == DType::kInt64 || o.target.dtype == DType::kInt32, FASTDL_ERROR_DTYPE,
+        "%s: expected target to be int64 or int32 labels, or %s probabilities like the input, got %s", op,
+        name_of(x.dtype), name_of(o.target.dtype));
+    FASTDL_CHECK(same_shape(lead, o.target), FASTDL_ERROR_SHAPE,
+                 "%s: expected labels of shape %s for input of shape %s, got %s", op,
+                 shape_string(lead).c_str(), shape_string(x).c_str(), shape_string(o.target).c_str());
+  }
+  o.has_weight = weight_ != nullptr;
+  if (o.has_weight) {
+    o.weight = view_like(weight_, x.dtype, op, "weight");
+    FASTDL_CHECK(o.weight.ndim == 1 && o.weight.shape[0] == o.classes, FASTDL_ERROR_SHAPE,
+                 "%s: expected weight of shape (%lld,), one per class, got %s", op,
+                 static_cast<long long>(o.classes), shape_string(o.weight).c_str());
+  }
+  o.loss = view_like(loss_, x.dtype, op, "loss");
+  if (reduction == FASTDL_REDUCTION_NONE) check_same_shape(lead, "the rows", o.loss, "loss", op);
+  else check_ndim(o.loss, 0, op, "loss");
+  o.has_grad = grad_ != nullptr;
+  if (o.has_grad) {
+    const View grad = view_like(grad_, x.dtype, op, "grad");
+    check_same_shape(x, "input", grad, "grad", op);
+    o.grad = classes_last(grad);
+  }
+  return o;
+}
+
+template <class T>
+void cross_entropy(Context* context, const Operands& o, const fastdl_cross_entropy_options& options,
+                   const char* op) {
+  const Contiguous weight(context, o.has_weight ? o.weight : View{});
+  const T* w = o.has_weight ? weight->as<T>() : nullptr;
+  CrossEntropyRow<T> row{w,
+                         static_cast<double>(o.classes),
+                         1 - options.label_smoothing,
+                         options.label_smoothing / static_cast<double>(o.classes),
+                         1,
+                         options.ignore_index};
+  if (w) {
+    row.weight_sum = 0;
+    for (int64_t i = 0; i < o.classes; ++i) row.weight_sum += static_cast<double>(w[i]);
+  }
+  const Workspace labels_(context, o.soft ? 0 : static_cast<size_t>(o.rows) * sizeof(int64_t));
+  int64_t* labels = labels_.as<int64_t>();
+  double norm = static_cast<double>(o.rows);
+  if (!o.soft) norm = read_labels<T>(o.target, w, o.classes, options.ignore_index, labels, op);
+  row.scale = gradient_scale(options.reduction, norm);
+  const Contiguous x(context, o.x), target(context, o.soft ? o.target : View{});
+  ContiguousOut loss(context, o.loss), grad(context, o.has_grad ? o.grad : View{});
+  const auto& table = table_for<T>(*kernels().loss);
+  const int64_t n = o.classes;
+  T* g = o.has_grad ? grad->as<T>() : nullptr;
+  reduce_rows<T>(context, o.rows, n, options.reduction, norm, *loss,
+                 [&](int64_t first, int64_t count, T* out) {
+                   const T* xp = x->as<T>() + first * n;
+                   T* gp = g ? g + first * n : nullptr;
+                   if (o.soft) {
+                     table.cross_entropy_soft(row, count, n, xp, target->as<T>() + first * n, out, gp);
+                   } else {
+                     table.cross_entropy(row, count, n, xp, labels + first, out, gp);
+                   }
+                 });
+  loss.write_back();
+  if (g) grad.write_back();
+}
+
+template <class T>
+void nll_loss(Context* context, const Operands& o, const fastdl_cross_entropy_options& options,
+              const char* op) {
+  const Contiguous weight(context, o.has_weight ? o.weight : View{});
+  const T* w = o.has_weight ? weight->as<T>() : nullptr;
+  const Workspace labels_(context, static_cast<size_t>(o.rows) * sizeof(int64_t));
+  const int64_t* labels = labels_.as<int64_t>();
+  const double norm = read_labels<T>(o.target, w, o.classes, options.ignore_index, labels_.as<int64_t>(), op);
+  const T scale = static_cast<T>(gradient_scale(options.reduction, norm));
+  const Contiguous x(context, o.x);
+  ContiguousOut loss(context, o.loss), grad(context, o.has_grad ? o.grad : View{});
+  const int64_t n = o.classes;
+  T* g = o.has_grad ? grad->as<T>() : nullptr;
+  reduce_rows<T>(context, o.rows, n, options.reduction, norm, *loss,
+                 [&](int64_t first, int64_t count, T* out) {
+                   for (int64_t r = 0; r < count; ++r) {
+                     const int64_t label = labels[first + r];
+                     const bool ignored = label == options.ignore_index;
+                     const T wy = ignored ? T(0) : w ? w[label] : T(1);
+                     out[r] = ignored ? T(0) : -wy * x->as<T>()[(first + r) * n + label];
+                     if (!g) continue;
+                     T* row = g + (first + r) * n;
+                     for (int64_t j = 0; j < n; ++j) row[j] = T(0);
+                     if (!ignored) row[label] = -wy * scale;
+                   }
+                 });
+  loss.write_back();
+  if (g) grad.write_back();
+}
+
+}  // namespace
+}  // namespace fastdl::cpu
+
+using namespace fastdl::cpu;
+
+extern "C" {
+
+fastdl_status fastdl_cross_entropy(fastdl_context* context, const fastdl_tensor* logits,
+                                   const fastdl_tensor* target, const fastdl_tensor* weight,
+                                   const fastdl_tensor* loss, const fastdl_tensor* grad_logits,
+                                   const fastdl_cross_entropy_options* options_) {
+  return guarded([&] {
+    const char* op = "cross_entropy";
+    const fastdl_cross_entropy_options options = checked(options_, op);
+    const Operands o = check_operands(logits, target, weight, loss, grad_logits, options.reduction, op);
+    dispatch_float(o.x.dtype, [&](auto zero) { cross_entropy<decltype(zero)>(context, o, options, op); });
+  });
+}
+
+fastdl_status fastdl_nll_loss(fastdl_context* context, const fastdl_tensor* x, const fastdl_tensor* target,
+                              const fastdl_tensor* weight, const fastdl_tensor* loss,
+                              const fastdl_tensor* grad_x, const fastdl_cross_entropy_options* options_) {
+  return guarded([&] {
+    const char* op = "nll_loss";
+    const fastdl_cross_entropy_options options = checked(options_, op);
+    FASTDL_CHECK(options.label_smoothing == 0, FASTDL_ERROR_VALUE, "%s: label_smoothing is not supported",
+                 op);
+    const Operands o = check_operands(x, target, weight, loss, grad_x, options.reduction, op);
+    FASTDL_CHECK(!o.soft, FASTDL_ERROR_DTYPE, "%s: expected target to be int64 or int32 labels, got %s", op,
+                 name_of(o.target.dtype));
+    dispatch_float(o.x.dtype, [&](auto zero) { nll_loss<decltype(zero)>(context, o, options, op); });
+  });
+}
+}

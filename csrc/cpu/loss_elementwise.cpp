@@ -1,0 +1,126 @@
+// Losses of single elements, reduced in fixed chunks.
+#include "cpu/kernels.h"
+#include "cpu/loss.h"
+#include "cpu/parallel.h"
+
+namespace fastdl::cpu {
+namespace {
+
+constexpr int64_t kGrain = 8192;  // elements per task, and per partial sum
+constexpr double kCost = 2;
+
+template <class T>
+struct Pointers {
+  const T *x, *target, *weight, *pos_weight;
+  T *loss, *grad;
+};
+
+template <class T>
+T* offset(T* p, int64_t n) {
+  return p ? p + n : nullptr;
+}
+
+// The first element outside [0, 1], or -1. NaN passes.
+template <class T>
+int64_t first_outside_unit(Context* context, int64_t n, const T* x) {
+  const int64_t tasks = (n + kGrain - 1) / kGrain;
+  const Workspace found(context, static_cast<size_t>(tasks) * sizeof(int64_t));
+  int64_t* at = found.as<int64_t>();
+  parallel_for(context, tasks, kGrain, [&](int64_t task) {
+    const int64_t end = std::min(n, (task + 1) * kGrain);
+    at[task] = -1;
+    bool bad = false;
+    for (int64_t i = task * kGrain; i < end; ++i) bad |= x[i] < T(0) || x[i] > T(1);
+    for (int64_t i = task * kGrain; bad && i < end; ++i) {
+      if (x[i] < T(0) || x[i] > T(1)) {
+        at[task] = i;
+        break;
+      }
+    }
+  });
+  for (int64_t task = 0; task < tasks; ++task) {
+    if (at[task] >= 0) return at[task];
+  }
+  return -1;
+}
+
+template <class T>
+void reduce(Context* context, const fastdl_loss_options& o, int64_t n, const Pointers<T>& p, T* total) {
+  if (o.kind == FASTDL_LOSS_BCE) {
+    const int64_t bad = first_outside_unit(context, n, p.x);
+    FASTDL_CHECK(bad < 0, FASTDL_ERROR_VALUE,
+                 "binary_cross_entropy: expected inputs between 0 and 1, got %g at position %lld",
+                 static_cast<double>(p.x[bad]), static_cast<long long>(bad));
+  }
+  const auto& table = table_for<T>(*kernels().loss);
+  const double scale = o.reduction == FASTDL_REDUCTION_MEAN ? 1 / static_cast<double>(n) : 1;
+  const int64_t tasks = (n + kGrain - 1) / kGrain;
+  const Workspace partial(context, static_cast<size_t>(tasks) * sizeof(double));
+  double* sums = partial.as<double>();
+  parallel_for(context, tasks, kGrain * kCost, [&](int64_t task) {
+    const int64_t begin = task * kGrain;
+    sums[task] = static_cast<double>(table.elementwise(
+        o.kind, o.parameter, scale, std::min(kGrain, n - begin), p.x + begin, p.target + begin,
+        offset(p.weight, begin), offset(p.pos_weight, begin), offset(p.loss, begin), offset(p.grad, begin)));
+  });
+  if (!total) return;
+  double sum = 0;
+  for (int64_t task = 0; task < tasks; ++task) sum += sums[task];
+  *total = static_cast<T>(o.reduction == FASTDL_REDUCTION_MEAN ? sum / static_cast<double>(n) : sum);
+}
+
+}  // namespace
+}  // namespace fastdl::cpu
+
+using namespace fastdl::cpu;
+
+extern "C" fastdl_status fastdl_loss(fastdl_context* context, const fastdl_tensor* x_,
+                                     const fastdl_tensor* target_, const fastdl_tensor* weight_,
+                                     const fastdl_tensor* pos_weight_, const fastdl_tensor* loss_,
+                                     const fastdl_tensor* grad_x, const fastdl_loss_options* options) {
+  return guarded([&] {
+    const char* op = "loss";
+    const fastdl_loss_options o = options ? *options : fastdl_loss_options FASTDL_LOSS_OPTIONS_INIT;
+    FASTDL_CHECK(o.struct_size == sizeof o, FASTDL_ERROR_VALUE, "%s: options of unknown size", op);
+    FASTDL_CHECK(o.kind >= 0 && o.kind < FASTDL_LOSS_KINDS, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
+                 o.kind);
+    check_reduction(o.reduction, op);
+    // x, target, weight, pos_weight, grad, loss; those absent stand as copies of x that nobody looks at.
+    const bool full = o.reduction == FASTDL_REDUCTION_NONE;
+    const View x = float_view(x_, op, "input");
+    const auto other = [&](const fastdl_tensor* t, const char* name) {
+      if (!t) return x;
+      const View v = view_like(t, x.dtype, op, name);
+      check_same_shape(x, "input", v, name, op);
+      return v;
+    };
+    FASTDL_CHECK(target_ != nullptr, FASTDL_ERROR_VALUE, "%s: target is required, got NULL", op);
+    const View target = other(target_, "target"), weight = other(weight_, "weight"),
+               pos_weight = other(pos_weight_, "pos_weight"), grad = other(grad_x, "grad");
+    const View loss = view_like(loss_, x.dtype, op, "loss");
+    if (full) check_same_shape(x, "input", loss, "loss", op);
+    else check_ndim(loss, 0, op, "loss");
+    dispatch_float(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      const auto call = [&](const View& xv, const View& tv, const View& wv, const View& pv, const View& lv,
+                            const View& gv) {
+        const Pointers<T> p{xv.as<T>(),
+                            tv.as<T>(),
+                            weight_ ? wv.as<T>() : nullptr,
+                            pos_weight_ ? pv.as<T>() : nullptr,
+                            full ? lv.as<T>() : nullptr,
+                            grad_x ? gv.as<T>() : nullptr};
+        reduce<T>(context, o, x.size(), p, full ? nullptr : lv.as<T>());
+      };
+      if (same_dense_layout(x, target) && same_dense_layout(x, weight) && same_dense_layout(x, pos_weight) &&
+          same_dense_layout(x, grad) && (!full || same_dense_layout(x, loss))) {
+        return call(x, target, weight, pos_weight, loss, grad);
+      }
+      const Contiguous xc(context, x), tc(context, target), wc(context, weight), pc(context, pos_weight);
+      ContiguousOut lc(context, loss), gc(context, grad);
+      call(*xc, *tc, *wc, *pc, *lc, *gc);
+      lc.write_back();
+      if (grad_x) gc.write_back();
+    });
+  });
+}

@@ -1,0 +1,304 @@
+// Multi-tensor steps: check all tensors, cut them into fixed chunks, update the chunks in parallel.
+#include "fastdl/optim.h"
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/tensor.h"
+
+namespace fastdl::cpu {
+namespace {
+
+constexpr int64_t kChunk = 16384;  // elements per task
+constexpr double kCost = 2;        // elementary operations an element costs
+constexpr int kMaxLists = 5;       // params, grads and up to three states
+
+// One parameter with its gradient and states, as flat memory.
+struct Item {
+  DType dtype;
+  int index;  // in the caller's lists
+  int64_t n;
+  void* data[kMaxLists];  // NULL where the list is absent
+};
+
+// The lists of one call, checked and flattened. Tensors whose layouts differ are copied, and copied back by
+// finish().
+class Items {
+ public:
+  Items(Context* context, const char* op, int32_t count, std::initializer_list<fastdl_tensor_list> lists,
+        std::initializer_list<const char*> names, int first_written) {
+    FASTDL_CHECK(count >= 0, FASTDL_ERROR_VALUE, "%s: count is negative", op);
+    items_.reserve(static_cast<size_t>(count));
+    for (int i = 0; i < count; ++i) add(context, op, i, lists, names, first_written);
+  }
+
+  // f(item, begin, end) for every chunk; f sees the data pointers through at<T>().
+  template <class F>
+  void for_chunks(Context* context, F&& f) {
+    std::vector<int64_t> first(items_.size() + 1);  // first task of each item
+    int64_t total = 0;
+    for (size_t i = 0; i < items_.size(); ++i) {
+      first[i + 1] = first[i] + (items_[i].n + kChunk - 1) / kChunk;
+      total += items_[i].n;
+    }
+    const int64_t tasks = first.back();
+    if (tasks == 0) return;
+    parallel_for(context, tasks, static_cast<double>(total) * kCost / static_cast<double>(tasks),
+                 [&](int64_t task) {
+                   size_t low = 0, high = items_.size() - 1;  // the last item that starts at or before task
+                   while (low < high) {
+                     const size_t middle = (low + high + 1) / 2;
+                     if (first[middle] <= task) low = middle;
+                     else high = middle - 1;
+                   }
+                   const Item& item = items_[low];
+                   const int64_t begin = (task - first[low]) * kChunk;
+                   const int64_t end = begin + kChunk < item.n ? begin + kChunk : item.n;
+                   f(item, task, begin, end);
+                 });
+  }
+
+  int64_t tasks() const {
+    int64_t n = 0;
+    for (const Item& item : items_) n += (item.n + kChunk - 1) / kChunk;
+    return n;
+  }
+
+  void finish() {
+    for (auto& out : written_) out->write_back();
+  }
+
+ private:
+  void add(Context* context, const char* op, int i, std::initializer_list<fastdl_tensor_list> lists,
+           std::initializer_list<const char*> names, int first_written) {
+    View views[kMaxLists];
+    Item item;
+    item.index = i;
+    bool same = true;
+    int k = 0;
+    for (const fastdl_tensor_list list : lists) {
+      const char* name = names.begin()[k];
+      if (list) {
+        views[k] = k == 0 ? float_view(list[i], op, name) : view_like(list[i], views[0].dtype, op, name);
+        if (k > 0 && !same_dense_layout(views[0], views[k])) {
+          check_same_shape(views[0], names.begin()[0], views[k], name, op);
+          same = false;
+        }
+      }
+      item.data[k] = list ? views[k].data : nullptr;
+      ++k;
+    }
+    if (k == 1) same = same_dense_layout(views[0], views[0]);
+    item.dtype = views[0].dtype;
+    item.n = views[0].size();
+    if (!same) copy_in(context, lists, views, item, first_written);
+    items_.push_back(item);
+  }
+
+  // Only the lists before first_written... are read alone: the gradients (list 1).
+  void copy_in(Context* context, std::initializer_list<fastdl_tensor_list> lists, View* views, Item& item,
+               int read_only) {
+    for (int k = 0; k < static_cast<int>(lists.size()); ++k) {
+      if (!lists.begin()[k]) continue;
+      if (k == read_only) {
+        read_.push_back(std::make_unique<Contiguous>(context, views[k]));
+        item.data[k] = (*read_.back())->data;
+      } else {
+        written_.push_back(std::make_unique<ContiguousOut>(context, views[k]));
+        ContiguousOut& out = *written_.back();
+        if (out->data != views[k].data) copy(context, views[k], *out);
+        item.data[k] = out->data;
+      }
+    }
+  }
+
+  std::vector<Item> items_;
+  std::vector<std::unique_ptr<Contiguous>> read_;
+  std::vector<std::unique_ptr<ContiguousOut>> written_;
+};
+
+template <class T>
+T* at(const Item& item, int list, int64_t begin) {
+  return item.data[list] ? static_cast<T*>(item.data[list]) + begin : nullptr;
+}
+
+// Calls f(T{}) and gives the table of its type.
+template <class F>
+void with_table(const Item& item, F&& f) {
+  dispatch_float(item.dtype, [&](auto zero) { f(zero, table_for<decltype(zero)>(*kernels().optim)); });
+}
+
+constexpr int kGradients = 1;  // the list that is only read
+
+// The step counts, checked: scalars of float32.
+std::vector<float*> step_counts(int32_t count, fastdl_tensor_list steps, const char* op) {
+  std::vector<float*> pointers(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    const View v = view_like(steps[i], DType::kFloat32, op, "step");
+    FASTDL_CHECK(v.size() == 1, FASTDL_ERROR_SHAPE, "%s: expected step to be a scalar, got shape %s", op,
+                 shape_string(v).c_str());
+    pointers[static_cast<size_t>(i)] = v.as<float>();
+  }
+  return pointers;
+}
+
+template <class Options>
+void check_options(const Options* o, const char* op) {
+  FASTDL_CHECK(o != nullptr && o->struct_size == sizeof *o, FASTDL_ERROR_VALUE,
+               "%s: options missing or of unknown size", op);
+}
+
+}  // namespace
+}  // namespace fastdl::cpu
+
+using namespace fastdl::cpu;
+
+extern "C" {
+
+fastdl_status fastdl_sgd_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
+                              fastdl_tensor_list grads, fastdl_tensor_list buffers, const uint8_t* fresh,
+                              const fastdl_sgd_options* o) {
+  return guarded([&] {
+    const char* op = "sgd";
+    check_options(o, op);
+    if (o->momentum == 0) buffers = nullptr;
+    else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
+    Items items(context, op, count, {params, grads, buffers}, {"param", "grad", "momentum_buffer"},
+                kGradients);
+    items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
+      with_table(item, [&](auto zero, const auto& table) {
+        using T = decltype(zero);
+        table.sgd(*o, fresh && fresh[item.index], end - begin, at<T>(item, 0, begin), at<T>(item, 1, begin),
+                  at<T>(item, 2, begin));
+      });
+    });
+    items.finish();
+  });
+}
+
+fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
+                               fastdl_tensor_list grads, fastdl_tensor_list avgs, fastdl_tensor_list avg_sqs,
+                               fastdl_tensor_list max_avg_sqs, fastdl_tensor_list steps,
+                               const fastdl_adam_options* o) {
+  return guarded([&] {
+    const char* op = "adam";
+    check_options(o, op);
+    if (!o->amsgrad) max_avg_sqs = nullptr;
+    else FASTDL_CHECK(max_avg_sqs != nullptr, FASTDL_ERROR_VALUE, "%s: amsgrad needs max_avg_sqs", op);
+    Items items(context, op, count, {params, grads, avgs, avg_sqs, max_avg_sqs},
+                {"param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, kGradients);
+    const std::vector<float*> counts = step_counts(count, steps, op);
+    std::vector<AdamScalars> scalars(counts.size());
+    for (size_t i = 0; i < counts.size(); ++i) {
+      const float t = *counts[i] += 1;
+      if (i > 0 && t == *counts[i - 1]) {  // the usual case: all tensors are at the same step
+        scalars[i] = scalars[i - 1];
+        continue;
+      }
+      scalars[i] = {o->beta1,
+                    o->beta2,
+                    o->eps,
+                    o->decoupled ? 0 : o->weight_decay,
+                    o->decoupled ? 1 - o->lr * o->weight_decay : 1,
+                    o->lr / (1 - std::pow(o->beta1, static_cast<double>(t))),
+                    1 / std::sqrt(1 - std::pow(o->beta2, static_cast<double>(t))),
+                    o->maximize != 0};
+    }
+    items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
+      with_table(item, [&](auto zero, const auto& table) {
+        using T = decltype(zero);
+        table.adam(scalars[static_cast<size_t>(item.index)], end - begin, at<T>(item, 0, begin),
+                   at<T>(item, 1, begin), at<T>(item, 2, begin), at<T>(item, 3, begin),
+                   at<T>(item, 4, begin));
+      });
+    });
+    items.finish();
+  });
+}
+
+fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
+                                  fastdl_tensor_list grads, fastdl_tensor_list sums, fastdl_tensor_list steps,
+                                  const fastdl_adagrad_options* o) {
+  return guarded([&] {
+    const char* op = "adagrad";
+    check_options(o, op);
+    Items items(context, op, count, {params, grads, sums}, {"param", "grad", "sum"}, kGradients);
+    const std::vector<float*> counts = step_counts(count, steps, op);
+    for (float* t : counts) *t += 1;
+    items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
+      const double t = static_cast<double>(*counts[static_cast<size_t>(item.index)]);
+      with_table(item, [&](auto zero, const auto& table) {
+        using T = decltype(zero);
+        table.adagrad(*o, o->lr / (1 + (t - 1) * o->lr_decay), end - begin, at<T>(item, 0, begin),
+                      at<T>(item, 1, begin), at<T>(item, 2, begin));
+      });
+    });
+    items.finish();
+  });
+}
+
+fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
+                                  fastdl_tensor_list grads, fastdl_tensor_list square_avgs,
+                                  fastdl_tensor_list avgs, fastdl_tensor_list buffers,
+                                  fastdl_tensor_list steps, const fastdl_rmsprop_options* o) {
+  return guarded([&] {
+    const char* op = "rmsprop";
+    check_options(o, op);
+    if (!o->centered) avgs = nullptr;
+    else FASTDL_CHECK(avgs != nullptr, FASTDL_ERROR_VALUE, "%s: centered needs avgs, got NULL", op);
+    if (o->momentum == 0) buffers = nullptr;
+    else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
+    Items items(context, op, count, {params, grads, square_avgs, avgs, buffers},
+                {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"}, kGradients);
+    if (steps) {
+      for (float* t : step_counts(count, steps, op)) *t += 1;
+    }
+    items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
+      with_table(item, [&](auto zero, const auto& table) {
+        using T = decltype(zero);
+        table.rmsprop(*o, end - begin, at<T>(item, 0, begin), at<T>(item, 1, begin), at<T>(item, 2, begin),
+                      at<T>(item, 3, begin), at<T>(item, 4, begin));
+      });
+    });
+    items.finish();
+  });
+}
+
+fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors, double p,
+                          double* result) {
+  return guarded([&] {
+    const char* op = "norm";
+    FASTDL_CHECK(p > 0, FASTDL_ERROR_VALUE, "%s: expected p > 0, got %g", op, p);
+    Items items(context, op, count, {tensors}, {"tensor"}, 0);
+    std::vector<double> parts(static_cast<size_t>(items.tasks()));
+    items.for_chunks(context, [&](const Item& item, int64_t task, int64_t begin, int64_t end) {
+      with_table(item, [&](auto zero, const auto& table) {
+        using T = decltype(zero);
+        parts[static_cast<size_t>(task)] = table.norm(p, end - begin, at<const T>(item, 0, begin));
+      });
+    });
+    double total = 0;
+    for (const double part : parts) {
+      if (!std::isinf(p)) total += part;
+      else if (total == total && !(part <= total)) total = part;  // NaN wins, and stays
+    }
+    *result = std::isinf(p) ? total : p == 2 ? std::sqrt(total) : p == 1 ? total : std::pow(total, 1 / p);
+  });
+}
+
+fastdl_status fastdl_scale(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
+                           double factor) {
+  return guarded([&] {
+    Items items(context, "scale", count, {tensors}, {"tensor"}, -1);
+    items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
+      with_table(item, [&](auto zero, const auto& table) {
+        table.scale(factor, end - begin, at<decltype(zero)>(item, 0, begin));
+      });
+    });
+    items.finish();
+  });
+}
+}

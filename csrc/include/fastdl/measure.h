@@ -1,0 +1,19 @@
+/* What the machine can do at best: the ceilings that kernels are measured against. */
+#ifndef FASTDL_MEASURE_H
+#define FASTDL_MEASURE_H
+
+#include "fastdl/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 1e9 float32 operations per second of multiply-adds in registers, all threads of the context together. */
+FASTDL_API fastdl_status fastdl_measure_peak(fastdl_context* context, double* gflops);
+/* 1e9 bytes per second, read plus written, of copying 64 MiB with all threads of the context. */
+FASTDL_API fastdl_status fastdl_measure_copy(fastdl_context* context, double* gbytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

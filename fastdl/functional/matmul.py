@@ -1,0 +1,89 @@
+"""Linear layers on Tensors: the product, its bias and its activation in one kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..autograd import ArrayFunction, _mode, wrap
+from ..backend import empty, kernels
+from ..ops import matmul as ops
+from ..ops.activation import resolve_activation
+from .core import as_tensor
+
+if TYPE_CHECKING:
+    from ..tensor import Tensor
+
+__all__ = ["linear"]
+
+
+class Linear(ArrayFunction):
+    """activation(x W^T + b).
+
+    Where the derivative can be had from the activation's output (relu, tanh, ...) that is kept; otherwise, in training,
+    the value before the activation, which is then applied in a pass of its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: np.ndarray, weight: np.ndarray, bias: Any, f: Any) -> np.ndarray:
+        sx, sw = x.shape, weight.shape
+        if not sx or not 1 <= len(sw) <= 2 or sx[-1] != sw[-1]:
+            return ops.linear(x, weight, bias)  # raises, and says why
+        core = kernels(x)
+        y = empty(sx[:-1] + sw[:-1], x.dtype)
+        ctx.f = f
+        needs_x, needs_w, needs_b = ctx.needs[:3]
+        if f[3] or (needs_x is None and needs_w is None and needs_b is None):
+            core.linear(x, weight, bias, y, f[0], f[1], f[2])
+            saved = y if f[0] else None
+        else:
+            saved = empty(y.shape, x.dtype)
+            core.linear(x, weight, bias, saved, 0, 0.0, 0.0)
+            core.activation_forward(saved, y, f[0], f[1], f[2])
+        ctx.save(x if needs_w is not None else None, weight, saved)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: np.ndarray) -> tuple:
+        x, weight, saved = ctx.saved
+        needs = [n is not None for n in ctx.needs[:3]]
+        dtype = weight.dtype
+        if weight.ndim == 1:
+            shape = (*grad.shape, weight.shape[0])
+            x = np.empty(shape, dtype) if x is None else x
+            return ops.linear_backward(grad, x, weight, needs, ctx.f, saved)  # type: ignore[arg-type]
+        dx = empty(grad.shape[:-1] + weight.shape[1:], dtype) if needs[0] else None
+        dw = empty(weight.shape, dtype) if needs[1] else None
+        db = empty(weight.shape[:1], dtype) if needs[2] else None
+        f = ctx.f
+        kernels(grad).linear_backward(grad, saved, x, weight, dx, dw, db, f[0], f[1], f[2])
+        return dx, dw, db
+
+
+_NONE = resolve_activation(None)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: Any = None) -> Tensor:
+    """activation(input @ weight^T + bias): input (*, in), weight (out, in) or (in,), bias (out,) -> (*, out).
+
+    ``activation`` names the function to apply in the same pass over the result ("relu", "gelu", ...; see
+    `fastdl.ops.activation.resolve_activation`).
+
+    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for dtypes other than float32 and
+    float64 or mixed ones.
+
+    >>> import fastdl
+    >>> import fastdl.nn.functional as F
+    >>> F.linear(fastdl.tensor([1.0, 2.0]), fastdl.tensor([[3.0, 4.0]]), fastdl.tensor([-20.0]), activation="relu")
+    tensor([0.])
+    """
+    f = _NONE if activation is None else resolve_activation(activation)
+    input, weight = as_tensor(input), as_tensor(weight)
+    if bias is not None:
+        bias = as_tensor(bias)
+    if _mode.enabled and (
+        weight._node is not None or input._node is not None or (bias is not None and bias._node is not None)
+    ):
+        return Linear.apply(input, weight, bias, f)
+    return wrap(ops.linear(input._data, weight._data, None if bias is None else bias._data, f))

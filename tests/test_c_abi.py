@@ -1,0 +1,167 @@
+"""The C ABI as an embedder meets it: headers that compile cleanly as C99 and C++17, DLPack's layout, no Python."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastdl
+
+ROOT = Path(fastdl.__file__).parent
+INCLUDE, LIB = ROOT / "include", ROOT / "lib"
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+
+C_PROGRAM = r"""
+#include <fastdl/fastdl.h>
+#include <stdio.h>
+#include <string.h>
+
+int main(void) {
+  float x[6] = {-1, 2, -3, 4, -5, 6}, y[6];
+  int64_t shape[2] = {2, 3}, wrong[2] = {3, 2};
+  const fastdl_device cpu = {FASTDL_CPU, 0};
+  const fastdl_dtype f32 = {FASTDL_FLOAT, 32, 1};
+  fastdl_tensor in, out;
+  fastdl_activation relu = {FASTDL_ACT_RELU, 0, 0};
+  memset(&in, 0, sizeof in);
+  in.data = x, in.device = cpu, in.ndim = 2, in.dtype = f32, in.shape = shape;
+  out = in;
+  out.data = y;
+  if (fastdl_activation_forward(NULL, &in, &out, &relu) != FASTDL_OK) return 1;
+  printf("%g %g %g %g %g %g\n", y[0], y[1], y[2], y[3], y[4], y[5]);
+  out.shape = wrong;
+  if (fastdl_activation_forward(NULL, &in, &out, &relu) != FASTDL_ERROR_SHAPE) return 2;
+  printf("%s\n", fastdl_last_error());
+  if (fastdl_activation_forward(NULL, NULL, &out, &relu) != FASTDL_ERROR_VALUE) return 3;
+  return 0;
+}
+"""
+
+CPP_PROGRAM = r"""
+#include <fastdl/fastdl.hpp>
+#include <cstdio>
+
+int main() {
+  const float a[6] = {1, 2, 3, 4, 5, 6}, b[6] = {1, 0, 0, 1, 1, 1};
+  float c[4];
+  const fastdl::Context two_threads(2);
+  fastdl::matmul(two_threads, fastdl::Tensor(a, {2, 3}), fastdl::Tensor(b, {3, 2}), nullptr, nullptr,
+                 fastdl::Tensor(c, {2, 2}), nullptr);
+  std::printf("%g %g %g %g\n", c[0], c[1], c[2], c[3]);
+  fastdl::matmul(nullptr, fastdl::Tensor(a, {2, 3}), fastdl::Tensor(b, {3, 2}, {1, 3}), nullptr, nullptr,
+                 fastdl::Tensor(c, {2, 2}), nullptr);
+  std::printf("%g %g %g %g\n", c[0], c[1], c[2], c[3]);
+  try {
+    fastdl::matmul(nullptr, fastdl::Tensor(a, {2, 3}), fastdl::Tensor(b, {2, 3}), nullptr, nullptr,
+                   fastdl::Tensor(c, {2, 2}), nullptr);
+  } catch (const fastdl::Error& e) {
+    return e.status() == FASTDL_ERROR_SHAPE ? 0 : 1;
+  }
+  return 2;
+}
+"""
+
+
+def run_program(compiler, source, name, options, tmp_path):
+    path = shutil.which(os.environ.get({"cc": "CC", "c++": "CXX"}[compiler], compiler))
+    if path is None:
+        pytest.skip(f"no {compiler} on this machine: the package was installed from a wheel")
+    (tmp_path / name).write_text(source)
+    program = tmp_path / "program"
+    command = [path, *options, *WARNINGS, f"-I{INCLUDE}", str(tmp_path / name), "-o", str(program)]
+    command += [f"-L{LIB}", "-lfastdl_cpu", f"-Wl,-rpath,{LIB}"]
+    subprocess.run(command, check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    return subprocess.run(
+        [program], check=True, capture_output=True, text=True, env=environment
+    ).stdout.split("\n")
+
+
+@pytest.fixture
+def plain_library():
+    """A library built with AddressSanitizer cannot be loaded into a program that was not."""
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("the library is built with a sanitizer")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of Unix compilers")
+def test_c99_program(tmp_path, plain_library):
+    out = run_program("cc", C_PROGRAM, "program.c", ["-std=c99"], tmp_path)
+    assert out[0] == "0 2 0 4 0 6"
+    assert out[1] == "activation: expected out to have the shape of x, (2, 3), got (3, 2)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of Unix compilers")
+def test_cpp17_program(tmp_path, plain_library):
+    out = run_program("c++", CPP_PROGRAM, "program.cpp", ["-std=c++17"], tmp_path)
+    assert out[:2] == ["4 5 10 11", "1 6 4 15"]
+
+
+def test_tensor_has_the_layout_of_dltensor():
+    """DLPack's DLTensor: void* data, {int32, int32}, int32, {uint8, uint8, uint16}, int64*, int64*, uint64."""
+
+    class Device(ctypes.Structure):
+        _fields_ = [("type", ctypes.c_int32), ("id", ctypes.c_int32)]
+
+    class DataType(ctypes.Structure):
+        _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+
+    class DLTensor(ctypes.Structure):
+        _fields_ = [
+            ("data", ctypes.c_void_p),
+            ("device", Device),
+            ("ndim", ctypes.c_int32),
+            ("dtype", DataType),
+            ("shape", ctypes.POINTER(ctypes.c_int64)),
+            ("strides", ctypes.POINTER(ctypes.c_int64)),
+            ("byte_offset", ctypes.c_uint64),
+        ]
+
+    header = (INCLUDE / "fastdl" / "base.h").read_text()
+    fields = re.search(r"typedef struct fastdl_tensor \{(.*?)\} fastdl_tensor;", header, re.S)[1]
+    fields = re.sub(r"/\*.*?\*/", "", fields, flags=re.S)
+    assert re.findall(r"(\w+);", fields) == [name for name, _ in DLTensor._fields_]
+    # The library reads a DLTensor made here, byte offset included.
+    suffix = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+    library = ctypes.CDLL(str(next(p for p in LIB.iterdir() if p.suffix == suffix)))
+
+    class Activation(ctypes.Structure):
+        _fields_ = [("kind", ctypes.c_int32), ("alpha", ctypes.c_double), ("beta", ctypes.c_double)]
+
+    x, y = (ctypes.c_double * 3)(9, -1, 5), (ctypes.c_double * 2)()
+    shape = (ctypes.c_int64 * 1)(2)
+    cpu, f64 = Device(1, 0), DataType(2, 64, 1)
+    source = DLTensor(ctypes.addressof(x), cpu, 1, f64, shape, None, 8)
+    target = DLTensor(ctypes.addressof(y), cpu, 1, f64, shape, None, 0)
+    relu = Activation(1, 0, 0)
+    status = library.fastdl_activation_forward(None, *(ctypes.byref(a) for a in (source, target, relu)))
+    assert status == 0 and list(y) == [0.0, 5.0]
+
+
+def test_every_function_is_wrapped_for_cpp():
+    folder = INCLUDE / "fastdl"
+    declared = {
+        name
+        for header in folder.glob("*.h")
+        for name in re.findall(r"FASTDL_API fastdl_status\s+fastdl_(\w+)\(", header.read_text())
+    }
+    wrapped = set(re.findall(r"FASTDL_CHECKED\((\w+)\);", (folder / "fastdl.hpp").read_text()))
+    assert declared - {"context_create"} == wrapped
+
+
+def test_only_the_abi_is_exported():
+    if sys.platform != "linux" or shutil.which("nm") is None:
+        pytest.skip("reads ELF symbols with nm")
+    out = subprocess.run(
+        ["nm", "-D", "--defined-only", str(LIB / "libfastdl_cpu.so")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    names = {line.split()[-1] for line in out.splitlines() if line.split()[-2] in "TDBR"}
+    assert names and all(name.startswith("fastdl_") for name in names - {"_init", "_fini"})
