@@ -1,5 +1,6 @@
 #include "cpu/rnn_layout.h"
 
+#include "cpu/dropout.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -36,8 +37,14 @@ int64_t rnn_block_steps(const RnnShape& s, const RnnRows& rows, int64_t item_siz
 int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows) { return rows * shape.width(); }
 
 template <class T>
-void rnn_dropout(Context*, const RnnShape&, int64_t, int64_t, const T*, T*) {
-  fail(FASTDL_ERROR_INTERNAL, "rnn: dropout is not there yet");
+void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const T* x, T* y) {
+  constexpr int64_t kGrain = 16384;
+  const auto& table = table_for<T>(*kernels().dropout);
+  const DropoutMask mask = dropout_mask(shape.dropout, shape.seed, shape.offset, "rnn");
+  const int64_t count = rnn_dropout_numbers(shape, rows), first = layer * count;
+  parallel_ranges(context, count, kGrain, 4.0, [&](int64_t begin, int64_t end) {
+    table.apply(mask, first + begin, end - begin, x + begin, y + begin);
+  });
 }
 
 RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t panels,
