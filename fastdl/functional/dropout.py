@@ -114,8 +114,8 @@ def _alpha(input: Tensor, mask: Tensor, p: float) -> Tensor:
 
 
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """Dropout that keeps mean 0 and variance 1 of SELU networks: dropped elements take SELU's lowest value, then all are
-    scaled and shifted (Klambauer et al. 2017, "Self-Normalizing Neural Networks", section 3).
+    """Dropout that keeps mean 0 and variance 1 of SELU networks: dropped elements take SELU's lowest value, then all
+    are scaled and shifted (Klambauer et al. 2017, "Self-Normalizing Neural Networks", section 3).
 
     >>> import fastdl
     >>> alpha_dropout(fastdl.ones(3), 0.5).tolist()
