@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import random
+from .. import ops, random
 from ..autograd import ArrayFunction, wrap
-from ..ops import dropout as ops
 from ..tensor import Tensor
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
