@@ -26,6 +26,11 @@ def backward(
     """Accumulate the gradients of ``tensors`` into the ``.grad`` of the leaves they were made from."""
     if create_graph:
         raise NotImplementedError("backward: create_graph=True (gradients of gradients) is not supported")
+    if grad_tensors is None and isinstance(tensors, TensorBase) and not tensors._data.shape:  # a loss
+        one = _ones.get(tensors._data.dtype)
+        if one is not None and tensors._node is not None:
+            run_backward(((tensors._node, one),), retain_graph)
+            return
     run_backward(_roots("backward", tensors, grad_tensors), retain_graph)
 
 
@@ -61,6 +66,10 @@ def grad(
             )
         result.append(None if g is None else wrap(np.array(g)))
     return tuple(result)
+
+
+# The gradient of a loss with respect to itself: made once, read-only.
+_ones = {np.dtype(t): np.broadcast_to(np.ones((), t), ()) for t in (np.float32, np.float64)}
 
 
 def _roots(name: str, tensors: Any, grads: Any) -> list:
