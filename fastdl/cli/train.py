@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     history, done = History(), 0
     if args.resume:
         content = load_checkpoint(args.resume, model, optimizer, loader=loader)
-        history.load_state_dict(content["extra"]["history"])
+        history.load_state_dict(content["extra"].get("history"))
         done = content["epoch"]
         say(f"resume: {args.resume} holds {_epochs(done)} of {setup.epochs}")
 
