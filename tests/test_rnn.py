@@ -8,10 +8,10 @@ from references import rnn as ref
 from tolerance import assert_same_bits, unit_roundoff
 
 import fastdl
-from fastdl import _core, nn
+from fastdl import _core, nn, ops
 from fastdl.functional import rnn as F
 from fastdl.nn.utils import rnn as utils_rnn
-from fastdl.ops import rnn as ops
+from fastdl.ops.rnn import Network
 
 KINDS = ("rnn_tanh", "rnn_relu", "gru", "lstm")
 
@@ -63,7 +63,7 @@ def compare(
         given[n:, b] = np.nan
     if batch_first:
         given = np.ascontiguousarray(given.swapaxes(0, 1))
-    network = ops.Network(kind, layers, bidirectional, bias, batch_first=batch_first)
+    network = Network(kind, layers, bidirectional, bias, batch_first=batch_first)
     y, h_n, c_n, reserve = network.forward(given, h0, c0, params, lengths, True)
     again = network.forward(given, h0, c0, params, lengths, False)
     assert_same_bits(again[0], y, "without a reserve")
@@ -149,7 +149,7 @@ def test_any_strides(rng, kind):
     x = rng.standard_normal((4, 5, 3))
     states = make_states(rng, kind, 2, 5, 6)
     h0, c0 = (*states, None)[:2]
-    network = ops.Network(kind, 1, True)
+    network = Network(kind, 1, True)
     y, h_n, _, reserve = network.forward(x, h0, c0, params, None, True)
     grad_y = rng.standard_normal(y.shape)
     grads = network.backward(grad_y, None, None, x, h0, c0, params, y, reserve)
@@ -178,19 +178,17 @@ def test_nan_and_infinity_propagate(rng, kind):
     _, params = make(rng, kind, 2, 5)
     x = rng.standard_normal((4, 3, 2))
     x[2, 1, 0] = np.nan
-    y, h_n, _, reserve = ops.Network(kind).forward(x, None, None, params, None, True)
+    y, h_n, _, reserve = Network(kind).forward(x, None, None, params, None, True)
     assert np.isnan(y[2:, 1]).all() and np.isnan(h_n[0, 1]).all()
     assert np.isfinite(np.delete(y, 1, 1)).all() and np.isfinite(y[:2]).all()
-    dx, _, _, dparams = ops.Network(kind).backward(
-        np.ones_like(y), None, None, x, None, None, params, y, reserve
-    )
+    dx, _, _, dparams = Network(kind).backward(np.ones_like(y), None, None, x, None, None, params, y, reserve)
     assert np.isfinite(np.delete(dx, 1, 1)).all()
     if kind == "rnn_relu":  # a slope of 0 or 1: only the products with x and h are NaN
         assert np.isnan(dparams[0]).any() and np.isnan(dparams[1]).any()
     else:
         assert np.isnan(dx[:, 1]).all() and all(np.isnan(d).any() for d in dparams)
     x[2, 1, 0] = np.inf
-    y, *_ = ops.Network(kind).forward(x, None, None, [np.abs(p) for p in params])
+    y, *_ = Network(kind).forward(x, None, None, [np.abs(p) for p in params])
     if kind == "rnn_relu":
         assert np.isposinf(y[2, 1]).all()
     else:  # saturated gates
@@ -337,7 +335,7 @@ def test_nothing_is_written_when_a_check_fails(rng):
             None,
             None,
             None,
-            ops.Network("gru").options,
+            Network("gru").options,
         )
     assert (y == 7).all()
 
