@@ -8,9 +8,6 @@
 namespace fastdl::cpu {
 namespace {
 
-// Rows of a block at least: every block reads and writes the gradients of the weights once more.
-constexpr int64_t kLeastRows = 512;
-
 // out[j] (+)= sum over rows of a[r, j], rows in order: out does not depend on how columns are shared out.
 template <class T>
 void column_sums(Context* context, int64_t rows, int64_t columns, const T* a, bool add, T* out) {
@@ -86,7 +83,7 @@ class BackwardLayer {
     if (grad_x && s.directions == 2 && rows_.rows > 0) {
       std::memset(grad_x, 0, sizeof(T) * static_cast<size_t>(rows_.rows * s.input_of(layer_)));
     }
-    const int64_t block = rnn_block_steps(s, rows_, sizeof(T), kLeastRows);
+    const int64_t block = rnn_block_steps(s, rows_, sizeof(T));
     for (int64_t begin = 0; begin < rows_.steps; begin += block) {
       const int64_t end = begin + block < rows_.steps ? begin + block : rows_.steps;
       steps(begin, end);
@@ -330,8 +327,7 @@ void rnn_backward(Context* context, const RnnBackward<T>& p) {
   const Workspace grad_h(context, s.projection ? bytes(s.directions * rows * s.state) : 0);
   const Workspace packed(context,
                          bytes(s.directions * (recurrent.size() + (s.projection ? projection.size() : 0))));
-  const Workspace h_prev(context,
-                         bytes(rnn_block_steps(s, p.rows, sizeof(T), kLeastRows) * sequences * s.state));
+  const Workspace h_prev(context, bytes(rnn_block_steps(s, p.rows, sizeof(T)) * sequences * s.state));
   const Workspace between(context, s.layers > 1 ? bytes(2 * rows * s.width()) : 0);
   const int64_t zero_count =
       p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);

@@ -8,9 +8,6 @@
 namespace fastdl::cpu {
 namespace {
 
-// Rows of a block at least: fewer make an inefficient product.
-constexpr int64_t kLeastRows = 192;
-
 // One layer, both directions: block by block, one product for x W_ih^T, then the steps.
 template <class T>
 class ForwardLayer {
@@ -22,8 +19,7 @@ class ForwardLayer {
   void run(T* gates, T* cells, T* unprojected, T* packed, const T* zeros) {
     const RnnShape& s = shape_;
     const int64_t columns = s.gates * s.hidden, depth = s.input_of(layer_);
-    const int64_t block = rnn_block_steps(s, rows_, sizeof(T), kLeastRows),
-                  blocks = (rows_.steps + block - 1) / block;
+    const int64_t block = rnn_block_steps(s, rows_, sizeof(T)), blocks = (rows_.steps + block - 1) / block;
     const Workspace biases(context_, s.bias ? bytes(s.directions * columns) : 0);
     const Workspace inputs(context_, blocks > 1 ? bytes(s.directions * packed_b_size<T>(depth, columns)) : 0);
     const auto& table = table_for<T>(*kernels().rnn);
@@ -234,10 +230,9 @@ void rnn_forward(Context* context, const RnnForward<T>& p) {
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences;
   const bool inference = p.reserve == nullptr;
-  const Workspace gates(context,
-                        inference ? bytes(s.directions * rnn_block_steps(s, p.rows, sizeof(T), kLeastRows) *
-                                          sequences * s.gates * s.hidden)
-                                  : 0);
+  const Workspace gates(context, inference ? bytes(s.directions * rnn_block_steps(s, p.rows, sizeof(T)) *
+                                                   sequences * s.gates * s.hidden)
+                                           : 0);
   const Workspace cells(context, inference && s.lstm() ? bytes(s.directions * sequences * s.hidden) : 0);
   const Workspace unprojected(context,
                               inference && s.projection ? bytes(s.directions * sequences * s.hidden) : 0);
