@@ -65,7 +65,8 @@ class BackwardLayer {
       dir.carry = scratch.carry + d * sequences * s.hidden;
       dir.grad_h = s.projection ? scratch.grad_h + d * rows_.rows * s.state : nullptr;
       dir.packed = packed;
-      rnn_pack(context_, recurrent_, w.hh, 1, s.state, packed);
+      // A single step has no product but that for h0, which first_states() leaves to the general one.
+      if (rows_.steps > 1 || s.projection) rnn_pack(context_, recurrent_, w.hh, 1, s.state, packed);
       packed += recurrent_.size();
       if (s.projection) {
         dir.packed_hr = packed;
@@ -107,8 +108,8 @@ class BackwardLayer {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions;
     const int64_t elements = recurrent_.size() + (s.projection ? projection_.size() : 0);
-    const double row_cost =
-        static_cast<double>(elements) / 8 + 16.0 * static_cast<double>(s.gates * s.hidden);
+    const double row_cost = (rows_.steps == 1 ? 0.0 : static_cast<double>(elements) / 8) +
+                            16.0 * static_cast<double>(s.gates * s.hidden);
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, recurrent_.panels(),
                                      elements * static_cast<int64_t>(sizeof(T)),
                                      row_cost * static_cast<double>(rows_.sequences));
@@ -217,8 +218,25 @@ class BackwardLayer {
       std::memcpy(p_.grad_c0 + index * s.hidden, dir.carry,
                   sizeof(T) * static_cast<size_t>(rows_.sequences * s.hidden));
     }
-    if (!p_.grad_h0) return;
+    if (!p_.grad_h0 || rows_.sequences == 0) return;
     const int64_t depth = s.gates * s.hidden;
+    if (rows_.steps == 1 && !s.projection) {
+      const T* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
+      Gemm<T> g{rows_.sequences,
+                s.state,
+                depth,
+                dir.gates_h,
+                depth,
+                1,
+                weight,
+                s.state,
+                1,
+                p_.grad_h0 + index * s.state,
+                s.state};
+      g.end.residual = s.gru() ? dir.carry : nullptr;
+      g.end.ld_residual = s.hidden;
+      return gemm(context_, g);
+    }
     for (int64_t t = 0; t < rows_.steps; ++t) {
       each_run(rows_, t, d == 1, 0, rows_.sequences, [&](const RnnRun& run) {
         if (run.has_before) return;
@@ -310,11 +328,30 @@ class BackwardLayer {
   Direction direction_[2]{};
 };
 
+// Without a single row, the gradients of the weights are zero and the others are empty.
+template <class T>
+void no_rows(const RnnBackward<T>& p) {
+  const RnnShape& s = p.shape;
+  const auto zero = [](T* g, int64_t n) {
+    if (g) std::memset(g, 0, sizeof(T) * static_cast<size_t>(n));
+  };
+  const int64_t rows = s.gates * s.hidden;
+  for (size_t i = 0; i < p.grads.size(); ++i) {
+    const RnnWeights<T>& g = p.grads[i];
+    zero(g.ih, rows * s.input_of(static_cast<int64_t>(i) / s.directions));
+    zero(g.hh, rows * s.state);
+    zero(g.bias_ih, rows);
+    zero(g.bias_hh, rows);
+    zero(g.hr, s.state * s.hidden);
+  }
+}
+
 }  // namespace
 
 template <class T>
 void rnn_backward(Context* context, const RnnBackward<T>& p) {
   const RnnShape& s = p.shape;
+  if (p.rows.rows == 0) return no_rows(p);
   const auto& table = table_for<T>(*kernels().rnn);
   const auto bytes = [](int64_t n) { return sizeof(T) * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);

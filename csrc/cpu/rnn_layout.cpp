@@ -30,7 +30,9 @@ int64_t rnn_block_steps(const RnnShape& s, const RnnRows& rows, int64_t item_siz
   constexpr int64_t kLeastRows = 384;       // with fewer, products lose more than the cache gains
   const int64_t block = kBlockBytes / (s.gates * s.hidden * item_size);
   // A remainder of less than half a block is not worth a block of its own.
-  if (block < kLeastRows || rows.sequences == 0 || rows.rows <= block + block / 2) return rows.steps;
+  if (block < kLeastRows || rows.sequences == 0 || rows.rows <= block + block / 2) {
+    return rows.steps > 0 ? rows.steps : 1;
+  }
   return (block + rows.sequences - 1) / rows.sequences;
 }
 
