@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import nn
@@ -77,15 +77,18 @@ KINDS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
 }
 
 
-def build(kind: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A new model of one of ``KINDS``. Raises ValueError for another kind.
+def build(kind: str, input_shape: Sequence[int], classes: int) -> nn.Module:
+    """A new model of one of ``KINDS``. Raises ValueError for others.
 
     >>> sum(p.numel() for p in build("linear", (1, 28, 28), 10).parameters())
     7850
     """
     if kind not in KINDS:
         raise ValueError(f"models: expected one of {', '.join(KINDS)}, got {kind!r}")
-    return KINDS[kind](tuple(input_shape), classes)
+    if len(input_shape) != 3:
+        raise ValueError(f"models: expected input_shape (C, H, W), got {tuple(input_shape)}")
+    channels, height, width = input_shape
+    return KINDS[kind]((channels, height, width), classes)
 
 
 def _size(input_shape: tuple[int, int, int]) -> int:

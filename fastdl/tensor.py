@@ -333,7 +333,7 @@ class Tensor(TensorBase):
         if self._node.__class__ is Leaf:
             text += ", requires_grad=True"
         elif self._node is not None:
-            node = self._node.inputs[0] if self._node.__class__ is autograd._Output else self._node
+            node = self._node.inputs[0] if self._node.__class__ is autograd.Output else self._node
             text += f", grad_fn=<{node.__class__.__name__}>"
         return f"tensor({text})"
 

@@ -54,7 +54,7 @@ def check(shape, dtype, rng, mask=None, causal=False, scale=None, dropout=0.0):
     d = None
     if dropout:
         full = (*q.shape[:3], k.shape[2])
-        d = dropout_mask(full, dropout, seed, offset) / (1 - dropout)
+        d = dropout_mask(full, dropout, seed, offset)
     terms = shape[4] + shape[5] + shape[3]
     close(out, ref.scaled_dot_product_attention(q, k, v, m, d, causal, scale, gqa), terms, dtype)
     expected = ref.logsumexp_of_scores(q, k, m, causal, scale, gqa)

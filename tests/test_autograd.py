@@ -162,9 +162,9 @@ def test_retain_grad():
     z.sum().backward()
     np.testing.assert_array_equal(y.grad.numpy(), [6, 12])
     np.testing.assert_array_equal(z.grad.numpy(), [1, 1])
-    before = len(autograd._retained)
+    before = len(autograd.retained)
     del y, z
-    assert len(autograd._retained) < before
+    assert len(autograd.retained) < before
     with pytest.raises(RuntimeError, match="retain_grad"):
         fastdl.ones(1).retain_grad()
 

@@ -8,6 +8,7 @@ namespace fastdl::bindings {
 
 void bind_conv(py::module_&);
 void bind_attention(py::module_&);
+void bind_dropout(py::module_&);
 void bind_rnn(py::module_&);
 void bind_norm(py::module_&);
 void bind_pool(py::module_&);
@@ -43,6 +44,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("available_isas", available_isas);
   bind_conv(m);
   bind_attention(m);
+  bind_dropout(m);
   bind_rnn(m);
   bind_norm(m);
   bind_pool(m);

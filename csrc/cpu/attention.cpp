@@ -1,6 +1,6 @@
-// Attention by blocks of queries and keys: scores of one block at a time, softmax kept online, so that scratch does not
-// grow with the lengths (Rabe, Staats 2021, "Self-attention Does Not Need O(n^2) Memory"; Dao 2023, "FlashAttention-2").
-// Backward recomputes the probabilities from the saved log-sum-exp.
+// Attention by blocks of queries and keys: scores of one block at a time, softmax kept online, so that
+// scratch does not grow with the lengths (Rabe, Staats 2021, "Self-attention Does Not Need O(n^2) Memory";
+// Dao 2023, "FlashAttention-2"). Backward recomputes the probabilities from the saved log-sum-exp.
 #include "fastdl/attention.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 
+#include "cpu/dropout.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -16,8 +17,9 @@
 namespace fastdl::cpu {
 namespace {
 
-// A block's scores (128 x 64) with its operands at E = 64 take some 100 KiB in float32: they stay in the L2 cache, and
-// packing a block of keys is shared by enough queries. Both are multiples of every register tile's width.
+// A block's scores (128 x 64) with its operands at E = 64 take some 100 KiB in float32: they stay in the L2
+// cache, and packing a block of keys is shared by enough queries. Both are multiples of every register tile's
+// width.
 constexpr int64_t kQueries = 128, kKeys = 64;
 
 struct Problem {
@@ -25,7 +27,7 @@ struct Problem {
   double scale;
   bool causal;
   double dropout;
-  uint64_t seed, offset;
+  DropoutMask mask_of_weights;
   View q, k, v, out, mask;  // mask.data NULL: none
 
   int64_t group_size() const { return heads / groups; }
@@ -46,8 +48,8 @@ T* at(const View& x, int64_t b, int64_t h, int64_t i) {
 
 // c[m x n] = alpha * a b + beta * c
 template <class T>
-void product(Context* context, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_k, const T* b,
-             int64_t b_k, int64_t b_n, T* c, int64_t ldc, double alpha, bool accumulate) {
+void product(Context* context, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_k,
+             const T* b, int64_t b_k, int64_t b_n, T* c, int64_t ldc, double alpha, bool accumulate) {
   Gemm<T> g{m, n, k, a, a_row, a_k, b, b_k, b_n, c, ldc};
   g.end.alpha = static_cast<T>(alpha);
   g.end.beta = accumulate ? T(1) : T(0);
@@ -73,15 +75,16 @@ class BlockMask {
 
  private:
   template <class M>
-  void set_rows(const M*& rows, int64_t& row_stride, const ScoreBlock<T>& block, int64_t b, int64_t h, int64_t i,
-                int64_t j) const {
+  void set_rows(const M*& rows, int64_t& row_stride, const ScoreBlock<T>& block, int64_t b, int64_t h,
+                int64_t i, int64_t j) const {
     const M* from = at<const M>(p_.mask, b, h, i) + j * p_.mask.strides[3];
     rows = from;
     row_stride = p_.mask.strides[2];
     if (!copies_) return;
     M* to = scratch_.as<M>();
     for (int64_t r = 0; r < block.rows; ++r) {
-      for (int64_t c = 0; c < block.cols; ++c) to[r * kKeys + c] = from[r * row_stride + c * p_.mask.strides[3]];
+      for (int64_t c = 0; c < block.cols; ++c)
+        to[r * kKeys + c] = from[r * row_stride + c * p_.mask.strides[3]];
     }
     rows = to;
     row_stride = kKeys;
@@ -94,12 +97,12 @@ class BlockMask {
 
 // s = raw scores of queries [i, i + rows) and keys [j, j + cols).
 template <class T>
-ScoreBlock<T> scores(Context* context, const Problem& p, const BlockMask<T>& mask, int64_t b, int64_t h, int64_t i,
-                     int64_t rows, int64_t j, int64_t cols, T* s) {
+ScoreBlock<T> scores(Context* context, const Problem& p, const BlockMask<T>& mask, int64_t b, int64_t h,
+                     int64_t i, int64_t rows, int64_t j, int64_t cols, T* s) {
   const T* q = at<const T>(p.q, b, h, i);
   const T* k = at<const T>(p.k, b, h / p.group_size(), j);
-  product<T>(context, rows, cols, p.e, q, p.q.strides[2], p.q.strides[3], k, p.k.strides[3], p.k.strides[2], s, kKeys,
-             1.0, false);
+  product<T>(context, rows, cols, p.e, q, p.q.strides[2], p.q.strides[3], k, p.k.strides[3], p.k.strides[2],
+             s, kKeys, 1.0, false);
   ScoreBlock<T> block{s, rows, cols, kKeys, static_cast<T>(p.scale), nullptr, 0, nullptr, 0, cols};
   if (p.causal) block.visible = i + 1 - j;
   mask.set(block, b, h, i, j);
@@ -110,7 +113,11 @@ ScoreBlock<T> scores(Context* context, const Problem& p, const BlockMask<T>& mas
 template <class T>
 void drop(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t rows, int64_t j, int64_t cols, T* x) {
   if (p.dropout == 0) return;
-  (void)b, (void)h, (void)i, (void)rows, (void)j, (void)cols, (void)x;
+  const auto& table = table_for<T>(*kernels().dropout);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t first = ((b * p.heads + h) * p.queries + i + r) * p.keys + j;
+    table.apply(p.mask_of_weights, first, cols, x + r * kKeys, x + r * kKeys);
+  }
 }
 
 template <class T>
@@ -134,7 +141,8 @@ void forward(Context* context, const Problem& p, T* lse) {
       drop<T>(p, b, h, i, rows, j, cols, s);
       if (j > 0) table.scale_rows(rows, p.ev, p.ev, decay, o);
       const T* v = at<const T>(p.v, b, h / p.group_size(), j);
-      product<T>(context, rows, p.ev, cols, s, kKeys, 1, v, p.v.strides[2], p.v.strides[3], o, p.ev, 1.0, j > 0);
+      product<T>(context, rows, p.ev, cols, s, kKeys, 1, v, p.v.strides[2], p.v.strides[3], o, p.ev, 1.0,
+                 j > 0);
     }
     for (int64_t r = 0; r < rows; ++r) {
       decay[r] = l[r] == 0 ? T(0) : T(1) / l[r];
@@ -147,7 +155,8 @@ void forward(Context* context, const Problem& p, T* lse) {
   });
 }
 
-// ------------------------------------------------------------------------------------------------------- backward
+// -------------------------------------------------------------------------------------------------------
+// backward
 
 struct Gradients {
   View dout, dq, dk, dv, dmask;  // dmask.data NULL: not wanted
@@ -166,8 +175,8 @@ class BackwardBlock {
         mask_(context, p),
         space_(context, 3 * kQueries * kKeys * sizeof(T)) {}
 
-  void run(int64_t b, int64_t h, int64_t i, int64_t rows, int64_t j, int64_t cols, bool query_side, bool first_key,
-           bool key_side, bool first_query) const {
+  void run(int64_t b, int64_t h, int64_t i, int64_t rows, int64_t j, int64_t cols, bool query_side,
+           bool first_key, bool key_side, bool first_query) const {
     const auto& table = table_for<T>(*kernels().attention);
     const int64_t row0 = (b * p_.heads + h) * p_.queries + i, group = h / p_.group_size();
     T *prob = space_.as<T>(), *ds = prob + kQueries * kKeys, *dropped = ds + kQueries * kKeys;
@@ -175,8 +184,8 @@ class BackwardBlock {
     const T* dout = at<const T>(g_.dout, b, h, i);
     const T* v = at<const T>(p_.v, b, group, j);
     const int64_t d_row = g_.dout.strides[2], d_col = g_.dout.strides[3];
-    product<T>(context_, rows, cols, p_.ev, dout, d_row, d_col, v, p_.v.strides[3], p_.v.strides[2], ds, kKeys, 1.0,
-               false);
+    product<T>(context_, rows, cols, p_.ev, dout, d_row, d_col, v, p_.v.strides[3], p_.v.strides[2], ds,
+               kKeys, 1.0, false);
     drop<T>(p_, b, h, i, rows, j, cols, ds);
     if (key_side) {
       const T* weights = prob;
@@ -185,14 +194,15 @@ class BackwardBlock {
         drop<T>(p_, b, h, i, rows, j, cols, dropped);
         weights = dropped;
       }
-      product<T>(context_, cols, p_.ev, rows, weights, 1, kKeys, dout, d_row, d_col, at<T>(g_.dv, b, group, j),
-                 g_.dv.strides[2], 1.0, !first_query);
+      product<T>(context_, cols, p_.ev, rows, weights, 1, kKeys, dout, d_row, d_col,
+                 at<T>(g_.dv, b, group, j), g_.dv.strides[2], 1.0, !first_query);
     }
     table.score_gradient(rows, cols, kKeys, prob, delta_ + row0, ds);
     if (query_side) {
       if (g_.dmask.data) {
         for (int64_t r = 0; r < rows; ++r) {
-          std::memcpy(at<T>(g_.dmask, b, h, i + r) + j, ds + r * kKeys, static_cast<size_t>(cols) * sizeof(T));
+          std::memcpy(at<T>(g_.dmask, b, h, i + r) + j, ds + r * kKeys,
+                      static_cast<size_t>(cols) * sizeof(T));
         }
       }
       product<T>(context_, rows, p_.e, cols, ds, kKeys, 1, at<const T>(p_.k, b, group, j), p_.k.strides[2],
@@ -228,7 +238,8 @@ void row_deltas(Context* context, const Problem& p, const Gradients& g, T* delta
 
 template <class T>
 void zero_rows(const View& x, int64_t b, int64_t h, int64_t begin, int64_t end, int64_t cols) {
-  for (int64_t i = begin; i < end; ++i) std::memset(at<T>(x, b, h, i), 0, static_cast<size_t>(cols) * sizeof(T));
+  for (int64_t i = begin; i < end; ++i)
+    std::memset(at<T>(x, b, h, i), 0, static_cast<size_t>(cols) * sizeof(T));
 }
 
 // First query block that sees key j.
@@ -273,10 +284,11 @@ void backward(Context* context, const Problem& p, const Gradients& g, const T* l
   const Workspace space(context, static_cast<size_t>(p.batch * p.heads * p.queries) * sizeof(T));
   T* delta = space.as<T>();
   row_deltas<T>(context, p, g, delta);
-  if (g.dmask.data) std::memset(g.dmask.data, 0, static_cast<size_t>(g.dmask.nbytes()));  // masked blocks are skipped
+  if (g.dmask.data)
+    std::memset(g.dmask.data, 0, static_cast<size_t>(g.dmask.nbytes()));  // masked blocks are skipped
   const int64_t pairs = p.batch * p.groups;
-  // One pass (five products a block) where samples and groups are enough to share out; else queries and keys in two
-  // passes (seven products) that split finer. The shape alone decides, and both add in the same order.
+  // One pass (five products a block) where samples and groups are enough to share out; else queries and keys
+  // in two passes (seven products) that split finer. The shape alone decides, and both add in the same order.
   constexpr int64_t kEnough = 8;
   if (pairs >= kEnough || p.query_blocks() * p.group_size() + p.key_blocks() <= 4) {
     const double cost = p.cost() * 2.5 * static_cast<double>(p.group_size() * p.query_blocks());
@@ -307,17 +319,19 @@ void backward(Context* context, const Problem& p, const Gradients& g, const T* l
   });
 }
 
-// --------------------------------------------------------------------------------------------------------- checks
+// ---------------------------------------------------------------------------------------------------------
+// checks
 
-void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, const char* op, const char* name) {
+void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, const char* op,
+                 const char* name) {
   FASTDL_CHECK(x.ndim == 4 && x.shape[0] == a && x.shape[1] == b && x.shape[2] == c && x.shape[3] == d,
                FASTDL_ERROR_SHAPE, "%s: expected %s of shape (%lld, %lld, %lld, %lld), got %s", op, name,
                static_cast<long long>(a), static_cast<long long>(b), static_cast<long long>(c),
                static_cast<long long>(d), shape_string(x).c_str());
 }
 
-Problem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v, const fastdl_tensor* mask,
-              const fastdl_attention_options* options, const char* op) {
+Problem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
+              const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op) {
   const fastdl_attention_options defaults = FASTDL_ATTENTION_OPTIONS_INIT;
   const fastdl_attention_options& o = options ? *options : defaults;
   Problem p;
@@ -350,8 +364,7 @@ Problem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tenso
   p.scale = o.scale_given ? o.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, p.e)));
   p.causal = o.is_causal != 0;
   p.dropout = o.dropout_p;
-  p.seed = o.seed;
-  p.offset = o.offset;
+  p.mask_of_weights = dropout_mask(o.dropout_p, o.seed, o.offset, op);
   return p;
 }
 
@@ -362,9 +375,9 @@ View log_sum_exp(const fastdl_tensor* t, const Problem& p, const char* op) {
   v = view_like(t, p.q.dtype, op, "lse");
   FASTDL_CHECK(v.ndim == 3 && v.shape[0] == p.batch && v.shape[1] == p.heads && v.shape[2] == p.queries &&
                    v.contiguous(),
-               FASTDL_ERROR_SHAPE, "%s: expected lse to be C-contiguous of shape (%lld, %lld, %lld), got %s", op,
-               static_cast<long long>(p.batch), static_cast<long long>(p.heads), static_cast<long long>(p.queries),
-               shape_string(v).c_str());
+               FASTDL_ERROR_SHAPE, "%s: expected lse to be C-contiguous of shape (%lld, %lld, %lld), got %s",
+               op, static_cast<long long>(p.batch), static_cast<long long>(p.heads),
+               static_cast<long long>(p.queries), shape_string(v).c_str());
   return v;
 }
 
@@ -375,8 +388,9 @@ using namespace fastdl::cpu;
 
 extern "C" {
 
-fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_tensor* q, const fastdl_tensor* k,
-                                       const fastdl_tensor* v, const fastdl_tensor* mask, const fastdl_tensor* out_,
+fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_tensor* q,
+                                       const fastdl_tensor* k, const fastdl_tensor* v,
+                                       const fastdl_tensor* mask, const fastdl_tensor* out_,
                                        const fastdl_tensor* lse_, const fastdl_attention_options* options) {
   return guarded([&] {
     const char* op = "scaled_dot_product_attention";
@@ -395,16 +409,19 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
 }
 
 fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_tensor* grad_out,
-                                        const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
-                                        const fastdl_tensor* mask, const fastdl_tensor* out_,
-                                        const fastdl_tensor* lse_, const fastdl_tensor* grad_q,
-                                        const fastdl_tensor* grad_k, const fastdl_tensor* grad_v,
-                                        const fastdl_tensor* grad_mask, const fastdl_attention_options* options) {
+                                        const fastdl_tensor* q, const fastdl_tensor* k,
+                                        const fastdl_tensor* v, const fastdl_tensor* mask,
+                                        const fastdl_tensor* out_, const fastdl_tensor* lse_,
+                                        const fastdl_tensor* grad_q, const fastdl_tensor* grad_k,
+                                        const fastdl_tensor* grad_v, const fastdl_tensor* grad_mask,
+                                        const fastdl_attention_options* options) {
   return guarded([&] {
     const char* op = "scaled_dot_product_attention_backward";
     Problem p = check(q, k, v, mask, options, op);
-    const View out = view_like(out_, p.q.dtype, op, "out"), dout = view_like(grad_out, p.q.dtype, op, "grad_out");
-    const View dq = view_like(grad_q, p.q.dtype, op, "grad_q"), dk = view_like(grad_k, p.q.dtype, op, "grad_k");
+    const View out = view_like(out_, p.q.dtype, op, "out"),
+               dout = view_like(grad_out, p.q.dtype, op, "grad_out");
+    const View dq = view_like(grad_q, p.q.dtype, op, "grad_q"),
+               dk = view_like(grad_k, p.q.dtype, op, "grad_k");
     const View dv = view_like(grad_v, p.q.dtype, op, "grad_v");
     check_shape(out, p.batch, p.heads, p.queries, p.ev, op, "out");
     check_shape(dout, p.batch, p.heads, p.queries, p.ev, op, "grad_out");

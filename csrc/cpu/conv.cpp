@@ -230,7 +230,10 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
     added.emplace(context, *residual).read();
     end.residual = added->image<const T>();
   }
-  if (data_gradient) {
+  const bool plain_end = !bias && !residual && activation.kind == FASTDL_ACT_NONE;
+  if (data_gradient && plain_end && scatter_is_cheaper(g, pw.depthwise)) {
+    scatter(context, g, in, pw, y.image<T>());
+  } else if (data_gradient) {
     for (const Lattice& l : data_lattices(g)) gather(context, in, l, pw, y.image<T>(), end, false);
   } else {
     gather(context, in, forward_lattice(g), pw, y.image<T>(), end, true);

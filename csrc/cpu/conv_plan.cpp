@@ -46,6 +46,16 @@ Lattice forward_lattice(const Geometry& g) {
   return l;
 }
 
+Lattice plain_lattice(const Geometry& g) {
+  Lattice l = forward_lattice(g);
+  for (int i = 0; i < 3; ++i) {
+    l.in_step[i] = 1;
+    l.taps[i].offset = {0};
+    l.taps[i].slot = {0};
+  }
+  return l;
+}
+
 // dx[i] = sum of w[t] g[p] over p * stride - padding + t * dilation = i: for i = r + stride * j the taps with
 // (r + padding - t * dilation) divisible by the stride meet p = j + (r + padding - t * dilation) / stride.
 std::vector<Lattice> data_lattices(const Geometry& g) {

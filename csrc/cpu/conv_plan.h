@@ -74,6 +74,7 @@ struct Lattice {
 };
 
 Lattice forward_lattice(const Geometry& g);
+Lattice plain_lattice(const Geometry& g);  // the output's own positions, without any taps
 std::vector<Lattice> data_lattices(const Geometry& g);
 
 // A task's share of the output positions: whole images, or part of one.
@@ -151,6 +152,13 @@ struct Epilogue {
 template <class T>
 void gather(Context* context, const Source<T>& in, const Lattice& l, const PackedWeights<T>& w,
             const Image<T>& out, const Epilogue<T>& end, bool zeros_count);
+
+// The data gradient in another order: every gradient position adds its products to the inputs it came from.
+// Takes no part of the border in vain, as the gather does, but loads and stores its sums once per tap.
+bool scatter_is_cheaper(const Geometry& g, bool depthwise);
+template <class T>
+void scatter(Context* context, const Geometry& g, const Source<T>& grad, const PackedWeights<T>& w,
+             const Image<T>& out);
 
 // grad_weight (O, C / groups, *K) and grad_bias (O,), each may be absent (data NULL).
 template <class T>

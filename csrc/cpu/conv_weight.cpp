@@ -285,17 +285,6 @@ void finish_bias(const WeightGradient<T>& p, const View& out) {
   for (int64_t o = 0; o < p.geometry.o; ++o) out.as<T>()[o * out.strides[0]] = sum[o];
 }
 
-// The gradient's own positions, without any taps.
-Lattice plain_lattice(const Geometry& g) {
-  Lattice l = forward_lattice(g);
-  for (int i = 0; i < 3; ++i) {
-    l.in_step[i] = 1;
-    l.taps[i].offset = {0};
-    l.taps[i].slot = {0};
-  }
-  return l;
-}
-
 }  // namespace
 
 template <class T>

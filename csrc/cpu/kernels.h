@@ -7,6 +7,7 @@
 #include "cpu/isa/conv.h"
 #include "cpu/isa/attention.h"
 #include "cpu/isa/embedding.h"
+#include "cpu/isa/dropout.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
@@ -21,6 +22,7 @@ struct Kernels {
   const char* isa;
   const ConvKernels* conv;
   const AttentionKernels* attention;
+  const DropoutKernels* dropout;
   const RnnKernels* rnn;
   const NormKernels* norm;
   const PoolKernels* pool;

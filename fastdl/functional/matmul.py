@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd import ArrayFunction
+from ..autograd import ArrayFunction, _mode, wrap
 from ..backend import empty, kernels
 from ..ops import matmul as ops
 from ..ops.activation import resolve_activation
@@ -79,4 +79,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
     tensor([0.])
     """
     f = _NONE if activation is None else resolve_activation(activation)
-    return Linear.apply(as_tensor(input), as_tensor(weight), None if bias is None else as_tensor(bias), f)
+    input, weight = as_tensor(input), as_tensor(weight)
+    if bias is not None:
+        bias = as_tensor(bias)
+    if _mode.enabled and (
+        weight._node is not None or input._node is not None or (bias is not None and bias._node is not None)
+    ):
+        return Linear.apply(input, weight, bias, f)
+    return wrap(ops.linear(input._data, weight._data, None if bias is None else bias._data, f))

@@ -159,11 +159,6 @@ class Module:
         self._transient.discard(name)
         object.__delattr__(self, name)
 
-    def __getattr__(self, name: str) -> Any:  # reached only by names that do not exist
-        if name in ("_parameters", "_buffers", "_modules"):
-            raise AttributeError(f"{type(self).__name__}: call super().__init__() first")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     # ------------------------------------------------------------------------------------------------ walking
 
     def named_modules(

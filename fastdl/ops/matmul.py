@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import empty, kernels
-from .activation import resolve_activation
+from .activation import Activation, resolve_activation
 
 __all__ = [
     "PackedB", "addmm", "bmm", "dot", "linear", "linear_backward", "matmul", "matmul_backward", "mm", "mv", "pack_b",
@@ -164,7 +164,7 @@ def linear(
     if not sx or not 1 <= len(sw) <= 2 or sx[-1] != sw[-1]:
         raise ValueError(f"linear: expected x (..., k) and weight (n, k) or (k,), got shapes {sx} and {sw}")
     out = empty(sx[:-1] + sw[:-1], x.dtype)
-    f = resolve_activation(activation)
+    f = activation if activation.__class__ is Activation else resolve_activation(activation)
     kernels(x).linear(x, weight, bias, out, f[0], f[1], f[2])
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -245,7 +246,7 @@ class ProgressBar(Callback):
             total=trainer.batches,
             desc=f"Epoch {epoch}/{trainer.epochs} ",
             file=out,
-            dynamic_ncols=True,
+            ncols=shutil.get_terminal_size((100, 24)).columns,  # some terminals say 0: then 100
             bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self._drawn = time.monotonic()

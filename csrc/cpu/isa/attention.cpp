@@ -100,7 +100,8 @@ void scale_rows(int64_t rows, int64_t cols, int64_t ld, const T* factor, T* x) {
   for (int64_t r = 0; r < rows; ++r) {
     if (factor[r] == T(1)) continue;
     const V f = V::broadcast(factor[r]);
-    for_vectors<T>(cols, [&](int64_t c, int lanes) { put(V::load(x + r * ld + c, lanes) * f, x + r * ld + c, lanes); });
+    for_vectors<T>(
+        cols, [&](int64_t c, int lanes) { put(V::load(x + r * ld + c, lanes) * f, x + r * ld + c, lanes); });
   }
 }
 
@@ -108,7 +109,8 @@ template <class T>
 T dot(int64_t n, const T* a, const T* b) {
   using V = Vec<T>;
   V sum = V::zero();
-  for_vectors<T>(n, [&](int64_t i, int lanes) { sum = fma(V::load(a + i, lanes), V::load(b + i, lanes), sum); });
+  for_vectors<T>(n,
+                 [&](int64_t i, int lanes) { sum = fma(V::load(a + i, lanes), V::load(b + i, lanes), sum); });
   return reduce_add(sum);
 }
 

@@ -11,7 +11,7 @@ struct ScoreBlock {
   T* s;
   int64_t rows, cols, ld;
   T scale;
-  const T* bias;              // or null; rows bias_row apart, columns contiguous
+  const T* bias;  // or null; rows bias_row apart, columns contiguous
   int64_t bias_row;
   const unsigned char* keep;  // or null; 0: may not attend
   int64_t keep_row;

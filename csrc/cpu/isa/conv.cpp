@@ -97,10 +97,36 @@ void add_rows(const T* x, int64_t rows, int64_t step, int64_t columns, T* sum) {
   }
 }
 
+template <class T>
+void scatter_rows(const T* x, int64_t rows, int64_t step, int64_t columns, T* y, const int64_t* offset) {
+  using V = Vec<T>;
+  constexpr int W = V::width;
+  if (columns == 2 * W) {  // a whole tile
+    for (int64_t m = 0; m < rows; ++m, x += step) {
+      if (offset[m] < 0) continue;
+      T* const to = y + offset[m];
+      (V::load(to) + V::load(x)).store(to);
+      (V::load(to + W) + V::load(x + W)).store(to + W);
+    }
+    return;
+  }
+  for (int64_t m = 0; m < rows; ++m, x += step) {
+    if (offset[m] < 0) continue;
+    T* const to = y + offset[m];
+    int64_t j = 0;
+    for (; j + W <= columns; j += W) (V::load(to + j) + V::load(x + j)).store(to + j);
+    if (j < columns) {
+      const int lanes = static_cast<int>(columns - j);
+      (V::load(to + j, lanes) + V::load(x + j, lanes)).store(to + j, lanes);
+    }
+  }
+}
+
 }  // namespace
 
 extern const ConvKernels conv_kernels;
-const ConvKernels conv_kernels = {{depthwise<float>, depthwise_weight<float>, add_rows<float>},
-                                  {depthwise<double>, depthwise_weight<double>, add_rows<double>}};
+const ConvKernels conv_kernels = {
+    {depthwise<float>, depthwise_weight<float>, add_rows<float>, scatter_rows<float>},
+    {depthwise<double>, depthwise_weight<double>, add_rows<double>, scatter_rows<double>}};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

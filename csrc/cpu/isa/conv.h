@@ -47,6 +47,8 @@ struct ConvTable {
   void (*depthwise_weight)(const ConvDepthwiseWeight<T>&);
   // sum[j] += x[m * step + j], m = 0 .. rows - 1 in this order
   void (*add_rows)(const T* x, int64_t rows, int64_t step, int64_t columns, T* sum);
+  // y[offset[m] + j] += x[m * step + j]; rows with a negative offset are left out
+  void (*scatter_rows)(const T* x, int64_t rows, int64_t step, int64_t columns, T* y, const int64_t* offset);
 };
 
 struct ConvKernels {

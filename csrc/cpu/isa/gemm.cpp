@@ -72,15 +72,25 @@ static void tile(const GemmTile<T>& t) {
       b += b_k;
     }
   }
-  const bool plain = t.alpha == T(1) && t.beta == T(0) && !t.bias && !t.residual && !t.relu;
-  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-    FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
-      const int lanes = Masked && j == NV - 1 ? tail : W;
-      if (!plain) sum[r][j] = end_of_tile(t, sum[r][j], r, j * W, lanes);
-      if (Masked && j == NV - 1) sum[r][j].store(t.c + r * t.ldc + j * W, tail);
-      else sum[r][j].store(t.c + r * t.ldc + j * W);
-    }
+  // The same steps as end_of_tile, each decided once: branches per vector would take as long as k = 20.
+  const auto lanes = [&](int j) { return Masked && j == NV - 1 ? tail : W; };
+  const T alpha = t.alpha, beta = t.beta;
+  const T *const bias = t.bias, *const residual = t.residual;
+  const int64_t ldc = t.ldc, ld_residual = t.ld_residual;
+  const bool relu = t.relu;
+  T* const c = t.c;
+#define FASTDL_EACH FASTDL_UNROLL for (int r = 0; r < R; ++r) FASTDL_UNROLL for (int j = 0; j < NV; ++j)
+  if (alpha != T(1)) FASTDL_EACH sum[r][j] *= V::broadcast(alpha);
+  if (beta == T(1)) {
+    FASTDL_EACH sum[r][j] += V::load(c + r * ldc + j * W, lanes(j));
+  } else if (beta != T(0)) {
+    FASTDL_EACH sum[r][j] = fma(V::broadcast(beta), V::load(c + r * ldc + j * W, lanes(j)), sum[r][j]);
   }
+  if (bias) FASTDL_EACH sum[r][j] += V::load(bias + j * W, lanes(j));
+  if (residual) FASTDL_EACH sum[r][j] += V::load(residual + r * ld_residual + j * W, lanes(j));
+  if (relu) FASTDL_EACH sum[r][j] = max(V::zero(), sum[r][j]);  // a NaN in the second operand comes through
+  FASTDL_EACH sum[r][j].store(c + r * ldc + j * W, lanes(j));
+#undef FASTDL_EACH
 }
 
 template <class T>

@@ -65,10 +65,9 @@ struct Vec {
     for (int i = 0; i < width; ++i)
       if (i < n) p[i] = v[i];
   }
-  static FASTDL_INLINE Vec broadcast(T x) {
-    Vec r;
-    for (int i = 0; i < width; ++i) r.v[i] = x;
-    return r;
+  static FASTDL_INLINE Vec broadcast(T x) {  // one shuffle; lane by lane the compiler would insert each
+    if constexpr (width == 4) return {Raw{x, x, x, x}};
+    else return {Raw{x, x}};
   }
   static FASTDL_INLINE Vec zero() { return {Raw{}}; }
   static FASTDL_INLINE Vec iota() {

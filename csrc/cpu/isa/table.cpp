@@ -8,6 +8,7 @@ namespace fastdl::cpu::FASTDL_ISA {
 
 extern const ConvKernels conv_kernels;
 extern const AttentionKernels attention_kernels;
+extern const DropoutKernels dropout_kernels;
 extern const RnnKernels rnn_kernels;
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
@@ -23,6 +24,7 @@ const Kernels table = {
     FASTDL_STRING(FASTDL_ISA),
     &conv_kernels,
     &attention_kernels,
+    &dropout_kernels,
     &rnn_kernels,
     &norm_kernels,
     &pool_kernels,

@@ -12,32 +12,33 @@ typedef struct fastdl_attention_options {
   size_t struct_size;
   int32_t scale_given; /* 0: scale is 1 / sqrt(E) */
   double scale;        /* of q k^T */
-  int32_t is_causal;  /* query i sees keys 0..i (aligned at the top left, whatever the lengths) */
-  double dropout_p;   /* probability of dropping a weight; kept ones are scaled by 1 / (1 - p) */
-  uint64_t seed;      /* key and counter offset of the Philox mask; element (b, h, i, j) has its C-order index */
+  int32_t is_causal;   /* query i sees keys 0..i (aligned at the top left, whatever the lengths) */
+  double dropout_p;    /* probability of dropping a weight; kept ones are scaled by 1 / (1 - p) */
+  uint64_t seed; /* key and counter offset of the Philox mask; element (b, h, i, j) has its C-order index */
   uint64_t offset;
 } fastdl_attention_options;
 #define FASTDL_ATTENTION_OPTIONS_INIT {sizeof(fastdl_attention_options), 0, 0.0, 0, 0.0, 0, 0}
 
-/* out = softmax(scale * q k^T + mask) v. One dtype, float32 or float64, any strides (unit stride along E is fastest).
-   q: (B, H, L, E), k: (B, G, S, E), v: (B, G, S, Ev), out: (B, H, L, Ev); G divides H, head h reads group h / (H / G).
-   mask: NULL, or (B, H, L, S) of bool (true: may attend) or of q's dtype (added to the scores); strides of 0 broadcast.
-   lse: NULL or (B, H, L), C-contiguous: log of the sum of exponentials of each row's scores, kept for the backward
-   call. A row that may attend to nothing gives zeros. Scratch: some 400 KiB per thread, whatever L and S. */
+/* out = softmax(scale * q k^T + mask) v. One dtype, float32 or float64, any strides (unit stride along E is
+   fastest). q: (B, H, L, E), k: (B, G, S, E), v: (B, G, S, Ev), out: (B, H, L, Ev); G divides H, head h reads
+   group h / (H / G). mask: NULL, or (B, H, L, S) of bool (true: may attend) or of q's dtype (added to the
+   scores); strides of 0 broadcast. lse: NULL or (B, H, L), C-contiguous: log of the sum of exponentials of
+   each row's scores, kept for the backward call. A row that may attend to nothing gives zeros. Scratch: some
+   400 KiB per thread, whatever L and S. */
 FASTDL_API fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_tensor* q,
                                                   const fastdl_tensor* k, const fastdl_tensor* v,
                                                   const fastdl_tensor* mask, const fastdl_tensor* out,
-                                                  const fastdl_tensor* lse, const fastdl_attention_options* options);
+                                                  const fastdl_tensor* lse,
+                                                  const fastdl_attention_options* options);
 
-/* Gradients of all operands; grad_mask is NULL or (B, H, L, S), C-contiguous, the gradient of an additive mask. out and lse are
-   those of the forward call, options the same. grad_q, grad_k, grad_v have the shapes of q, k, v. */
-FASTDL_API fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_tensor* grad_out,
-                                                   const fastdl_tensor* q, const fastdl_tensor* k,
-                                                   const fastdl_tensor* v, const fastdl_tensor* mask,
-                                                   const fastdl_tensor* out, const fastdl_tensor* lse,
-                                                   const fastdl_tensor* grad_q, const fastdl_tensor* grad_k,
-                                                   const fastdl_tensor* grad_v, const fastdl_tensor* grad_mask,
-                                                   const fastdl_attention_options* options);
+/* Gradients of all operands; grad_mask is NULL or (B, H, L, S), C-contiguous, the gradient of an additive
+   mask. out and lse are those of the forward call, options the same. grad_q, grad_k, grad_v have the shapes
+   of q, k, v. */
+FASTDL_API fastdl_status fastdl_attention_backward(
+    fastdl_context* context, const fastdl_tensor* grad_out, const fastdl_tensor* q, const fastdl_tensor* k,
+    const fastdl_tensor* v, const fastdl_tensor* mask, const fastdl_tensor* out, const fastdl_tensor* lse,
+    const fastdl_tensor* grad_q, const fastdl_tensor* grad_k, const fastdl_tensor* grad_v,
+    const fastdl_tensor* grad_mask, const fastdl_attention_options* options);
 
 #ifdef __cplusplus
 }

@@ -18,6 +18,7 @@
 #include "fastdl/attention.h"
 #include "fastdl/base.h"
 #include "fastdl/embedding.h"
+#include "fastdl/dropout.h"
 #include "fastdl/loss.h"
 #include "fastdl/matmul.h"
 #include "fastdl/measure.h"

@@ -132,6 +132,8 @@ FASTDL_CHECKED(rnn_backward);
 FASTDL_CHECKED(attention_forward);
 FASTDL_CHECKED(attention_backward);
 
+FASTDL_CHECKED(dropout);
+
 FASTDL_CHECKED(layer_norm_forward);
 FASTDL_CHECKED(layer_norm_backward);
 FASTDL_CHECKED(rms_norm_forward);
