@@ -131,7 +131,8 @@ def main() -> None:
     if ratios:
         mean = float(np.exp(np.mean(np.log(ratios))))
         print(
-            f"geometric mean {mean:.2f}, worst {min(ratios):.2f}, faster in {sum(r > 1 for r in ratios)} of {len(ratios)}"
+            f"geometric mean {mean:.2f}, worst {min(ratios):.2f}, "
+            f"faster in {sum(r > 1 for r in ratios)} of {len(ratios)}"
         )
 
 

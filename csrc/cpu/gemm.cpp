@@ -79,9 +79,12 @@ template <class T>
 void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g,
                    const Block<T>& block) {
   const int64_t nr = kernel.nr;
-  const int64_t mr = ceil_div(block.rows, ceil_div(block.rows, kernel.mr));  // tiles of even height
-  // Read as they lie, nothing of A or B moves to a closer cache, and K needs no blocks.
-  const bool blocked = block.pack_a || block.pack_b || block.b_panels;
+  const int64_t mr = block.rows <= kernel.mr
+                         ? block.rows
+                         : ceil_div(block.rows, ceil_div(block.rows, kernel.mr));  // even tiles
+  // Rows of A and B read as they lie need no blocks of K: nothing would move to a closer cache. Columns of A
+  // do: the next tile uses the other half of their cache lines.
+  const bool blocked = block.pack_a || block.pack_b || block.b_panels || g.a_row == 1;
   const int64_t kc = std::max<int64_t>(
       blocked ? ceil_div(g.k, std::max<int64_t>(ceil_div(g.k, block.pack_b ? 4 * kernel.kc : kernel.kc), 1))
               : g.k,
@@ -251,7 +254,7 @@ void gemm_split_k(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T
                  g.b_n,
                  sums + p * size,
                  g.n};
-    gemm(context, part);
+    compute_block(context, kernel, part, Block<T>{0, 0, g.m, g.n, false, g.b_n != 1, nullptr});
   });
   for (int64_t p = 1; p < parts; ++p) {
     for (int64_t i = 0; i < size; ++i) sums[i] += sums[p * size + i];
@@ -276,6 +279,9 @@ void gemm(Context* context, const Gemm<T>& g) {
   const bool in_l2 = a_bytes + b_bytes <= kInL2;
   const bool pack_b = !g.packed_b && (!plain_b || g.b_n != 1 || !(in_l2 || g.m <= kFewRows));
   const bool pack_a = !plain_a || !(in_l2 || a_bytes <= kInL2 / 3 || g.n <= 2 * kernel.nr);
+  if (!pack_a && cost_of(g.m, g.n, g.k) <= kSerialCost) {  // one block: nothing to cut, nothing to pack ahead
+    return compute_block(context, kernel, g, Block<T>{0, 0, g.m, g.n, false, pack_b, g.packed_b});
+  }
   gemm_blocked(context, kernel, g, pack_a, pack_b);
 }
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .sources import NAMES
+import fastdl
+
+from .. import io
+from ..train import Accuracy, ConfusionMatrix, evaluate
+from .run import Run
+from .sources import NAMES, load_source
 
 
 def add(commands: Any) -> None:
@@ -23,13 +28,6 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates. Returns 0; errors are raised."""
-    import fastdl
-
-    from .. import io
-    from ..train import Accuracy, ConfusionMatrix, evaluate
-    from .run import Run
-    from .sources import load_source
-
     setup = Run.restore(args.file, io.read_checkpoint(args.file)["metadata"])
     if args.threads:
         fastdl.set_num_threads(args.threads)

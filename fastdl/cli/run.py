@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import fastdl
+
+from .. import models, optim
 from ..train import Callback
 from .sources import Source
 
@@ -90,17 +93,11 @@ class Run:
 
     def build_model(self) -> Any:
         """A new model with initial weights drawn from the seed."""
-        import fastdl
-
-        from .. import models
-
         fastdl.manual_seed(self.seed)
         return models.build(self.model, self.input_shape, len(self.class_names))
 
     def build_optimizer(self, model: Any) -> Any:
         """The optimizer over the model's parameters."""
-        from .. import optim
-
         parameters = model.parameters()
         if self.optimizer == "momentum":
             return optim.SGD(parameters, lr=self.lr, momentum=0.9, nesterov=True)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
-from .run import OPTIMIZERS
-from .sources import NAMES
+import fastdl
+
+from ..data import DataLoader, TensorDataset
+from ..io import load_checkpoint, read_checkpoint
+from ..train import History, ModelCheckpoint, NaNGuard, ProgressBar, evaluate, fit
+from . import plot
+from .run import OPTIMIZERS, LearningRate, Run, check_writable
+from .sources import NAMES, Source, load_source
 
 MODELS = ("linear", "mlp", "cnn", "lstm")
 
@@ -49,10 +56,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains. Returns 0; errors and interrupts are raised."""
-    # Cheap checks first: imports and data take a while.
-    from . import plot
-    from .run import LearningRate, Run, check_writable
-
+    # Cheap checks first: data and training take a while.
     save = args.save or args.resume
     if save:
         check_writable(save, "--save")
@@ -60,64 +64,80 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.plot, "--plot")
         plot.check(args.plot)
 
-    import fastdl
-
-    from .. import io
-    from ..data import DataLoader, TensorDataset
-    from ..train import History, ModelCheckpoint, NaNGuard, ProgressBar, evaluate, fit
-    from .sources import load_source
-
     say = (lambda *_: None) if args.quiet else _say
     if args.threads:
         fastdl.set_num_threads(args.threads)
+    setup, source = _setup(args, say)
+    model = setup.build_model()
+    optimizer = setup.build_optimizer(model)
+    train = TensorDataset(source.x_train, source.y_train)
+    loader = DataLoader(train, setup.batch_size, shuffle=True, seed=setup.seed)
+    say(
+        f"model: {setup.model}, {sum(p.numel() for p in model.parameters()):,} parameters; "
+        f"{setup.optimizer}, learning rate {setup.lr:g} x {setup.lr_decay:g} per epoch, "
+        f"batches of {setup.batch_size}, seed {setup.seed}, {fastdl.get_num_threads()} threads"
+    )
+    history, done = History(), 0
+    if args.resume:
+        content = load_checkpoint(args.resume, model, optimizer, loader=loader)
+        history.load_state_dict(content["extra"].get("history"))
+        done = content["epoch"]
+        say(f"resume: {args.resume} holds {_epochs(done)} of {setup.epochs}")
 
+    test = (source.x_test, source.y_test)
+    _fit(args, setup, model, optimizer, loader, test, history, done, say)
+    accuracy = evaluate(model, test, metrics=["accuracy"])["accuracy"]
+    if args.plot:
+        plot.draw(args.plot, history, f"{setup.model} on {source.spec}")
+        say(f"plot: {args.plot}")
+    epochs = _epochs(max(done, setup.epochs))
+    print(f"test accuracy {accuracy:.4f} after {epochs} on {source.description}", flush=True)
+    return 0
+
+
+def _setup(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[Run, Source]:
+    """The hyper-parameters, from the options or from the checkpoint to resume, and the data."""
     stored = None
     if args.resume:
-        stored = Run.restore(args.resume, io.read_checkpoint(args.resume)["metadata"])
+        stored = Run.restore(args.resume, read_checkpoint(args.resume)["metadata"])
         stored.check_options(args.resume, args)
     source = load_source(args.data or (stored.data if stored else None))
     say(
         f"data: {source.description}: {len(source.x_train)} training and {len(source.x_test)} test images, "
         f"{' x '.join(map(str, source.input_shape))}, {len(source.class_names)} classes"
     )
-    setup = stored or Run.start(args, source)
-    if stored:
-        stored.check_data(args.resume, source)
-        if stored.data_crc32 != source.fingerprint():
-            say(
-                f"note: this is not the training data of {args.resume}; "
-                "the weights will not be those of one long run"
-            )
-        stored.data, stored.data_crc32 = source.spec, source.fingerprint()
-        stored.epochs = stored.epochs if args.epochs is None else args.epochs
+    if stored is None:
+        return Run.start(args, source), source
+    stored.check_data(args.resume, source)
+    crc32 = source.fingerprint()
+    if stored.data_crc32 != crc32:
+        say(f"note: {args.resume} was trained on other data; the weights will not be those of one long run")
+    stored.data, stored.data_crc32 = source.spec, crc32
+    stored.epochs = args.epochs or stored.epochs
+    return stored, source
 
-    model = setup.build_model()
-    optimizer = setup.build_optimizer(model)
-    loader = DataLoader(
-        TensorDataset(source.x_train, source.y_train), setup.batch_size, shuffle=True, seed=setup.seed
-    )
-    history, done = History(), 0
-    if args.resume:
-        content = io.load_checkpoint(args.resume, model, optimizer, loader=loader)
-        history.load_state_dict(content["extra"]["history"])
-        done = content["epoch"]
-    say(
-        f"model: {setup.model}, {sum(p.numel() for p in model.parameters()):,} parameters; "
-        f"{setup.optimizer}, learning rate {setup.lr:g} x {setup.lr_decay:g} per epoch, "
-        f"batches of {setup.batch_size}, seed {setup.seed}, {fastdl.get_num_threads()} threads"
-    )
-    if args.resume:
-        say(f"resume: {args.resume} holds {_epochs(done)} of {setup.epochs}")
 
-    checkpoint = ModelCheckpoint(save, metadata=setup.metadata()) if save else None
-    if checkpoint:
-        checkpoint.path = save.replace("{", "{{").replace("}", "}}")
+def _fit(
+    args: argparse.Namespace,
+    setup: Run,
+    model: Any,
+    optimizer: Any,
+    loader: Any,
+    test: Any,
+    history: Any,
+    done: int,
+    say: Callable[[str], None],
+) -> None:
+    """The epochs still to do. An interrupt is raised again with what is left of the run as its text."""
+    save = args.save or args.resume
+    callbacks: list[Any] = [LearningRate(setup), NaNGuard()]
+    checkpoint = None
+    if save:
+        checkpoint = ModelCheckpoint(save.replace("{", "{{").replace("}", "}}"), metadata=setup.metadata())
+        callbacks.append(checkpoint)
         say(f"save: {save} after every epoch")
-    callbacks = [LearningRate(setup), NaNGuard(), *([checkpoint] if checkpoint else [])]
     if not args.quiet:
         callbacks.append(ProgressBar())
-    test = (source.x_test, source.y_test)
-    epochs_done = done
     try:
         fit(
             model,
@@ -132,17 +152,10 @@ def run(args: argparse.Namespace) -> int:
             history=history,
             verbose=False,
         )
-        epochs_done = max(done, setup.epochs)
-        accuracy = evaluate(model, test, metrics=["accuracy"])["accuracy"]
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_kept(save, checkpoint, args.resume, done)) from None
-    if args.plot:
-        plot.draw(args.plot, history, f"{setup.model} on {source.spec}")
-        say(f"plot: {args.plot}")
     if checkpoint and checkpoint.saved_epoch:
         say(f"saved: {save} (try: fastdl eval {save})")
-    print(f"test accuracy {accuracy:.4f} after {_epochs(epochs_done)} on {source.description}", flush=True)
-    return 0
 
 
 def _kept(save: str | None, checkpoint: Any, resumed: str | None, done: int) -> str:
