@@ -179,6 +179,8 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
     heap: list[int] = []
     keep = retained if captured is None else captured
     epoch = _epoch
+    inputs: Any
+    gs: Any
     inputs, gs = zip(*roots)
     del roots
     while True:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd import ArrayFunction, TensorBase, _mode, mark_inplace, wrap
+from ..autograd import ArrayFunction, TensorBase, _mode, is_float, mark_inplace, wrap
 from .core import View, as_tensor, cast, check_inplace, normalize_dim, numpy_names, overwrite, unbroadcast
 from .reduction import Pick, ValuesIndices
 
@@ -313,15 +313,15 @@ def scatter_reduce(
     if not include_self:
         start: Any = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)
         if start is None:
-            info = np.finfo(x.dtype) if x.dtype.kind == "f" else np.iinfo(x.dtype)
-            start = info.min if reduce == "amax" else info.max
-            if x.dtype.kind == "f":
+            if is_float(x.dtype):
                 start = -np.inf if reduce == "amax" else np.inf
+            else:
+                start = np.iinfo(x.dtype).min if reduce == "amax" else np.iinfo(x.dtype).max
         x[count > 0] = start
     _REDUCE[reduce].at(x, grid, s[tuple([slice(n) for n in i.shape])])
     if reduce == "mean":
         n = np.maximum(count + include_self, 1)
-        x = (x / n if x.dtype.kind == "f" else x // n).astype(x.dtype)
+        x = (x / n if is_float(x.dtype) else x // n).astype(x.dtype)
     return wrap(x)
 
 
@@ -556,6 +556,8 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
 
 def _order(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
     """Indices that sort, stable either way; NaN counts as the largest."""
+    if x.dtype.kind == "V":  # NumPy's sort does not know where bfloat16's NaN belongs
+        x = x.astype(np.float32)
     if not descending:
         return np.argsort(x, axis, kind="stable")
     reverse = np.argsort(np.flip(x, axis), axis, kind="stable")
