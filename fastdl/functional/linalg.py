@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import ops
 from ..autograd import ArrayFunction, is_float
-from ..ops import matmul as ops
 from .core import as_tensor, normalize_dim, unbroadcast
 from .reduction import sum as sum_
 

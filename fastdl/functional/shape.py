@@ -19,7 +19,9 @@ def sizes(args: tuple) -> tuple:
     """Sizes given either as one sequence or one by one."""
     if len(args) == 1 and not isinstance(args[0], int | np.integer):
         first: Any = args[0]
-        return tuple(first) if not isinstance(first, TensorBase) or first._data.ndim else (first._data.item(),)
+        return (
+            tuple(first) if not isinstance(first, TensorBase) or first._data.ndim else (first._data.item(),)
+        )
     return args
 
 
