@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
+
 xp = np
 
 #: When true, `empty` and `empty_like` fill floating outputs with NaN, so that a kernel that leaves an element
@@ -20,18 +22,9 @@ POISON = False
 _default_dtype = np.dtype(np.float32)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "_core":  # loaded at first use: `import fastdl` need not wait for the shared library
-        from . import _core
-
-        globals()["_core"] = _core
-        return _core
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def kernels(array: Any) -> ModuleType:
     """The compiled kernels that work where ``array`` lives."""
-    return globals().get("_core") or __getattr__("_core")
+    return _core
 
 
 def empty(shape: Any, dtype: Any) -> np.ndarray:
