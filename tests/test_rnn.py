@@ -213,6 +213,40 @@ def test_projection(rng):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_dropout_between_layers(rng, kind, p):
+    """The masks are those of ops.dropout, one layer after the other; backward uses them again."""
+    steps, batch, hidden, layers = 4, 3, 6, 3
+    weights, params = make(rng, kind, 5, hidden, layers, True)
+    x = rng.standard_normal((steps, batch, 5))
+    network = Network(kind, layers, True, dropout=p, seed=7, offset=11)
+    y, _, _, reserve = network.forward(x, None, None, params, None, True)
+    again = network.forward(x, None, None, params)
+    assert_same_bits(again[0], y)
+    masks = ops.dropout(np.ones((layers - 1, steps, batch, 2 * hidden)), p, 7, 11)
+    assert network.dropout_size(x, None, params) == masks.size
+    expected, _ = ref.sequence(kind, x, None, weights, True, dropout_masks=masks)
+    close(y, expected, np.float64, 50, "y")
+    grad = rng.standard_normal(y.shape)
+    dx, _, _, dparams = network.backward(grad, None, None, x, None, None, params, y, reserve)
+    dx_ref, _, dweights = ref.sequence_backward(kind, grad, None, x, None, weights, True, dropout_masks=masks)
+    for a, b in zip((dx, *dparams), (dx_ref, *[d for group in dweights for d in group]), strict=True):
+        close(a, b, np.float64, 50, "gradient")
+
+
+def test_dropout_layers(rng):
+    layer = nn.GRU(3, 8, 2, dropout=0.5)
+    x = fastdl.tensor(rng.standard_normal((4, 2, 3)), dtype=fastdl.float32)
+    fastdl.manual_seed(1)
+    first, second = array(layer(x)[0]), array(layer(x)[0])
+    fastdl.manual_seed(1)
+    assert_same_bits(array(layer(x)[0]), first)
+    assert not np.array_equal(first, second)
+    layer.eval()
+    assert_same_bits(array(layer(x)[0]), array(layer(x)[0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_cells(rng, kind):
     weights, params = make(rng, kind, 3, 10, dtype=np.float32)
     x = rng.standard_normal((4, 3)).astype(np.float32)
