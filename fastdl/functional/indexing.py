@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, _mode, is_float, mark_inplace, wrap
-from .core import View, as_tensor, cast, check_inplace, normalize_dim, numpy_names, overwrite, unbroadcast
+from .core import (
+    View,
+    add_at,
+    as_tensor,
+    cast,
+    check_inplace,
+    normalize_dim,
+    numpy_names,
+    overwrite,
+    unbroadcast,
+)
 from .reduction import Pick, ValuesIndices
 
 if TYPE_CHECKING:
@@ -71,7 +81,7 @@ class Index(ArrayFunction):
         if all(not isinstance(i, np.ndarray) or i.dtype.kind == "b" for i in ctx.index):
             out[ctx.index] = grad  # a mask picks each element once
         else:
-            np.add.at(out, ctx.index, grad)
+            add_at(out, ctx.index, grad)
         return out
 
 
@@ -187,7 +197,7 @@ class Gather(ArrayFunction):
     def backward(ctx: Any, grad: Any) -> Any:
         shape, axis, index = ctx.how
         out = np.zeros(shape, grad.dtype)
-        np.add.at(out, _grid(index, axis), grad)
+        add_at(out, _grid(index, axis), grad)
         return out
 
 
@@ -237,7 +247,7 @@ class Scatter(ArrayFunction):
         out = x.copy()
         src = src[tuple([slice(n) for n in index.shape])]
         if add:
-            np.add.at(out, grid, src)
+            add_at(out, grid, src)
         else:
             out[grid] = src
         return out
@@ -348,7 +358,7 @@ class IndexAdd(ArrayFunction):
     def forward(ctx: Any, x: Any, src: Any, at: tuple) -> Any:
         ctx.at = at
         out = x.copy()
-        np.add.at(out, at, src)
+        add_at(out, at, src)
         return out
 
     @staticmethod

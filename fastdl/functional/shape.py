@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, wrap
-from .core import View, as_tensor, normalize_dim, numpy_names
+from .core import View, add_at, as_tensor, normalize_dim, numpy_names
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -526,7 +526,7 @@ class RepeatEach(ArrayFunction):
         shape, repeats, axis = ctx.how
         n = shape[axis]
         out = np.zeros((n, *grad.shape[:axis], *grad.shape[axis + 1 :]), grad.dtype)
-        np.add.at(out, np.repeat(np.arange(n), repeats), np.moveaxis(grad, axis, 0))
+        add_at(out, np.repeat(np.arange(n), repeats), np.moveaxis(grad, axis, 0))
         return np.moveaxis(out, 0, axis)
 
 
