@@ -15,7 +15,7 @@ import torch
 from harness import compare, duration, environment, save
 
 import fastdl
-from fastdl.ops import conv as ops
+from fastdl import ops
 
 # name, input shape, output channels, kernel, stride, padding, groups, whether the input wants a gradient
 Layer = tuple[str, tuple[int, ...], int, int, int, int, int, bool]

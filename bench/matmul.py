@@ -16,8 +16,7 @@ import numpy as np
 from harness import block_time, compare
 
 import fastdl
-from fastdl import _core
-from fastdl.ops import matmul as ops
+from fastdl import _core, ops
 
 try:
     import torch

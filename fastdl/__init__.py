@@ -46,9 +46,9 @@ from .dtypes import int as int
 # isort: off
 from .functional.arithmetic import (
     add, atan2, bitwise_and, bitwise_left_shift, bitwise_or, bitwise_right_shift, bitwise_xor, div,
-    divide, eq, floor_divide, fmod, ge, greater, greater_equal, gt, le, less, less_equal, logical_and,
-    logical_or, logical_xor, lt, maximum, minimum, mul, multiply, ne, not_equal, pow, remainder, rsub,
-    sub, subtract, true_divide,
+    divide, eq, floor_divide, fmod, ge, greater, greater_equal, gt, hypot, le, less, less_equal,
+    logaddexp, logical_and, logical_or, logical_xor, lt, maximum, minimum, mul, multiply, ne, not_equal,
+    pow, remainder, rsub, sub, subtract, true_divide,
 )
 from .functional.creation import (
     arange, as_tensor, bernoulli, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like,
@@ -62,8 +62,8 @@ from .functional.indexing import (
     triu, triu_indices, unique, unique_consecutive,
 )
 from .functional.linalg import (
-    addmm, addmv, addr, baddbmm, bmm, cdist, dot, einsum, ger, inner, kron, matmul, mm, mv, outer,
-    tensordot, trace, vdot,
+    addmm, addmv, addr, baddbmm, bmm, cdist, cross, dot, einsum, ger, inner, kron, matmul, mm, mv,
+    outer, tensordot, trace, vdot,
 )
 from .functional.pointwise import (
     abs, absolute, acos, acosh, addcdiv, addcmul, allclose, arccos, arccosh, arcsin, arcsinh, arctan,
@@ -74,8 +74,8 @@ from .functional.pointwise import (
 )
 from .functional.reduction import (
     all, amax, amin, aminmax, any, argmax, argmin, bincount, count_nonzero, cummax, cummin, cumprod,
-    cumsum, dist, kthvalue, logsumexp, max, mean, median, min, nansum, norm, prod, std, std_mean, sum,
-    var, var_mean,
+    cumsum, diff, dist, histc, kthvalue, logsumexp, max, mean, median, min, nanmean, nansum, norm, prod,
+    quantile, std, std_mean, sum, var, var_mean,
 )
 from .functional.shape import (
     atleast_1d, atleast_2d, atleast_3d, broadcast_shapes, broadcast_tensors, broadcast_to, cat, chunk,

@@ -27,9 +27,10 @@ _NO_NEEDS = (None,) * 64
 
 
 class TensorBase:
-    """The four fields of a Tensor, without its methods (`fastdl.tensor.Tensor` has those)."""
+    """The fields of a Tensor, without its methods (`fastdl.tensor.Tensor` has those). Views and what they are views of
+    also have ``_base`` and ``_views`` (see functional/core.py); elsewhere these are not set."""
 
-    __slots__ = ("__weakref__", "_base", "_data", "_node", "grad")
+    __slots__ = ("__weakref__", "_base", "_data", "_node", "_views", "grad")
     _data: Any
     _node: Any
     grad: Any
@@ -179,6 +180,8 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
     heap: list[int] = []
     keep = retained if captured is None else captured
     epoch = _epoch
+    inputs: Any
+    gs: Any
     inputs, gs = zip(*roots)
     del roots
     while True:

@@ -422,6 +422,8 @@ class Tensor(TensorBase):
     maximum = A.maximum
     minimum = A.minimum
     atan2 = A.atan2
+    logaddexp = A.logaddexp
+    hypot = A.hypot
     eq = A.eq
     ne = A.ne
     lt = A.lt
@@ -502,6 +504,10 @@ class Tensor(TensorBase):
 
     sum = R.sum
     nansum = R.nansum
+    nanmean = R.nanmean
+    diff = R.diff
+    quantile = R.quantile
+    histc = R.histc
     mean = R.mean
     prod = R.prod
     amax = R.amax
@@ -601,6 +607,7 @@ class Tensor(TensorBase):
     baddbmm = L.baddbmm
     addr = L.addr
     trace = L.trace
+    cross = L.cross
 
     new_tensor = C.new_tensor
     new_zeros = C.new_zeros

@@ -96,6 +96,8 @@ CASES = [
     *[(f"a.{n}({d})", x) for n in ("cumsum", "cumprod") for d in (0, -1) for x in (X, T3, ZEROS, SCALAR)], ("a.cumsum(0)", INTS), ("a.cumsum(0, dtype=m.float64)", INTS), ("a.cumsum(0)", b(4)), ("m.cummax(a, 0)", X), ("m.cummin(a, 1)", X), ("m.cummax(a, 1)[0]", NAN),
     ("a.any()", ZEROS), ("a.all(1)", ZEROS), ("a.any(0, keepdim=True)", b(3, 4)), ("a.all()", EMPTY), ("a.any()", EMPTY), ("m.count_nonzero(a)", ZEROS), ("m.count_nonzero(a, 1)", ZEROS), ("m.nansum(a, 0)", NAN),
     ("m.bincount(a)", np.array([0, 1, 1, 3])), ("m.bincount(a, minlength=6)", np.array([0, 1, 1, 3])), ("m.bincount(a, b.detach())", np.array([0, 1, 1]), pos(3)),
+    ("m.nanmean(a)", NAN), ("m.nanmean(a, 0)", X), ("m.diff(a)", X), ("m.diff(a, 2, 0)", X), ("m.quantile(a, 0.3)", X), ("m.quantile(a, m.tensor([0.0, 0.25, 1.0]), dim=1)", X), ("m.quantile(a, m.tensor([0.5, 0.7]), dim=0, keepdim=True)", X), ("m.quantile(a, 0.5, 1, True)", X), ("m.histc(a, 4, -2, 2)", X), ("m.histc(a, 5)", X),
+    ("m.logaddexp(a, b)", X, ROW), ("m.hypot(a, b)", X, ROW), ("m.cross(a, b, dim=0)", X, Y),
     # shape
     *[(f"a.{e}", T3) for e in (
         "reshape(6, 4)", "reshape(-1)", "reshape((4, -1))", "view(3, 8)", "view(-1, 2)", "flatten()", "flatten(1)", "flatten(0, 1)", "flatten(start_dim=1, end_dim=2)", "unsqueeze(0)", "unsqueeze(-1)", "unsqueeze(1).squeeze(1)",
@@ -155,6 +157,11 @@ STATEMENTS = [
     "t = a * 1; t[...] = b",
     "t = a * 1; t[1:] = b[0]",
     "t = a * 1; t += b; t -= 1; t *= 2; t /= 3",
+    "t = a * 1; v = t[0:2]; t.mul_(3); t = v * b[0:2]",
+    "t = a * 1; v = t[0]; w = t.view(-1); v.mul_(2); t = w * w",
+    "t = a * 1; v = t.T; w = v[1:]; t[:, 2] = 5.0; t += b; t = w * w",
+    "t = a * 1; v = t[0]; w = v[1:]; v.exp_(); t = w * t[0, 1:]",
+    "t = a * 1; v = t[0]; t.zero_(); t = v + b[0]",
     "t = m.zeros(3, 4); t[0] = a[0]; t[1] += b[1]",
     "t = m.zeros(3, 4); t[1:].copy_(a[1:])",
     "t = a * 1; u = t.detach(); s = t + 1; t = s * u",

@@ -10,7 +10,7 @@ from tolerance import assert_same_bits, unit_roundoff
 
 import fastdl
 import fastdl.functional.attention as F
-from fastdl.ops import attention as ops
+from fastdl import ops
 
 # (B, H, G, L, S, E, Ev): around the block sizes of 128 queries and 64 keys, and one row or key.
 SHAPES = [

@@ -14,8 +14,7 @@ from tolerance import assert_close, assert_close_sum, assert_same_bits
 
 import fastdl
 import fastdl.functional.conv as F
-from fastdl import _core
-from fastdl.ops import conv as ops
+from fastdl import _core, ops
 from fastdl.ops.activation import resolve_activation
 
 # (x, weight, options). Channels and lines stand around the block boundaries: tiles of 4 to 14 positions, panels of 4

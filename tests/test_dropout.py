@@ -9,7 +9,7 @@ from tolerance import assert_same_bits
 
 import fastdl
 import fastdl.nn.functional as F
-from fastdl.ops import dropout as ops
+from fastdl import ops
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

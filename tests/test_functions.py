@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from function_cases import CASES, EMPTY, NAN, ONE_ROW, STATEMENTS, TIES, ZEROS, X, Y
 from gradcheck import gradcheck
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastdl
 
@@ -88,7 +90,7 @@ def test_gradient_of_assignment(code):
     def function(a, b):
         names = {"m": fastdl, "a": a, "b": b}
         exec(code, names)
-        return names["t"] + 0 * b  # some statements use only a
+        return names["t"] + 0 * b.sum()  # some statements use only a
 
     gradcheck(function, X.astype(np.float64), Y.astype(np.float64), rtol=1e-5, atol=2e-8)
 
@@ -234,7 +236,12 @@ BAD = [
     (TypeError, "bitwise_and", lambda: x23 & x23),
     (TypeError, "add", lambda: x23 + "a"),
     (TypeError, "add", lambda: x23 + None),
-    (ValueError, None, lambda: x23 + fastdl.ones(2)),
+    (ValueError, r"add: expected shapes .* got \(2, 3\) and \(2,\)", lambda: x23 + fastdl.ones(2)),
+    (ValueError, "mul: expected shapes", lambda: x23 * np.ones((4, 3))),
+    (ValueError, "lt: expected shapes", lambda: x23 < fastdl.ones(2)),
+    (ValueError, "maximum: expected shapes", lambda: fastdl.maximum(x23, fastdl.ones(2))),
+    (ValueError, "quantile", lambda: x23.quantile(1.5)),
+    (ValueError, "cross", lambda: fastdl.cross(x23, x23, 0)),
     (ValueError, "arange", lambda: fastdl.arange(1, 5, -1)),
     (ValueError, "arange", lambda: fastdl.arange(1, 5, 0)),
     (TypeError, "arange", lambda: fastdl.arange()),
@@ -255,3 +262,63 @@ BAD = [
 def test_bad_input(error, words, call):
     with pytest.raises(error, match=words):
         call()
+
+
+# ----------------------------------------------------------------------------------------- properties, by hypothesis
+
+small = st.integers(0, 4)
+shapes = st.lists(small, max_size=4).map(tuple)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_broadcasting_is_numpys(data):
+    full = data.draw(shapes)
+    parts = []
+    for _ in range(2):
+        kept = full[data.draw(st.integers(0, len(full))) :]
+        parts.append(tuple([1 if data.draw(st.booleans()) else n for n in kept]))
+    a, b = (np.arange(1.0, 1 + np.prod(s, dtype=int)).reshape(s) for s in parts)
+    x, y = fastdl.tensor(a, requires_grad=True), fastdl.tensor(b, requires_grad=True)
+    z = x * y - x / y
+    np.testing.assert_array_equal(z.detach().numpy(), a * b - a / b)
+    z.sum().backward()
+    one = np.ones(np.broadcast_shapes(*parts))
+    for t, grad in ((x, one * b - one / b), (y, one * a + one * a / b**2)):
+        extra = grad.ndim - t.ndim
+        ones = tuple([i + extra for i, n in enumerate(t.shape) if n == 1])
+        want = grad.sum(tuple(range(extra))).sum(tuple(i - extra for i in ones), keepdims=True)
+        np.testing.assert_allclose(t.grad.numpy(), want.reshape(t.shape), rtol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_views_are_numpys(data):
+    shape = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple))
+    a = np.arange(float(np.prod(shape, dtype=int))).reshape(shape)
+    t = fastdl.from_numpy(a).requires_grad_()
+    order = data.draw(st.permutations(range(len(shape))))
+    index = tuple(
+        data.draw(st.one_of(st.slices(n), st.just(slice(None)), *([st.integers(-n, n - 1)] if n else [])))
+        for n in a.transpose(order).shape
+    )
+    step = tuple([slice(i.start, i.stop, abs(i.step or 1)) if isinstance(i, slice) else i for i in index])
+    mine, theirs = t.permute(*order)[step], a.transpose(order)[step]
+    assert mine.shape == theirs.shape
+    np.testing.assert_array_equal(mine.detach().numpy(), theirs)
+    mine.reshape(-1).sum().backward()
+    picked = np.zeros(shape)
+    picked.transpose(order)[step] = 1
+    np.testing.assert_array_equal(t.grad.numpy(), picked)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.data())
+def test_reductions_are_numpys(shape, data):
+    a = np.arange(float(np.prod(shape, dtype=int))).reshape(shape)
+    dims = data.draw(st.lists(st.integers(0, max(len(shape) - 1, 0)), unique=True, max_size=len(shape)))
+    keep = data.draw(st.booleans())
+    got = fastdl.from_numpy(a).sum(tuple(dims), keep) if dims else fastdl.from_numpy(a).sum()
+    want = a.sum(tuple(dims), keepdims=keep) if dims else a.sum()
+    np.testing.assert_array_equal(got.numpy(), want)
+    assert got.shape == np.shape(want)

@@ -318,3 +318,17 @@ def test_foreign_and_newer_files_are_no_checkpoints(tmp_path):
     io.save({"epoch": 1}, path, {"fastdl.checkpoint": "2"})
     with pytest.raises(ValueError, match="expected checkpoint version 1, got 2"):
         io.load_checkpoint(path)
+
+
+def test_flipped_bytes_raise_value_errors_only(tmp_path, rng):
+    path = tmp_path / "flipped.safetensors"
+    io.save_checkpoint(path, Part(1), epoch=2, extra={"a": [1, 2.5, {"b": np.ones(3)}], "c": {3: (1, 2)}})
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(200):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(whole), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            io.load_checkpoint(path, Part(0))
+        except ValueError as error:
+            assert "flipped.safetensors" in str(error)

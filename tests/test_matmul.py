@@ -14,8 +14,8 @@ from tolerance import assert_close_sum, assert_same_bits
 
 import fastdl
 import fastdl.nn.functional as F
-from fastdl import _core
-from fastdl.ops import matmul as ops
+from fastdl import _core, ops
+from fastdl.ops.activation import resolve_activation
 
 DTYPES = [np.float32, np.float64]
 ACTIVATIONS = ["relu", "tanh", "gelu", "silu", "leaky_relu"]
@@ -253,7 +253,7 @@ def test_linear(lead, dtype, activation, isa, rng):
         assert_close_sum(got, expected, scale, 19, extra=12.0)
         before = ref.linear(x, weight, bias)
         grad = randn(rng, got.shape, dtype)
-        f = fastdl.ops.activation.resolve_activation(activation)
+        f = resolve_activation(activation)
         saved = None if activation is None else got if f.from_output else before.astype(dtype)
         z = grad if activation is None else grad * _derivative(activation, before)
         parts = ops.linear_backward(grad, x, weight, (True, True, True), activation, saved)

@@ -9,7 +9,7 @@ from tolerance import assert_same_bits, unit_roundoff
 
 import fastdl
 import fastdl.functional.norm as F
-from fastdl.ops import norm as ops
+from fastdl import ops
 
 SHAPES = [(2, 6), (5, 4, 1), (3, 12, 7), (2, 6, 5, 3), (4, 18, 17), (2, 2, 2, 3, 2)]
 

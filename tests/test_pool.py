@@ -11,7 +11,7 @@ from tolerance import assert_close_sum, assert_same_bits
 
 import fastdl
 import fastdl.functional.pool as F
-from fastdl.ops import pool as ops
+from fastdl import ops
 
 # (spatial shape, kernel, stride, padding, dilation, ceil_mode): windows that overlap, leave gaps, hang over the edges.
 SLIDING = [

@@ -8,10 +8,10 @@ from references import rnn as ref
 from tolerance import assert_same_bits, unit_roundoff
 
 import fastdl
-from fastdl import _core, nn
+from fastdl import _core, nn, ops
 from fastdl.functional import rnn as F
 from fastdl.nn.utils import rnn as utils_rnn
-from fastdl.ops import rnn as ops
+from fastdl.ops.rnn import Network
 
 KINDS = ("rnn_tanh", "rnn_relu", "gru", "lstm")
 
@@ -63,7 +63,7 @@ def compare(
         given[n:, b] = np.nan
     if batch_first:
         given = np.ascontiguousarray(given.swapaxes(0, 1))
-    network = ops.Network(kind, layers, bidirectional, bias, batch_first=batch_first)
+    network = Network(kind, layers, bidirectional, bias, batch_first=batch_first)
     y, h_n, c_n, reserve = network.forward(given, h0, c0, params, lengths, True)
     again = network.forward(given, h0, c0, params, lengths, False)
     assert_same_bits(again[0], y, "without a reserve")
@@ -149,7 +149,7 @@ def test_any_strides(rng, kind):
     x = rng.standard_normal((4, 5, 3))
     states = make_states(rng, kind, 2, 5, 6)
     h0, c0 = (*states, None)[:2]
-    network = ops.Network(kind, 1, True)
+    network = Network(kind, 1, True)
     y, h_n, _, reserve = network.forward(x, h0, c0, params, None, True)
     grad_y = rng.standard_normal(y.shape)
     grads = network.backward(grad_y, None, None, x, h0, c0, params, y, reserve)
@@ -178,19 +178,17 @@ def test_nan_and_infinity_propagate(rng, kind):
     _, params = make(rng, kind, 2, 5)
     x = rng.standard_normal((4, 3, 2))
     x[2, 1, 0] = np.nan
-    y, h_n, _, reserve = ops.Network(kind).forward(x, None, None, params, None, True)
+    y, h_n, _, reserve = Network(kind).forward(x, None, None, params, None, True)
     assert np.isnan(y[2:, 1]).all() and np.isnan(h_n[0, 1]).all()
     assert np.isfinite(np.delete(y, 1, 1)).all() and np.isfinite(y[:2]).all()
-    dx, _, _, dparams = ops.Network(kind).backward(
-        np.ones_like(y), None, None, x, None, None, params, y, reserve
-    )
+    dx, _, _, dparams = Network(kind).backward(np.ones_like(y), None, None, x, None, None, params, y, reserve)
     assert np.isfinite(np.delete(dx, 1, 1)).all()
     if kind == "rnn_relu":  # a slope of 0 or 1: only the products with x and h are NaN
         assert np.isnan(dparams[0]).any() and np.isnan(dparams[1]).any()
     else:
         assert np.isnan(dx[:, 1]).all() and all(np.isnan(d).any() for d in dparams)
     x[2, 1, 0] = np.inf
-    y, *_ = ops.Network(kind).forward(x, None, None, [np.abs(p) for p in params])
+    y, *_ = Network(kind).forward(x, None, None, [np.abs(p) for p in params])
     if kind == "rnn_relu":
         assert np.isposinf(y[2, 1]).all()
     else:  # saturated gates
@@ -212,6 +210,40 @@ def test_projection(rng):
         h = (o * np.tanh(c)) @ params[4].T
         assert np.allclose(y[t], h, rtol=0, atol=1e-13)
     assert np.allclose(h_n[0], h, rtol=0, atol=1e-13) and np.allclose(c_n[0], c, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_dropout_between_layers(rng, kind, p):
+    """The masks are those of ops.dropout, one layer after the other; backward uses them again."""
+    steps, batch, hidden, layers = 4, 3, 6, 3
+    weights, params = make(rng, kind, 5, hidden, layers, True)
+    x = rng.standard_normal((steps, batch, 5))
+    network = Network(kind, layers, True, dropout=p, seed=7, offset=11)
+    y, _, _, reserve = network.forward(x, None, None, params, None, True)
+    again = network.forward(x, None, None, params)
+    assert_same_bits(again[0], y)
+    masks = ops.dropout(np.ones((layers - 1, steps, batch, 2 * hidden)), p, 7, 11)
+    assert network.dropout_size(x, None, params) == masks.size
+    expected, _ = ref.sequence(kind, x, None, weights, True, dropout_masks=masks)
+    close(y, expected, np.float64, 50, "y")
+    grad = rng.standard_normal(y.shape)
+    dx, _, _, dparams = network.backward(grad, None, None, x, None, None, params, y, reserve)
+    dx_ref, _, dweights = ref.sequence_backward(kind, grad, None, x, None, weights, True, dropout_masks=masks)
+    for a, b in zip((dx, *dparams), (dx_ref, *[d for group in dweights for d in group]), strict=True):
+        close(a, b, np.float64, 50, "gradient")
+
+
+def test_dropout_layers(rng):
+    layer = nn.GRU(3, 8, 2, dropout=0.5)
+    x = fastdl.tensor(rng.standard_normal((4, 2, 3)), dtype=fastdl.float32)
+    fastdl.manual_seed(1)
+    first, second = array(layer(x)[0]), array(layer(x)[0])
+    fastdl.manual_seed(1)
+    assert_same_bits(array(layer(x)[0]), first)
+    assert not np.array_equal(first, second)
+    layer.eval()
+    assert_same_bits(array(layer(x)[0]), array(layer(x)[0]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -337,7 +369,7 @@ def test_nothing_is_written_when_a_check_fails(rng):
             None,
             None,
             None,
-            ops.Network("gru").options,
+            Network("gru").options,
         )
     assert (y == 7).all()
 

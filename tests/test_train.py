@@ -33,6 +33,11 @@ from fastdl.train import (
 )
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    fastdl.manual_seed(0)
+
+
 def line(n=64, seed=0):
     x = np.random.default_rng(seed).normal(size=(n, 2)).astype(np.float32)
     return x, (x @ np.array([[2.0], [-1.0]], np.float32) + 0.5).astype(np.float32)

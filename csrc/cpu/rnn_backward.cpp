@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "cpu/gemm.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel_steps.h"
 #include "cpu/rnn_layout.h"
@@ -7,12 +8,15 @@
 namespace fastdl::cpu {
 namespace {
 
-// out[j] = sum over rows of a[r, j], rows in order: out does not depend on how columns are shared out.
+// Rows of a block at least: every block reads and writes the gradients of the weights once more.
+constexpr int64_t kLeastRows = 512;
+
+// out[j] (+)= sum over rows of a[r, j], rows in order: out does not depend on how columns are shared out.
 template <class T>
-void column_sums(Context* context, int64_t rows, int64_t columns, const T* a, T* out) {
+void column_sums(Context* context, int64_t rows, int64_t columns, const T* a, bool add, T* out) {
   constexpr int64_t kColumns = 256;  // 1 KiB of float32 a row
   parallel_ranges(context, columns, kColumns, static_cast<double>(rows) / 4, [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; ++j) out[j] = T(0);
+    for (int64_t j = begin; j < end && !add; ++j) out[j] = T(0);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = begin; j < end; ++j) out[j] += a[r * columns + j];
     }
@@ -79,16 +83,20 @@ class BackwardLayer {
         std::memset(dir.carry, 0, carry_bytes);
       }
     }
-    steps();
-    for (int64_t d = 0; d < s.directions; ++d) {
-      first_states(d);
-      weight_gradients(d, scratch.h_prev);
-      if (!grad_x) continue;
-      const int64_t depth = s.gates * s.hidden, columns = s.input_of(layer_);
-      const RnnWeights<T>& w = p_.weights[static_cast<size_t>(layer_ * s.directions + d)];
-      rnn_gemm<T>(context_, rows_.rows, columns, depth, direction_[d].gates_x, depth, 1, w.ih, columns, 1,
-                  d == 0 ? T(0) : T(1), nullptr, grad_x, columns);
+    if (grad_x && s.directions == 2 && rows_.rows > 0) {
+      std::memset(grad_x, 0, sizeof(T) * static_cast<size_t>(rows_.rows * s.input_of(layer_)));
     }
+    const int64_t block = rnn_block_steps(s, rows_, sizeof(T), kLeastRows);
+    for (int64_t begin = 0; begin < rows_.steps; begin += block) {
+      const int64_t end = begin + block < rows_.steps ? begin + block : rows_.steps;
+      steps(begin, end);
+      for (int64_t d = 0; d < s.directions; ++d) {
+        const auto span = rows_.span(d == 0 ? rows_.steps - end : begin, d == 0 ? rows_.steps - begin : end);
+        if (grad_x) input_gradient(d, span, s.directions == 2, grad_x);
+        weight_gradients(d, begin, end, span, begin > 0, scratch.h_prev);
+      }
+    }
+    for (int64_t d = 0; d < s.directions; ++d) first_states(d);
   }
 
  private:
@@ -98,7 +106,7 @@ class BackwardLayer {
     T* grad_h;  // with a projection: [rows, P]
   };
 
-  void steps() {
+  void steps(int64_t first, int64_t last) {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions;
     const int64_t elements = recurrent_.size() + (s.projection ? projection_.size() : 0);
@@ -107,11 +115,13 @@ class BackwardLayer {
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, recurrent_.panels(),
                                      elements * static_cast<int64_t>(sizeof(T)),
                                      row_cost * static_cast<double>(rows_.sequences));
-    const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
+    const int64_t count = last - first;
+    const double task_cost = row_cost * static_cast<double>(rows_.rows) * static_cast<double>(count) /
+                             static_cast<double>(split.chunks * rows_.steps);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
         const int64_t d = task % directions, begin = task / directions * split.chunk;
-        for (int64_t step = 0; step < rows_.steps; ++step) {
+        for (int64_t step = first; step < last; ++step) {
           if (s.projection) through_projection(d, step, begin, begin + split.chunk, 0, recurrent_.panels());
           cells(d, step, begin, begin + split.chunk, 0, cell_panels().panels());
         }
@@ -119,16 +129,17 @@ class BackwardLayer {
       return;
     }
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
-    parallel_steps(context_, rows_.steps * phases, directions * split.chunks,
-                   task_cost / static_cast<double>(rows_.steps), [&](int64_t step, int64_t task) {
+    parallel_steps(context_, count * phases, directions * split.chunks,
+                   task_cost / static_cast<double>(count), [&](int64_t step, int64_t task) {
                      const int64_t d = task / split.chunks, chunk = task % split.chunks;
                      const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
                      if (step % phases + 1 == phases) {
                        const int64_t n = cell_panels().panels();
-                       cells(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                       cells(d, first + step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
                      } else {
                        const int64_t n = recurrent_.panels();
-                       through_projection(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                       through_projection(d, first + step / phases, 0, all, share(n, chunk),
+                                          share(n, chunk + 1));
                      }
                    });
   }
@@ -228,41 +239,64 @@ class BackwardLayer {
     }
   }
 
-  void weight_gradients(int64_t d, T* h_prev) const {
+  void input_gradient(int64_t d, RnnRows::Span span, bool add, T* grad_x) const {
+    const int64_t depth = shape_.gates * shape_.hidden, columns = shape_.input_of(layer_);
+    const T* weight = p_.weights[static_cast<size_t>(layer_ * shape_.directions + d)].ih;
+    Gemm<T> g{span.count, columns,
+              depth,      direction_[d].gates_x + span.row * depth,
+              depth,      1,
+              weight,     columns,
+              1,          grad_x + span.row * columns,
+              columns};
+    g.end.beta = add ? T(1) : T(0);
+    gemm(context_, g);
+  }
+
+  // out [m, n] (+)= a^T b over the rows of a span: a [rows, m], b [rows, n].
+  void outer_product(int64_t rows, int64_t m, const T* a, int64_t n, const T* b, bool add, T* out) const {
+    Gemm<T> g{m, n, rows, a, 1, m, b, n, 1, out, n};
+    g.end.beta = add ? T(1) : T(0);
+    gemm(context_, g);
+  }
+
+  // What the rows of steps [begin, end) (those of `span`) add to the gradients of the weights.
+  void weight_gradients(int64_t d, int64_t begin, int64_t end, RnnRows::Span span, bool add,
+                        T* h_prev) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
     const RnnWeights<T>& g = p_.grads[static_cast<size_t>(layer_ * s.directions + d)];
-    const int64_t n = rows_.rows, columns = s.gates * s.hidden, input = s.input_of(layer_);
-    if (g.ih)
-      rnn_gemm<T>(context_, columns, input, n, dir.gates_x, 1, columns, x_, input, 1, T(0), nullptr, g.ih,
-                  input);
-    if (g.bias_ih) column_sums(context_, n, columns, dir.gates_x, g.bias_ih);
+    const int64_t n = span.count, columns = s.gates * s.hidden, input = s.input_of(layer_);
+    const T *x = dir.gates_x + span.row * columns, *h = dir.gates_h + span.row * columns;
+    if (g.ih) outer_product(n, columns, x, input, x_ + span.row * input, add, g.ih);
+    if (g.bias_ih) column_sums(context_, n, columns, x, add, g.bias_ih);
     if (g.bias_hh && g.bias_ih && !s.gru()) {
       std::memcpy(g.bias_hh, g.bias_ih, sizeof(T) * static_cast<size_t>(columns));
     } else if (g.bias_hh) {
-      column_sums(context_, n, columns, dir.gates_h, g.bias_hh);
+      column_sums(context_, n, columns, h, add, g.bias_hh);
     }
     if (g.hh) {
-      gather_previous(d, h_prev);
-      rnn_gemm<T>(context_, columns, s.state, n, dir.gates_h, 1, columns, h_prev, s.state, 1, T(0), nullptr,
-                  g.hh, s.state);
+      gather_previous(d, begin, end, span.row, h_prev);
+      outer_product(n, columns, h, s.state, h_prev, add, g.hh);
     }
     if (g.hr) {
-      rnn_gemm<T>(context_, s.state, s.hidden, n, dir.grad_h, 1, s.state, dir.unprojected, s.hidden, 1, T(0),
-                  nullptr, g.hr, s.hidden);
+      outer_product(n, s.state, dir.grad_h + span.row * s.state, s.hidden,
+                    dir.unprojected + span.row * s.hidden, add, g.hr);
     }
   }
 
-  // h_prev[row] = the state that row's step began with.
-  void gather_previous(int64_t d, T* h_prev) const {
+  // h_prev[row - first_row] = the state that row's step began with, for the rows of steps [begin, end).
+  void gather_previous(int64_t d, int64_t begin, int64_t end, int64_t first_row, T* h_prev) const {
     const RnnShape& s = shape_;
     const int64_t ld = s.width();
-    parallel_for(context_, rows_.steps, static_cast<double>(rows_.sequences * s.state) / 4, [&](int64_t t) {
+    const double cost = static_cast<double>(rows_.sequences * s.state) / 4;
+    parallel_for(context_, end - begin, cost, [&](int64_t i) {
+      const int64_t t = time(d, begin + i);
       each_run(rows_, t, d == 1, 0, rows_.sequences, [&](const RnnRun& run) {
-        for (int64_t i = run.begin; i < run.end; ++i) {
-          const T* from = run.has_before ? y_ + row_of(d == 0 ? t - 1 : t + 1, i) * ld + d * s.state
-                                         : direction_[d].h0 + i * s.state;
-          std::memcpy(h_prev + row_of(t, i) * s.state, from, sizeof(T) * static_cast<size_t>(s.state));
+        for (int64_t k = run.begin; k < run.end; ++k) {
+          const T* from = run.has_before ? y_ + row_of(d == 0 ? t - 1 : t + 1, k) * ld + d * s.state
+                                         : direction_[d].h0 + k * s.state;
+          std::memcpy(h_prev + (row_of(t, k) - first_row) * s.state, from,
+                      sizeof(T) * static_cast<size_t>(s.state));
         }
       });
     });
@@ -296,7 +330,8 @@ void rnn_backward(Context* context, const RnnBackward<T>& p) {
   const Workspace grad_h(context, s.projection ? bytes(s.directions * rows * s.state) : 0);
   const Workspace packed(context,
                          bytes(s.directions * (recurrent.size() + (s.projection ? projection.size() : 0))));
-  const Workspace h_prev(context, bytes(rows * s.state));
+  const Workspace h_prev(context,
+                         bytes(rnn_block_steps(s, p.rows, sizeof(T), kLeastRows) * sequences * s.state));
   const Workspace between(context, s.layers > 1 ? bytes(2 * rows * s.width()) : 0);
   const int64_t zero_count =
       p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);

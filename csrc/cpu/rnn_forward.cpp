@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "cpu/gemm.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel_steps.h"
 #include "cpu/rnn_layout.h"
@@ -7,7 +8,10 @@
 namespace fastdl::cpu {
 namespace {
 
-// One layer, both directions: a product for all of x W_ih^T, then the loop over steps.
+// Rows of a block at least: fewer make an inefficient product.
+constexpr int64_t kLeastRows = 192;
+
+// One layer, both directions: block by block, one product for x W_ih^T, then the steps.
 template <class T>
 class ForwardLayer {
  public:
@@ -17,6 +21,11 @@ class ForwardLayer {
   // gates, cells, unprojected: scratch for every direction where there is no reserve.
   void run(T* gates, T* cells, T* unprojected, T* packed, const T* zeros) {
     const RnnShape& s = shape_;
+    const int64_t columns = s.gates * s.hidden, depth = s.input_of(layer_);
+    const int64_t block = rnn_block_steps(s, rows_, sizeof(T), kLeastRows),
+                  blocks = (rows_.steps + block - 1) / block;
+    const Workspace biases(context_, s.bias ? bytes(s.directions * columns) : 0);
+    const Workspace inputs(context_, blocks > 1 ? bytes(s.directions * packed_b_size<T>(depth, columns)) : 0);
     const auto& table = table_for<T>(*kernels().rnn);
     table_ = &table;
     panels_ = {s.gates, s.hidden, s.state, table.forward_units[s.kind]};
@@ -28,7 +37,7 @@ class ForwardLayer {
       const RnnWeights<T>& w = p_.weights[static_cast<size_t>(index)];
       dir.saved = p_.reserve != nullptr;
       dir.gates =
-          dir.saved ? p_.reserve + reserve.gates(layer_, d) : gates + d * rows_.rows * s.gates * s.hidden;
+          dir.saved ? p_.reserve + reserve.gates(layer_, d) : gates + d * block * rows_.sequences * columns;
       dir.cell = dir.saved ? p_.reserve + reserve.state(layer_, d) : cells + d * rows_.sequences * s.hidden;
       dir.unprojected = dir.saved ? p_.reserve + reserve.unprojected(layer_, d)
                                   : unprojected + d * rows_.sequences * s.hidden;
@@ -46,9 +55,20 @@ class ForwardLayer {
       if (s.lstm() && !dir.saved && rows_.sequences > 0) {
         std::memcpy(dir.cell, dir.c0, sizeof(T) * static_cast<size_t>(rows_.sequences * s.hidden));
       }
-      input_product(dir, w);
+      dir.bias = s.bias ? biases.as<T>() + d * columns : nullptr;
+      if (s.bias) add_biases(w, biases.as<T>() + d * columns);
+      dir.ih = w.ih;
+      if (blocks > 1) {
+        T* packed_ih = inputs.as<T>() + d * packed_b_size<T>(depth, columns);
+        pack_b<T>(context_, w.ih, 1, depth, depth, columns, packed_ih);
+        dir.packed_ih = packed_ih;
+      }
     }
-    steps();
+    for (int64_t begin = 0; begin < rows_.steps; begin += block) {
+      const int64_t end = begin + block < rows_.steps ? begin + block : rows_.steps;
+      for (int64_t d = 0; d < s.directions; ++d) input_product(d, begin, end);
+      steps(begin, end);
+    }
     for (int64_t d = 0; d < s.directions; ++d) last_states(d);
   }
 
@@ -56,23 +76,38 @@ class ForwardLayer {
   struct Direction {
     bool saved;
     T *gates, *cell, *unprojected;
-    const T *h0, *c0, *bias_hn, *packed, *packed_hr;
+    int64_t first_row;  // the row `gates` begins with
+    const T *h0, *c0, *bias, *bias_hn, *packed, *packed_hr, *ih, *packed_ih;
   };
 
-  void input_product(const Direction& dir, const RnnWeights<T>& w) {
-    const RnnShape& s = shape_;
-    const int64_t columns = s.gates * s.hidden, depth = s.input_of(layer_);
-    const Workspace bias(context_, s.bias ? sizeof(T) * static_cast<size_t>(columns) : 0);
-    // The GRU's b_hn is multiplied by the reset gate, so it stays with the recurrent part.
-    const int64_t both = s.gru() ? 2 * s.hidden : columns;
-    for (int64_t i = 0; s.bias && i < columns; ++i) {
-      bias.as<T>()[i] = i < both ? w.bias_ih[i] + w.bias_hh[i] : w.bias_ih[i];
-    }
-    rnn_gemm<T>(context_, rows_.rows, columns, depth, x_, depth, 1, w.ih, 1, depth, T(0),
-                s.bias ? bias.as<T>() : nullptr, dir.gates, columns);
+  static size_t bytes(int64_t n) { return sizeof(T) * static_cast<size_t>(n); }
+
+  // The GRU's b_hn is multiplied by the reset gate, so it stays with the recurrent part.
+  void add_biases(const RnnWeights<T>& w, T* sum) const {
+    const int64_t columns = shape_.gates * shape_.hidden, both = shape_.gru() ? 2 * shape_.hidden : columns;
+    for (int64_t i = 0; i < columns; ++i) sum[i] = i < both ? w.bias_ih[i] + w.bias_hh[i] : w.bias_ih[i];
   }
 
-  void steps() {
+  // gates = x W_ih^T + biases for the rows of steps [begin, end).
+  void input_product(int64_t d, int64_t begin, int64_t end) {
+    Direction& dir = direction_[d];
+    const int64_t columns = shape_.gates * shape_.hidden, depth = shape_.input_of(layer_);
+    const auto [row, count] =
+        rows_.span(d == 0 ? begin : rows_.steps - end, d == 0 ? end : rows_.steps - begin);
+    dir.first_row = dir.saved ? 0 : row;
+    if (count == 0) return;
+    Gemm<T> g{count,  columns,
+              depth,  x_ + row * depth,
+              depth,  1,
+              dir.ih, 1,
+              depth,  dir.gates + (row - dir.first_row) * columns,
+              columns};
+    g.packed_b = dir.packed_ih;
+    g.end.bias = dir.bias;
+    gemm(context_, g);
+  }
+
+  void steps(int64_t first, int64_t last) {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions;
     const double row_cost =
@@ -80,11 +115,13 @@ class ForwardLayer {
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, panels_.panels(),
                                      panels_.size() * static_cast<int64_t>(sizeof(T)),
                                      row_cost * static_cast<double>(rows_.sequences));
-    const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
+    const int64_t count = last - first;
+    const double task_cost = row_cost * static_cast<double>(rows_.rows) * static_cast<double>(count) /
+                             static_cast<double>(split.chunks * rows_.steps);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
         const int64_t d = task % directions, begin = task / directions * split.chunk;
-        for (int64_t step = 0; step < rows_.steps; ++step) {
+        for (int64_t step = first; step < last; ++step) {
           cells(d, step, begin, begin + split.chunk, 0, panels_.panels());
           if (s.projection) project(d, step, begin, begin + split.chunk, 0, projection_.panels());
         }
@@ -92,16 +129,16 @@ class ForwardLayer {
       return;
     }
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
-    parallel_steps(context_, rows_.steps * phases, directions * split.chunks,
-                   task_cost / static_cast<double>(rows_.steps), [&](int64_t step, int64_t task) {
+    parallel_steps(context_, count * phases, directions * split.chunks,
+                   task_cost / static_cast<double>(count), [&](int64_t step, int64_t task) {
                      const int64_t d = task / split.chunks, chunk = task % split.chunks;
                      const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
                      if (step % phases == 0) {
                        const int64_t n = panels_.panels();
-                       cells(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                       cells(d, first + step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
                      } else {
                        const int64_t n = projection_.panels();
-                       project(d, step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                       project(d, first + step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
                      }
                    });
   }
@@ -121,7 +158,7 @@ class ForwardLayer {
       else f.h_prev = {dir.h0 + run.begin * s.state, s.state, s.state, run.end - run.begin};
       f.hidden = hidden;
       f.bias_hn = dir.bias_hn;
-      f.gates = dir.gates + row * s.gates * hidden;
+      f.gates = dir.gates + (row - dir.first_row) * s.gates * hidden;
       f.save = dir.saved;
       if (dir.saved) {
         f.c = f.new_part = dir.cell + row * hidden;
@@ -197,7 +234,10 @@ void rnn_forward(Context* context, const RnnForward<T>& p) {
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences;
   const bool inference = p.reserve == nullptr;
-  const Workspace gates(context, inference ? bytes(s.directions * rows * s.gates * s.hidden) : 0);
+  const Workspace gates(context,
+                        inference ? bytes(s.directions * rnn_block_steps(s, p.rows, sizeof(T), kLeastRows) *
+                                          sequences * s.gates * s.hidden)
+                                  : 0);
   const Workspace cells(context, inference && s.lstm() ? bytes(s.directions * sequences * s.hidden) : 0);
   const Workspace unprojected(context,
                               inference && s.projection ? bytes(s.directions * sequences * s.hidden) : 0);

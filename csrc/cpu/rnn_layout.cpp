@@ -1,6 +1,6 @@
 #include "cpu/rnn_layout.h"
 
-#include "cpu/gemm.h"
+#include "cpu/dropout.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -25,21 +25,26 @@ void rnn_pack(Context* context, const RnnPanels& layout, const T* source, int64_
                [&](int64_t panel) { table.pack(layout, source, column_stride, row_stride, panel, packed); });
 }
 
-template <class T>
-void rnn_gemm(Context* context, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_k,
-              const T* b, int64_t b_k, int64_t b_n, T beta, const T* bias, T* c, int64_t ldc) {
-  if (m == 0 || n == 0) return;
-  Gemm<T> g{m, n, k, a, a_row, a_k, b, b_k, b_n, c, ldc};
-  g.end.beta = beta;
-  g.end.bias = bias;
-  gemm(context, g);
+int64_t rnn_block_steps(const RnnShape& s, const RnnRows& rows, int64_t item_size, int64_t least_rows) {
+  constexpr int64_t kBlockBytes = 1 << 20;
+  int64_t block = kBlockBytes / (s.gates * s.hidden * item_size);
+  if (block < least_rows) block = least_rows;
+  // A remainder of less than half a block is not worth a block of its own.
+  if (rows.sequences == 0 || rows.rows <= block + block / 2) return rows.steps > 0 ? rows.steps : 1;
+  return (block + rows.sequences - 1) / rows.sequences;
 }
 
 int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows) { return rows * shape.width(); }
 
 template <class T>
-void rnn_dropout(Context*, const RnnShape&, int64_t, int64_t, const T*, T*) {
-  fail(FASTDL_ERROR_INTERNAL, "rnn: dropout is not there yet");
+void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const T* x, T* y) {
+  constexpr int64_t kGrain = 16384;
+  const auto& table = table_for<T>(*kernels().dropout);
+  const DropoutMask mask = dropout_mask(shape.dropout, shape.seed, shape.offset, "rnn");
+  const int64_t count = rnn_dropout_numbers(shape, rows), first = layer * count;
+  parallel_ranges(context, count, kGrain, 4.0, [&](int64_t begin, int64_t end) {
+    table.apply(mask, first + begin, end - begin, x + begin, y + begin);
+  });
 }
 
 RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t panels,
@@ -60,10 +65,8 @@ RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions
   return {false, (panels + chunks - 1) / chunks, chunks};
 }
 
-#define FASTDL_INSTANTIATE(T)                                                                                \
-  template void rnn_pack(Context*, const RnnPanels&, const T*, int64_t, int64_t, T*);                        \
-  template void rnn_gemm(Context*, int64_t, int64_t, int64_t, const T*, int64_t, int64_t, const T*, int64_t, \
-                         int64_t, T, const T*, T*, int64_t);                                                 \
+#define FASTDL_INSTANTIATE(T)                                                         \
+  template void rnn_pack(Context*, const RnnPanels&, const T*, int64_t, int64_t, T*); \
   template void rnn_dropout(Context*, const RnnShape&, int64_t, int64_t, const T*, T*);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -37,6 +37,14 @@ struct RnnRows {
   int64_t at(int64_t i) const { return order.empty() ? i : order[static_cast<size_t>(i)]; }
   int64_t batch_at(int64_t t) const { return t < 0 || t >= steps ? 0 : batch[static_cast<size_t>(t)]; }
   int64_t offset_at(int64_t t) const { return offset[static_cast<size_t>(t)]; }
+
+  struct Span {
+    int64_t row, count;
+  };
+  // The rows of steps [begin, end), not empty.
+  Span span(int64_t begin, int64_t end) const {
+    return {offset_at(begin), offset_at(end - 1) + batch_at(end - 1) - offset_at(begin)};
+  }
 };
 
 // Consecutive sequences [begin, end) of one step whose neighbours in time (the step before, the step after,
@@ -116,11 +124,9 @@ int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows);
 template <class T>
 void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const T* x, T* y);
 
-// c[m, n] = a b + beta c (+ bias of every column): a[i * a_row + l * a_k], b[l * b_k + j * b_n], rows of c
-// ldc apart.
-template <class T>
-void rnn_gemm(Context* context, int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_k,
-              const T* b, int64_t b_k, int64_t b_n, T beta, const T* bias, T* c, int64_t ldc);
+// Steps are taken in blocks whose gates fit the L2 cache: what a block's products leave there, its steps
+// read, and the other way round. Returns the steps of a block: all of them where rows are few.
+int64_t rnn_block_steps(const RnnShape& shape, const RnnRows& rows, int64_t item_size, int64_t least_rows);
 
 // Packs for the kernels; see RnnPanels.
 template <class T>

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     history, done = History(), 0
     if args.resume:
         content = load_checkpoint(args.resume, model, optimizer, loader=loader)
-        history.load_state_dict(content["extra"]["history"])
+        history.load_state_dict(content["extra"].get("history"))
         done = content["epoch"]
         say(f"resume: {args.resume} holds {_epochs(done)} of {setup.epochs}")
 
@@ -101,7 +101,9 @@ def _setup(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[Run, S
     if args.resume:
         stored = Run.restore(args.resume, read_checkpoint(args.resume)["metadata"])
         stored.check_options(args.resume, args)
-    source = load_source(args.data or (stored.data if stored else None))
+    source = (
+        load_source(args.data or stored.data, (stored.mean, stored.std)) if stored else load_source(args.data)
+    )
     say(
         f"data: {source.description}: {len(source.x_train)} training and {len(source.x_test)} test images, "
         f"{' x '.join(map(str, source.input_shape))}, {len(source.class_names)} classes"

@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import ops
 from ..autograd import ArrayFunction, TensorBase, wrap
 from ..backend import empty_like, kernels
-from ..ops import activation as ops
-from ..ops.activation import Activation
+from ..ops.activation import (
+    CELU,
+    ELU,
+    HARDSHRINK,
+    HARDTANH,
+    LEAKY_RELU,
+    SOFTPLUS,
+    SOFTSHRINK,
+    THRESHOLD,
+    Activation,
+)
 from .core import as_tensor, check_inplace, float_input, normalize_dim, overwrite
 from .softmax import softmax
 
@@ -154,9 +164,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """x clipped to [min_val, max_val]. Raises ValueError where min_val > max_val."""
     if min_val > max_val:
         raise ValueError(f"hardtanh: expected min_val <= max_val, got {min_val} and {max_val}")
-    return _clamp(
-        "hardtanh", input, Activation(ops.HARDTANH, min_val, max_val, True), inplace, min_val, max_val
-    )
+    return _clamp("hardtanh", input, Activation(HARDTANH, min_val, max_val, True), inplace, min_val, max_val)
 
 
 def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
@@ -172,7 +180,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     >>> F.leaky_relu(fastdl.tensor([-1.0, 2.0]), 0.5)
     tensor([-0.5000,  2.0000])
     """
-    f = Activation(ops.LEAKY_RELU, negative_slope, 0.0, negative_slope > 0)
+    f = Activation(LEAKY_RELU, negative_slope, 0.0, negative_slope > 0)
     return _activate("leaky_relu", input, f, inplace)
 
 
@@ -214,7 +222,7 @@ def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, traini
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where x > 0, else alpha * (exp(x) - 1). Clevert et al. (2016), eq. 16."""
-    return _activate("elu", input, Activation(ops.ELU, alpha, 0.0, alpha > 0), inplace)
+    return _activate("elu", input, Activation(ELU, alpha, 0.0, alpha > 0), inplace)
 
 
 def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -236,7 +244,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """max(0, x) + min(0, alpha * (exp(x / alpha) - 1)). Barron (2017). Raises ValueError for alpha = 0."""
     if alpha == 0:
         raise ValueError("celu: expected alpha other than 0")
-    return _activate("celu", input, Activation(ops.CELU, alpha, 0.0, alpha > 0), inplace)
+    return _activate("celu", input, Activation(CELU, alpha, 0.0, alpha > 0), inplace)
 
 
 def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -264,7 +272,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
-    return Activate.apply(input, Activation(ops.SOFTPLUS, beta, threshold))
+    return Activate.apply(input, Activation(SOFTPLUS, beta, threshold))
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
@@ -305,14 +313,14 @@ def softsign(input: Tensor) -> Tensor:
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """0 on [-lambd, lambd], x elsewhere."""
-    return Activate.apply(input, Activation(ops.HARDSHRINK, lambd))
+    return Activate.apply(input, Activation(HARDSHRINK, lambd))
 
 
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x - lambd above lambd, x + lambd below -lambd, 0 between. Raises ValueError for lambd < 0."""
     if lambd < 0:
         raise ValueError(f"softshrink: expected lambd >= 0, got {lambd}")
-    return Activate.apply(input, Activation(ops.SOFTSHRINK, lambd))
+    return Activate.apply(input, Activation(SOFTSHRINK, lambd))
 
 
 def tanhshrink(input: Tensor) -> Tensor:
@@ -322,12 +330,12 @@ def tanhshrink(input: Tensor) -> Tensor:
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """x where x > threshold, else value."""
-    return _activate("threshold", input, Activation(ops.THRESHOLD, threshold, value), inplace)
+    return _activate("threshold", input, Activation(THRESHOLD, threshold, value), inplace)
 
 
 def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
     """In-place `threshold`."""
-    return _activate("threshold_", input, Activation(ops.THRESHOLD, threshold, value), True)
+    return _activate("threshold_", input, Activation(THRESHOLD, threshold, value), True)
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -359,7 +359,10 @@ def plus(input: Any, other: Any) -> Tensor:
     """``input + other``."""
     if isinstance(other, TensorBase):
         if isinstance(input, TensorBase) and input._data.dtype is other._data.dtype:
-            return Add.apply(input, other)
+            try:
+                return Add.apply(input, other)
+            except ValueError:
+                _mismatch("add", input, other)
     elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
         return AddNumber.apply(input, other)
     return _either("add", input, other, Add, AddNumber, AddNumber)
@@ -369,7 +372,10 @@ def minus(input: Any, other: Any) -> Tensor:
     """``input - other``."""
     if isinstance(other, TensorBase):
         if isinstance(input, TensorBase) and input._data.dtype is other._data.dtype:
-            return Sub.apply(input, other)
+            try:
+                return Sub.apply(input, other)
+            except ValueError:
+                _mismatch("sub", input, other)
     elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
         return SubNumber.apply(input, other)
     return _either("sub", input, other, Sub, SubNumber, NumberSub)
@@ -379,10 +385,16 @@ def mul(input: Any, other: Any) -> Tensor:
     """``input * other``."""
     if isinstance(other, TensorBase):
         if isinstance(input, TensorBase) and input._data.dtype is other._data.dtype:
-            return Mul.apply(input, other)
-    elif (other.__class__ is float or other.__class__ is int) and isinstance(input, TensorBase):
-        if input._data.dtype.kind == "f":
-            return MulNumber.apply(input, other)
+            try:
+                return Mul.apply(input, other)
+            except ValueError:
+                _mismatch("mul", input, other)
+    elif (
+        (other.__class__ is float or other.__class__ is int)
+        and isinstance(input, TensorBase)
+        and input._data.dtype.kind == "f"
+    ):
+        return MulNumber.apply(input, other)
     return _either("mul", input, other, Mul, MulNumber, MulNumber)
 
 
@@ -394,7 +406,10 @@ def divided(input: Any, other: Any) -> Tensor:
             and input._data.dtype is other._data.dtype
             and is_float(other._data.dtype)
         ):
-            return Div.apply(input, other)
+            try:
+                return Div.apply(input, other)
+            except ValueError:
+                _mismatch("div", input, other)
     elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
         return DivNumber.apply(input, other)
     return _either("div", *_float_pair("div", input, other), Div, DivNumber, NumberDiv)
@@ -407,7 +422,20 @@ def _either(name: str, a: Any, b: Any, both: Any, number: Any, number_first: Any
         return number.apply(a, b)
     if not isinstance(a, TensorBase):
         return number_first.apply(b, a)
-    return both.apply(a, b)
+    return _both(name, both, a, b)
+
+
+def _both(name: str, function: Any, a: Any, b: Any) -> Tensor:
+    """A function of two Tensors whose shapes must broadcast."""
+    try:
+        return function.apply(a, b)
+    except ValueError:
+        _mismatch(name, a, b)
+
+
+def _mismatch(name: str, a: Any, b: Any) -> NoReturn:
+    sa, sb = a._data.shape, b._data.shape
+    raise ValueError(f"{name}: expected shapes that broadcast together, got {sa} and {sb}") from None
 
 
 def rsub(input: Tensor, other: Any) -> Tensor:
@@ -458,7 +486,7 @@ def remainder(input: Tensor, other: Any) -> Tensor:
     """The remainder of a division rounded down (Python's ``%``)."""
     a, b = _operands("remainder", input, other)
     _no_zero("remainder", b._data)
-    return Remainder.apply(a, b)
+    return _both("remainder", Remainder, a, b)
 
 
 def rmod(input: Tensor, other: Any) -> Tensor:
@@ -470,14 +498,14 @@ def fmod(input: Tensor, other: Any) -> Tensor:
     """The remainder of a division rounded towards zero (C's fmod)."""
     a, b = _operands("fmod", input, other)
     _no_zero("fmod", b._data)
-    return Fmod.apply(a, b)
+    return _both("fmod", Fmod, a, b)
 
 
 def pow(input: Any, exponent: Any) -> Tensor:
     """``input ** exponent``. Raises RuntimeError for integers to negative integer powers."""
-    if exponent.__class__ is int or exponent.__class__ is float:
-        if isinstance(input, TensorBase) and input._data.dtype.kind == "f":
-            return PowNumber.apply(input, exponent)
+    number = exponent.__class__ is int or exponent.__class__ is float
+    if number and isinstance(input, TensorBase) and input._data.dtype.kind == "f":
+        return PowNumber.apply(input, exponent)
     a, b = promote("pow", input, exponent)
     base_dtype = (a if isinstance(a, TensorBase) else b)._data.dtype
     if base_dtype.kind in "iu":
@@ -494,18 +522,67 @@ def rpow(input: Tensor, other: Any) -> Tensor:
 
 def maximum(input: Tensor, other: Any) -> Tensor:
     """Elementwise maximum. NaN where either is NaN; equal elements share the gradient."""
-    return Maximum.apply(*_operands("maximum", input, other))
+    return _both("maximum", Maximum, *_operands("maximum", input, other))
 
 
 def minimum(input: Tensor, other: Any) -> Tensor:
     """Elementwise minimum. NaN where either is NaN; equal elements share the gradient."""
-    return Minimum.apply(*_operands("minimum", input, other))
+    return _both("minimum", Minimum, *_operands("minimum", input, other))
+
+
+class LogAddExp(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, a: Any, b: Any) -> Any:
+        y = np.logaddexp(a, b)
+        ctx.save(a, b, y)
+        ctx.shapes = a.shape, b.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        a, b, y = ctx.saved
+        return unbroadcast_both(ctx, grad * np.exp(a - y), grad * np.exp(b - y))
+
+
+class Hypot(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, a: Any, b: Any) -> Any:
+        y = np.hypot(a, b)
+        ctx.save(a, b, y)
+        ctx.shapes = a.shape, b.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        a, b, y = ctx.saved
+        return unbroadcast_both(ctx, grad * a / y, grad * b / y)
+
+
+def logaddexp(input: Tensor, other: Any) -> Tensor:
+    """``log(exp(input) + exp(other))`` without overflow."""
+    a, b = _float_pair("logaddexp", input, other)
+    return _both("logaddexp", LogAddExp, as_tensor(a), as_tensor(b))
+
+
+def hypot(input: Tensor, other: Any) -> Tensor:
+    """``sqrt(input ** 2 + other ** 2)`` without overflow."""
+    a, b = _float_pair("hypot", input, other)
+    return _both("hypot", Hypot, as_tensor(a), as_tensor(b))
 
 
 def atan2(input: Tensor, other: Any) -> Tensor:
     """The angle of the point (other, input)."""
     a, b = _float_pair("atan2", input, other)
     return Atan2.apply(as_tensor(a), as_tensor(b))
+
+
+def _broadcast(name: str, function: Any, a: Any, b: Any) -> np.ndarray:
+    """A NumPy function of two operands whose shapes must broadcast."""
+    try:
+        return np.asarray(function(a, b))
+    except ValueError:
+        sa, sb = np.shape(a), np.shape(b)
+        raise ValueError(f"{name}: expected shapes that broadcast together, got {sa} and {sb}") from None
 
 
 def _compare(name: str, function: Any, symbol: str) -> Any:
@@ -516,7 +593,7 @@ def _compare(name: str, function: Any, symbol: str) -> Any:
         a, b = promote(name, input, other)
         a = a._data if isinstance(a, TensorBase) else a
         b = b._data if isinstance(b, TensorBase) else b
-        return wrap(np.asarray(function(a, b)))
+        return wrap(_broadcast(name, function, a, b))
 
     compare.__name__ = compare.__qualname__ = name
     compare.__doc__ = f"Elementwise ``input {symbol} other``, a bool tensor."
@@ -533,7 +610,7 @@ ge = _compare("ge", np.greater_equal, ">=")
 
 def _logical(name: str, function: Any) -> Any:
     def logical(input: Any, other: Any) -> Tensor:
-        return wrap(np.asarray(function(as_tensor(input)._data, as_tensor(other)._data)))
+        return wrap(_broadcast(name, function, as_tensor(input)._data, as_tensor(other)._data))
 
     logical.__name__ = logical.__qualname__ = name
     logical.__doc__ = f"Elementwise ``{name}`` of truth values."
@@ -550,7 +627,7 @@ def _bitwise(name: str, function: Any) -> Any:
         a, b = _operands(name, input, other)
         if is_float(a._data.dtype):
             raise TypeError(f"{name}: expected integers or bools, got {a._data.dtype}")
-        return wrap(np.asarray(function(a._data, b._data)))
+        return wrap(_broadcast(name, function, a._data, b._data))
 
     bitwise.__name__ = bitwise.__qualname__ = name
     bitwise.__doc__ = f"Elementwise ``{name}`` of integers or bools."

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import random
+from .. import ops, random
 from ..autograd import ArrayFunction
-from ..ops import attention as ops
 from ..tensor import Tensor
 
 __all__ = ["scaled_dot_product_attention"]

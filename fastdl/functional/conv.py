@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..autograd import ArrayFunction
 from ..backend import empty_like, kernels
-from ..ops import conv as ops
 from ..ops.activation import NONE, Activation, resolve_activation
 from ..tensor import Tensor
 

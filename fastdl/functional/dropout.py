@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import random
+from .. import ops, random
 from ..autograd import ArrayFunction, wrap
-from ..ops import dropout as ops
 from ..tensor import Tensor
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
@@ -114,8 +113,8 @@ def _alpha(input: Tensor, mask: Tensor, p: float) -> Tensor:
 
 
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """Dropout that keeps mean 0 and variance 1 of SELU networks: dropped elements take SELU's lowest value, then all are
-    scaled and shifted (Klambauer et al. 2017, "Self-Normalizing Neural Networks", section 3).
+    """Dropout that keeps mean 0 and variance 1 of SELU networks: dropped elements take SELU's lowest value, then all
+    are scaled and shifted (Klambauer et al. 2017, "Self-Normalizing Neural Networks", section 3).
 
     >>> import fastdl
     >>> alpha_dropout(fastdl.ones(3), 0.5).tolist()

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd import ArrayFunction, TensorBase, _mode, mark_inplace, wrap
-from .core import View, as_tensor, cast, check_inplace, normalize_dim, numpy_names, overwrite, unbroadcast
+from ..autograd import ArrayFunction, TensorBase, _mode, is_float, mark_inplace, wrap
+from .core import (
+    View,
+    add_at,
+    as_tensor,
+    cast,
+    check_inplace,
+    normalize_dim,
+    numpy_names,
+    overwrite,
+    unbroadcast,
+)
 from .reduction import Pick, ValuesIndices
 
 if TYPE_CHECKING:
@@ -71,7 +81,7 @@ class Index(ArrayFunction):
         if all(not isinstance(i, np.ndarray) or i.dtype.kind == "b" for i in ctx.index):
             out[ctx.index] = grad  # a mask picks each element once
         else:
-            np.add.at(out, ctx.index, grad)
+            add_at(out, ctx.index, grad)
         return out
 
 
@@ -187,7 +197,7 @@ class Gather(ArrayFunction):
     def backward(ctx: Any, grad: Any) -> Any:
         shape, axis, index = ctx.how
         out = np.zeros(shape, grad.dtype)
-        np.add.at(out, _grid(index, axis), grad)
+        add_at(out, _grid(index, axis), grad)
         return out
 
 
@@ -237,7 +247,7 @@ class Scatter(ArrayFunction):
         out = x.copy()
         src = src[tuple([slice(n) for n in index.shape])]
         if add:
-            np.add.at(out, grid, src)
+            add_at(out, grid, src)
         else:
             out[grid] = src
         return out
@@ -313,15 +323,15 @@ def scatter_reduce(
     if not include_self:
         start: Any = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)
         if start is None:
-            info = np.finfo(x.dtype) if x.dtype.kind == "f" else np.iinfo(x.dtype)
-            start = info.min if reduce == "amax" else info.max
-            if x.dtype.kind == "f":
+            if is_float(x.dtype):
                 start = -np.inf if reduce == "amax" else np.inf
+            else:
+                start = np.iinfo(x.dtype).min if reduce == "amax" else np.iinfo(x.dtype).max
         x[count > 0] = start
     _REDUCE[reduce].at(x, grid, s[tuple([slice(n) for n in i.shape])])
     if reduce == "mean":
         n = np.maximum(count + include_self, 1)
-        x = (x / n if x.dtype.kind == "f" else x // n).astype(x.dtype)
+        x = (x / n if is_float(x.dtype) else x // n).astype(x.dtype)
     return wrap(x)
 
 
@@ -348,7 +358,7 @@ class IndexAdd(ArrayFunction):
     def forward(ctx: Any, x: Any, src: Any, at: tuple) -> Any:
         ctx.at = at
         out = x.copy()
-        np.add.at(out, at, src)
+        add_at(out, at, src)
         return out
 
     @staticmethod
@@ -556,6 +566,8 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
 
 def _order(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
     """Indices that sort, stable either way; NaN counts as the largest."""
+    if x.dtype.kind == "V":  # NumPy's sort does not know where bfloat16's NaN belongs
+        x = x.astype(np.float32)
     if not descending:
         return np.argsort(x, axis, kind="stable")
     reverse = np.argsort(np.flip(x, axis), axis, kind="stable")

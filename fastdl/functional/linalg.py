@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import ops
 from ..autograd import ArrayFunction, is_float
-from ..ops import matmul as ops
 from .core import as_tensor, normalize_dim, unbroadcast
 from .reduction import sum as sum_
 
@@ -330,3 +330,12 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     a = input.reshape([x for s in sa for x in (s, 1)])
     b = other.reshape([x for s in sb for x in (1, s)])
     return (a * b).reshape([x * y for x, y in zip(sa, sb)])
+
+
+def cross(input: Tensor, other: Tensor, dim: int = -1) -> Tensor:
+    """Cross products of 3-vectors along ``dim``."""
+    if input._data.shape[dim] != 3 or other._data.shape[dim] != 3:
+        raise ValueError(
+            f"cross: expected size 3 in dim {dim}, got {input._data.shape} and {other._data.shape}"
+        )
+    return input.roll(-1, dim) * other.roll(-2, dim) - input.roll(-2, dim) * other.roll(-1, dim)

@@ -12,7 +12,22 @@ import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, wrap
 from ..backend import empty, empty_like, kernels
-from ..ops import loss as ops
+from ..ops.loss import (
+    BCE,
+    BCE_LOGITS,
+    HINGE_EMBEDDING,
+    HUBER,
+    KL,
+    KL_LOG_TARGET,
+    L1,
+    MSE,
+    POISSON,
+    POISSON_LOG,
+    REDUCTIONS,
+    SMOOTH_L1,
+    SOFT_MARGIN,
+    reduction_code,
+)
 from .core import as_tensor, promote
 from .softmax import log_softmax
 
@@ -41,7 +56,7 @@ __all__ = [
     "triplet_margin_with_distance_loss",
 ]
 
-_REDUCTIONS = ops.REDUCTIONS
+_REDUCTIONS = REDUCTIONS
 
 
 class CrossEntropy(ArrayFunction):
@@ -124,7 +139,7 @@ def _code(op: str, reduction: str, size_average: Any = None, reduce: Any = None)
             return 0
         return 1 if size_average is None or size_average else 2
     code = _REDUCTIONS.get(reduction)
-    return ops.reduction_code(op, reduction) if code is None else code
+    return reduction_code(op, reduction) if code is None else code
 
 
 def _reduced(losses: Tensor, code: int) -> Tensor:
@@ -237,7 +252,7 @@ def mse_loss(
     >>> F.mse_loss(fastdl.tensor([1.0, 2.0]), fastdl.tensor([1.0, 4.0]))
     tensor(2.)
     """
-    return _difference("mse_loss", ops.MSE, input, target, _code("mse_loss", reduction, size_average, reduce),
+    return _difference("mse_loss", MSE, input, target, _code("mse_loss", reduction, size_average, reduce),
                        1.0, weight)  # fmt: skip
 
 
@@ -250,7 +265,7 @@ def l1_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """|input - target|; shapes broadcast; ``weight`` as in `mse_loss`."""
-    return _difference("l1_loss", ops.L1, input, target, _code("l1_loss", reduction, size_average, reduce),
+    return _difference("l1_loss", L1, input, target, _code("l1_loss", reduction, size_average, reduce),
                        1.0, weight)  # fmt: skip
 
 
@@ -269,7 +284,7 @@ def smooth_l1_loss(
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: expected beta >= 0, got {beta}")
     code = _code("smooth_l1_loss", reduction, size_average, reduce)
-    kind = ops.SMOOTH_L1 if beta > 0 else ops.L1
+    kind = SMOOTH_L1 if beta > 0 else L1
     return _difference("smooth_l1_loss", kind, input, target, code, beta)
 
 
@@ -282,7 +297,7 @@ def huber_loss(
     """
     if delta <= 0:
         raise ValueError(f"huber_loss: expected delta > 0, got {delta}")
-    return _difference("huber_loss", ops.HUBER, input, target, _code("huber_loss", reduction), delta, weight)
+    return _difference("huber_loss", HUBER, input, target, _code("huber_loss", reduction), delta, weight)
 
 
 def _difference(
@@ -346,7 +361,7 @@ def binary_cross_entropy(
         x = input
         losses = -(target * x.log().clamp(min=-100) + (1 - target) * (1 - x).log().clamp(min=-100))
         return _reduced(losses if weight is None else losses * weight, code)
-    return ElementLoss.apply(input, target, ops.BCE, code, 1.0, _full(op, "weight", weight, input), None)
+    return ElementLoss.apply(input, target, BCE, code, 1.0, _full(op, "weight", weight, input), None)
 
 
 def binary_cross_entropy_with_logits(
@@ -377,7 +392,7 @@ def binary_cross_entropy_with_logits(
         losses = target * p * softplus(-input, 1.0, math.inf) + (1 - target) * softplus(input, 1.0, math.inf)
         return _reduced(losses if weight is None else losses * weight, code)
     return ElementLoss.apply(
-        input, target, ops.BCE_LOGITS, code, 1.0,
+        input, target, BCE_LOGITS, code, 1.0,
         _full(op, "weight", weight, input), _full(op, "pos_weight", pos_weight, input),
     )  # fmt: skip
 
@@ -399,7 +414,7 @@ def kl_div(
         losses = t.exp() * (t - x) if log_target else t * (t.log() - x)
         total = _reduced(losses, code)
     else:
-        kind = ops.KL_LOG_TARGET if log_target else ops.KL
+        kind = KL_LOG_TARGET if log_target else KL
         total = ElementLoss.apply(x, t, kind, code, 1.0, None, None)
     return total / x._data.shape[0] if batchmean else total
 
@@ -418,7 +433,7 @@ def poisson_nll_loss(
     where t > 1."""
     code = _code("poisson_nll_loss", reduction, size_average, reduce)
     x, t = _operands("poisson_nll_loss", input, target)
-    kind = ops.POISSON_LOG if log_input else ops.POISSON
+    kind = POISSON_LOG if log_input else POISSON
     if not (full or _wants_gradient(t)):
         return ElementLoss.apply(x, t, kind, code, eps, None, None)
     losses = x.exp() - t * x if log_input else x - t * (x + eps).log()
@@ -476,7 +491,7 @@ def hinge_embedding_loss(
     """x where target is 1, max(0, margin - x) where it is -1."""
     code = _code("hinge_embedding_loss", reduction, size_average, reduce)
     x, t = _operands("hinge_embedding_loss", input, target)
-    return ElementLoss.apply(x, t.detach(), ops.HINGE_EMBEDDING, code, margin, None, None)
+    return ElementLoss.apply(x, t.detach(), HINGE_EMBEDDING, code, margin, None, None)
 
 
 def soft_margin_loss(
@@ -489,7 +504,7 @@ def soft_margin_loss(
     """log(1 + exp(-t x)), t = 1 or -1."""
     code = _code("soft_margin_loss", reduction, size_average, reduce)
     x, t = _operands("soft_margin_loss", input, target)
-    return ElementLoss.apply(x, t.detach(), ops.SOFT_MARGIN, code, 1.0, None, None)
+    return ElementLoss.apply(x, t.detach(), SOFT_MARGIN, code, 1.0, None, None)
 
 
 def multilabel_soft_margin_loss(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import ops
 from ..autograd import ArrayFunction, _mode, wrap
 from ..backend import empty, kernels
-from ..ops import matmul as ops
 from ..ops.activation import resolve_activation
 from .core import as_tensor
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..autograd import ArrayFunction
-from ..ops import norm as ops
 from ..tensor import Tensor
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
+from ..dtypes import finfo
 from .core import as_tensor, cast, float_input, promote, unbroadcast
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ class Clamp(ArrayFunction):
     def forward(ctx: Any, x: Any, low: Any, high: Any) -> Any:
         ctx.save(x)
         ctx.bounds = low, high
+        if x.dtype.kind == "V":  # np.clip would give float32
+            x = x if low is None else np.maximum(x, low)
+            return x if high is None else np.minimum(x, high)
         return np.clip(x, low, high)
 
     @staticmethod
@@ -239,6 +243,9 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
         for bound in (min, max):
             if bound is not None:
                 input = promote("clamp", input, bound)[0]
+        if input._data.dtype.kind == "V":  # ml_dtypes: Python numbers would widen the result
+            of = input._data.dtype.type
+            min, max = None if min is None else of(min), None if max is None else of(max)
     return Clamp.apply(input, min, max)
 
 
@@ -259,6 +266,11 @@ class NanToNum(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, nan: Any, posinf: Any, neginf: Any) -> Any:
         ctx.save(x)
+        if x.dtype.kind == "V":
+            top = finfo(x.dtype).max if posinf is None else posinf
+            low = finfo(x.dtype).min if neginf is None else neginf
+            wide = np.nan_to_num(x.astype(np.float32), nan=nan, posinf=float(top), neginf=float(low))
+            return wide.astype(x.dtype)
         return np.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf)
 
     @staticmethod
@@ -325,6 +337,10 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
     return input + tensor1 / tensor2 * value
 
 
+def _signbit(x: Any) -> Any:
+    return np.signbit(x.astype(np.float32) if x.dtype.kind == "V" else x)
+
+
 def _test(name: str, function: Any, doc: str) -> Callable[..., Tensor]:
     def call(input: Tensor) -> Tensor:
         x = as_tensor(input)._data
@@ -340,7 +356,7 @@ isinf = _test("isinf", np.isinf, "Whether each element is infinite.")
 isfinite = _test("isfinite", np.isfinite, "Whether each element is neither infinite nor NaN.")
 isposinf = _test("isposinf", lambda x: x == np.inf, "Whether each element is +infinity.")
 isneginf = _test("isneginf", lambda x: x == -np.inf, "Whether each element is -infinity.")
-signbit = _test("signbit", np.signbit, "Whether each element has its sign bit set.")
+signbit = _test("signbit", _signbit, "Whether each element has its sign bit set.")
 logical_not = _test("logical_not", np.logical_not, "Elementwise ``not`` of truth values.")
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..autograd import ArrayFunction
-from ..ops import pool as ops
 from ..tensor import Tensor
 
 __all__ = [

@@ -196,7 +196,7 @@ class Norm(ArrayFunction):
             y = _add(x != 0, axes, x.dtype, keepdims=keepdim)
         else:
             y = _add(np.abs(x) ** p, axes, keepdims=keepdim) ** (1 / p)
-        y = np.asarray(y)
+        y = np.asarray(y).astype(x.dtype, copy=False)
         ctx.save(x, y)
         ctx.how = x.shape, axes, keepdim
         ctx.p = p
@@ -215,7 +215,8 @@ class Norm(ArrayFunction):
             return spread(np.asarray(np.where(zero, 0, grad / np.where(zero, 1, y))), *ctx.how) * x
         scale = spread(np.asarray(np.where(zero, 0, grad / np.where(zero, 1, y) ** (p - 1))), *ctx.how)
         size = np.abs(x)
-        return scale * np.sign(x) * np.where(size == 0, 1, size) ** (p - 1) * (size != 0)
+        gx = scale * np.sign(x) * np.where(size == 0, 1, size) ** (p - 1) * (size != 0)
+        return gx.astype(grad.dtype, copy=False)
 
 
 class CumSum(ArrayFunction):
@@ -539,7 +540,7 @@ def _running(name: str, function: Any, input: Tensor, dim: int) -> Any:
         return _pick(input, x, 0, False)
     best = function.accumulate(x, axis)
     positions = np.arange(x.shape[axis]).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    hit = (x == best) | (np.isnan(x) if x.dtype.kind == "f" else False)
+    hit = (x == best) | (np.isnan(x) if is_float(x.dtype) else False)
     indices = np.maximum.accumulate(np.where(hit, positions, 0), axis)
     from .indexing import gather
 
@@ -587,4 +588,47 @@ def bincount(input: Tensor, weights: Any = None, minlength: int = 0) -> Tensor:
     if weights is None:
         return wrap(np.bincount(x, None, minlength))
     w = weights._data
-    return wrap(np.bincount(x, w, minlength).astype(w.dtype if w.dtype.kind == "f" else np.float64))
+    return wrap(np.bincount(x, w, minlength).astype(w.dtype if w.dtype == np.float32 else np.float64))
+
+
+def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """`mean` of the elements that are not NaN."""
+    return nansum(input, dim, keepdim) / sum(wrap(~np.isnan(input._data)), dim, keepdim)
+
+
+def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
+    """Differences of neighbours along ``dim``, ``n`` times over."""
+    for _ in range(n):
+        axis = normalize_dim("diff", dim, input._data.ndim)
+        size = input._data.shape[axis]
+        input = input.narrow(axis, 1, size - 1) - input.narrow(axis, 0, size - 1) if size else input
+    return input
+
+
+def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The q-quantile (0 to 1; a number or vector, which becomes the first dimension), interpolated linearly."""
+    x = input._data
+    weights = np.asarray(q._data if isinstance(q, TensorBase) else q, x.dtype)
+    if weights.ndim > 1 or (weights.size and not (weights.min() >= 0 and weights.max() <= 1)):
+        raise ValueError("quantile: expected q in [0, 1], a number or a vector")
+    axis = 0 if dim is None else normalize_dim("quantile", dim, x.ndim)
+    ordered = (input.reshape(-1) if dim is None else input).sort(axis).values
+    place = weights.reshape(-1) * x.dtype.type(ordered._data.shape[axis] - 1)
+    low = np.floor(place).astype(np.int64)
+    column = [-1 if i == axis else 1 for i in range(ordered._data.ndim)]
+    share = wrap((place - low).astype(x.dtype).reshape(column))
+    high = np.minimum(low + 1, ordered._data.shape[axis] - 1)
+    y = ordered.index_select(axis, wrap(low)).lerp(ordered.index_select(axis, wrap(high)), share)
+    y = y.movedim(axis, 0)
+    if keepdim:
+        y = y.unsqueeze(axis + 1) if dim is not None else y.reshape((-1,) + (1,) * x.ndim)
+    return y if weights.ndim else y[0]
+
+
+def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """Counts in ``bins`` equal bins from min to max (those of the data if both are 0), in the input's dtype."""
+    x = input._data
+    low, high = (x.min(), x.max()) if min == max == 0 and x.size else (min, max)
+    if low == high:
+        low, high = low - 1, high + 1
+    return wrap(np.histogram(x, bins, (float(low), float(high)))[0].astype(x.dtype))

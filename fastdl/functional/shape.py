@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, wrap
-from .core import View, as_tensor, normalize_dim, numpy_names
+from .core import View, add_at, as_tensor, normalize_dim, numpy_names
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -19,7 +19,9 @@ def sizes(args: tuple) -> tuple:
     """Sizes given either as one sequence or one by one."""
     if len(args) == 1 and not isinstance(args[0], int | np.integer):
         first: Any = args[0]
-        return tuple(first) if not isinstance(first, TensorBase) or first._data.ndim else (first._data.item(),)
+        return (
+            tuple(first) if not isinstance(first, TensorBase) or first._data.ndim else (first._data.item(),)
+        )
     return args
 
 
@@ -524,7 +526,7 @@ class RepeatEach(ArrayFunction):
         shape, repeats, axis = ctx.how
         n = shape[axis]
         out = np.zeros((n, *grad.shape[:axis], *grad.shape[axis + 1 :]), grad.dtype)
-        np.add.at(out, np.repeat(np.arange(n), repeats), np.moveaxis(grad, axis, 0))
+        add_at(out, np.repeat(np.arange(n), repeats), np.moveaxis(grad, axis, 0))
         return np.moveaxis(out, 0, axis)
 
 

@@ -60,10 +60,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     content, texts = load_with_metadata(path)
     version = texts.pop(_FORMAT, None)
     name = os.fspath(path)
-    if version is None or not isinstance(content, dict) or "epoch" not in content:
+    if version is None or not isinstance(content, dict):
         raise ValueError(f"{name}: expected a fastdl checkpoint, got a safetensors file of something else")
     if version != _VERSION:
         raise ValueError(f"{name}: expected checkpoint version {_VERSION}, got {version}")
+    if not isinstance(content.get("epoch"), int) or not isinstance(content.get("extra"), dict):
+        raise ValueError(f"{name}: corrupt checkpoint: it lacks its epoch or its extra values")
     try:
         content["metadata"] = {key: json.loads(value) for key, value in texts.items()}
     except ValueError as error:
@@ -104,7 +106,7 @@ def load_checkpoint(
             part.load_state_dict(content[key], strict) if key == "model" else part.load_state_dict(
                 content[key]
             )
-    except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         for part, before in done:
             part.load_state_dict(before)
         raise ValueError(f"{name}: does not fit this {key}: {error}") from error

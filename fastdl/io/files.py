@@ -93,7 +93,7 @@ def load_with_metadata(path: Path) -> tuple[Any, dict[str, str]]:
         return {name: Tensor(array) for name, array in arrays.items()}, texts
     try:
         return _unflatten(json.loads(tree), arrays), texts
-    except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{os.fspath(path)}: corrupt: its {_TREE} metadata does not fit its tensors ({error})"
         ) from None
@@ -276,7 +276,7 @@ def _header_problem(file: Any, size: int) -> str | None:
     try:
         header = json.loads(start + file.read(length - 1)) if length else {}
         expected = max(_ends(header), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
         return f"corrupt safetensors header ({error})"
     if size - 8 - length < expected:
         return f"truncated: expected {expected} bytes of tensors, got {size - 8 - length}"

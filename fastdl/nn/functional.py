@@ -12,7 +12,9 @@ import importlib
 from typing import Any
 
 from ..functional.bilinear import bilinear
+from ..functional.ctc import ctc_loss
 from ..functional.distance import cosine_similarity, local_response_norm, normalize, pairwise_distance
+from ..functional.margin import multilabel_margin_loss
 from ..functional.pad import pad
 from ..functional.patches import fold, unfold
 from ..functional.resample import channel_shuffle, interpolate, pixel_shuffle, pixel_unshuffle, upsample
@@ -22,6 +24,7 @@ __all__ = [
     "bilinear",
     "channel_shuffle",
     "cosine_similarity",
+    "ctc_loss",
     "fold",
     "interpolate",
     "local_response_norm",
@@ -30,6 +33,7 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "multilabel_margin_loss",
     "normalize",
     "pad",
     "pairwise_distance",

@@ -1,8 +1,8 @@
 // Forward cells, packing, and the family's table.
 #include "cpu/isa/rnn.h"
 
+#include "cpu/isa/rnn_gates.h"
 #include "cpu/isa/rnn_tile.h"
-#include "cpu/isa/vecmath.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 
@@ -19,7 +19,7 @@ struct RnnCell {
     for (int v = 0; v < kVectors && j < s.hidden; ++v, j += V::width) {
       const Lane<T> lane(s.hidden - j);
       const V a = lane.load(s.gates + r * s.hidden + j) + V::load(sums + v * V::width);
-      lane.store(s.h + r * s.ld_h + j, kRelu ? select(a < V::zero(), V::zero(), a) : tanh(a));
+      lane.store(s.h + r * s.ld_h + j, kRelu ? select(a < V::zero(), V::zero(), a) : gate_tanh(a));
     }
   }
 };
@@ -34,9 +34,9 @@ struct GruCell {
     T* gates = s.gates + r * 3 * hidden + j;
     V part = V::load(sums + 2 * V::width);
     if (s.bias_hn) part = part + lane.load(s.bias_hn + j);
-    const V reset = sigmoid(lane.load(gates) + V::load(sums));
-    const V update = sigmoid(lane.load(gates + hidden) + V::load(sums + V::width));
-    const V fresh = tanh(fma(reset, part, lane.load(gates + 2 * hidden)));
+    const V reset = gate_sigmoid(lane.load(gates) + V::load(sums));
+    const V update = gate_sigmoid(lane.load(gates + hidden) + V::load(sums + V::width));
+    const V fresh = gate_tanh(fma(reset, part, lane.load(gates + 2 * hidden)));
     const V before = lane.load(s.h_prev.data + r * s.h_prev.ld + j);
     lane.store(s.h + r * s.ld_h + j, fma(update, before - fresh, fresh));
     if (s.save) {
@@ -56,13 +56,13 @@ struct LstmCell {
     const Lane<T> lane(s.hidden - j);
     const int64_t hidden = s.hidden;
     T* gates = s.gates + r * 4 * hidden + j;
-    const V input = sigmoid(lane.load(gates) + V::load(sums));
-    const V forget = sigmoid(lane.load(gates + hidden) + V::load(sums + V::width));
-    const V cell = tanh(lane.load(gates + 2 * hidden) + V::load(sums + 2 * V::width));
-    const V output = sigmoid(lane.load(gates + 3 * hidden) + V::load(sums + 3 * V::width));
+    const V input = gate_sigmoid(lane.load(gates) + V::load(sums));
+    const V forget = gate_sigmoid(lane.load(gates + hidden) + V::load(sums + V::width));
+    const V cell = gate_tanh(lane.load(gates + 2 * hidden) + V::load(sums + 2 * V::width));
+    const V output = gate_sigmoid(lane.load(gates + 3 * hidden) + V::load(sums + 3 * V::width));
     const V c = fma(forget, lane.load(s.c_prev + r * hidden + j), input * cell);
     lane.store(s.c + r * hidden + j, c);
-    lane.store(s.h + r * s.ld_h + j, output * tanh(c));
+    lane.store(s.h + r * s.ld_h + j, output * gate_tanh(c));
     if (s.save) {
       lane.store(gates, input);
       lane.store(gates + hidden, forget);

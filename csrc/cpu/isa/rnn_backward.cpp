@@ -1,8 +1,8 @@
 // Backward cells. The gradient of h is the recurrent product plus what comes from y (and from h_n at a
 // sequence's last step); from it each cell makes the gradients of its gates' pre-activations.
 #include "cpu/isa/rnn.h"
+#include "cpu/isa/rnn_gates.h"
 #include "cpu/isa/rnn_tile.h"
-#include "cpu/isa/vecmath.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
@@ -90,7 +90,7 @@ struct LstmCell {
       T* carry = s.carry + r * hidden + j;
       const V input = lane.load(gates), forget = lane.load(gates + hidden);
       const V cell = lane.load(gates + 2 * hidden), output = lane.load(gates + 3 * hidden);
-      const V tanh_c = tanh(lane.load(s.c + r * hidden + j));
+      const V tanh_c = gate_tanh(lane.load(s.c + r * hidden + j));
       const V dh = grad_h(s, lane, r, j, sum);
       const V dc = fma(dh * output, tanh_slope(tanh_c), lane.load(carry));
       lane.store(carry, dc * forget);

@@ -7,14 +7,15 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
-// Vector registers for sums: 32 minus one row of weights and a broadcast on AVX-512, else of 16.
-constexpr int kSums = FASTDL_ISA_ID == 3 ? 24 : 12;
+// Registers a tile may use for sums: all but its weights and a broadcast; 32 on AVX-512, else 16.
+constexpr int kSums = FASTDL_ISA_ID == 3 ? 28 : 12;
 constexpr int kMostPanels = 2;
 
-// sums[p][r][v] = sum over k of a[r, k] * panel p [k, v], each lane one chain of fused multiply-adds in the
-// order of k: how rows and panels are grouped changes no bit. Two panels at once keep enough chains running
-// where rows are few.
-template <class T, int kVectors, int kRows, int kPanels>
+// sums[r][v] = sum over k of a[r, k] * weights[k, v], each lane one chain of fused multiply-adds in the order
+// of k: how rows and columns are grouped into tiles changes no bit. kVectors of each row of kStride vectors
+// of the panel are used; kPanels panels at once keep enough chains running where rows are few. sums: rows of
+// kStride vectors, one panel after the other.
+template <class T, int kVectors, int kStride, int kRows, int kPanels>
 void multiply(const RnnOperand<T>& a, int64_t row, const T* panel, T* out) {
   using V = Vec<T>;
   V sums[kPanels][kRows][kVectors];
@@ -25,11 +26,11 @@ void multiply(const RnnOperand<T>& a, int64_t row, const T* panel, T* out) {
   for (int64_t k = 0; k < depth; ++k) {
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
-      const T* w = panel + (p * depth + k) * (kVectors * V::width);
+      const T* w = panel + (p * depth + k) * (kStride * V::width);
       V b[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) b[v] = V::load(w + v * V::width);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const V s = V::broadcast(x[r * ld + k]);
 #pragma GCC unroll 8
@@ -37,53 +38,80 @@ void multiply(const RnnOperand<T>& a, int64_t row, const T* panel, T* out) {
       }
     }
   }
-#pragma GCC unroll 32
-  for (int i = 0; i < kPanels * kRows * kVectors; ++i) (&sums[0][0][0])[i].store(out + i * V::width);
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        sums[p][r][v].store(out + ((p * kRows + r) * kStride + v) * V::width);
+      }
+    }
+  }
 }
 
 template <class T>
 using Multiply = void (*)(const RnnOperand<T>& a, int64_t row, const T* panel, T* out);
 
-template <class T, int kVectors>
-Multiply<T> multiply_for(int rows, int panels) {
-  if (panels == 2) return rows == 1 ? multiply<T, kVectors, 1, 2> : multiply<T, kVectors, 2, 2>;
-  constexpr int most = kSums / kVectors;
-  switch (rows) {
-    case 1:
-      return multiply<T, kVectors, 1, 1>;
-    case 2:
-      return multiply<T, kVectors, 2, 1>;
-    case 3:
-      return multiply<T, kVectors, 3, 1>;
-    case 4:
-      return multiply < T, kVectors, most < 4 ? 1 : 4, 1 > ;
-    case 5:
-      return multiply < T, kVectors, most < 5 ? 1 : 5, 1 > ;
-    case 6:
-      return multiply < T, kVectors, most < 6 ? 1 : 6, 1 > ;
-    case 7:
-      return multiply < T, kVectors, most < 7 ? 1 : 7, 1 > ;
-    default:
-      return multiply < T, kVectors, most < 8 ? 1 : 8, 1 > ;
-  }
+template <class T, int kVectors, int kStride, int kRows>
+constexpr Multiply<T> tile_of() {
+  if constexpr (kRows * kVectors <= kSums) return multiply<T, kVectors, kStride, kRows, 1>;
+  else return nullptr;
 }
+
+// The tile of `rows` rows and kVectors of a panel's kStride vectors.
+template <class T, int kVectors, int kStride>
+struct Tiles {
+  static constexpr int kRows = kSums / kVectors < 14 ? kSums / kVectors : 14;  // most rows
+  static constexpr Multiply<T> kTable[15] = {
+      nullptr,
+      tile_of<T, kVectors, kStride, 1>(),
+      tile_of<T, kVectors, kStride, 2>(),
+      tile_of<T, kVectors, kStride, 3>(),
+      tile_of<T, kVectors, kStride, 4>(),
+      tile_of<T, kVectors, kStride, 5>(),
+      tile_of<T, kVectors, kStride, 6>(),
+      tile_of<T, kVectors, kStride, 7>(),
+      tile_of<T, kVectors, kStride, 8>(),
+      tile_of<T, kVectors, kStride, 9>(),
+      tile_of<T, kVectors, kStride, 10>(),
+      tile_of<T, kVectors, kStride, 11>(),
+      tile_of<T, kVectors, kStride, 12>(),
+      tile_of<T, kVectors, kStride, 13>(),
+      tile_of<T, kVectors, kStride, 14>(),
+  };
+};
 
 // A cell says how many vectors wide its panels are, how many outputs a panel has, and what becomes of the
 // sums: row(step, r, j, sums): sums [kVectors * width] of row r and the outputs from j on.
 template <class T, class Cell, class Step>
 FASTDL_INLINE void run_cell(const RnnOperand<T>& a, const Step& step, const T* packed, int64_t begin,
                             int64_t end) {
-  constexpr int most = kSums / Cell::kVectors;
-  constexpr int width = Cell::kVectors * Vec<T>::width;
-  alignas(64) T sums[kMostPanels * most * width];
+  constexpr int vectors = Cell::kVectors, width = vectors * Vec<T>::width;
+  // Tiles over the whole panel suit few rows. With many rows, two high tiles over half a panel each load the
+  // weights, which come from the L2 cache or beyond, half as often.
+  using Wide = Tiles<T, vectors, vectors>;
+  using High = Tiles<T, vectors % 2 == 0 ? vectors / 2 : vectors, vectors>;
+  const bool high = vectors % 2 == 0 && a.rows > Wide::kRows;
+  const int most = high ? High::kRows : Wide::kRows;
+  alignas(64) T sums[(High::kRows > 2 * kMostPanels ? High::kRows : 2 * kMostPanels) * width];
   const int64_t panel_size = a.depth * width;
   // Blocks of rows as equal as they can be: 8 rows are 4 + 4 rather than 6 + 2.
   const int64_t blocks = (a.rows + most - 1) / most;
   for (int64_t p = begin; p < end;) {
     const int panels = a.rows <= 2 && p + 1 < end ? 2 : 1;
+    const T* weights = packed + p * panel_size;
     for (int64_t block = 0, row = 0; block < blocks; ++block) {
       const int rows = static_cast<int>((a.rows - row) / (blocks - block));
-      multiply_for<T, Cell::kVectors>(rows, panels)(a, row, packed + p * panel_size, sums);
+      if (high) {
+        High::kTable[rows](a, row, weights, sums);
+        High::kTable[rows](a, row, weights + width / 2, sums + width / 2);
+      } else if (panels == 2) {
+        (rows == 1 ? multiply<T, vectors, vectors, 1, 2>
+                   : multiply<T, vectors, vectors, 2, 2>)(a, row, weights, sums);
+      } else {
+        Wide::kTable[rows](a, row, weights, sums);
+      }
       for (int i = 0; i < panels; ++i) {
         for (int r = 0; r < rows; ++r) {
           Cell::row(step, row + r, (p + i) * Cell::kUnits, sums + (i * rows + r) * width);
