@@ -1,5 +1,6 @@
 """Activations and elementary functions: accuracy in ulps, the ends of the range, layouts, gradients, F's calls."""
 
+import importlib
 import math
 
 import numpy as np
@@ -12,7 +13,8 @@ from tolerance import assert_close, assert_close_sum, assert_same_bits, assert_u
 import fastdl
 import fastdl.nn.functional as F
 from fastdl import _core
-from fastdl.ops import activation as ops
+
+ops = importlib.import_module("fastdl.ops.activation")  # as an attribute the name may be a function
 
 INF, NAN = math.inf, math.nan
 
@@ -75,12 +77,10 @@ def test_special_values(name, reference, options, isa):
     assert np.isfinite(g[3:]).all()
 
 
-@pytest.mark.parametrize(("name", "reference", "options"), CASES, ids=IDS)
-def test_input_and_output_derivatives_agree(name, reference, options, rng):
+@pytest.mark.parametrize("name", [c[0] for c in CASES if ops.resolve_activation(c[0]).from_output], ids=str)
+def test_input_and_output_derivatives_agree(name, rng):
     """Where the derivative can be had from the output, asking for it from the input gives the same."""
     f = ops.resolve_activation(name)
-    if not f.from_output:
-        pytest.skip("needs its input")
     x = rng.standard_normal(100)
     from_input = ops.activation_backward(np.ones(100), x, f._replace(from_output=False))
     from_output = ops.activation_backward(np.ones(100), ops.activation(x, name), name)
@@ -149,7 +149,9 @@ def test_accuracy_float32(name, isa):
 def test_accuracy_float64(name, isa, rng):
     """Against NumPy's or the C library's, which are themselves within about 1 ulp."""
     _, bound, function = ELEMENTARY[name]
-    x = np.concatenate([rng.uniform(-4, 4, 3000), rng.uniform(-40, 40, 1000), 10 ** rng.uniform(-30, 30, 1000)])
+    x = np.concatenate(
+        [rng.uniform(-4, 4, 3000), rng.uniform(-40, 40, 1000), 10 ** rng.uniform(-30, 30, 1000)]
+    )
     with np.errstate(all="ignore"):
         expected = function(x)
     assert_ulp(elementary(name, x), expected, bound + 1.0)
@@ -180,7 +182,9 @@ def test_elementary_ends(dtype, isa):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("shape", "dim"), [((6, 10), -1), ((6, 10), 0), ((2, 34, 3, 5), 1), ((0, 4), 1), ((4, 0), 1)])
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((6, 10), -1), ((6, 10), 0), ((2, 34, 3, 5), 1), ((0, 4), 1), ((4, 0), 1)]
+)
 def test_glu(shape, dim, dtype, isa, rng):
     x = rng.standard_normal(shape).astype(dtype)
     expected = ref.glu(x, dim)
@@ -242,7 +246,9 @@ def test_prelu_gradients(rng):
     gradcheck(F.prelu, rng.standard_normal(5), rng.standard_normal(1))
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "selu", "celu", "hardtanh", "rrelu", "threshold"])
+@pytest.mark.parametrize(
+    "name", ["relu", "leaky_relu", "elu", "selu", "celu", "hardtanh", "rrelu", "threshold"]
+)
 def test_inplace(name):
     args = (0.0, 0.0) if name == "threshold" else ()
     x = fastdl.tensor([-1.0, 0.5, 2.0])
@@ -273,7 +279,10 @@ def test_gumbel_softmax(rng):
     fastdl.manual_seed(1)
     logits = fastdl.tensor(np.zeros((2000, 4)) + np.log([0.1, 0.2, 0.3, 0.4]), requires_grad=True)
     y = F.gumbel_softmax(logits, tau=0.5, hard=True)
-    assert (y.detach().numpy().sum(-1) == 1).all() and set(np.unique(y.detach().numpy().round(9))) == {0.0, 1.0}
+    assert (y.detach().numpy().sum(-1) == 1).all() and set(np.unique(y.detach().numpy().round(9))) == {
+        0.0,
+        1.0,
+    }
     # The largest deviation of four means of 2000 draws is below 5 standard deviations (0.011).
     np.testing.assert_allclose(y.detach().numpy().mean(0), [0.1, 0.2, 0.3, 0.4], atol=0.055)
     (y * fastdl.tensor(rng.standard_normal((2000, 4)))).sum().backward()
@@ -293,7 +302,11 @@ def test_integers():
         (lambda: ops.glu(np.zeros((2, 3))), ValueError, "even"),
         (lambda: ops.glu(np.zeros((2, 3)), 2), IndexError, "dim 2"),
         (lambda: ops.activation(np.zeros(3, np.int64), "tanh"), TypeError, "int64"),
-        (lambda: ops.activation_backward(np.zeros(3), np.zeros(4), "tanh"), ValueError, r"\(3,\).*\(4,\)|\(4,\)"),
+        (
+            lambda: ops.activation_backward(np.zeros(3), np.zeros(4), "tanh"),
+            ValueError,
+            r"\(3,\).*\(4,\)|\(4,\)",
+        ),
         (lambda: ops.activation_backward(np.zeros(3), np.zeros(3, np.float32), "tanh"), TypeError, "float"),
         (lambda: ops.prelu(np.zeros((2, 3)), np.zeros(2)), ValueError, "weight"),
         (lambda: ops.prelu(np.zeros(3), np.zeros(3)), ValueError, "weight"),

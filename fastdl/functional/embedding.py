@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, mark_inplace, wrap
-from ..ops import embedding as ops
+from ..ops.embedding import embedding as embed
+from ..ops.embedding import embedding_backward, embedding_bag_backward, renormalise
+from ..ops.embedding import embedding_bag as embed_bags
 from .core import as_tensor
 
 if TYPE_CHECKING:
@@ -23,11 +25,11 @@ class Embedding(ArrayFunction):
     def forward(ctx: Any, weight: np.ndarray, indices: np.ndarray, padding_idx: int, by_freq: bool) -> Any:
         ctx.save(indices)
         ctx.how = weight.shape[0], padding_idx, by_freq
-        return ops.embedding(weight, indices)
+        return embed(weight, indices)
 
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> np.ndarray:
-        return ops.embedding_backward(grad, ctx.saved[0], *ctx.how)
+        return embedding_backward(grad, ctx.saved[0], *ctx.how)
 
 
 class EmbeddingBag(ArrayFunction):
@@ -38,7 +40,7 @@ class EmbeddingBag(ArrayFunction):
         ctx: Any, weight: Any, indices: Any, offsets: Any, mode: str, samples: Any, last: bool, padding: int,
         by_freq: bool,
     ) -> np.ndarray:  # fmt: skip
-        out, which = ops.embedding_bag(weight, indices, offsets, mode, samples, last, padding)
+        out, which = embed_bags(weight, indices, offsets, mode, samples, last, padding)
         ctx.save(weight, indices, offsets, samples, which)
         ctx.how = mode, last, padding, by_freq
         return out
@@ -48,7 +50,7 @@ class EmbeddingBag(ArrayFunction):
         weight, indices, offsets, samples, which = ctx.saved
         mode, last, padding, by_freq = ctx.how
         need_weight, need_samples = ctx.needs[0] is not None, ctx.needs[4] is not None
-        grad_weight, grad_samples = ops.embedding_bag_backward(
+        grad_weight, grad_samples = embedding_bag_backward(
             grad,
             weight,
             indices,
@@ -82,7 +84,7 @@ def _indices(op: str, input: Any) -> np.ndarray:
 
 def _renormalise(op: str, weight: Any, indices: np.ndarray, max_norm: float | None, norm_type: float) -> None:
     if max_norm is not None:
-        ops.renormalise(weight._data, indices, max_norm, norm_type)
+        renormalise(weight._data, indices, max_norm, norm_type)
         mark_inplace(weight._data)
 
 
