@@ -401,12 +401,15 @@ class Module:
                 loads.append((target, array))
         if problems:
             raise StateDictError(f"load_state_dict for {type(self).__name__}: " + ";\n    ".join(problems))
-        for target, array in loads:
-            if assign:
-                target._data = array
-            else:
-                np.copyto(target._data, array, casting="unsafe")
-                autograd.mark_inplace(target._data)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for target, array in loads:
+                if assign:
+                    target._data = array
+                elif not target._data.flags.writeable:
+                    target._data = array.astype(target._data.dtype)
+                else:
+                    np.copyto(target._data, array, casting="unsafe")
+                    autograd.mark_inplace(target._data)
         return IncompatibleKeys(missing, unexpected)
 
     # ------------------------------------------------------------------------------------------------ printin
@@ -433,7 +436,7 @@ def _as_array(value: Any) -> np.ndarray | None:
     if value is None or isinstance(value, (str, bytes)):
         return None
     try:
-        array = np.asarray(value)
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
     except (ValueError, TypeError, RuntimeError):
         return None
     return array if array.dtype.kind in "biuf" or autograd.is_float(array.dtype) else None

@@ -167,14 +167,20 @@ class AvgPool2d(_AvgPool):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool2d(input, *self._window(), self.divisor_override)
+        kernel, stride, padding, ceil_mode, count_include_pad = self._window()
+        return F.avg_pool2d(
+            input, kernel, stride, padding, ceil_mode, count_include_pad, self.divisor_override
+        )
 
 
 class AvgPool3d(_AvgPool):
     """Mean of every window of (N, C, D, H, W) or (C, D, H, W); see `AvgPool2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool3d(input, *self._window(), self.divisor_override)
+        kernel, stride, padding, ceil_mode, count_include_pad = self._window()
+        return F.avg_pool3d(
+            input, kernel, stride, padding, ceil_mode, count_include_pad, self.divisor_override
+        )
 
 
 class _AdaptivePool(Module):
