@@ -101,7 +101,7 @@ class Embedding(_Table):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        options = (
+        options: Any = (
             padding_idx,
             max_norm,
             norm_type,
@@ -126,7 +126,7 @@ class Embedding(_Table):
         sparse: bool = False,
     ) -> Embedding:
         """A layer with a given table (memory is shared), by default one that is not trained."""
-        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+        options: Any = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
         return cls(*_rows_and_columns("Embedding", embeddings), *options, _weight=embeddings, _freeze=freeze)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class EmbeddingBag(_Table):
     ) -> None:
         if mode not in ("sum", "mean", "max"):
             raise ValueError(f"EmbeddingBag: expected mode 'sum', 'mean' or 'max', got {mode!r}")
-        options = (
+        options: Any = (
             padding_idx,
             max_norm,
             norm_type,
@@ -201,7 +201,7 @@ class EmbeddingBag(_Table):
         padding_idx: int | None = None,
     ) -> EmbeddingBag:
         """A layer with a given table (memory is shared), by default one that is not trained."""
-        options = (
+        options: Any = (
             max_norm,
             norm_type,
             scale_grad_by_freq,

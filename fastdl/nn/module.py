@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -64,6 +64,10 @@ class Module:
 
     def __init__(self) -> None:
         self.__dict__.update(training=True, _parameters={}, _buffers={}, _modules={}, _transient=set())
+
+    if TYPE_CHECKING:  # what is registered is found, but not declared
+
+        def __getattr__(self, name: str) -> Any: ...
 
     # ------------------------------------------------------------------------------------------------ calling
 
@@ -130,6 +134,7 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__
         registries = (own.get("_parameters", ()), own.get("_buffers", ()), own.get("_modules", ()))
+        register: Callable[[str, Any], None]
         if isinstance(value, Parameter):
             kind, register = 0, self.register_parameter
         elif isinstance(value, Module):
