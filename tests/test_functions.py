@@ -243,6 +243,7 @@ BAD = [
     (TypeError, "sum: expected dim", lambda: x23.sum("a")),
     (TypeError, "argmax: expected dim", lambda: x23.argmax(0.5)),
     (TypeError, "sum: expected a Tensor, got NoneType", lambda: fastdl.sum(None)),
+    (TypeError, "sum: expected a Tensor, got list", lambda: fastdl.sum([1, 2])),
     (TypeError, "reshape: expected sizes", lambda: x23.reshape("a")),
     (TypeError, "zeros: expected sizes", lambda: fastdl.zeros(2.5)),
     (TypeError, "float99", lambda: x23.to("float99")),

@@ -23,7 +23,7 @@ _F = TypeVar("_F", bound=Callable)
 def numpy_names(function: _F) -> _F:
     """Let a function also take NumPy's ``axis`` and ``keepdims``, as torch does, and name itself in complaints about
     its first argument (a Tensor; cat and stack take lists of them)."""
-    kinds = (TensorBase, list, tuple) if function.__name__ in ("cat", "stack") else TensorBase
+    kinds: Any = (TensorBase, list, tuple) if function.__name__ in ("cat", "stack") else TensorBase
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -32,11 +32,7 @@ def numpy_names(function: _F) -> _F:
                 kwargs["dim"] = kwargs.pop("axis")
             if "keepdims" in kwargs:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
-        if (
-            args
-            and args[0].__class__ is not autograd.Tensor
-            and not isinstance(args[0], TensorBase | list | tuple)
-        ):
+        if args and not isinstance(args[0], kinds):
             if not isinstance(args[0], np.ndarray):
                 raise TypeError(f"{function.__name__}: expected a Tensor, got {type(args[0]).__name__}")
             args = (wrap(args[0]), *args[1:])
