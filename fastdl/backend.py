@@ -6,6 +6,8 @@ indexing; ``kernels`` gives the compiled kernels for an array. Today both are th
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -20,18 +22,25 @@ POISON = False
 _default_dtype = np.dtype(np.float32)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "_core":  # loaded at first use: `import fastdl` need not wait for the shared library
-        from . import _core
+_core: Any = None  # loaded at first use: `import fastdl` need not wait for the shared library
 
-        globals()["_core"] = _core
-        return _core
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def _load() -> ModuleType:
+    global _core
+    loaded: Any = import_module("fastdl._core")
+
+    wanted = os.environ.get("FASTDL_CPU_ISA")
+    if wanted and wanted not in loaded.available_isas():
+        raise RuntimeError(f"FASTDL_CPU_ISA={wanted}: this machine runs {', '.join(loaded.available_isas())}")
+    _core = loaded
+    return loaded
 
 
 def kernels(array: Any) -> ModuleType:
-    """The compiled kernels that work where ``array`` lives."""
-    return globals().get("_core") or __getattr__("_core")
+    """The compiled kernels that work where ``array`` lives. Raises RuntimeError if $FASTDL_CPU_ISA names an instruction
+    set that this machine does not run.
+    """
+    return _core or _load()
 
 
 def empty(shape: Any, dtype: Any) -> np.ndarray:

@@ -214,12 +214,24 @@ def test_data_directory(tmp_path, model, capsys):
     assert status == 0 and accuracy(result) == accuracy(out)
 
 
+def test_eval_on_other_images_uses_the_training_statistics(tmp_path, capsys):
+    folder, bright = write_images(tmp_path / "images"), write_images(tmp_path / "bright")
+    save = tmp_path / "m.safetensors"
+    out = train(capsys, "--data", folder, "--model", "linear", "--epochs", 1, "--save", save)
+    # Other training images, the same test images with the classes 0 and 1 only.
+    write_idx(bright / "train-images-idx3-ubyte.gz", np.full((64, 12, 12), 255, np.uint8))
+    assert accuracy(call(capsys, "eval", save, "--data", bright)[1]) == accuracy(out)
+    write_idx(bright / "train-labels-idx1-ubyte.gz", np.zeros(64, np.uint8))
+    write_idx(bright / "t10k-labels-idx1-ubyte.gz", np.zeros(64, np.uint8))
+    assert call(capsys, "eval", save, "--data", bright)[0] == 0
+
+
 def test_data_from_the_environment(tmp_path, capsys, monkeypatch):
-    folder = write_images(tmp_path / "fashion", side=28, classes=10)
+    folder = write_images(tmp_path / "images", side=28, classes=10)
     monkeypatch.setenv("FASTDL_DATA", str(folder))
-    for data in ((), ("--data", "fashion-mnist")):
+    for data, name in ((), "IDX files"), (("--data", "fashion-mnist"), "Fashion-MNIST"):
         status, out, _ = call(capsys, "train", *data, "--epochs", 1, "--model", "linear")
-        assert status == 0 and f"data: Fashion-MNIST from {folder}" in out
+        assert status == 0 and f"data: {name} from {folder}" in out
     monkeypatch.setenv("FASTDL_DATA", str(tmp_path / "gone"))
     status, _, err = call(capsys, "train", "--epochs", 1)
     assert status == 2 and "gone" in err

@@ -14,9 +14,11 @@ struct Error {
 };
 
 #if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
+#define FASTDL_PRINTF_LIKE __attribute__((format(printf, 2, 3)))
+#else
+#define FASTDL_PRINTF_LIKE
 #endif
-[[noreturn]] void fail(fastdl_status status, const char* format, ...);
+[[noreturn]] FASTDL_PRINTF_LIKE void fail(fastdl_status status, const char* format, ...);
 
 // printf-style check; the arguments are evaluated only when the condition is false.
 #define FASTDL_CHECK(condition, status, ...)                    \

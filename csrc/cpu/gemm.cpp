@@ -18,6 +18,8 @@ constexpr int64_t kPackedB = int64_t{1} << 22;
 // it saves.
 constexpr int64_t kInL2 = 768 * 1024;
 constexpr int64_t kFewRows = 28;
+// A panel of B of so many elements is packed on the stack: that saves a small product half of its overhead.
+constexpr int64_t kSmallPanel = 2048;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -68,8 +70,8 @@ void pack_a_panel(const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t k0, 
 
 template <class T>
 void pack_b_panel(const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t k0, int64_t k, int64_t col,
-                  int64_t cols, T* out) {
-  const int lanes = static_cast<int>(cols), w = kernel.nr;
+                  int64_t cols, int64_t width, T* out) {
+  const int lanes = static_cast<int>(cols), w = static_cast<int>(width);
   if (g.b_packer.pack) g.b_packer.pack(g.b_packer.self, k0, k, col, lanes, w, out);
   else kernel.pack(g.b + k0 * g.b_k + col * g.b_n, g.b_k, g.b_n, k, lanes, w, out);
 }
@@ -90,7 +92,10 @@ void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<
               : g.k,
       1);
   Workspace a_space(context, block.pack_a ? static_cast<size_t>((block.rows + mr) * kc) * sizeof(T) : 0);
-  Workspace b_space(context, block.pack_b ? static_cast<size_t>(nr * kc) * sizeof(T) : 0);
+  alignas(64) T b_small[kSmallPanel];
+  const bool b_fits = nr * kc <= kSmallPanel;
+  Workspace b_space(context, block.pack_b && !b_fits ? static_cast<size_t>(nr * kc) * sizeof(T) : 0);
+  T* const b_packed = b_fits ? b_small : b_space.template as<T>();
   T* const a_packed = a_space.template as<T>();
   int64_t pc = 0;
   do {  // 4th loop (pc): blocks of K; once even if K is empty
@@ -104,8 +109,9 @@ void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<
       const int64_t cols = std::min(nr, block.cols - j);
       GemmPiece<T> piece;
       piece.k = k;
-      if (block.pack_b) pack_b_panel(kernel, g, pc, k, block.col + j, cols, b_space.template as<T>());
-      piece.b = block.pack_b     ? b_space.template as<T>()
+      const int64_t width = block.pack_b && cols <= kernel.width ? kernel.width : nr;  // of the panel
+      if (block.pack_b) pack_b_panel(kernel, g, pc, k, block.col + j, cols, width, b_packed);
+      piece.b = block.pack_b     ? b_packed
                 : block.b_panels ? block.b_panels + j * g.k + pc * nr
                                  : g.b + pc * g.b_k + block.col + j;
       for (int64_t i = 0; i < block.rows; i += mr) {  // 1st loop (ir): tiles of C
@@ -115,7 +121,7 @@ void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<
         t.count = 1;
         t.a_row = block.pack_a ? 1 : g.a_row;
         t.a_k = block.pack_a ? mr : g.a_k;
-        t.b_k = block.pack_b || block.b_panels ? nr : g.b_k;
+        t.b_k = block.pack_b || block.b_panels ? width : g.b_k;
         if (!first) t.beta = T(1);
         if (!last) {
           t.bias = t.residual = nullptr;
@@ -136,7 +142,7 @@ void pack_panels(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>
   const int64_t nr = kernel.nr;
   parallel_for(context, count, static_cast<double>(g.k * nr) / 4, [&](int64_t p) {
     const int64_t col = (first + p) * nr;
-    pack_b_panel(kernel, g, 0, g.k, col, std::min(nr, g.n - col), out + p * nr * g.k);
+    pack_b_panel(kernel, g, 0, g.k, col, std::min(nr, g.n - col), nr, out + p * nr * g.k);
   });
 }
 

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     setup = Run.restore(args.file, io.read_checkpoint(args.file)["metadata"])
     if args.threads:
         fastdl.set_num_threads(args.threads)
-    source = load_source(args.data or setup.data)
+    source = load_source(args.data or setup.data, (setup.mean, setup.std))
     setup.check_data(args.file, source)
     model = setup.build_model()
     content = io.load_checkpoint(args.file, model)

@@ -39,6 +39,8 @@ class Run:
     data_crc32: int
     input_shape: list[int]
     class_names: list[str]
+    mean: float
+    std: float
 
     @classmethod
     def start(cls, args: Any, source: Source) -> Run:
@@ -56,6 +58,8 @@ class Run:
             data_crc32=source.fingerprint(),
             input_shape=list(source.input_shape),
             class_names=list(source.class_names),
+            mean=source.mean,
+            std=source.std,
         )
 
     @classmethod
@@ -81,7 +85,7 @@ class Run:
         """Raises ValueError when the data cannot be what the checkpoint was made for."""
         expected = (tuple(self.input_shape), len(self.class_names))
         got = (source.input_shape, len(source.class_names))
-        if got != expected:
+        if got[0] != expected[0] or got[1] > expected[1]:
             raise ValueError(
                 f"{path}: is a model for images of shape {expected[0]} in {expected[1]} classes, "
                 f"got {got[0]} in {got[1]} ({source.description})"

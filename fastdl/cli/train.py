@@ -101,7 +101,9 @@ def _setup(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[Run, S
     if args.resume:
         stored = Run.restore(args.resume, read_checkpoint(args.resume)["metadata"])
         stored.check_options(args.resume, args)
-    source = load_source(args.data or (stored.data if stored else None))
+    source = (
+        load_source(args.data or stored.data, (stored.mean, stored.std)) if stored else load_source(args.data)
+    )
     say(
         f"data: {source.description}: {len(source.x_train)} training and {len(source.x_test)} test images, "
         f"{' x '.join(map(str, source.input_shape))}, {len(source.class_names)} classes"

@@ -97,4 +97,6 @@ def fill_diagonal_(self: Tensor, value: Any) -> Tensor:
 def detach_(self: Tensor) -> Tensor:
     """Cut this tensor off its history."""
     self._node = None
+    if hasattr(self, "_base"):
+        del self._base
     return self

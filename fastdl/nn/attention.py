@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import is_float, wrap
-from ..functional.shape import cat
+from ..functional.heads import split_heads
+from ..functional.joining import cat
 from ..tensor import Tensor
 from . import functional as F
 from .arguments import check_count, check_probability, new_parameter
@@ -20,15 +21,11 @@ from .module import Module
 class MultiheadAttention(Module):
     """Attention with several heads (Vaswani et al. 2017, "Attention is all you need", section 3.2.2).
 
-    ``forward(query, key, value)``: (L, N, E), (S, N, kdim), (S, N, vdim), or with ``batch_first`` (N, L, E)
-    and so on,
-    or without N; gives the output, shaped as the query, and the weights (N, L, S), averaged over the heads
-    unless
-    ``average_attn_weights`` is false, or None without ``need_weights`` (much faster: no L x S matrix is
-    made).
+    ``forward(query, key, value)``: (L, N, E), (S, N, kdim), (S, N, vdim), or with ``batch_first`` (N, L, E) and so
+    on, or without N; gives the output, shaped as the query, and the weights (N, L, S), averaged over the heads unless
+    ``average_attn_weights`` is false, or None without ``need_weights`` (much faster: no L x S matrix is made).
 
-    key_padding_mask (N, S) and attn_mask (L, S) or (N heads, L, S): true where attention is not allowed, or
-    floats
+    key_padding_mask (N, S) and attn_mask (L, S) or (N heads, L, S): true where attention is not allowed, or floats
     that are added to the scores. ``is_causal``: position i sees keys up to i.
 
     Raises ValueError for sizes and shapes that do not fit together, TypeError for masks of other dtypes.
@@ -117,10 +114,6 @@ class MultiheadAttention(Module):
             if key_padding_mask is not None:
                 key_padding_mask = key_padding_mask.unsqueeze(0)
         q, k, v = self._project(query, key, value, same)
-        if self.bias_k is not None:
-            k = _append(k, self.bias_k, 1 - batch_axis)
-            v = _append(v, self.bias_v, 1 - batch_axis)
-        q, k, v = self._heads(q), self._heads(k), self._heads(v)
         if self.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         n, h, length, _ = q.shape
@@ -162,28 +155,24 @@ class MultiheadAttention(Module):
         if key.shape[:-1] != value.shape[:-1] or (query.ndim == 3 and query.shape[batch] != key.shape[batch]):
             raise ValueError(f"MultiheadAttention: lengths or batch sizes do not agree: {shapes}")
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor, same: tuple[bool, bool]) -> Any:
-        """Query, key and value times their weights; in one product where they are one and the same tensor."""
+    def _project(self, query: Tensor, key: Tensor, value: Tensor, same: tuple[bool, bool]) -> list[Tensor]:
+        """Query, key and value times their weights, as (N, heads, L, head_dim); in one product what is one tensor."""
         e, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
-        if weight is None:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-            biases = (None,) * 3 if bias is None else (bias[:e], bias[e : 2 * e], bias[2 * e :])
-            return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
-        if same == (True, True):
-            qkv = F.linear(query, weight, bias)
-            return qkv[..., :e], qkv[..., e : 2 * e], qkv[..., 2 * e :]
-        b = (None, None) if bias is None else (bias[:e], bias[e:])
-        q = F.linear(query, weight[:e], b[0])
-        if same[1]:
-            kv = F.linear(key, weight[e:], b[1])
-            return q, kv[..., :e], kv[..., e:]
-        b = (None, None) if bias is None else (bias[e : 2 * e], bias[2 * e :])
-        return q, F.linear(key, weight[e : 2 * e], b[0]), F.linear(value, weight[2 * e :], b[1])
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(N, L, E) or (L, N, E) -> (N, heads, L, head_dim), a view."""
-        x = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
-        return x.permute(*((0, 2, 1, 3) if self.batch_first else (1, 2, 0, 3)))
+        runs = [(query, 1), (key, 1), (value, 1)]
+        if weight is not None and self.bias_k is None and same[1]:
+            runs = [(query, 3)] if same[0] else [(query, 1), (key, 2)]
+        out: list[Tensor] = []
+        for x, parts in runs:
+            first, last = len(out) * e, (len(out) + parts) * e
+            if weight is None:
+                w = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)[len(out)]
+            else:
+                w = weight if parts == 3 else weight[first:last]
+            y = F.linear(x, w, bias if bias is None or parts == 3 else bias[first:last])
+            if self.bias_k is not None and out:
+                y = _append(y, self.bias_k if len(out) == 1 else self.bias_v, 1 if self.batch_first else 0)
+            out += split_heads(y, parts, self.num_heads, self.batch_first)
+        return out
 
 
 def _append(x: Tensor, row: Tensor, axis: int) -> Tensor:
@@ -201,9 +190,8 @@ def causal_mask(length: int, keys: int) -> Tensor:
 def merge_masks(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, shape: tuple, dtype: Any
 ) -> Tensor | None:
-    """Both masks as one that scaled_dot_product_attention takes, for scores of ``shape`` (N, heads, L, S):
-    true
-    where attention is allowed, or floats to add."""
+    """Both masks as one that scaled_dot_product_attention takes, for scores of ``shape`` (N, heads, L, S): true where
+    attention is allowed, or floats to add."""
     n, h, length, keys = shape
     masks = []
     if attn_mask is not None:
@@ -261,11 +249,9 @@ def _is_bool(mask: Tensor) -> bool:
 class _SequenceAttention(Module):
     """Attention of decoder states over encoder states; subclasses give the scores (N, L, S).
 
-    ``forward(query, key, value=None, mask=None)``: query (N, L, query_dim), key (N, S, key_dim), value (N, S,
-    D), the
-    key if None; mask (N, S) or (N, L, S), true where attention is allowed. Gives the context (N, L, D) and
-    the weights
-    (N, L, S).
+    ``forward(query, key, value=None, mask=None)``: query (N, L, query_dim), key (N, S, key_dim), value (N, S, D), the
+    key if None; mask (N, S) or (N, L, S), true where attention is allowed. Gives the context (N, L, D) and the
+    weights (N, L, S).
     """
 
     def score(self, query: Tensor, key: Tensor) -> Tensor:
@@ -295,12 +281,10 @@ class _SequenceAttention(Module):
 
 
 class DotAttention(_SequenceAttention):
-    """score(q, k) = q . k (Luong et al. 2015, "Effective approaches to attention-based neural machine
-    translation",
+    """score(q, k) = q . k (Luong et al. 2015, "Effective approaches to attention-based neural machine translation",
     section 3.1); with ``scaled``, divided by the root of the dimension (Vaswani et al. 2017, section 3.2.1).
 
-    ``forward(query, key, value=None, mask=None)``: (N, L, E), (N, S, E), (N, S, D), mask (N, S) or (N, L, S)
-    true
+    ``forward(query, key, value=None, mask=None)``: (N, L, E), (N, S, E), (N, S, D), mask (N, S) or (N, L, S) true
     where attention is allowed; gives the context (N, L, D) and the weights (N, L, S).
 
     >>> import fastdl
@@ -323,8 +307,7 @@ class DotAttention(_SequenceAttention):
 
 
 class GeneralAttention(_SequenceAttention):
-    """score(q, k) = q^T W k (Luong et al. 2015, section 3.1), W being (query_dim, key_dim); see
-    `DotAttention`.
+    """score(q, k) = q^T W k (Luong et al. 2015, section 3.1), W being (query_dim, key_dim); see `DotAttention`.
 
     >>> import fastdl
     >>> from fastdl import nn
@@ -352,8 +335,7 @@ class GeneralAttention(_SequenceAttention):
 
 
 class ConcatAttention(_SequenceAttention):
-    """score(q, k) = v^T tanh(W [q; k]) (Luong et al. 2015, section 3.1; Bahdanau et al. 2015, section A.1.2),
-    W split
+    """score(q, k) = v^T tanh(W [q; k]) (Luong et al. 2015, section 3.1; Bahdanau et al. 2015, section A.1.2), W split
     into the parts of q and k; see `DotAttention`.
 
     >>> import fastdl

@@ -1,0 +1,130 @@
+"""The thread pool as a program meets it: many Python threads, fork, environment variables, the GIL."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import ops
+
+
+def product(rng):
+    return (
+        rng.standard_normal((300, 200)).astype(np.float32),
+        rng.standard_normal((200, 250)).astype(np.float32),
+    )
+
+
+def test_python_threads_compute_at_once(rng):
+    a, b = product(rng)
+    expected = ops.matmul(a, b)
+    wrong, errors = [], []
+
+    def work():
+        try:
+            for _ in range(30):
+                if not np.array_equal(ops.matmul(a, b), expected):
+                    wrong.append(1)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert not wrong and not errors and not any(t.is_alive() for t in threads)
+
+
+def test_gil_is_released_around_kernels(rng):
+    """Another Python thread makes progress during one long kernel call."""
+    a = rng.standard_normal((1500, 1500))
+    ticks = []
+    stop = threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    t = threading.Thread(target=tick)
+    t.start()
+    begin = time.perf_counter()
+    ops.matmul(a, a)
+    end = time.perf_counter()
+    stop.set()
+    t.join(10)
+    assert sum(begin < x < end for x in ticks) >= 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_fork_rebuilds_the_pool():
+    program = """
+import os, numpy as np, fastdl
+from fastdl import ops
+fastdl.set_num_threads(3)
+a = np.random.default_rng(0).standard_normal((400, 400)).astype(np.float32)
+expected = ops.matmul(a, a)
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(ops.matmul(a, a), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+assert np.array_equal(ops.matmul(a, a), expected)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)
+
+
+def read(code, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", f"from fastdl import _core; print({code})"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return result.stdout.strip()
+
+
+def test_environment():
+    assert read("_core.get_num_threads()", FASTDL_NUM_THREADS="5") == "5"
+    if hasattr(os, "sched_getaffinity"):
+        for nonsense in ("0", "-3", "many"):
+            got = read("_core.get_num_threads()", FASTDL_NUM_THREADS=nonsense)
+            assert got == str(len(os.sched_getaffinity(0)))
+    assert read("_core.get_cpu_isa()", FASTDL_CPU_ISA="generic") == "generic"
+    unknown = subprocess.run(
+        [sys.executable, "-c", "import fastdl; fastdl.get_num_threads()"],
+        env={**os.environ, "FASTDL_CPU_ISA": "avx1024"},
+        capture_output=True,
+        text=True,
+    )
+    assert "RuntimeError: FASTDL_CPU_ISA=avx1024: this machine runs generic" in unknown.stderr
+
+
+def test_set_num_threads():
+    before = fastdl.get_num_threads()
+    fastdl.set_num_threads(2)
+    assert fastdl.get_num_threads() == 2
+    for bad in (0, -1, 5000):
+        with pytest.raises(ValueError, match="threads"):
+            fastdl.set_num_threads(bad)
+    assert fastdl.get_num_threads() == 2
+    fastdl.set_num_threads(before)
+    with pytest.raises(ValueError, match="expected one of generic"):
+        fastdl._core.set_cpu_isa("mmx")
+
+
+def test_exit_with_a_running_pool():
+    program = """
+import numpy as np, fastdl
+from fastdl import ops
+fastdl.set_num_threads(4)
+ops.matmul(np.ones((500, 500)), np.ones((500, 500)))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
