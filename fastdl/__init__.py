@@ -45,21 +45,35 @@ from .dtypes import int as int
 # fmt: off
 # isort: off
 from .functional.arithmetic import (
-    add, atan2, bitwise_and, bitwise_left_shift, bitwise_or, bitwise_right_shift, bitwise_xor, div,
-    divide, eq, floor_divide, fmod, ge, greater, greater_equal, gt, hypot, le, less, less_equal,
-    logaddexp, logical_and, logical_or, logical_xor, lt, maximum, minimum, mul, multiply, ne, not_equal,
-    pow, remainder, rsub, sub, subtract, true_divide,
+    add, atan2, div, divide, floor_divide, fmod, hypot, logaddexp, mul, multiply, pow, remainder, rsub,
+    sub, subtract, true_divide,
+)
+from .functional.comparison import (
+    bitwise_and, bitwise_left_shift, bitwise_or, bitwise_right_shift, bitwise_xor, eq, ge, greater,
+    greater_equal, gt, le, less, less_equal, logical_and, logical_or, logical_xor, lt, maximum, minimum,
+    ne, not_equal,
 )
 from .functional.creation import (
     arange, as_tensor, bernoulli, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like,
     linspace, logspace, multinomial, normal, ones, ones_like, rand, rand_like, randint, randint_like,
     randn, randn_like, randperm, tensor, zeros, zeros_like,
 )
+from .functional.cumulative import (
+    cummax, cummin, cumprod, cumsum, diff,
+)
+from .functional.diagonal import (
+    diag, diag_embed, diagonal, tril, tril_indices, triu, triu_indices,
+)
+from .functional.gather import (
+    gather, scatter, scatter_add, scatter_reduce, take_along_dim,
+)
 from .functional.indexing import (
-    argsort, argwhere, bucketize, diag, diag_embed, diagonal, gather, index_add, index_copy, index_fill,
-    index_select, isin, masked_fill, masked_scatter, masked_select, msort, nonzero, scatter,
-    scatter_add, scatter_reduce, searchsorted, sort, take, take_along_dim, topk, tril, tril_indices,
-    triu, triu_indices, unique, unique_consecutive,
+    argwhere, index_add, index_copy, index_fill, index_select, masked_fill, masked_scatter,
+    masked_select, nonzero, take,
+)
+from .functional.joining import (
+    cat, chunk, concat, concatenate, dstack, hstack, narrow, select, split, stack, tensor_split, unbind,
+    vstack,
 )
 from .functional.linalg import (
     addmm, addmv, addr, baddbmm, bmm, cdist, cross, dot, einsum, ger, inner, kron, matmul, mm, mv,
@@ -69,19 +83,26 @@ from .functional.pointwise import (
     abs, absolute, acos, acosh, addcdiv, addcmul, allclose, arccos, arccosh, arcsin, arcsinh, arctan,
     arctanh, asin, asinh, atan, atanh, bitwise_not, ceil, clamp, clamp_max, clamp_min, clip, cos, cosh,
     equal, erf, exp, exp2, expm1, fix, floor, frac, isclose, isfinite, isinf, isnan, isneginf, isposinf,
-    lerp, log, log1p, log2, log10, logical_not, nan_to_num, neg, negative, positive, reciprocal, round,
+    lerp, log, log10, log1p, log2, logical_not, nan_to_num, neg, negative, positive, reciprocal, round,
     rsqrt, sigmoid, sign, signbit, sin, sinh, sqrt, square, tan, tanh, trunc, where,
 )
 from .functional.reduction import (
-    all, amax, amin, aminmax, any, argmax, argmin, bincount, count_nonzero, cummax, cummin, cumprod,
-    cumsum, diff, dist, histc, kthvalue, logsumexp, max, mean, median, min, nanmean, nansum, norm, prod,
-    quantile, std, std_mean, sum, var, var_mean,
+    all, amax, amin, aminmax, any, argmax, argmin, count_nonzero, logsumexp, max, mean, min, nanmean,
+    nansum, prod, sum,
+)
+from .functional.repeating import (
+    flip, fliplr, flipud, meshgrid, repeat_interleave, roll, rot90, tile,
 )
 from .functional.shape import (
-    atleast_1d, atleast_2d, atleast_3d, broadcast_shapes, broadcast_tensors, broadcast_to, cat, chunk,
-    concat, concatenate, dstack, flatten, flip, fliplr, flipud, hstack, meshgrid, moveaxis, movedim,
-    narrow, permute, repeat_interleave, reshape, roll, rot90, select, split, squeeze, stack, swapaxes,
-    swapdims, t, tensor_split, tile, transpose, unbind, unflatten, unsqueeze, vstack,
+    atleast_1d, atleast_2d, atleast_3d, broadcast_shapes, broadcast_tensors, broadcast_to, flatten,
+    moveaxis, movedim, permute, reshape, squeeze, swapaxes, swapdims, t, transpose, unflatten,
+    unsqueeze,
+)
+from .functional.sorting import (
+    argsort, bucketize, isin, msort, searchsorted, sort, topk, unique, unique_consecutive,
+)
+from .functional.statistics import (
+    bincount, dist, histc, kthvalue, median, norm, quantile, std, std_mean, var, var_mean,
 )
 # isort: on
 # fmt: on

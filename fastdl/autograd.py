@@ -178,6 +178,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
     ] = {}  # by node key: the gradient so far (a list of them for nodes with several outputs)
     nodes: dict[int, Any] = {}
     heap: list[int] = []
+    leaves: list[Leaf] = []  # the oldest of all, so they come last whatever the order
     keep = retained if captured is None else captured
     epoch = _epoch
     inputs: Any
@@ -193,8 +194,11 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                         grads[key] = grads[key] + g  # not in place: g may be another node's gradient too
                     else:
                         grads[key] = g
-                        nodes[key] = node
-                        heappush(heap, key)
+                        if node.__class__ is Leaf:
+                            leaves.append(node)
+                        else:
+                            nodes[key] = node
+                            heappush(heap, key)
         elif gs is not None:  # the same for a single gradient
             node = inputs[0]
             if node is not None:
@@ -203,11 +207,14 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                     grads[key] = grads[key] + gs
                 else:
                     grads[key] = gs
-                    nodes[key] = node
-                    heappush(heap, key)
+                    if node.__class__ is Leaf:
+                        leaves.append(node)
+                    else:
+                        nodes[key] = node
+                        heappush(heap, key)
         g = gs = None
         if not heap:
-            return
+            break
         key = heappop(heap)
         node = nodes.pop(key)
         g = grads.pop(key)
@@ -216,19 +223,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                 keep_grad(keep[key](), g)
             else:
                 captured[key] = g
-        kind = node.__class__
-        if kind is Leaf:
-            if captured is None:
-                tensor = node.tensor()
-                if tensor is None:
-                    continue
-                if tensor.grad is None:
-                    tensor.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else np.array(g))
-                else:
-                    total = tensor.grad._data
-                    np.add(total, g, out=total)
-            continue
-        if kind is Output:
+        if node.__class__ is Output:
             (parent,) = node.inputs
             if parent.key not in grads:
                 grads[parent.key] = [None] * len(parent.outputs)
@@ -252,6 +247,21 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
         inputs = node.inputs
         if saved and not retain_graph:
             saved = node.saved = None
+    for node in leaves:
+        key = node.key
+        g = grads.pop(key)
+        if captured is not None:
+            if key in captured:
+                captured[key] = g
+            continue
+        tensor = node.tensor()
+        if tensor is None:
+            continue
+        if tensor.grad is None:
+            tensor.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else np.array(g))
+        else:
+            total = tensor.grad._data
+            np.add(total, g, out=total)
 
 
 _FREED = (

@@ -7,6 +7,7 @@ indexing; ``kernels`` gives the compiled kernels for an array. Today both are th
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +27,7 @@ _core: Any = None  # loaded at first use: `import fastdl` need not wait for the 
 
 def _load() -> ModuleType:
     global _core
-    from . import _core as loaded
+    loaded: Any = import_module("fastdl._core")
 
     wanted = os.environ.get("FASTDL_CPU_ISA")
     if wanted and wanted not in loaded.available_isas():

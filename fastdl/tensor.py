@@ -12,13 +12,21 @@ from . import device as devices
 from . import dtypes as D
 from .autograd import Leaf, TensorBase, is_float, wrap
 from .functional import arithmetic as A
+from .functional import comparison as Cp
 from .functional import creation as C
+from .functional import cumulative as Cu
+from .functional import diagonal as Di
+from .functional import gather as Ga
 from .functional import indexing as I
+from .functional import joining as Jo
 from .functional import linalg as L
 from .functional import mutation as M
 from .functional import pointwise as P
 from .functional import reduction as R
+from .functional import repeating as Rp
 from .functional import shape as S
+from .functional import sorting as So
+from .functional import statistics as St
 from .functional.core import Clone, Contiguous, cast, inplace
 
 _new = object.__new__
@@ -214,7 +222,7 @@ class Tensor(TensorBase):
         for a in args:
             if isinstance(a, TensorBase):
                 dtype = a._data.dtype
-            elif isinstance(a, devices.device) or (isinstance(a, str) and a.split(":")[0] not in D.NAMES):
+            elif isinstance(a, devices.device) or (isinstance(a, str) and a.split(":")[0] in devices.KINDS):
                 device = a
             elif isinstance(a, _Bool):
                 copy = copy or a
@@ -310,6 +318,9 @@ class Tensor(TensorBase):
             raise TypeError(f"only integer tensors can be an index, got {self._data.dtype}")
         return _Int(self.item())
 
+    def __round__(self, digits: _Int = 0) -> Tensor:
+        return P.round(self, decimals=digits)
+
     def __contains__(self, element: Any) -> _Bool:
         return _Bool((self == element)._data.any())
 
@@ -392,21 +403,21 @@ class Tensor(TensorBase):
     __pos__ = P.positive
     __abs__ = P.abs
     __invert__ = P.bitwise_not
-    __eq__ = A.eq  # type: ignore[assignment]
-    __ne__ = A.ne  # type: ignore[assignment]
-    __lt__ = A.lt
-    __le__ = A.le
-    __gt__ = A.gt
-    __ge__ = A.ge
+    __eq__ = Cp.eq  # type: ignore[assignment]
+    __ne__ = Cp.ne  # type: ignore[assignment]
+    __lt__ = Cp.lt
+    __le__ = Cp.le
+    __gt__ = Cp.gt
+    __ge__ = Cp.ge
     __hash__ = object.__hash__
-    __and__ = A.bitwise_and
-    __rand__ = A.bitwise_and
-    __or__ = A.bitwise_or
-    __ror__ = A.bitwise_or
-    __xor__ = A.bitwise_xor
-    __rxor__ = A.bitwise_xor
-    __lshift__ = A.bitwise_left_shift
-    __rshift__ = A.bitwise_right_shift
+    __and__ = Cp.bitwise_and
+    __rand__ = Cp.bitwise_and
+    __or__ = Cp.bitwise_or
+    __ror__ = Cp.bitwise_or
+    __xor__ = Cp.bitwise_xor
+    __rxor__ = Cp.bitwise_xor
+    __lshift__ = Cp.bitwise_left_shift
+    __rshift__ = Cp.bitwise_right_shift
     __getitem__ = I.getitem
     __setitem__ = I.setitem
     __iter__ = I.iterate
@@ -419,25 +430,25 @@ class Tensor(TensorBase):
     remainder = A.remainder
     fmod = A.fmod
     floor_divide = A.floor_divide
-    maximum = A.maximum
-    minimum = A.minimum
+    maximum = Cp.maximum
+    minimum = Cp.minimum
     atan2 = A.atan2
     logaddexp = A.logaddexp
     hypot = A.hypot
-    eq = A.eq
-    ne = A.ne
-    lt = A.lt
-    le = A.le
-    gt = A.gt
-    ge = A.ge
-    logical_and = A.logical_and
-    logical_or = A.logical_or
-    logical_xor = A.logical_xor
-    bitwise_and = A.bitwise_and
-    bitwise_or = A.bitwise_or
-    bitwise_xor = A.bitwise_xor
-    bitwise_left_shift = A.bitwise_left_shift
-    bitwise_right_shift = A.bitwise_right_shift
+    eq = Cp.eq
+    ne = Cp.ne
+    lt = Cp.lt
+    le = Cp.le
+    gt = Cp.gt
+    ge = Cp.ge
+    logical_and = Cp.logical_and
+    logical_or = Cp.logical_or
+    logical_xor = Cp.logical_xor
+    bitwise_and = Cp.bitwise_and
+    bitwise_or = Cp.bitwise_or
+    bitwise_xor = Cp.bitwise_xor
+    bitwise_left_shift = Cp.bitwise_left_shift
+    bitwise_right_shift = Cp.bitwise_right_shift
 
     neg = P.neg
     negative = P.negative
@@ -505,9 +516,9 @@ class Tensor(TensorBase):
     sum = R.sum
     nansum = R.nansum
     nanmean = R.nanmean
-    diff = R.diff
-    quantile = R.quantile
-    histc = R.histc
+    diff = Cu.diff
+    quantile = St.quantile
+    histc = St.histc
     mean = R.mean
     prod = R.prod
     amax = R.amax
@@ -517,21 +528,21 @@ class Tensor(TensorBase):
     min = R.min
     argmax = R.argmax
     argmin = R.argmin
-    median = R.median
-    kthvalue = R.kthvalue
-    var = R.var
-    std = R.std
+    median = St.median
+    kthvalue = St.kthvalue
+    var = St.var
+    std = St.std
     logsumexp = R.logsumexp
-    norm = R.norm
-    dist = R.dist
-    cumsum = R.cumsum
-    cumprod = R.cumprod
-    cummax = R.cummax
-    cummin = R.cummin
+    norm = St.norm
+    dist = St.dist
+    cumsum = Cu.cumsum
+    cumprod = Cu.cumprod
+    cummax = Cu.cummax
+    cummin = Cu.cummin
     any = R.any
     all = R.all
     count_nonzero = R.count_nonzero
-    bincount = R.bincount
+    bincount = St.bincount
 
     reshape = S.reshape
     view = S.view
@@ -550,27 +561,27 @@ class Tensor(TensorBase):
     expand = S.expand
     expand_as = S.expand_as
     broadcast_to = S.broadcast_to
-    narrow = S.narrow
-    select = S.select
-    split = S.split
-    chunk = S.chunk
-    tensor_split = S.tensor_split
-    unbind = S.unbind
-    repeat = S.repeat
-    tile = S.tile
-    repeat_interleave = S.repeat_interleave
-    flip = S.flip
-    fliplr = S.fliplr
-    flipud = S.flipud
-    roll = S.roll
-    rot90 = S.rot90
-    unfold = S.unfold
+    narrow = Jo.narrow
+    select = Jo.select
+    split = Jo.split
+    chunk = Jo.chunk
+    tensor_split = Jo.tensor_split
+    unbind = Jo.unbind
+    repeat = Rp.repeat
+    tile = Rp.tile
+    repeat_interleave = Rp.repeat_interleave
+    flip = Rp.flip
+    fliplr = Rp.fliplr
+    flipud = Rp.flipud
+    roll = Rp.roll
+    rot90 = Rp.rot90
+    unfold = Rp.unfold
 
-    gather = I.gather
-    take_along_dim = I.take_along_dim
-    scatter = I.scatter
-    scatter_add = I.scatter_add
-    scatter_reduce = I.scatter_reduce
+    gather = Ga.gather
+    take_along_dim = Ga.take_along_dim
+    scatter = Ga.scatter
+    scatter_add = Ga.scatter_add
+    scatter_reduce = Ga.scatter_reduce
     index_select = I.index_select
     index_add = I.index_add
     index_copy = I.index_copy
@@ -581,17 +592,17 @@ class Tensor(TensorBase):
     masked_scatter = I.masked_scatter
     nonzero = I.nonzero
     argwhere = I.argwhere
-    tril = I.tril
-    triu = I.triu
-    diagonal = I.diagonal
-    diag = I.diag
-    diag_embed = I.diag_embed
-    sort = I.sort
-    argsort = I.argsort
-    msort = I.msort
-    topk = I.topk
-    unique = I.unique
-    unique_consecutive = I.unique_consecutive
+    tril = Di.tril
+    triu = Di.triu
+    diagonal = Di.diagonal
+    diag = Di.diag
+    diag_embed = Di.diag_embed
+    sort = So.sort
+    argsort = So.argsort
+    msort = So.msort
+    topk = So.topk
+    unique = So.unique
+    unique_consecutive = So.unique_consecutive
 
     matmul = L.matmul
     mm = L.mm
@@ -619,11 +630,11 @@ class Tensor(TensorBase):
     divide = A.div
     true_divide = A.div
     subtract = A.sub
-    greater = A.gt
-    greater_equal = A.ge
-    less = A.lt
-    less_equal = A.le
-    not_equal = A.ne
+    greater = Cp.gt
+    greater_equal = Cp.ge
+    less = Cp.lt
+    less_equal = Cp.le
+    not_equal = Cp.ne
     T = property(S.transpose_all)
     mT = property(S.matrix_transpose)
 
@@ -695,18 +706,18 @@ class Tensor(TensorBase):
     lerp_ = inplace(P.lerp)
     addcmul_ = inplace(P.addcmul)
     addcdiv_ = inplace(P.addcdiv)
-    cumsum_ = inplace(R.cumsum)
-    cumprod_ = inplace(R.cumprod)
-    scatter_ = inplace(I.scatter)
-    scatter_add_ = inplace(I.scatter_add)
-    scatter_reduce_ = inplace(I.scatter_reduce)
+    cumsum_ = inplace(Cu.cumsum)
+    cumprod_ = inplace(Cu.cumprod)
+    scatter_ = inplace(Ga.scatter)
+    scatter_add_ = inplace(Ga.scatter_add)
+    scatter_reduce_ = inplace(Ga.scatter_reduce)
     index_add_ = inplace(I.index_add)
     index_copy_ = inplace(I.index_copy)
     index_fill_ = inplace(I.index_fill)
     masked_fill_ = inplace(I.masked_fill)
     masked_scatter_ = inplace(I.masked_scatter)
-    tril_ = inplace(I.tril)
-    triu_ = inplace(I.triu)
+    tril_ = inplace(Di.tril)
+    triu_ = inplace(Di.triu)
     addmm_ = inplace(L.addmm)
     addmv_ = inplace(L.addmv)
     baddbmm_ = inplace(L.baddbmm)
@@ -717,9 +728,9 @@ class Tensor(TensorBase):
     __ifloordiv__ = floor_divide_
     __imod__ = remainder_
     __ipow__ = pow_
-    __iand__ = inplace(A.bitwise_and)
-    __ior__ = inplace(A.bitwise_or)
-    __ixor__ = inplace(A.bitwise_xor)
+    __iand__ = inplace(Cp.bitwise_and)
+    __ior__ = inplace(Cp.bitwise_or)
+    __ixor__ = inplace(Cp.bitwise_xor)
     copy_ = M.copy_
     fill_ = M.fill_
     zero_ = M.zero_

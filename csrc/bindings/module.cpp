@@ -17,6 +17,7 @@ void bind_matmul(py::module_&);
 void bind_measure(py::module_&);
 void bind_softmax(py::module_&);
 void bind_loss(py::module_&);
+void bind_embedding(py::module_&);
 void bind_optim(py::module_&);
 
 namespace {
@@ -52,5 +53,6 @@ PYBIND11_MODULE(_core, m) {
   bind_measure(m);
   bind_softmax(m);
   bind_loss(m);
+  bind_embedding(m);
   bind_optim(m);
 }

@@ -56,6 +56,7 @@ class ParameterGroup {
 
   bool sgd(double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize) {
     if (keys_.size() != (momentum != 0 ? 1u : 0u) || !gather()) return false;
+    if (params_.empty()) return true;
     const fastdl_sgd_options o{sizeof o, lr, momentum, dampening, weight_decay, nesterov, maximize};
     const bool buffers = momentum != 0;
     run([&] {
@@ -73,6 +74,7 @@ class ParameterGroup {
   bool adam(double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled,
             bool amsgrad, bool maximize) {
     if (keys_.size() != (amsgrad ? 4u : 3u) || !gather()) return false;
+    if (params_.empty()) return true;
     const fastdl_adam_options o{sizeof o, lr, beta1, beta2, eps, weight_decay, decoupled, amsgrad, maximize};
     run([&] {
       return fastdl_adam_step(nullptr, count(), params_.data(), grads_.data(), list(1), list(2),
@@ -85,6 +87,7 @@ class ParameterGroup {
   // keys: step, sum
   bool adagrad(double lr, double lr_decay, double weight_decay, double eps, bool maximize) {
     if (keys_.size() != 2 || !gather()) return false;
+    if (params_.empty()) return true;
     const fastdl_adagrad_options o{sizeof o, lr, lr_decay, weight_decay, eps, maximize};
     run([&] {
       return fastdl_adagrad_step(nullptr, count(), params_.data(), grads_.data(), list(1), list(0), &o);
@@ -97,6 +100,7 @@ class ParameterGroup {
   bool rmsprop(double lr, double alpha, double eps, double weight_decay, double momentum, bool centered,
                bool maximize) {
     if (keys_.size() != size_t{2} + (momentum != 0) + centered || !gather()) return false;
+    if (params_.empty()) return true;
     const fastdl_rmsprop_options o{sizeof o, lr, alpha, eps, weight_decay, momentum, centered, maximize};
     const size_t buffer = 2, avg = momentum != 0 ? 3 : 2;
     run([&] {

@@ -6,6 +6,7 @@
 #include "cpu/isa/activation.h"
 #include "cpu/isa/conv.h"
 #include "cpu/isa/attention.h"
+#include "cpu/isa/embedding.h"
 #include "cpu/isa/dropout.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/loss.h"
@@ -28,6 +29,7 @@ struct Kernels {
   const ActivationKernels* activation;
   const SoftmaxKernels* softmax;
   const LossKernels* loss;
+  const EmbeddingKernels* embedding;
   const OptimKernels* optim;
   const GemmKernels* gemm;
 };

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
-from .core import as_operand, as_tensor, cast, promote, unbroadcast
+from .core import as_tensor, cast, promote, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -248,40 +248,6 @@ class Fmod(Remainder):
     quotient = np.trunc
 
 
-class Maximum(ArrayFunction):
-    """Elementwise maximum; NaN if either is NaN; where both are equal each gets half the gradient."""
-
-    function: Any = np.maximum
-    wins: Any = np.greater
-
-    @classmethod
-    def forward(cls, ctx: Any, a: Any, b: Any) -> Any:
-        ctx.shapes = a.shape, b.shape
-        ctx.save(a, b)
-        return cls.function(a, b)
-
-    @classmethod
-    def backward(cls, ctx: Any, grad: Any) -> Any:
-        a, b = ctx.saved
-        sa, sb = ctx.shapes
-        na, nb = ctx.needs
-        half, zero = grad * grad.dtype.type(0.5), grad.dtype.type(0)
-        tie = a == b
-        return (
-            None
-            if na is None
-            else unbroadcast(np.where(tie, half, np.where(cls.wins(b, a), zero, grad)), sa),
-            None
-            if nb is None
-            else unbroadcast(np.where(tie, half, np.where(cls.wins(a, b), zero, grad)), sb),
-        )
-
-
-class Minimum(Maximum):
-    function = np.minimum
-    wins = np.less
-
-
 class Atan2(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
@@ -363,7 +329,11 @@ def plus(input: Any, other: Any) -> Tensor:
                 return Add.apply(input, other)
             except ValueError:
                 _mismatch("add", input, other)
-    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+    elif (
+        (other.__class__ is float or other.__class__ is int)
+        and isinstance(input, TensorBase)
+        and input._data.dtype.kind == "f"
+    ):
         return AddNumber.apply(input, other)
     return _either("add", input, other, Add, AddNumber, AddNumber)
 
@@ -376,7 +346,11 @@ def minus(input: Any, other: Any) -> Tensor:
                 return Sub.apply(input, other)
             except ValueError:
                 _mismatch("sub", input, other)
-    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+    elif (
+        (other.__class__ is float or other.__class__ is int)
+        and isinstance(input, TensorBase)
+        and input._data.dtype.kind == "f"
+    ):
         return SubNumber.apply(input, other)
     return _either("sub", input, other, Sub, SubNumber, NumberSub)
 
@@ -410,7 +384,11 @@ def divided(input: Any, other: Any) -> Tensor:
                 return Div.apply(input, other)
             except ValueError:
                 _mismatch("div", input, other)
-    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+    elif (
+        (other.__class__ is float or other.__class__ is int)
+        and isinstance(input, TensorBase)
+        and input._data.dtype.kind == "f"
+    ):
         return DivNumber.apply(input, other)
     return _either("div", *_float_pair("div", input, other), Div, DivNumber, NumberDiv)
 
@@ -520,16 +498,6 @@ def rpow(input: Tensor, other: Any) -> Tensor:
     return pow(other, input)
 
 
-def maximum(input: Tensor, other: Any) -> Tensor:
-    """Elementwise maximum. NaN where either is NaN; equal elements share the gradient."""
-    return _both("maximum", Maximum, *_operands("maximum", input, other))
-
-
-def minimum(input: Tensor, other: Any) -> Tensor:
-    """Elementwise minimum. NaN where either is NaN; equal elements share the gradient."""
-    return _both("minimum", Minimum, *_operands("minimum", input, other))
-
-
 class LogAddExp(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
@@ -576,69 +544,4 @@ def atan2(input: Tensor, other: Any) -> Tensor:
     return Atan2.apply(as_tensor(a), as_tensor(b))
 
 
-def _broadcast(name: str, function: Any, a: Any, b: Any) -> np.ndarray:
-    """A NumPy function of two operands whose shapes must broadcast."""
-    try:
-        return np.asarray(function(a, b))
-    except ValueError:
-        sa, sb = np.shape(a), np.shape(b)
-        raise ValueError(f"{name}: expected shapes that broadcast together, got {sa} and {sb}") from None
-
-
-def _compare(name: str, function: Any, symbol: str) -> Any:
-    def compare(input: Any, other: Any) -> Any:
-        other = as_operand(other)
-        if other is NotImplemented:
-            return NotImplemented
-        a, b = promote(name, input, other)
-        a = a._data if isinstance(a, TensorBase) else a
-        b = b._data if isinstance(b, TensorBase) else b
-        return wrap(_broadcast(name, function, a, b))
-
-    compare.__name__ = compare.__qualname__ = name
-    compare.__doc__ = f"Elementwise ``input {symbol} other``, a bool tensor."
-    return compare
-
-
-eq = _compare("eq", np.equal, "==")
-ne = _compare("ne", np.not_equal, "!=")
-lt = _compare("lt", np.less, "<")
-le = _compare("le", np.less_equal, "<=")
-gt = _compare("gt", np.greater, ">")
-ge = _compare("ge", np.greater_equal, ">=")
-
-
-def _logical(name: str, function: Any) -> Any:
-    def logical(input: Any, other: Any) -> Tensor:
-        return wrap(_broadcast(name, function, as_tensor(input)._data, as_tensor(other)._data))
-
-    logical.__name__ = logical.__qualname__ = name
-    logical.__doc__ = f"Elementwise ``{name}`` of truth values."
-    return logical
-
-
-logical_and = _logical("logical_and", np.logical_and)
-logical_or = _logical("logical_or", np.logical_or)
-logical_xor = _logical("logical_xor", np.logical_xor)
-
-
-def _bitwise(name: str, function: Any) -> Any:
-    def bitwise(input: Any, other: Any) -> Tensor:
-        a, b = _operands(name, input, other)
-        if is_float(a._data.dtype):
-            raise TypeError(f"{name}: expected integers or bools, got {a._data.dtype}")
-        return wrap(_broadcast(name, function, a._data, b._data))
-
-    bitwise.__name__ = bitwise.__qualname__ = name
-    bitwise.__doc__ = f"Elementwise ``{name}`` of integers or bools."
-    return bitwise
-
-
-bitwise_and = _bitwise("bitwise_and", np.bitwise_and)
-bitwise_or = _bitwise("bitwise_or", np.bitwise_or)
-bitwise_xor = _bitwise("bitwise_xor", np.bitwise_xor)
-bitwise_left_shift = _bitwise("bitwise_left_shift", np.left_shift)
-bitwise_right_shift = _bitwise("bitwise_right_shift", np.right_shift)
-
 multiply, divide, true_divide, subtract = mul, div, div, sub
-greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne

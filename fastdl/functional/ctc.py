@@ -73,8 +73,8 @@ class CTC(ArrayFunction):
             weight = np.exp(occupied) * -grad[:, None]
         if ctx.how:
             weight[:, np.isinf(loss)] = 0
-        t, i = np.arange(steps)[:, None, None], batch[None, :, None]
-        np.add.at(gradient, (t, i, states[None]), weight)
+        where: Any = (np.arange(steps)[:, None, None], batch[None, :, None], states[None])
+        np.add.at(gradient, where, weight)
         return gradient
 
 

@@ -317,7 +317,7 @@ def _contract(a: Any, la: list, b: Any, lb: list, later: set, sizes: dict) -> tu
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
     """p-norm distances between all pairs of rows: (..., P, M) and (..., R, M) give (..., P, R)."""
-    from .reduction import norm
+    from .statistics import norm
 
     return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import ops
-from ..autograd import ArrayFunction, _mode, wrap
+from ..autograd import ArrayFunction, TensorBase, _mode, wrap
 from ..backend import empty, kernels
 from ..ops.activation import resolve_activation
 from .core import as_tensor
@@ -47,15 +47,15 @@ class Linear(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> tuple:
         x, weight, saved = ctx.saved
-        needs = [n is not None for n in ctx.needs[:3]]
-        dtype = weight.dtype
-        if weight.ndim == 1:
-            shape = (*grad.shape, weight.shape[0])
-            x = np.empty(shape, dtype) if x is None else x
-            return ops.linear_backward(grad, x, weight, needs, ctx.f, saved)  # type: ignore[arg-type]
-        dx = empty(grad.shape[:-1] + weight.shape[1:], dtype) if needs[0] else None
-        dw = empty(weight.shape, dtype) if needs[1] else None
-        db = empty(weight.shape[:1], dtype) if needs[2] else None
+        need_x, need_w, need_b = ctx.needs[:3]
+        dtype, sw = weight.dtype, weight.shape
+        if len(sw) == 1:
+            x = np.empty((*grad.shape, sw[0]), dtype) if x is None else x
+            needs = (need_x is not None, need_w is not None, need_b is not None)
+            return ops.linear_backward(grad, x, weight, needs, ctx.f, saved)
+        dx = None if need_x is None else empty(grad.shape[:-1] + sw[1:], dtype)
+        dw = None if need_w is None else empty(sw, dtype)
+        db = None if need_b is None else empty(sw[:1], dtype)
         f = ctx.f
         kernels(grad).linear_backward(grad, saved, x, weight, dx, dw, db, f[0], f[1], f[2])
         return dx, dw, db
@@ -79,8 +79,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
     tensor([0.])
     """
     f = _NONE if activation is None else resolve_activation(activation)
-    input, weight = as_tensor(input), as_tensor(weight)
-    if bias is not None:
+    if not isinstance(input, TensorBase):
+        input = as_tensor(input)
+    if not isinstance(weight, TensorBase):
+        weight = as_tensor(weight)
+    if bias is not None and not isinstance(bias, TensorBase):
         bias = as_tensor(bias)
     if _mode.enabled and (
         weight._node is not None or input._node is not None or (bias is not None and bias._node is not None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import as_dtype
-from .arithmetic import maximum, minimum
+from .comparison import maximum, minimum
 from .core import as_tensor, cast, float_input, normalize_dim, numpy_names
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def axes_of(name: str, dim: Any, ndim: int) -> Any:
         return None
     if isinstance(dim, int | np.integer):
         dim = (dim,)
+    elif not isinstance(dim, tuple | list):
+        raise TypeError(f"{name}: expected dim to be an integer or a tuple of them, got {type(dim).__name__}")
     axes = tuple([normalize_dim(name, d, ndim) for d in dim])
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: dim {dim} names a dimension twice")
@@ -142,28 +144,6 @@ class Pick(ArrayFunction):
         return out
 
 
-class Variance(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, axes: Any, correction: Any, keepdim: bool) -> Any:
-        wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
-        n = _count(x.shape, axes)
-        centred = wide - _add(wide, axes, keepdims=True) / (n or math.nan)
-        divisor = n - correction if n > correction else 0
-        ctx.how = x.shape, axes, keepdim
-        ctx.divisor = divisor
-        ctx.save(centred)
-        squares = _add(centred * centred, axes, keepdims=keepdim)
-        return np.asarray(squares / divisor if divisor else squares / x.dtype.type(0)).astype(
-            x.dtype, copy=False
-        )
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        (centred,) = ctx.saved
-        scaled = np.asarray(grad * 2 / grad.dtype.type(ctx.divisor))
-        return (spread(scaled, *ctx.how) * centred).astype(grad.dtype, copy=False)
-
-
 class LogSumExp(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, axes: Any, keepdim: bool) -> Any:
@@ -182,80 +162,6 @@ class LogSumExp(ArrayFunction):
         x, kept = ctx.saved
         return spread(grad, *ctx.how) * np.exp(x - np.where(kept == -np.inf, x.dtype.type(0), kept))
 
-
-class Norm(ArrayFunction):
-    """(sum |x|^p)^(1/p); the gradient at a zero vector is 0 (a subgradient)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, p: float, axes: Any, keepdim: bool) -> Any:
-        if p == 2:
-            y = np.sqrt(_add(x * x, axes, keepdims=keepdim))
-        elif p == 1:
-            y = _add(np.abs(x), axes, keepdims=keepdim)
-        elif p == 0:
-            y = _add(x != 0, axes, x.dtype, keepdims=keepdim)
-        else:
-            y = _add(np.abs(x) ** p, axes, keepdims=keepdim) ** (1 / p)
-        y = np.asarray(y).astype(x.dtype, copy=False)
-        ctx.save(x, y)
-        ctx.how = x.shape, axes, keepdim
-        ctx.p = p
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        x, y = ctx.saved
-        p = ctx.p
-        if p == 0:
-            return np.zeros_like(x)
-        if p == 1:
-            return spread(grad, *ctx.how) * np.sign(x)
-        zero = y == 0
-        if p == 2:
-            return spread(np.asarray(np.where(zero, 0, grad / np.where(zero, 1, y))), *ctx.how) * x
-        scale = spread(np.asarray(np.where(zero, 0, grad / np.where(zero, 1, y) ** (p - 1))), *ctx.how)
-        size = np.abs(x)
-        gx = scale * np.sign(x) * np.where(size == 0, 1, size) ** (p - 1) * (size != 0)
-        return gx.astype(grad.dtype, copy=False)
-
-
-class CumSum(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, axis: int) -> Any:
-        ctx.axis = axis
-        if x.dtype.itemsize == 2 and is_float(x.dtype):
-            return np.cumsum(x, axis, np.float32).astype(x.dtype)
-        return np.cumsum(x, axis)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        return np.flip(np.cumsum(np.flip(grad, ctx.axis), ctx.axis), ctx.axis)
-
-
-class CumProd(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, axis: int) -> Any:
-        y = np.cumprod(x, axis)
-        ctx.save(x, y)
-        ctx.axis = axis
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        x, y = ctx.saved
-        if x.all():
-            return np.flip(np.cumsum(np.flip(grad * y, ctx.axis), ctx.axis), ctx.axis) / x
-        # With a zero: dy_j/dx_i is the product of the others up to j, one i at a time.
-        moved, g = np.moveaxis(x, ctx.axis, -1), np.moveaxis(grad, ctx.axis, -1)
-        out = np.empty_like(moved)
-        for i in range(moved.shape[-1]):
-            others = moved.copy()
-            others[..., i] = 1
-            out[..., i] = (np.cumprod(others, -1)[..., i:] * g[..., i:]).sum(-1)
-        return np.moveaxis(out, -1, ctx.axis)
-
-
-# ------------------------------------------------------------------------------------------------------ functions
 
 _WIDE = np.dtype(np.int64)
 
@@ -385,176 +291,10 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 
 
 @numpy_names
-def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The (lower) median of all elements; along ``dim`` (values, indices)."""
-    x = input._data
-    if dim is None:
-        if not x.size:
-            return wrap(np.full((), np.nan, x.dtype))
-        return _pick(input.reshape(-1), *_middle(x.reshape(-1), 0), False).values
-    axis = normalize_dim("median", dim, x.ndim)
-    _no_empty("median", x, (axis,) if x.ndim else None)
-    return _pick(input, *_middle(x, axis), keepdim)
-
-
-def _middle(x: np.ndarray, axis: int) -> tuple[np.ndarray, int]:
-    if not x.ndim:
-        return np.zeros((), np.int64), 0
-    order = np.argsort(x, axis, kind="stable")
-    indices = np.take(order, (x.shape[axis] - 1) // 2, axis)
-    if x.dtype.kind == "f":  # NaN sorts last, and the median of anything with NaN is NaN
-        last = np.take(order, -1, axis)
-        bad = np.isnan(np.take_along_axis(x, np.expand_dims(last, axis), axis)).squeeze(axis)
-        indices = np.where(bad, np.isnan(x).argmax(axis), indices)
-    return np.asarray(indices), axis
-
-
-def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
-    """(values, indices) of the k-th smallest elements along ``dim`` (k from 1)."""
-    x = input._data
-    axis = normalize_dim("kthvalue", dim, x.ndim)
-    n = x.shape[axis] if x.ndim else 1
-    if not 1 <= k <= n:
-        raise ValueError(f"kthvalue: expected k in 1..{n}, got {k}")
-    if not x.ndim:
-        return _pick(input, x, 0, keepdim)
-    return _pick(input, np.take(np.argsort(x, axis, kind="stable"), k - 1, axis), axis, keepdim)
-
-
-def _moments(name: str, input: Any, dim: Any, unbiased: Any, correction: Any) -> tuple[Any, Any, Any]:
-    if isinstance(dim, bool):  # var(x, False) means unbiased=False
-        dim, unbiased = None, dim
-    if not is_float(input._data.dtype):
-        raise TypeError(f"{name}: expected a floating-point tensor, got {input._data.dtype}")
-    if correction is None:
-        correction = 1 if unbiased is None or unbiased else 0
-    return input, axes_of(name, dim, input._data.ndim), correction
-
-
-@numpy_names
-def var(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-) -> Tensor:
-    """Variance over ``dim`` (all by default), divided by n - ``correction`` (1, or 0 with ``unbiased=False``)."""
-    x, axes, correction = _moments("var", input, dim, unbiased, correction)
-    return Variance.apply(x, axes, correction, keepdim)
-
-
-@numpy_names
-def std(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-) -> Tensor:
-    """Standard deviation: the square root of `var`."""
-    from .pointwise import sqrt
-
-    return sqrt(var(input, dim, unbiased, keepdim, correction=correction))
-
-
-@numpy_names
-def var_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-) -> tuple[Tensor, Tensor]:
-    """(`var`, `mean`)."""
-    v = var(input, dim, unbiased, keepdim, correction=correction)
-    return v, mean(input, None if isinstance(dim, bool) else dim, keepdim)
-
-
-@numpy_names
-def std_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-) -> tuple[Tensor, Tensor]:
-    """(`std`, `mean`)."""
-    s = std(input, dim, unbiased, keepdim, correction=correction)
-    return s, mean(input, None if isinstance(dim, bool) else dim, keepdim)
-
-
-@numpy_names
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """``log(sum(exp(input)))`` over ``dim`` without overflow."""
     input = float_input(input)
     return LogSumExp.apply(input, axes_of("logsumexp", dim, input._data.ndim), keepdim)
-
-
-@numpy_names
-def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
-    """The p-norm of the elements over ``dim`` (all by default); "fro" is p = 2, infinities give extremes."""
-    input = cast(as_tensor(input), as_dtype(dtype)) if dtype is not None else as_tensor(input)
-    if not is_float(input._data.dtype):
-        raise TypeError(f"norm: expected a floating-point tensor, got {input._data.dtype}")
-    if p is None or p == "fro":
-        p = 2
-    if isinstance(p, str):
-        raise ValueError(f'norm: expected p to be a number or "fro", got {p!r}')
-    if p in (math.inf, -math.inf):
-        from .pointwise import abs
-
-        return (amax if p > 0 else amin)(abs(input), dim, keepdim)
-    return Norm.apply(input, p, axes_of("norm", dim, input._data.ndim), keepdim)
-
-
-def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
-    """The p-norm of ``input - other``."""
-    return norm(input - other, p)
-
-
-@numpy_names
-def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Running sums along ``dim``."""
-    input = _summand(input, dtype)
-    axis = normalize_dim("cumsum", dim, input._data.ndim)
-    return CumSum.apply(input, axis) if input._data.ndim else input + 0
-
-
-@numpy_names
-def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Running products along ``dim``."""
-    input = _summand(input, dtype)
-    axis = normalize_dim("cumprod", dim, input._data.ndim)
-    return CumProd.apply(input, axis) if input._data.ndim else input + 0
-
-
-def _running(name: str, function: Any, input: Tensor, dim: int) -> Any:
-    x = input._data
-    axis = normalize_dim(name, dim, x.ndim)
-    if not x.ndim:
-        return _pick(input, x, 0, False)
-    best = function.accumulate(x, axis)
-    positions = np.arange(x.shape[axis]).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    hit = (x == best) | (np.isnan(x) if is_float(x.dtype) else False)
-    indices = np.maximum.accumulate(np.where(hit, positions, 0), axis)
-    from .indexing import gather
-
-    return ValuesIndices(gather(input, axis, wrap(indices)), wrap(indices))
-
-
-def cummax(input: Tensor, dim: int) -> Any:
-    """(values, indices) of running maxima along ``dim``."""
-    return _running("cummax", np.maximum, input, dim)
-
-
-def cummin(input: Tensor, dim: int) -> Any:
-    """(values, indices) of running minima along ``dim``."""
-    return _running("cummin", np.minimum, input, dim)
 
 
 @numpy_names
@@ -578,57 +318,6 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     return wrap(np.asarray(np.count_nonzero(x, axes_of("count_nonzero", dim, x.ndim)), np.int64))
 
 
-def bincount(input: Tensor, weights: Any = None, minlength: int = 0) -> Tensor:
-    """How often (or with what total weight) each non-negative integer occurs in a 1-d tensor."""
-    x = input._data
-    if x.ndim != 1 or x.dtype.kind not in "iu" or (x.size and x.min() < 0):
-        raise ValueError(
-            f"bincount: expected a 1-d tensor of non-negative integers, got {x.dtype} of shape {x.shape}"
-        )
-    if weights is None:
-        return wrap(np.bincount(x, None, minlength))
-    w = weights._data
-    return wrap(np.bincount(x, w, minlength).astype(w.dtype if w.dtype == np.float32 else np.float64))
-
-
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """`mean` of the elements that are not NaN."""
     return nansum(input, dim, keepdim) / sum(wrap(~np.isnan(input._data)), dim, keepdim)
-
-
-def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
-    """Differences of neighbours along ``dim``, ``n`` times over."""
-    for _ in range(n):
-        axis = normalize_dim("diff", dim, input._data.ndim)
-        size = input._data.shape[axis]
-        input = input.narrow(axis, 1, size - 1) - input.narrow(axis, 0, size - 1) if size else input
-    return input
-
-
-def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """The q-quantile (0 to 1; a number or vector, which becomes the first dimension), interpolated linearly."""
-    x = input._data
-    weights = np.asarray(q._data if isinstance(q, TensorBase) else q, x.dtype)
-    if weights.ndim > 1 or (weights.size and not (weights.min() >= 0 and weights.max() <= 1)):
-        raise ValueError("quantile: expected q in [0, 1], a number or a vector")
-    axis = 0 if dim is None else normalize_dim("quantile", dim, x.ndim)
-    ordered = (input.reshape(-1) if dim is None else input).sort(axis).values
-    place = weights.reshape(-1) * x.dtype.type(ordered._data.shape[axis] - 1)
-    low = np.floor(place).astype(np.int64)
-    column = [-1 if i == axis else 1 for i in range(ordered._data.ndim)]
-    share = wrap((place - low).astype(x.dtype).reshape(column))
-    high = np.minimum(low + 1, ordered._data.shape[axis] - 1)
-    y = ordered.index_select(axis, wrap(low)).lerp(ordered.index_select(axis, wrap(high)), share)
-    y = y.movedim(axis, 0)
-    if keepdim:
-        y = y.unsqueeze(axis + 1) if dim is not None else y.reshape((-1,) + (1,) * x.ndim)
-    return y if weights.ndim else y[0]
-
-
-def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
-    """Counts in ``bins`` equal bins from min to max (those of the data if both are 0), in the input's dtype."""
-    x = input._data
-    low, high = (x.min(), x.max()) if min == max == 0 and x.size else (min, max)
-    if low == high:
-        low, high = low - 1, high + 1
-    return wrap(np.histogram(x, bins, (float(low), float(high)))[0].astype(x.dtype))

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Taps(NamedTuple):
-    """A resampling of one axis: output[i] = sum over t of weight[t][i] * input[index[t][i]] (no weights:
+    """A resampling of one axis: output[i] = sum over t of weight[t][i] * input[source[t][i]] (no weights:
     1)."""
 
     axis: int
-    index: Sequence[np.ndarray]
+    source: Sequence[np.ndarray]
     weight: Sequence[np.ndarray] | None
 
 
@@ -36,7 +36,7 @@ class Resample(ArrayFunction):
                 x = x.take(index[0], axis)
             else:
                 terms = zip(index, _along(weight, axis, x), strict=True)
-                x = sum(x.take(i, axis) * w for i, w in terms)
+                x = np.asarray(sum(x.take(i, axis) * w for i, w in terms))
         return x
 
     @staticmethod
@@ -47,7 +47,7 @@ class Resample(ArrayFunction):
                 grad = scatter_axis(grad, index[0], n, axis)
             else:
                 terms = zip(index, _along(weight, axis, grad), strict=True)
-                grad = sum(scatter_axis(grad * w, i, n, axis) for i, w in terms)
+                grad = np.asarray(sum(scatter_axis(grad * w, i, n, axis) for i, w in terms))
         return grad
 
 

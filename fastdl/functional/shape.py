@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd import ArrayFunction, TensorBase, wrap
-from .core import View, add_at, as_tensor, normalize_dim, numpy_names
+from ..autograd import TensorBase, wrap
+from .core import View, as_tensor, normalize_dim
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -99,14 +100,20 @@ def _full_shape(name: str, size: int, shape: tuple) -> tuple:
     raise ValueError(f"{name}: shape {shape} is invalid for a tensor of {size} elements")
 
 
+def _integers(name: str, shape: tuple) -> tuple:
+    try:
+        return tuple([index(n) for n in sizes(shape)])
+    except TypeError:
+        raise TypeError(f"{name}: expected sizes as integers or one tuple of them, got {shape}") from None
+
+
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape: a view where possible, else a copy. One size may be -1."""
     x = input._data
     try:
         return Reshape.apply(input, shape if len(shape) != 1 else shape[0])
     except (ValueError, TypeError):
-        target = tuple([int(n) for n in sizes(shape)])
-        return Reshape.apply(input, _full_shape("reshape", x.size, target))
+        return Reshape.apply(input, _full_shape("reshape", x.size, _integers("reshape", shape)))
 
 
 def view(input: Tensor, *shape: Any) -> Tensor:
@@ -115,7 +122,7 @@ def view(input: Tensor, *shape: Any) -> Tensor:
     x = input._data
     if len(shape) == 1 and isinstance(shape[0], np.dtype | type):
         return wrap(x.view(shape[0]))
-    target = _full_shape("view", x.size, tuple([int(n) for n in sizes(shape)]))
+    target = _full_shape("view", x.size, _integers("view", shape))
     out = Reshape.apply(input, target)
     if x.size and not np.may_share_memory(out._data, x):
         raise RuntimeError(
@@ -267,101 +274,6 @@ def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
     return np.broadcast_shapes(*shapes)
 
 
-# ------------------------------------------------------------------------------------------ joining and splitting
-
-
-class Cat(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, axis: int, *arrays: Any) -> Any:
-        ctx.axis = axis
-        ctx.sizes = [a.shape[axis] for a in arrays]
-        return np.concatenate(arrays, axis)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        before = (slice(None),) * ctx.axis
-        grads = [None]
-        start = 0
-        for n, need in zip(ctx.sizes, ctx.needs[1:]):
-            grads.append(grad[(*before, slice(start, start + n))] if need else None)
-            start += n
-        return tuple(grads)
-
-
-class Stack(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, axis: int, *arrays: Any) -> Any:
-        ctx.axis = axis
-        return np.stack(arrays, axis)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        return (None, *np.moveaxis(grad, ctx.axis, 0))
-
-
-def _same_type(name: str, tensors: Any) -> list:
-    tensors = [as_tensor(t) for t in tensors]
-    if not tensors:
-        raise ValueError(f"{name}: expected a non-empty list of tensors")
-    dtype = tensors[0]._data.dtype
-    if any(t._data.dtype != dtype for t in tensors):
-        from ..dtypes import promote_types
-        from .core import cast
-
-        for t in tensors:
-            dtype = promote_types(dtype, t._data.dtype)
-        tensors = [cast(t, dtype) for t in tensors]
-    return tensors
-
-
-@numpy_names
-def cat(tensors: Any, dim: int = 0) -> Tensor:
-    """Tensors joined along an existing dimension. Empty 1-d tensors fit between any others, as in torch."""
-    tensors = _same_type("cat", tensors)
-    kept = [t for t in tensors if t._data.shape != (0,)]
-    if not kept or kept[0]._data.ndim == 1:
-        kept = tensors
-    shape = kept[0]._data.shape
-    if not shape:
-        raise ValueError("cat: zero-dimensional tensors cannot be joined; use stack")
-    axis = normalize_dim("cat", dim, len(shape))
-    for t in kept:
-        s = t._data.shape
-        if len(s) != len(shape) or s[:axis] != shape[:axis] or s[axis + 1 :] != shape[axis + 1 :]:
-            raise ValueError(f"cat: expected shapes equal except in dimension {axis}, got {shape} and {s}")
-    return Cat.apply(axis, *kept)
-
-
-concat = concatenate = cat
-
-
-@numpy_names
-def stack(tensors: Any, dim: int = 0) -> Tensor:
-    """Tensors of one shape joined along a new dimension."""
-    tensors = _same_type("stack", tensors)
-    shape = tensors[0]._data.shape
-    for t in tensors:
-        if t._data.shape != shape:
-            raise ValueError(f"stack: expected tensors of one shape, got {shape} and {t._data.shape}")
-    return Stack.apply(normalize_dim("stack", dim, len(shape) + 1), *tensors)
-
-
-def hstack(tensors: Any) -> Tensor:
-    """Tensors joined along dimension 1 (vectors along 0)."""
-    tensors = atleast_1d(*tensors)
-    return cat(tensors, 0 if tensors[0]._data.ndim == 1 else 1)
-
-
-def vstack(tensors: Any) -> Tensor:
-    """Tensors (vectors as rows) joined along dimension 0."""
-    return cat(atleast_2d(*tensors), 0)
-
-
-def dstack(tensors: Any) -> Tensor:
-    """Tensors joined along dimension 2."""
-    return cat([atleast_3d(t) for t in tensors], 2)
-
-
 def _at_least(name: str, ndim: int) -> Any:
     def call(*tensors: Any) -> Any:
         if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
@@ -384,263 +296,3 @@ def _at_least(name: str, ndim: int) -> Any:
 atleast_1d = _at_least("atleast_1d", 1)
 atleast_2d = _at_least("atleast_2d", 2)
 atleast_3d = _at_least("atleast_3d", 3)
-
-
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
-    """``length`` elements of dimension ``dim`` from ``start``: a view."""
-    from .indexing import Slice
-
-    shape = input._data.shape
-    if not shape:
-        raise ValueError("narrow: expected at least one dimension")
-    dim = normalize_dim("narrow", dim, len(shape))
-    start = int(start) + (shape[dim] if start < 0 else 0)
-    if length < 0 or not 0 <= start <= shape[dim] - length:
-        raise IndexError(f"narrow: start {start} with length {length} exceeds dimension size {shape[dim]}")
-    return Slice.apply(input, (slice(None),) * dim + (slice(start, start + length),))
-
-
-def select(input: Tensor, dim: int, index: int) -> Tensor:
-    """The slice of dimension ``dim`` at ``index``: a view."""
-    from .indexing import Slice
-
-    shape = input._data.shape
-    if not shape:
-        raise IndexError("select: expected at least one dimension")
-    dim = normalize_dim("select", dim, len(shape))
-    if not -shape[dim] <= index < shape[dim]:
-        raise IndexError(f"select: index {index} out of range for dimension {dim} of size {shape[dim]}")
-    return Slice.apply(input, (slice(None),) * dim + (int(index),))
-
-
-def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Pieces along ``dim``: of one size (the last may be smaller), or of the listed sizes. Views."""
-    shape = tensor._data.shape
-    dim = normalize_dim("split", dim, len(shape))
-    n = shape[dim] if shape else 1
-    if isinstance(split_size_or_sections, int):
-        size = split_size_or_sections
-        if size < 0 or (size == 0 and n):
-            raise ValueError(f"split: expected a positive split size, got {size}")
-        sections = [min(size, n - i) for i in range(0, n, size)] if n else [0]
-    else:
-        sections = [int(s) for s in split_size_or_sections]
-        if sum(sections) != n or min(sections, default=0) < 0:
-            raise ValueError(
-                f"split: expected sizes that sum to {n}, the size of dimension {dim}, got {sections}"
-            )
-    out = []
-    start = 0
-    for size in sections:
-        out.append(narrow(tensor, dim, start, size))
-        start += size
-    return tuple(out)
-
-
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """At most ``chunks`` pieces of equal size along ``dim`` (the last may be smaller). Views."""
-    if chunks < 1:
-        raise ValueError(f"chunk: expected chunks of at least 1, got {chunks}")
-    axis = normalize_dim("chunk", dim, input._data.ndim)
-    n = input._data.shape[axis]
-    if n == 0:
-        return tuple([narrow(input, axis, 0, 0) for _ in range(chunks)])
-    return split(input, -(-n // chunks), axis)
-
-
-def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Pieces along ``dim``: a number of nearly equal ones, or cut before the listed indices. Views."""
-    axis = normalize_dim("tensor_split", dim, input._data.ndim)
-    n = input._data.shape[axis]
-    if isinstance(indices_or_sections, int):
-        k = indices_or_sections
-        if k < 1:
-            raise ValueError(f"tensor_split: expected at least 1 section, got {k}")
-        sections = [n // k + (i < n % k) for i in range(k)]
-        return split(input, sections, axis)
-    cuts = [min(max(c + n if c < 0 else c, 0), n) for c in map(int, indices_or_sections)]
-    starts, ends = [0, *cuts], [*cuts, n]
-    return tuple([narrow(input, axis, s, max(e - s, 0)) for s, e in zip(starts, ends)])
-
-
-class Unbind(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, axis: int) -> Any:
-        ctx.axis = axis
-        return tuple(np.moveaxis(x, axis, 0)[i, ...] for i in range(x.shape[axis]))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return np.stack(grads, ctx.axis)
-
-
-def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
-    """The slices along ``dim``, without it."""
-    if not input._data.ndim:
-        raise ValueError("unbind: expected at least one dimension")
-    axis = normalize_dim("unbind", dim, input._data.ndim)
-    return Unbind.apply(input, axis) if input._data.shape[axis] else ()
-
-
-# ------------------------------------------------------------------------------------------ repeating, reordering
-
-
-class Tile(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, repeats: tuple) -> Any:
-        ctx.how = x.shape, repeats
-        return np.tile(x, repeats)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        shape, repeats = ctx.how
-        padded = (1,) * (len(repeats) - len(shape)) + shape
-        parts = [n for pair in zip(repeats, padded) for n in pair]
-        return grad.reshape(parts).sum(tuple(range(0, len(parts), 2))).reshape(shape)
-
-
-def repeat(input: Tensor, *repeats: Any) -> Tensor:
-    """The tensor copied ``repeats`` times along each dimension (new dimensions in front)."""
-    counts = tuple([int(n) for n in sizes(repeats)])
-    if len(counts) < input._data.ndim:
-        raise ValueError(f"repeat: expected at least {input._data.ndim} counts, got {len(counts)}")
-    if min(counts, default=0) < 0:
-        raise ValueError(f"repeat: expected counts of at least 0, got {counts}")
-    return Tile.apply(input, counts)
-
-
-def tile(input: Tensor, *dims: Any) -> Tensor:
-    """As `repeat`, but fewer counts than dimensions are filled up with ones in front."""
-    counts = tuple([int(n) for n in sizes(dims)])
-    return repeat(input, (1,) * (input._data.ndim - len(counts)) + counts)
-
-
-class RepeatEach(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, repeats: Any, axis: int) -> Any:
-        ctx.how = x.shape, repeats, axis
-        return np.repeat(x, repeats, axis)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        shape, repeats, axis = ctx.how
-        n = shape[axis]
-        out = np.zeros((n, *grad.shape[:axis], *grad.shape[axis + 1 :]), grad.dtype)
-        add_at(out, np.repeat(np.arange(n), repeats), np.moveaxis(grad, axis, 0))
-        return np.moveaxis(out, 0, axis)
-
-
-def repeat_interleave(input: Tensor, repeats: Any, dim: int | None = None) -> Tensor:
-    """Each element (slice along ``dim``) repeated; ``repeats`` is a number or one per slice."""
-    if dim is None:
-        input, dim = reshape(input, -1), 0
-    axis = normalize_dim("repeat_interleave", dim, input._data.ndim)
-    if not isinstance(repeats, int):
-        repeats = as_tensor(repeats)._data
-        if repeats.size not in (1, input._data.shape[axis]):
-            raise ValueError(
-                f"repeat_interleave: expected one count per slice ({input._data.shape[axis]}), got {repeats.size}"
-            )
-    if np.min(repeats, initial=0) < 0:
-        raise ValueError("repeat_interleave: expected counts of at least 0")
-    return RepeatEach.apply(input, repeats, axis)
-
-
-class Flip(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, axes: tuple) -> Any:
-        ctx.axes = axes
-        return np.flip(x, axes).copy()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        return np.flip(grad, ctx.axes)
-
-
-def flip(input: Tensor, *dims: Any) -> Tensor:
-    """The order reversed along ``dims`` (a copy)."""
-    axes = tuple([normalize_dim("flip", d, input._data.ndim) for d in sizes(dims)])
-    return Flip.apply(input, axes if input._data.ndim else ())
-
-
-def fliplr(input: Tensor) -> Tensor:
-    """`flip` of dimension 1."""
-    return flip(input, 1)
-
-
-def flipud(input: Tensor) -> Tensor:
-    """`flip` of dimension 0."""
-    return flip(input, 0)
-
-
-class Roll(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, shifts: Any, axes: Any) -> Any:
-        ctx.how = shifts, axes
-        return np.roll(x, shifts, axes)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        shifts, axes = ctx.how
-        return np.roll(grad, tuple([-s for s in shifts]) if isinstance(shifts, tuple) else -shifts, axes)
-
-
-def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
-    """Elements moved by ``shifts`` along ``dims`` (the flattened tensor if None), those that fall off come back."""
-    if dims is None or dims == ():
-        return Roll.apply(input, shifts if isinstance(shifts, int) else shifts[0], None)
-    shifts, dims = ((v,) if isinstance(v, int) else tuple(v) for v in (shifts, dims))
-    if len(shifts) != len(dims):
-        raise ValueError(f"roll: expected as many shifts as dims, got {shifts} and {dims}")
-    return Roll.apply(input, shifts, tuple([normalize_dim("roll", d, input._data.ndim) for d in dims]))
-
-
-def rot90(input: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:
-    """Rotated by ``k`` times 90 degrees in the plane of two dimensions."""
-    a, b = dims
-    k %= 4
-    if k == 0:
-        return input + 0
-    if k == 2:
-        return flip(input, a, b)
-    return flip(transpose(input, a, b), a if k == 1 else b)
-
-
-class Unfold(ArrayFunction):
-    @staticmethod
-    def forward(ctx: Any, x: Any, axis: int, size: int, step: int) -> Any:
-        ctx.how = x.shape, axis, size, step
-        windows = np.lib.stride_tricks.sliding_window_view(x, size, axis)
-        return windows[(slice(None),) * axis + (slice(None, None, step),)]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        shape, axis, size, step = ctx.how
-        out = np.zeros(shape, grad.dtype)
-        count = grad.shape[axis]
-        for i in range(size):
-            out[(slice(None),) * axis + (slice(i, i + step * count, step),)] += grad[..., i]
-        return out
-
-
-def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
-    """Windows of ``size`` every ``step`` elements along a dimension, in a new last dimension."""
-    axis = normalize_dim("unfold", dimension, input._data.ndim)
-    n = input._data.shape[axis]
-    if not 0 < size <= n or step < 1:
-        raise ValueError(f"unfold: expected 0 < size <= {n} and step >= 1, got size {size}, step {step}")
-    return Unfold.apply(input, axis, size, step)
-
-
-def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
-    """Coordinate grids from vectors: every grid varies along one dimension. ``indexing="xy"`` swaps the first two."""
-    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
-        tensors = tuple(tensors[0])
-    if indexing not in ("ij", "xy"):
-        raise ValueError(f'meshgrid: expected indexing "ij" or "xy", got {indexing!r}')
-    shape = tuple([t._data.size for t in tensors])
-    n = len(shape)
-    out = [expand(reshape(t, [-1 if j == i else 1 for j in range(n)]), shape) for i, t in enumerate(tensors)]
-    if indexing == "xy" and n > 1:
-        out = [transpose(g, 0, 1) for g in out]
-    return tuple(out)

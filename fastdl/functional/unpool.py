@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction
 from .core import as_tensor
-from .pool import avg_pool1d, avg_pool2d
+from .pool import avg_pool1d, avg_pool2d, avg_pool3d
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -152,4 +152,14 @@ def lp_pool2d(
     mean = avg_pool2d(as_tensor(input) ** norm_type, kernel_size, stride, 0, ceil_mode)
     return _Root.apply(
         mean * math.prod(_per_dimension("lp_pool2d", "kernel_size", kernel_size, 2)), norm_type
+    )
+
+
+def lp_pool3d(
+    input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Tensor:
+    """The p-th root of the sum of p-th powers over every window of (N, C, D, H, W) or (C, D, H, W)."""
+    mean = avg_pool3d(as_tensor(input) ** norm_type, kernel_size, stride, 0, ceil_mode)
+    return _Root.apply(
+        mean * math.prod(_per_dimension("lp_pool3d", "kernel_size", kernel_size, 3)), norm_type
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import is_float, wrap
 from ..functional.heads import split_heads
-from ..functional.shape import cat
+from ..functional.joining import cat
 from ..tensor import Tensor
 from . import functional as F
 from .arguments import check_count, check_probability, new_parameter

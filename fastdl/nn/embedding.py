@@ -101,7 +101,7 @@ class Embedding(_Table):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        options = (
+        options: Any = (
             padding_idx,
             max_norm,
             norm_type,
@@ -126,8 +126,9 @@ class Embedding(_Table):
         sparse: bool = False,
     ) -> Embedding:
         """A layer with a given table (memory is shared), by default one that is not trained."""
-        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-        return cls(*_rows_and_columns("Embedding", embeddings), *options, _weight=embeddings, _freeze=freeze)
+        how: dict[str, Any] = {"max_norm": max_norm, "norm_type": norm_type, "sparse": sparse}
+        how.update(padding_idx=padding_idx, scale_grad_by_freq=scale_grad_by_freq, _weight=embeddings)
+        return cls(*_rows_and_columns("Embedding", embeddings), **how, _freeze=freeze)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.embedding(
@@ -172,7 +173,7 @@ class EmbeddingBag(_Table):
     ) -> None:
         if mode not in ("sum", "mean", "max"):
             raise ValueError(f"EmbeddingBag: expected mode 'sum', 'mean' or 'max', got {mode!r}")
-        options = (
+        options: Any = (
             padding_idx,
             max_norm,
             norm_type,
@@ -201,17 +202,10 @@ class EmbeddingBag(_Table):
         padding_idx: int | None = None,
     ) -> EmbeddingBag:
         """A layer with a given table (memory is shared), by default one that is not trained."""
-        options = (
-            max_norm,
-            norm_type,
-            scale_grad_by_freq,
-            mode,
-            sparse,
-            embeddings,
-            include_last_offset,
-            padding_idx,
-        )
-        return cls(*_rows_and_columns("EmbeddingBag", embeddings), *options, _freeze=freeze)
+        how: dict[str, Any] = {"max_norm": max_norm, "norm_type": norm_type, "mode": mode, "sparse": sparse}
+        how.update(include_last_offset=include_last_offset, padding_idx=padding_idx, _weight=embeddings)
+        how.update(scale_grad_by_freq=scale_grad_by_freq, _freeze=freeze)
+        return cls(*_rows_and_columns("EmbeddingBag", embeddings), **how)
 
     def forward(
         self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None

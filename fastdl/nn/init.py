@@ -32,7 +32,7 @@ def _fill(tensor: Tensor, values: Any) -> Tensor:
 def _draw_uniform(shape: Any, dtype: Any, a: float, b: float, generator: Any = None) -> np.ndarray:
     rng = random.generator() if generator is None else generator
     kind = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-    x = rng.random(shape, dtype=kind)
+    x: np.ndarray = np.asarray(rng.random(shape, dtype=kind))
     x *= kind(b - a)
     x += kind(a)
     return x
@@ -41,7 +41,7 @@ def _draw_uniform(shape: Any, dtype: Any, a: float, b: float, generator: Any = N
 def _draw_normal(shape: Any, dtype: Any, mean: float, std: float, generator: Any = None) -> np.ndarray:
     rng = random.generator() if generator is None else generator
     kind = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-    x = rng.standard_normal(shape, dtype=kind)
+    x: np.ndarray = np.asarray(rng.standard_normal(shape, dtype=kind))
     x *= kind(std)
     x += kind(mean)
     return x
@@ -114,7 +114,7 @@ def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix. Raises ValueError unless the tensor has 2 dimensions."""
     if tensor.ndim != 2:
         raise ValueError(f"eye_: expected 2 dimensions, got shape {tensor.shape}")
-    return _fill(tensor, np.eye(*tensor.shape))
+    return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:

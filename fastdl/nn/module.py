@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -64,6 +64,10 @@ class Module:
 
     def __init__(self) -> None:
         self.__dict__.update(training=True, _parameters={}, _buffers={}, _modules={}, _transient=set())
+
+    if TYPE_CHECKING:  # what is registered is found, but not declared
+
+        def __getattr__(self, name: str) -> Any: ...
 
     # ------------------------------------------------------------------------------------------------ calling
 
@@ -130,6 +134,7 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__
         registries = (own.get("_parameters", ()), own.get("_buffers", ()), own.get("_modules", ()))
+        register: Callable[[str, Any], None]
         if isinstance(value, Parameter):
             kind, register = 0, self.register_parameter
         elif isinstance(value, Module):
@@ -396,12 +401,15 @@ class Module:
                 loads.append((target, array))
         if problems:
             raise StateDictError(f"load_state_dict for {type(self).__name__}: " + ";\n    ".join(problems))
-        for target, array in loads:
-            if assign:
-                target._data = array
-            else:
-                np.copyto(target._data, array, casting="unsafe")
-                autograd.mark_inplace(target._data)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for target, array in loads:
+                if assign:
+                    target._data = array
+                elif not target._data.flags.writeable:
+                    target._data = array.astype(target._data.dtype)
+                else:
+                    np.copyto(target._data, array, casting="unsafe")
+                    autograd.mark_inplace(target._data)
         return IncompatibleKeys(missing, unexpected)
 
     # ------------------------------------------------------------------------------------------------ printin
@@ -428,7 +436,7 @@ def _as_array(value: Any) -> np.ndarray | None:
     if value is None or isinstance(value, (str, bytes)):
         return None
     try:
-        array = np.asarray(value)
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
     except (ValueError, TypeError, RuntimeError):
         return None
     return array if array.dtype.kind in "biuf" or autograd.is_float(array.dtype) else None

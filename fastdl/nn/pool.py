@@ -28,7 +28,7 @@ class _MaxPool(Module):
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
-    def _window(self) -> tuple:
+    def _window(self) -> Any:
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
 
     def extra_repr(self) -> str:
@@ -131,7 +131,7 @@ class _AvgPool(Module):
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
 
-    def _window(self) -> tuple:
+    def _window(self) -> Any:
         return self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
 
     def extra_repr(self) -> str:
@@ -167,14 +167,20 @@ class AvgPool2d(_AvgPool):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool2d(input, *self._window(), self.divisor_override)
+        kernel, stride, padding, ceil_mode, count_include_pad = self._window()
+        return F.avg_pool2d(
+            input, kernel, stride, padding, ceil_mode, count_include_pad, self.divisor_override
+        )
 
 
 class AvgPool3d(_AvgPool):
     """Mean of every window of (N, C, D, H, W) or (C, D, H, W); see `AvgPool2d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool3d(input, *self._window(), self.divisor_override)
+        kernel, stride, padding, ceil_mode, count_include_pad = self._window()
+        return F.avg_pool3d(
+            input, kernel, stride, padding, ceil_mode, count_include_pad, self.divisor_override
+        )
 
 
 class _AdaptivePool(Module):
@@ -270,3 +276,10 @@ class LPPool2d(_LPPool):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.lp_pool2d(input, float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)
+
+
+class LPPool3d(_LPPool):
+    """The p-th root of the sum of p-th powers over every window of (N, C, D, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.lp_pool3d(input, float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode)

@@ -16,6 +16,7 @@ from .activation import (
 from .attention import scaled_dot_product_attention, scaled_dot_product_attention_backward
 from .conv import conv, conv_backward, conv_transpose, conv_transpose_backward, fold, unfold
 from .dropout import dropout, dropout_mask
+from .embedding import embedding, embedding_backward, embedding_bag, embedding_bag_backward
 from .loss import cross_entropy, nll_loss
 from .matmul import PackedB, addmm, bmm, dot, linear, linear_backward, matmul, matmul_backward, mm, mv, pack_b
 from .norm import (
@@ -77,6 +78,10 @@ __all__ = [
     "dot",
     "dropout",
     "dropout_mask",
+    "embedding",
+    "embedding_backward",
+    "embedding_bag",
+    "embedding_bag_backward",
     "fold",
     "glu",
     "glu_backward",

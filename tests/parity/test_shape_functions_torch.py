@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import fastdl
-from fastdl.functional import distance, pad, patches, resample
+import fastdl.nn.functional as F
+from fastdl.functional import distance, pad, resample
 
 torch = pytest.importorskip("torch")
 TF = torch.nn.functional
@@ -41,9 +42,7 @@ def check(ours, theirs, *shapes, rng, dtype=np.float64, rtol=1e-12):
 def test_pad(mode, shape, widths, rng):
     if mode == "reflect" and min(widths) < 0:
         pytest.skip("torch reads outside the input there")
-    check(
-        lambda x: pad.pad(x, widths, mode), lambda x: TF.pad(x, widths, mode), shape, rng=rng
-    )
+    check(lambda x: pad.pad(x, widths, mode), lambda x: TF.pad(x, widths, mode), shape, rng=rng)
 
 
 @pytest.mark.parametrize("widths", [(), (1, 1), (0, 0, 2, 1, 1, 3), (-2, -1, 3, -1)])
@@ -51,7 +50,14 @@ def test_pad_constant_any_dimensions(widths, rng):
     check(lambda x: pad.pad(x, widths, value=2.5), lambda x: TF.pad(x, widths, value=2.5), (4, 3, 5), rng=rng)
 
 
-SIZES = [{"size": 7}, {"size": 2}, {"size": 5}, {"scale_factor": 2}, {"scale_factor": 1.7}, {"scale_factor": 0.6}]
+SIZES = [
+    {"size": 7},
+    {"size": 2},
+    {"size": 5},
+    {"scale_factor": 2},
+    {"scale_factor": 1.7},
+    {"scale_factor": 0.6},
+]
 SIZES += [{"scale_factor": 1.7, "recompute_scale_factor": True}]
 
 
@@ -59,7 +65,11 @@ SIZES += [{"scale_factor": 1.7, "recompute_scale_factor": True}]
 @pytest.mark.parametrize(
     "mode, dims, corners",
     [(m, d, None) for m in ("nearest", "nearest-exact", "area") for d in (1, 2, 3)]
-    + [(m, d, c) for m, d in (("linear", 1), ("bilinear", 2), ("bicubic", 2), ("trilinear", 3)) for c in (0, 1)],
+    + [
+        (m, d, c)
+        for m, d in (("linear", 1), ("bilinear", 2), ("bicubic", 2), ("trilinear", 3))
+        for c in (0, 1)
+    ],
 )
 def test_interpolate(mode, dims, corners, how, rng):
     corners = None if corners is None else bool(corners)
@@ -94,16 +104,21 @@ def test_rearranging(rng):
 
 @pytest.mark.parametrize("how", [(2,), ((2, 3), 1, (0, 1), 2), (3, 2, 2, (2, 1))], ids=str)
 def test_unfold_and_fold(how, rng):
-    check(lambda x: patches.unfold(x, *how), lambda x: TF.unfold(x, *how), (2, 3, 6, 7), rng=rng)
-    check(lambda x: patches.unfold(x, *how), lambda x: TF.unfold(x, *how), (3, 6, 7), rng=rng)
+    check(lambda x: F.unfold(x, *how), lambda x: TF.unfold(x, *how), (2, 3, 6, 7), rng=rng)
+    check(lambda x: F.unfold(x, *how), lambda x: TF.unfold(x, *how), (3, 6, 7), rng=rng)
     columns = TF.unfold(torch.zeros(2, 3, 6, 7), *how).shape
-    check(lambda x: patches.fold(x, (6, 7), *how), lambda x: TF.fold(x, (6, 7), *how), columns, rng=rng)
+    check(lambda x: F.fold(x, (6, 7), *how), lambda x: TF.fold(x, (6, 7), *how), columns, rng=rng)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3.5, float("inf")])
 def test_distances(p, rng):
     for dim in (0, 1, -1):
-        check(lambda x, dim=dim: distance.normalize(x, p, dim), lambda x, dim=dim: TF.normalize(x, p, dim), (3, 4, 5), rng=rng)
+        check(
+            lambda x, dim=dim: distance.normalize(x, p, dim),
+            lambda x, dim=dim: TF.normalize(x, p, dim),
+            (3, 4, 5),
+            rng=rng,
+        )
     check(
         lambda x, y: distance.pairwise_distance(x, y, p, keepdim=True),
         lambda x, y: TF.pairwise_distance(x, y, p, keepdim=True),
@@ -113,7 +128,12 @@ def test_distances(p, rng):
 
 
 def test_cosine_similarity(rng):
-    for a, b, dim in (((3, 4), (3, 4), 1), ((3, 4, 5), (4, 5), -1), ((3, 1, 5), (1, 4, 5), 2), ((6,), (6,), 0)):
+    for a, b, dim in (
+        ((3, 4), (3, 4), 1),
+        ((3, 4, 5), (4, 5), -1),
+        ((3, 1, 5), (1, 4, 5), 2),
+        ((6,), (6,), 0),
+    ):
         check(
             lambda x, y, dim=dim: distance.cosine_similarity(x, y, dim),
             lambda x, y, dim=dim: TF.cosine_similarity(x, y, dim),

@@ -11,7 +11,7 @@ namespace fastdl::cpu::FASTDL_ISA {
 constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 constexpr double kSeluScale = 1.0507009873554804934193349852946;
 constexpr double kGeluK = 0.79788456080286535588;  // sqrt(2 / pi)
-constexpr double kGeluCubic = 0.044715;
+constexpr double kGeluCubic = 0.044715, kGeluMax = 30;
 
 // sigmoid(x) and sigmoid(-x) from one exponential.
 template <class T>
@@ -114,11 +114,13 @@ FASTDL_INLINE Vec<T> activation_gradient(Vec<T> g, Vec<T> s, Vec<T> alpha, Vec<T
     const Vec<T> cdf = normal_cdf(s, density);
     return g * fma(s, density, cdf);
   } else if constexpr (Kind == FASTDL_ACT_GELU_TANH) {
-    const Vec<T> cubic = constant<T>(kGeluCubic) * s * s;
+    // Beyond kGeluMax the derivative is 0 or 1, and the squares would overflow.
+    const Vec<T> x = clamp(s, constant<T>(-kGeluMax), constant<T>(kGeluMax));
+    const Vec<T> cubic = constant<T>(kGeluCubic) * x * x;
     Vec<T> opposite;
-    const Vec<T> t = sigmoid_pair(constant<T>(2 * kGeluK) * s * (cubic + one), opposite);
+    const Vec<T> t = sigmoid_pair(constant<T>(2 * kGeluK) * x * (cubic + one), opposite);
     const Vec<T> du = constant<T>(2 * kGeluK) * fma(constant<T>(3), cubic, one);
-    return g * fma(s * t * opposite, du, t);
+    return g * fma(x * t * opposite, du, t);
   } else if constexpr (Kind == FASTDL_ACT_SILU) {
     Vec<T> opposite;
     const Vec<T> t = sigmoid_pair(s, opposite);

@@ -15,6 +15,7 @@ extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
 extern const SoftmaxKernels softmax_kernels;
 extern const LossKernels loss_kernels;
+extern const EmbeddingKernels embedding_kernels;
 extern const OptimKernels optim_kernels;
 extern const GemmKernels gemm_kernels;
 
@@ -30,6 +31,7 @@ const Kernels table = {
     &activation_kernels,
     &softmax_kernels,
     &loss_kernels,
+    &embedding_kernels,
     &optim_kernels,
     &gemm_kernels,
 };

@@ -174,10 +174,10 @@ FASTDL_INLINE Vec<T> log1p_unit(Vec<T> x) {
 template <class T>
 FASTDL_INLINE Vec<T> tanh(Vec<T> x) {
   using C = MathConstants<T>;
-  const Vec<T> a = min(Vec<T>::broadcast(C::tanh_max), abs(x)), z = x * x, two = constant<T>(2);
-  const Vec<T> small = fma(x * z, polynomial(z, C::tanh_p), x);
-  const Vec<T> large = copysign(constant<T>(1) - two / (exp(a + a) + constant<T>(1)), x);
-  return select(a < Vec<T>::broadcast(C::tanh_split), small, large);
+  const Vec<T> a = min(Vec<T>::broadcast(C::tanh_max), abs(x)), z = a * a, two = constant<T>(2);
+  const Vec<T> small = fma(a * z, polynomial(z, C::tanh_p), a);
+  const Vec<T> large = constant<T>(1) - two / (exp(a + a) + constant<T>(1));
+  return copysign(select(a < Vec<T>::broadcast(C::tanh_split), small, large), x);
 }
 
 // 1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows and the left tail keeps its relative accuracy.

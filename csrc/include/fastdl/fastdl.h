@@ -17,6 +17,7 @@
 #include "fastdl/activation.h"
 #include "fastdl/attention.h"
 #include "fastdl/base.h"
+#include "fastdl/embedding.h"
 #include "fastdl/dropout.h"
 #include "fastdl/loss.h"
 #include "fastdl/matmul.h"

@@ -207,7 +207,7 @@ def pad_sequence(
     >>> pad_sequence([fastdl.tensor([1, 2]), fastdl.tensor([3])], batch_first=True).tolist()
     [[1, 2], [3, 0]]
     """
-    from ...functional.shape import cat
+    from ...functional.joining import cat
 
     if padding_side not in ("right", "left"):
         raise ValueError(f"pad_sequence: expected padding_side 'right' or 'left', got {padding_side!r}")
