@@ -50,8 +50,8 @@ def test_every_small_shape(dtype, isa, rng):
 
 
 # Blocks: 3 tiles of rows or more, 512 of K, 28 rows from which on B is packed, 5 MiB (1.25 where rows lie a multiple of
-# 4 KiB apart) that are read without packing, 2048 for the split sum, 64 columns of a dot product, 1024 of a vector times a
-# matrix.
+# 4 KiB apart) that are read without packing, 2048 for the split sum, 64 columns of a dot product, 1024 of a vector
+# times a matrix.
 SHAPES = [
     (1, 1030, 70), (3, 1023, 9), (4, 70, 1030), (1, 129, 2050), (300, 1, 700), (2, 1, 33), (29, 40, 1030),
     (28, 700, 300), (43, 130, 513), (169, 70, 1025), (430, 97, 530), (100, 1100, 400), (20, 30, 4100),
