@@ -1,4 +1,5 @@
-"""Everything in `fastdl.functional` that torch has in ``torch.nn.functional``, under its names, and the recurrent nets:
+"""Everything in `fastdl.functional` that torch has in ``torch.nn.functional``, under its names, and the recurrent
+nets:
 
 >>> import fastdl
 >>> import fastdl.nn.functional as F
