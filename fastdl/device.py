@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+KINDS = ("cpu", "cuda", "cuda-sim", "mps", "xpu", "meta")  # what a string in `Tensor.to` may name
+
 
 class device:
     """A device by name: ``device("cpu")``; others can be named, but not used.

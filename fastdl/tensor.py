@@ -222,7 +222,7 @@ class Tensor(TensorBase):
         for a in args:
             if isinstance(a, TensorBase):
                 dtype = a._data.dtype
-            elif isinstance(a, devices.device) or (isinstance(a, str) and a.split(":")[0] not in D.NAMES):
+            elif isinstance(a, devices.device) or (isinstance(a, str) and a.split(":")[0] in devices.KINDS):
                 device = a
             elif isinstance(a, _Bool):
                 copy = copy or a
@@ -317,6 +317,9 @@ class Tensor(TensorBase):
         if self._data.dtype.kind not in "iub":
             raise TypeError(f"only integer tensors can be an index, got {self._data.dtype}")
         return _Int(self.item())
+
+    def __round__(self, digits: _Int = 0) -> Tensor:
+        return P.round(self, decimals=digits)
 
     def __contains__(self, element: Any) -> _Bool:
         return _Bool((self == element)._data.any())

@@ -71,7 +71,7 @@ def test_gradients(make, shapes, rng):
     check_layer(make(), *[rng.standard_normal(s) for s in shapes])
 
 
-# --------------------------------------------------------------------------------------------- fused activations
+# -------------------------------------------------------------------------------------------- fused activations
 
 
 NAMES = (
@@ -108,7 +108,7 @@ def test_activation_argument():
             nn.Linear(2, 3, activation=bad)
 
 
-# ------------------------------------------------------------------------------------------------ our own layers
+# ----------------------------------------------------------------------------------------------- our own layers
 
 
 def test_positional_encoding():
@@ -197,7 +197,7 @@ def test_transformer_with_another_linear1():
     assert not np.allclose(before, layer(x).numpy(force=True))
 
 
-# -------------------------------------------------------------------------------------------- batch norm, dropout
+# ------------------------------------------------------------------------------------------ batch norm, dropout
 
 
 def test_batch_norm_state_and_modes(rng):
@@ -240,7 +240,7 @@ def test_dropout_layers():
     assert abs(y.mean()) < 0.02 and abs(y.std() - 1) < 0.02
 
 
-# ------------------------------------------------------------------------------------------------------ bad input
+# ---------------------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

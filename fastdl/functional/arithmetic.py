@@ -329,7 +329,11 @@ def plus(input: Any, other: Any) -> Tensor:
                 return Add.apply(input, other)
             except ValueError:
                 _mismatch("add", input, other)
-    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+    elif (
+        (other.__class__ is float or other.__class__ is int)
+        and isinstance(input, TensorBase)
+        and input._data.dtype.kind == "f"
+    ):
         return AddNumber.apply(input, other)
     return _either("add", input, other, Add, AddNumber, AddNumber)
 
@@ -342,7 +346,11 @@ def minus(input: Any, other: Any) -> Tensor:
                 return Sub.apply(input, other)
             except ValueError:
                 _mismatch("sub", input, other)
-    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+    elif (
+        (other.__class__ is float or other.__class__ is int)
+        and isinstance(input, TensorBase)
+        and input._data.dtype.kind == "f"
+    ):
         return SubNumber.apply(input, other)
     return _either("sub", input, other, Sub, SubNumber, NumberSub)
 
@@ -376,7 +384,11 @@ def divided(input: Any, other: Any) -> Tensor:
                 return Div.apply(input, other)
             except ValueError:
                 _mismatch("div", input, other)
-    elif (other.__class__ is float or other.__class__ is int) and input._data.dtype.kind == "f":
+    elif (
+        (other.__class__ is float or other.__class__ is int)
+        and isinstance(input, TensorBase)
+        and input._data.dtype.kind == "f"
+    ):
         return DivNumber.apply(input, other)
     return _either("div", *_float_pair("div", input, other), Div, DivNumber, NumberDiv)
 

@@ -35,8 +35,7 @@ class Bilinear(ArrayFunction):
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x1^T W_o x2 + b_o for every output o: (*, in1), (*, in2), weight (out, in1, in2), bias (out) -> (*,
-    out).
+    """x1^T W_o x2 + b_o for every output o: (*, in1), (*, in2), weight (out, in1, in2), bias (out) -> (*, out).
 
     Raises ValueError for shapes that do not fit, TypeError for dtypes that differ.
 

@@ -21,7 +21,9 @@ _F = TypeVar("_F", bound=Callable)
 
 
 def numpy_names(function: _F) -> _F:
-    """Let a reduction also take NumPy's ``axis`` and ``keepdims``, as torch does."""
+    """Let a function also take NumPy's ``axis`` and ``keepdims``, as torch does, and name itself in complaints about
+    its first argument (a Tensor; cat and stack take lists of them)."""
+    kinds: Any = (TensorBase, list, tuple) if function.__name__ in ("cat", "stack") else TensorBase
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -30,6 +32,10 @@ def numpy_names(function: _F) -> _F:
                 kwargs["dim"] = kwargs.pop("axis")
             if "keepdims" in kwargs:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
+        if args and not isinstance(args[0], kinds):
+            if not isinstance(args[0], np.ndarray):
+                raise TypeError(f"{function.__name__}: expected a Tensor, got {type(args[0]).__name__}")
+            args = (wrap(args[0]), *args[1:])
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
@@ -161,6 +167,8 @@ def as_tensor(x: Any) -> Any:
 def normalize_dim(name: str, dim: int, ndim: int) -> int:
     """A dimension counted from the front. Raises IndexError outside ``[-ndim, ndim)`` (a 0-d tensor has dim 0)."""
     n = ndim or 1
+    if not isinstance(dim, int | np.integer):
+        raise TypeError(f"{name}: expected dim to be an integer, got {type(dim).__name__}")
     if not -n <= dim < n:
         raise IndexError(
             f"{name}: dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})"

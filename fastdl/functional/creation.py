@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,7 +136,10 @@ def full(
 
 
 def _size(name: str, size: tuple) -> tuple:
-    shape = tuple([int(n) for n in sizes(size)])
+    try:
+        shape = tuple([index(n) for n in sizes(size)])
+    except TypeError:
+        raise TypeError(f"{name}: expected sizes as integers or one tuple of them, got {size}") from None
     if shape and min(shape) < 0:
         raise ValueError(f"{name}: expected sizes of at least 0, got {shape}")
     return shape

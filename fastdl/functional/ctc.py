@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class CTC(ArrayFunction):
     """-log p(labels | log_probs) of every sequence, by the recursions of Graves et al. 2006, section 4.1, in logs.
 
-    log_probs (T, N, C); labels (N, S), of which target_lengths count; the alignments of S labels walk through
-    2 S + 1 states: blank, label, blank, label, ..., blank.
+    log_probs (T, N, C); labels (N, S), of which target_lengths count; the alignments of S labels walk through 2 S + 1
+    states: blank, label, blank, label, ..., blank.
     """
 
     @staticmethod

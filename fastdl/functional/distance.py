@@ -106,8 +106,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """The cosine of the angle between x1 and x2 along ``dim``; the shapes are broadcast, the norms at least
-    eps.
+    """The cosine of the angle between x1 and x2 along ``dim``; the shapes are broadcast, the norms at least eps.
 
     >>> import fastdl
     >>> import fastdl.nn.functional as F

@@ -36,7 +36,8 @@ def multilabel_margin_loss(
 ) -> Tensor:
     """Hinge loss between the classes a row of ``target`` lists, up to its first -1, and all others: (N, C) or (C).
 
-    Raises ValueError for shapes that differ and options, IndexError for labels that are no class, TypeError for dtypes.
+    Raises ValueError for shapes that differ and options, IndexError for labels that are no class, TypeError for
+    dtypes.
 
     >>> import fastdl
     >>> import fastdl.nn.functional as F

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import ops
-from ..autograd import ArrayFunction, _mode, wrap
+from ..autograd import ArrayFunction, TensorBase, _mode, wrap
 from ..backend import empty, kernels
 from ..ops.activation import resolve_activation
 from .core import as_tensor
@@ -79,8 +79,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
     tensor([0.])
     """
     f = _NONE if activation is None else resolve_activation(activation)
-    input, weight = as_tensor(input), as_tensor(weight)
-    if bias is not None:
+    if not isinstance(input, TensorBase):
+        input = as_tensor(input)
+    if not isinstance(weight, TensorBase):
+        weight = as_tensor(weight)
+    if bias is not None and not isinstance(bias, TensorBase):
         bias = as_tensor(bias)
     if _mode.enabled and (
         weight._node is not None or input._node is not None or (bias is not None and bias._node is not None)

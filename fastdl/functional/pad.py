@@ -75,8 +75,7 @@ def _source(n: int, lo: int, hi: int, mode: str) -> np.ndarray:
 
 
 def scatter_axis(grad: np.ndarray, index: np.ndarray, n: int, axis: int) -> np.ndarray:
-    """The transpose of ``x.take(index, axis)`` for an x of length n there: sums what came from the same
-    element."""
+    """The transpose of ``x.take(index, axis)`` for an x of length n there: sums what came from the same element."""
     shape = list(grad.shape)
     shape[axis] = n
     order = np.argsort(index, kind="stable")
@@ -88,20 +87,15 @@ def scatter_axis(grad: np.ndarray, index: np.ndarray, n: int, axis: int) -> np.n
 
 
 def pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
-    """Pad the last dimensions: ``pad`` is (before, after) of the last one, then of the one before it, and so
-    on.
+    """Pad the last dimensions: ``pad`` is (before, after) of the last one, then of the one before it, and so on.
 
-    mode: "constant" (``value``, 0 if None, around any dimensions; negative widths cut off), or, for the last
-    1 to 3
-    dimensions of a batched or unbatched input, "reflect" (mirrored without repeating the edge), "replicate"
-    (the edge
+    mode: "constant" (``value``, 0 if None, around any dimensions; negative widths cut off), or, for the last 1 to 3
+    dimensions of a batched or unbatched input, "reflect" (mirrored without repeating the edge), "replicate" (the edge
     repeated) and "circular" (wrapped around). Input of any dtype; the output has the same.
 
-    Raises ValueError where ``pad`` is not even in number or has more pairs than the input has dimensions,
-    where a
-    dimension would become negative, where a reflection or a wrap would be longer than the dimension, or for
-    an unknown
-    mode; TypeError for widths that are no integers.
+    Raises ValueError where ``pad`` is not even in number or has more pairs than the input has dimensions, where a
+    dimension would become negative, where a reflection or a wrap would be longer than the dimension, or for an
+    unknown mode; TypeError for widths that are no integers.
 
     >>> import fastdl
     >>> import fastdl.nn.functional as F

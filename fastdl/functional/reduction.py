@@ -32,6 +32,8 @@ def axes_of(name: str, dim: Any, ndim: int) -> Any:
         return None
     if isinstance(dim, int | np.integer):
         dim = (dim,)
+    elif not isinstance(dim, tuple | list):
+        raise TypeError(f"{name}: expected dim to be an integer or a tuple of them, got {type(dim).__name__}")
     axes = tuple([normalize_dim(name, d, ndim) for d in dim])
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: dim {dim} names a dimension twice")

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 class Taps(NamedTuple):
-    """A resampling of one axis: output[i] = sum over t of weight[t][i] * input[source[t][i]] (no weights:
-    1)."""
+    """A resampling of one axis: output[i] = sum over t of weight[t][i] * input[source[t][i]] (no weights: 1)."""
 
     axis: int
     source: Sequence[np.ndarray]
@@ -79,8 +78,8 @@ def _linear(axis: int, n: int, out: int, step: Any, align_corners: bool, dtype: 
 
 
 def _cubic(axis: int, n: int, out: int, step: Any, align_corners: bool, dtype: np.dtype) -> Taps:
-    """Cubic convolution with a = -0.75 (Keys 1981, "Cubic convolution interpolation for digital image
-    processing", section IV)."""
+    """Cubic convolution with a = -0.75 (Keys 1981, "Cubic convolution interpolation for digital image processing",
+    section IV)."""
     source = _positions(out, step, align_corners, dtype)
     low = np.floor(source)
     t, a = source - low, -0.75
@@ -126,17 +125,13 @@ def interpolate(
 ) -> Tensor:
     """Resize the spatial dimensions of a (N, C, ...) input to ``size``, or by ``scale_factor``.
 
-    mode: "nearest", "nearest-exact", "area" (1 to 3 spatial dimensions), "linear" (1), "bilinear", "bicubic"
-    (2),
-    "trilinear" (3). align_corners: whether the corner elements keep their places (linear and cubic modes
-    only).
+    mode: "nearest", "nearest-exact", "area" (1 to 3 spatial dimensions), "linear" (1), "bilinear", "bicubic" (2),
+    "trilinear" (3). align_corners: whether the corner elements keep their places (linear and cubic modes only).
     recompute_scale_factor: use the ratio of the sizes instead of the ``scale_factor`` given.
 
-    Raises ValueError for an unknown mode, another number of dimensions than the mode takes, both or neither
-    of
-    size and scale_factor, sizes below 1, or ``align_corners`` with a mode that has none; TypeError for
-    integers in
-    an averaging mode.
+    Raises ValueError for an unknown mode, another number of dimensions than the mode takes, both or neither of size
+    and scale_factor, sizes below 1, or ``align_corners`` with a mode that has none; TypeError for integers in an
+    averaging mode.
 
     >>> import fastdl
     >>> import fastdl.nn.functional as F
@@ -210,7 +205,7 @@ def upsample(
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
-# ------------------------------------------------------------------------------------------------ rearranging
+# -------------------------------------------------------------------------------------------------- rearranging
 
 
 def _channels(op: str, input: Tensor, factor: Any, ndim: int = 3) -> tuple:
@@ -225,9 +220,8 @@ def _channels(op: str, input: Tensor, factor: Any, ndim: int = 3) -> tuple:
 
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
-    """(..., C r^2, H, W) -> (..., C, H r, W r): channels become pixels (Shi et al. 2016, "Real-time single
-    image
-    and video super-resolution using an efficient sub-pixel convolutional neural network", section 2.2).
+    """(..., C r^2, H, W) -> (..., C, H r, W r): channels become pixels (Shi et al. 2016, "Real-time single image and
+    video super-resolution using an efficient sub-pixel convolutional neural network", section 2.2).
 
     Raises ValueError unless r^2 divides the channels, TypeError where r is no integer.
 
@@ -262,9 +256,8 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
 
 
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
-    """(N, g k, ...) -> the channels dealt out anew, so that neighbours come from different groups (Zhang et
-    al.
-    2018, "ShuffleNet", section 3.1). Raises ValueError unless ``groups`` divides the channels."""
+    """(N, g k, ...) -> the channels dealt out anew, so that neighbours come from different groups (Zhang et al. 2018,
+    "ShuffleNet", section 3.1). Raises ValueError unless ``groups`` divides the channels."""
     n, c, *rest = _channels("channel_shuffle", input, groups)
     if c % groups:
         raise ValueError(f"channel_shuffle: expected channels divisible by {groups}, got {c}")

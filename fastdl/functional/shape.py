@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,14 +100,20 @@ def _full_shape(name: str, size: int, shape: tuple) -> tuple:
     raise ValueError(f"{name}: shape {shape} is invalid for a tensor of {size} elements")
 
 
+def _integers(name: str, shape: tuple) -> tuple:
+    try:
+        return tuple([index(n) for n in sizes(shape)])
+    except TypeError:
+        raise TypeError(f"{name}: expected sizes as integers or one tuple of them, got {shape}") from None
+
+
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape: a view where possible, else a copy. One size may be -1."""
     x = input._data
     try:
         return Reshape.apply(input, shape if len(shape) != 1 else shape[0])
     except (ValueError, TypeError):
-        target = tuple([int(n) for n in sizes(shape)])
-        return Reshape.apply(input, _full_shape("reshape", x.size, target))
+        return Reshape.apply(input, _full_shape("reshape", x.size, _integers("reshape", shape)))
 
 
 def view(input: Tensor, *shape: Any) -> Tensor:
@@ -115,7 +122,7 @@ def view(input: Tensor, *shape: Any) -> Tensor:
     x = input._data
     if len(shape) == 1 and isinstance(shape[0], np.dtype | type):
         return wrap(x.view(shape[0]))
-    target = _full_shape("view", x.size, tuple([int(n) for n in sizes(shape)]))
+    target = _full_shape("view", x.size, _integers("view", shape))
     out = Reshape.apply(input, target)
     if x.size and not np.may_share_memory(out._data, x):
         raise RuntimeError(

@@ -57,7 +57,7 @@ from .loss import (
     TripletMarginWithDistanceLoss,
 )
 from .matmul import Bilinear, Identity, Linear
-from .module import IncompatibleKeys, Module, StateDictError
+from .module import Module
 from .norm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -120,6 +120,7 @@ from .shape import (
     ZeroPad3d,
 )
 from .softmax import LogSoftmax, Softmax, Softmax2d, Softmin
+from .state import IncompatibleKeys, StateDictError
 from .transformer import (
     PositionalEncoding,
     Transformer,

@@ -1,5 +1,4 @@
-"""Activations as layers. ``inplace`` is accepted and changes nothing but the repr: the input is never
-overwritten."""
+"""Activations as layers; with ``inplace=True`` the input itself is changed, as in torch."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ class ReLU(_Plain):
 
 
 class SELU(_Plain):
-    """ELU with the constants that keep activations normalised (Klambauer et al. 2017, "Self-normalizing
-    neural
+    """ELU with the constants that keep activations normalised (Klambauer et al. 2017, "Self-normalizing neural
     networks", section 2)."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -198,8 +196,7 @@ class LeakyReLU(Module):
 
 
 class RReLU(Module):
-    """Leaky ReLU whose slopes are drawn from [lower, upper] in training and are their mean in evaluation (Xu
-    et al.
+    """Leaky ReLU whose slopes are drawn from [lower, upper] in training and are their mean in evaluation (Xu et al.
     2015, "Empirical evaluation of rectified activations", section 2.4)."""
 
     def __init__(self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False) -> None:
@@ -240,8 +237,7 @@ class PReLU(Module):
 
 
 class GELU(Module):
-    """x times the normal distribution function of x (Hendrycks & Gimpel 2016, "Gaussian error linear units",
-    section
+    """x times the normal distribution function of x (Hendrycks & Gimpel 2016, "Gaussian error linear units", section
     2); approximate="tanh" for the formula with tanh."""
 
     def __init__(self, approximate: str = "none") -> None:
@@ -294,8 +290,7 @@ class Softshrink(_Shrink):
 
 
 class GLU(Module):
-    """a sigmoid(b), a and b the halves of the input along ``dim`` (Dauphin et al. 2017, "Language modeling
-    with gated
+    """a sigmoid(b), a and b the halves of the input along ``dim`` (Dauphin et al. 2017, "Language modeling with gated
     convolutional networks", section 2)."""
 
     def __init__(self, dim: int = -1) -> None:

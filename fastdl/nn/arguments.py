@@ -31,8 +31,7 @@ def check_probability(layer: str, p: Any) -> float:
 
 
 def ntuple(layer: str, name: str, value: Any, n: int, minimum: int = 0) -> tuple[int, ...]:
-    """An int for every one of n dimensions, from one int or n of them. Raises ValueError for another
-    number."""
+    """An int for every one of n dimensions, from one int or n of them. Raises ValueError for another number."""
     if not isinstance(value, tuple | list):
         return (check_count(layer, name, value, minimum),) * n
     if len(value) != n:

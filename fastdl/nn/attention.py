@@ -21,15 +21,11 @@ from .module import Module
 class MultiheadAttention(Module):
     """Attention with several heads (Vaswani et al. 2017, "Attention is all you need", section 3.2.2).
 
-    ``forward(query, key, value)``: (L, N, E), (S, N, kdim), (S, N, vdim), or with ``batch_first`` (N, L, E)
-    and so on,
-    or without N; gives the output, shaped as the query, and the weights (N, L, S), averaged over the heads
-    unless
-    ``average_attn_weights`` is false, or None without ``need_weights`` (much faster: no L x S matrix is
-    made).
+    ``forward(query, key, value)``: (L, N, E), (S, N, kdim), (S, N, vdim), or with ``batch_first`` (N, L, E) and so
+    on, or without N; gives the output, shaped as the query, and the weights (N, L, S), averaged over the heads unless
+    ``average_attn_weights`` is false, or None without ``need_weights`` (much faster: no L x S matrix is made).
 
-    key_padding_mask (N, S) and attn_mask (L, S) or (N heads, L, S): true where attention is not allowed, or
-    floats
+    key_padding_mask (N, S) and attn_mask (L, S) or (N heads, L, S): true where attention is not allowed, or floats
     that are added to the scores. ``is_causal``: position i sees keys up to i.
 
     Raises ValueError for sizes and shapes that do not fit together, TypeError for masks of other dtypes.
@@ -194,9 +190,8 @@ def causal_mask(length: int, keys: int) -> Tensor:
 def merge_masks(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, shape: tuple, dtype: Any
 ) -> Tensor | None:
-    """Both masks as one that scaled_dot_product_attention takes, for scores of ``shape`` (N, heads, L, S):
-    true
-    where attention is allowed, or floats to add."""
+    """Both masks as one that scaled_dot_product_attention takes, for scores of ``shape`` (N, heads, L, S): true where
+    attention is allowed, or floats to add."""
     n, h, length, keys = shape
     masks = []
     if attn_mask is not None:
@@ -254,11 +249,9 @@ def _is_bool(mask: Tensor) -> bool:
 class _SequenceAttention(Module):
     """Attention of decoder states over encoder states; subclasses give the scores (N, L, S).
 
-    ``forward(query, key, value=None, mask=None)``: query (N, L, query_dim), key (N, S, key_dim), value (N, S,
-    D), the
-    key if None; mask (N, S) or (N, L, S), true where attention is allowed. Gives the context (N, L, D) and
-    the weights
-    (N, L, S).
+    ``forward(query, key, value=None, mask=None)``: query (N, L, query_dim), key (N, S, key_dim), value (N, S, D), the
+    key if None; mask (N, S) or (N, L, S), true where attention is allowed. Gives the context (N, L, D) and the
+    weights (N, L, S).
     """
 
     def score(self, query: Tensor, key: Tensor) -> Tensor:
@@ -288,12 +281,10 @@ class _SequenceAttention(Module):
 
 
 class DotAttention(_SequenceAttention):
-    """score(q, k) = q . k (Luong et al. 2015, "Effective approaches to attention-based neural machine
-    translation",
+    """score(q, k) = q . k (Luong et al. 2015, "Effective approaches to attention-based neural machine translation",
     section 3.1); with ``scaled``, divided by the root of the dimension (Vaswani et al. 2017, section 3.2.1).
 
-    ``forward(query, key, value=None, mask=None)``: (N, L, E), (N, S, E), (N, S, D), mask (N, S) or (N, L, S)
-    true
+    ``forward(query, key, value=None, mask=None)``: (N, L, E), (N, S, E), (N, S, D), mask (N, S) or (N, L, S) true
     where attention is allowed; gives the context (N, L, D) and the weights (N, L, S).
 
     >>> import fastdl
@@ -316,8 +307,7 @@ class DotAttention(_SequenceAttention):
 
 
 class GeneralAttention(_SequenceAttention):
-    """score(q, k) = q^T W k (Luong et al. 2015, section 3.1), W being (query_dim, key_dim); see
-    `DotAttention`.
+    """score(q, k) = q^T W k (Luong et al. 2015, section 3.1), W being (query_dim, key_dim); see `DotAttention`.
 
     >>> import fastdl
     >>> from fastdl import nn
@@ -345,8 +335,7 @@ class GeneralAttention(_SequenceAttention):
 
 
 class ConcatAttention(_SequenceAttention):
-    """score(q, k) = v^T tanh(W [q; k]) (Luong et al. 2015, section 3.1; Bahdanau et al. 2015, section A.1.2),
-    W split
+    """score(q, k) = v^T tanh(W [q; k]) (Luong et al. 2015, section 3.1; Bahdanau et al. 2015, section A.1.2), W split
     into the parts of q and k; see `DotAttention`.
 
     >>> import fastdl

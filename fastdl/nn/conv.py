@@ -158,14 +158,11 @@ class Conv2d(_ConvNd):
     """Convolution of (N, C_in, H, W) or (C_in, H, W) to C_out channels.
 
     kernel_size, stride, padding, dilation are an int or one per dimension; padding also "same" or "valid";
-    padding_mode is "zeros", "reflect", "replicate" or "circular". weight is (C_out, C_in / groups, kh, kw);
-    weight and
-    bias start uniform on +- 1 / sqrt(C_in / groups kh kw). ``activation`` is a name such as "relu", applied
-    inside the
-    kernel, or any callable.
+    padding_mode is "zeros", "reflect", "replicate" or "circular". weight is (C_out, C_in / groups, kh, kw); weight
+    and bias start uniform on +- 1 / sqrt(C_in / groups kh kw). ``activation`` is a name such as "relu", applied
+    inside the kernel, or any callable.
 
-    Raises TypeError or ValueError for sizes out of range, groups that do not divide the channels, or an
-    unknown name.
+    Raises TypeError or ValueError for sizes out of range, groups that do not divide the channels, or an unknown name.
 
     >>> import fastdl
     >>> from fastdl import nn
@@ -256,11 +253,9 @@ class ConvTranspose1d(_ConvTransposeNd):
 
 
 class ConvTranspose2d(_ConvTransposeNd):
-    """Transposed convolution of (N, C_in, H, W) or (C_in, H, W): the gradient of `Conv2d` with respect to its
-    input.
+    """Transposed convolution of (N, C_in, H, W) or (C_in, H, W): the gradient of `Conv2d` with respect to its input.
 
-    weight is (C_in, C_out / groups, kh, kw). ``forward(input, output_size)`` chooses among the sizes that a
-    stride
+    weight is (C_in, C_out / groups, kh, kw). ``forward(input, output_size)`` chooses among the sizes that a stride
     leaves open, as ``output_padding`` does.
 
     >>> import fastdl

@@ -19,8 +19,7 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """Elements become 0 with probability p, the others are divided by 1 - p (Srivastava et al. 2014,
-    "Dropout",
+    """Elements become 0 with probability p, the others are divided by 1 - p (Srivastava et al. 2014, "Dropout",
     section 4). Raises ValueError for a p outside 0 to 1.
 
     >>> import fastdl
@@ -55,8 +54,7 @@ class Dropout3d(_Dropout):
 
 
 class AlphaDropout(_Dropout):
-    """Dropout that keeps mean and variance of SELU activations (Klambauer et al. 2017, "Self-normalizing
-    neural
+    """Dropout that keeps mean and variance of SELU activations (Klambauer et al. 2017, "Self-normalizing neural
     networks", section 3)."""
 
     def forward(self, input: Tensor) -> Tensor:

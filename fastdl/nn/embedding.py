@@ -144,8 +144,7 @@ class Embedding(_Table):
 class EmbeddingBag(_Table):
     """Sums, means or maxima of bags of rows, without the rows in between.
 
-    ``forward(input, offsets, per_sample_weights)``: input (B, N) is B bags of N indices; a 1-d input is cut
-    into bags
+    ``forward(input, offsets, per_sample_weights)``: input (B, N) is B bags of N indices; a 1-d input is cut into bags
     at ``offsets``. mode: "sum", "mean" or "max". Raises ValueError for another mode.
 
     >>> import fastdl

@@ -1,7 +1,6 @@
 """Initial values of parameters, drawn through `fastdl.random` (``fastdl.manual_seed`` reproduces them).
 
-Every function fills its tensor in place, records nothing for autograd, and returns the tensor. ``generator``
-is a
+Every function fills its tensor in place, records nothing for autograd, and returns the tensor. ``generator`` is a
 NumPy generator to draw from instead.
 
 >>> import fastdl
@@ -118,8 +117,7 @@ def eye_(tensor: Tensor) -> Tensor:
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """A convolution's weight that hands channels through unchanged. Raises ValueError unless the tensor has 3
-    to 5
+    """A convolution's weight that hands channels through unchanged. Raises ValueError unless the tensor has 3 to 5
     dimensions and ``groups`` divides the first."""
     if tensor.ndim not in (3, 4, 5):
         raise ValueError(f"dirac_: expected 3, 4 or 5 dimensions, got shape {tensor.shape}")
@@ -135,10 +133,8 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor by which initial weights make up for a nonlinearity: 1 for linear layers and sigmoid, 5/3
-    for tanh,
-    sqrt(2) for relu, sqrt(2 / (1 + slope^2)) for leaky_relu, 3/4 for selu. Raises ValueError for another
-    name."""
+    """The factor by which initial weights make up for a nonlinearity: 1 for linear layers and sigmoid, 5/3 for tanh,
+    sqrt(2) for relu, sqrt(2 / (1 + slope^2)) for leaky_relu, 3/4 for selu. Raises ValueError for another name."""
     if nonlinearity == "leaky_relu":
         if param is not None and (isinstance(param, bool) or not isinstance(param, int | float)):
             raise ValueError(f"calculate_gain: expected a number for the slope, got {param!r}")
@@ -194,8 +190,7 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: Any = None,
 ) -> Tensor:
-    """Uniform on +- gain sqrt(3 / fan) (He et al. 2015, "Delving deep into rectifiers", section 2.2); ``a``
-    is the
+    """Uniform on +- gain sqrt(3 / fan) (He et al. 2015, "Delving deep into rectifiers", section 2.2); ``a`` is the
     slope of leaky_relu. Raises ValueError for an unknown mode or nonlinearity."""
     bound = math.sqrt(3.0) * _kaiming_std("kaiming_uniform_", tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, generator)
@@ -213,10 +208,8 @@ def kaiming_normal_(
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tensor:
-    """A (semi-)orthogonal matrix, dimensions beyond the first taken together (Saxe et al. 2013, "Exact
-    solutions to
-    the nonlinear dynamics of learning in deep linear neural networks"). Raises ValueError below 2
-    dimensions."""
+    """A (semi-)orthogonal matrix, dimensions beyond the first taken together (Saxe et al. 2013, "Exact solutions to
+    the nonlinear dynamics of learning in deep linear neural networks"). Raises ValueError below 2 dimensions."""
     if tensor.ndim < 2:
         raise ValueError(f"orthogonal_: expected 2 or more dimensions, got shape {tensor.shape}")
     if not tensor._data.size:

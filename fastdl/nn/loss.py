@@ -1,6 +1,5 @@
 """Losses as layers. ``reduction`` is "mean", "sum" or "none"; ``size_average`` and ``reduce`` are torch's old
-spelling
-of it."""
+spelling of it."""
 
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ class HuberLoss(_Loss):
 class CrossEntropyLoss(_WeightedLoss):
     """The negative log-likelihood of the target under the softmax of the input's logits (N, C, *).
 
-    Targets are class indices (N, *) or probabilities of the input's shape; ``weight`` is one per class,
-    indices equal
+    Targets are class indices (N, *) or probabilities of the input's shape; ``weight`` is one per class, indices equal
     to ``ignore_index`` do not count, and ``label_smoothing`` mixes in the uniform distribution.
 
     >>> import fastdl
@@ -299,8 +297,7 @@ class MultiMarginLoss(_WeightedLoss):
 
 
 class TripletMarginLoss(_Loss):
-    """max(0, d(anchor, positive) - d(anchor, negative) + margin), d the p-norm (Balntas et al. 2016, section
-    3)."""
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin), d the p-norm (Balntas et al. 2016, section 3)."""
 
     def __init__(
         self,

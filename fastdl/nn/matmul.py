@@ -15,8 +15,7 @@ from .module import Module
 
 
 class Activated(Module):
-    """A layer with ``activation=``: a name (or a tuple of a name and its parameters) that the layer's kernel
-    applies
+    """A layer with ``activation=``: a name (or a tuple of a name and its parameters) that the layer's kernel applies
     itself, or a callable for afterwards."""
 
     activation: Any
@@ -37,8 +36,7 @@ class Activated(Module):
 class Linear(Activated):
     """y = activation(x W^T + b): x (*, in_features) -> (*, out_features).
 
-    weight is (out_features, in_features); weight and bias start uniform on +- 1 / sqrt(in_features).
-    ``activation``
+    weight is (out_features, in_features); weight and bias start uniform on +- 1 / sqrt(in_features). ``activation``
     is a name such as "relu" or "gelu", applied inside the kernel, or any callable.
 
     Raises TypeError or ValueError for sizes that are no non-negative integers or an unknown activation.
@@ -87,8 +85,7 @@ class Linear(Activated):
 
 
 def uniform_by_fan_in(layer: Any) -> None:
-    """torch's initial values of linear and convolution layers: uniform on +- 1 / sqrt(fan_in), weight and
-    bias."""
+    """torch's initial values of linear and convolution layers: uniform on +- 1 / sqrt(fan_in), weight and bias."""
     fan_in = math.prod(layer.weight.shape[1:])
     bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0.0
     init.uniform_(layer.weight, -bound, bound)
@@ -99,8 +96,7 @@ def uniform_by_fan_in(layer: Any) -> None:
 class Bilinear(Module):
     """y_o = x1^T W_o x2 + b_o: (*, in1_features) and (*, in2_features) -> (*, out_features).
 
-    weight is (out_features, in1_features, in2_features); weight and bias start uniform on +- 1 /
-    sqrt(in1_features).
+    weight is (out_features, in1_features, in2_features); weight and bias start uniform on +- 1 / sqrt(in1_features).
     """
 
     def __init__(

@@ -1,16 +1,13 @@
 """Module: the base of all layers, with torch's semantics.
 
-Parameters, buffers and child modules live in the instance's own ``__dict__``, so that reading ``self.weight``
-costs a
-plain attribute lookup; the registries beside them only keep names and order. ``module(x)`` costs one Python
-call.
+Parameters, buffers and child modules live in the instance's own ``__dict__``, so that reading ``self.weight`` costs a
+plain attribute lookup; the registries beside them only keep names and order. ``module(x)`` costs one Python call.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,23 +16,13 @@ from ..device import device as Device
 from ..dtypes import as_dtype
 from ..functional.creation import check_device
 from ..tensor import Tensor
+from .calling import call, call_unary, is_unary
 from .parameter import Parameter
+from .state import IncompatibleKeys, load_state
 
 Self = TypeVar("Self", bound="Module")
 
 DEVICES = ("cpu", "cuda", "cuda-sim", "mps", "xpu")  # strings that `Module.to` takes for devices, not dtypes
-
-
-class IncompatibleKeys(NamedTuple):
-    """What ``load_state_dict(strict=False)`` left alone."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
-class StateDictError(RuntimeError, ValueError):
-    """A state_dict that does not fit the module. Both of its bases: torch raises the first, bad values are
-    the second."""
 
 
 class Module:
@@ -69,26 +56,21 @@ class Module:
 
         def __getattr__(self, name: str) -> Any: ...
 
-    # ------------------------------------------------------------------------------------------------ calling
+    # -------------------------------------------------------------------------------------------------- calling
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module calculates; subclasses define it."""
         raise NotImplementedError(f"{type(self).__name__}: forward is not defined")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return self.forward(*args, **kwargs)
-        except Exception as error:
-            _name_layer(self, error)
-            raise
+    __call__ = call
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         forward = cls.__dict__.get("forward")
         if forward is not None and "__call__" not in cls.__dict__:
-            cls.__call__ = _call_unary if _is_unary(forward) else Module.__call__  # type: ignore[method-assign]
+            cls.__call__ = call_unary if is_unary(forward) else call  # type: ignore[method-assign]
 
-    # -------------------------------------------------------------------------------------------- registratio
+    # --------------------------------------------------------------------------------------------- registration
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter under ``name`` (or reserve the name, with None)."""
@@ -100,8 +82,7 @@ class Module:
         self._parameters[name] = self.__dict__[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that is part of the module's state but no parameter (``persistent``: in the
-        state_dict)."""
+        """Add a tensor that is part of the module's state but no parameter (``persistent``: in the state_dict)."""
         self._check_name("register_buffer", name, self._buffers)
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(
@@ -164,7 +145,7 @@ class Module:
         self._transient.discard(name)
         object.__delattr__(self, name)
 
-    # ------------------------------------------------------------------------------------------------ walking
+    # -------------------------------------------------------------------------------------------------- walking
 
     def named_modules(
         self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -267,7 +248,7 @@ class Module:
         fn(self)
         return self
 
-    # ------------------------------------------------------------------------------------------------ modes
+    # ---------------------------------------------------------------------------------------------------- modes
 
     def train(self: Self, mode: bool = True) -> Self:
         """Switch training mode on (or off) here and below: dropout and batch norm behave differently."""
@@ -296,7 +277,7 @@ class Module:
             elif param.grad is not None:
                 param.grad = autograd.wrap(np.zeros_like(param.grad._data))
 
-    # ------------------------------------------------------------------------------------------------ dtype
+    # ---------------------------------------------------------------------------------------------------- dtype
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Convert floating-point parameters and buffers to a dtype, in place: ``to(dtype)``, ``to(device)``,
@@ -344,11 +325,10 @@ class Module:
         """Convert to float32."""
         return self.to(np.float32)
 
-    # ------------------------------------------------------------------------------------------------ state
+    # ---------------------------------------------------------------------------------------------------- state
 
     def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
-        """Parameters and persistent buffers by dotted name, as detached Tensors that share memory with the
-        module
+        """Parameters and persistent buffers by dotted name, as detached Tensors that share memory with the module
         (``keep_vars``: the parameters themselves)."""
         state: dict[str, Tensor] = {}
         for name, member in self._named_state(prefix):
@@ -366,53 +346,16 @@ class Module:
     ) -> IncompatibleKeys:
         """Copy values into parameters and persistent buffers, by name.
 
-        state_dict: Tensors or arrays (torch's CPU tensors too); dtypes are converted to the module's.
-        strict: whether missing and unexpected keys are errors; wrong shapes always are.
-        assign: take the arrays as they are, dtype and all, instead of copying their values.
+        state_dict: Tensors or arrays (torch's CPU tensors too); dtypes are converted to the module's. strict: whether
+        missing and unexpected keys are errors; wrong shapes always are. assign: take the arrays as they are, dtype
+        and all, instead of copying their values.
 
-        Raises StateDictError (a RuntimeError and a ValueError) that lists everything that does not fit, in
-        which case
+        Raises StateDictError (a RuntimeError and a ValueError) that lists everything that does not fit, in which case
         nothing was loaded; TypeError if it is no mapping.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(
-                f"load_state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}"
-            )
-        wanted = dict(self._named_state())
-        missing = [name for name in wanted if name not in state_dict]
-        unexpected = [name for name in state_dict if name not in wanted]
-        problems, loads = [], []
-        if strict and unexpected:
-            problems.append(f"unexpected keys: {', '.join(map(repr, unexpected))}")
-        if strict and missing:
-            problems.append(f"missing keys: {', '.join(map(repr, missing))}")
-        for name, target in wanted.items():
-            if name not in state_dict:
-                continue
-            value = state_dict[name]
-            array = value._data if isinstance(value, Tensor) else _as_array(value)
-            if array is None:
-                problems.append(
-                    f"{name!r}: expected a Tensor or an array of numbers, got {type(value).__name__}"
-                )
-            elif array.shape != target._data.shape:
-                problems.append(f"{name!r}: expected shape {target._data.shape}, got {array.shape}")
-            else:
-                loads.append((target, array))
-        if problems:
-            raise StateDictError(f"load_state_dict for {type(self).__name__}: " + ";\n    ".join(problems))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for target, array in loads:
-                if assign:
-                    target._data = array
-                elif not target._data.flags.writeable:
-                    target._data = array.astype(target._data.dtype)
-                else:
-                    np.copyto(target._data, array, casting="unsafe")
-                    autograd.mark_inplace(target._data)
-        return IncompatibleKeys(missing, unexpected)
+        return load_state(type(self).__name__, dict(self._named_state()), state_dict, strict, assign)
 
-    # ------------------------------------------------------------------------------------------------ printin
+    # -------------------------------------------------------------------------------------------------- printin
 
     def extra_repr(self) -> str:
         """What ``repr`` shows between the brackets; subclasses define it."""
@@ -429,58 +372,3 @@ class Module:
 
 def _indent(text: str) -> str:
     return text.replace("\n", "\n  ")
-
-
-def _as_array(value: Any) -> np.ndarray | None:
-    """An array of numbers from anything that can give one, else None."""
-    if value is None or isinstance(value, (str, bytes)):
-        return None
-    try:
-        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
-    except (ValueError, TypeError, RuntimeError):
-        return None
-    return array if array.dtype.kind in "biuf" or autograd.is_float(array.dtype) else None
-
-
-# ------------------------------------------------------------------------------------------------------- call
-
-
-def _call_unary(self: Any, input: Any) -> Any:
-    """``__call__`` of the many modules with the signature forward(self, input): half the cost of the general
-    one."""
-    try:
-        return self.forward(input)
-    except Exception as error:
-        _name_layer(self, error)
-        raise
-
-
-def _is_unary(forward: Any) -> bool:
-    code = getattr(forward, "__code__", None)
-    return (
-        code is not None
-        and code.co_varnames[: code.co_argcount] == ("self", "input")
-        and code.co_kwonlyargcount == 0
-        and not code.co_flags & 0x0C  # *args or **kwargs
-        and not forward.__defaults__
-    )
-
-
-_CALLS = (Module.__call__.__code__, _call_unary.__code__)
-
-
-def _name_layer(module: Module, error: Exception) -> None:
-    """Add to an exception where in the model it came from: the innermost module that was called, named from
-    the
-    outermost one."""
-    if hasattr(error, "layer"):
-        return  # an inner module has named itself already
-    root, frame = module, sys._getframe(1)
-    while frame is not None:
-        if frame.f_code in _CALLS:
-            root = frame.f_locals["self"]
-        frame = frame.f_back  # type: ignore[assignment]
-    path = next((name for name, m in root.named_modules() if m is module), "")
-    what = f"{type(module).__name__}({module.extra_repr()})"
-    error.layer = path  # type: ignore[attr-defined]
-    error.add_note(f"in layer {path!r} of {type(root).__name__}: {what}" if path else f"in {what}")

@@ -25,8 +25,7 @@ class LayerNorm(Module):
     """Zero mean and unit variance over the last dimensions, then scale and shift (Ba et al. 2016, "Layer
     normalization", section 3).
 
-    normalized_shape: an int or the sizes of the last dimensions; weight (ones) and bias (zeros) have that
-    shape.
+    normalized_shape: an int or the sizes of the last dimensions; weight (ones) and bias (zeros) have that shape.
 
     >>> import fastdl
     >>> from fastdl import nn
@@ -77,8 +76,7 @@ def _reset_affine(layer: Any) -> None:
 
 
 class RMSNorm(Module):
-    """Division by the root of the mean square over the last dimensions, then scale (Zhang & Sennrich 2019,
-    "Root mean
+    """Division by the root of the mean square over the last dimensions, then scale (Zhang & Sennrich 2019, "Root mean
     square layer normalization", section 3). ``eps`` None means the dtype's machine epsilon.
 
     >>> import fastdl
@@ -116,8 +114,7 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """Zero mean and unit variance over groups of channels of (N, C, *) (Wu & He 2018, "Group normalization",
-    section
+    """Zero mean and unit variance over groups of channels of (N, C, *) (Wu & He 2018, "Group normalization", section
     3). Raises ValueError unless ``num_groups`` divides ``num_channels``.
 
     >>> import fastdl
@@ -253,12 +250,10 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    """Zero mean and unit variance per channel of (N, C, H, W) over the batch, then scale and shift (Ioffe &
-    Szegedy
+    """Zero mean and unit variance per channel of (N, C, H, W) over the batch, then scale and shift (Ioffe & Szegedy
     2015, "Batch normalization", section 3).
 
-    In training the batch's own statistics are used, and running ones follow them by ``momentum`` (None: the
-    mean over
+    In training the batch's own statistics are used, and running ones follow them by ``momentum`` (None: the mean over
     all batches); in evaluation the running ones are used, unless ``track_running_stats`` is false.
 
     >>> import fastdl
@@ -317,8 +312,7 @@ class InstanceNorm1d(_InstanceNorm):
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """Zero mean and unit variance per sample and channel of (N, C, H, W) or (C, H, W) (Ulyanov et al. 2016,
-    "Instance
+    """Zero mean and unit variance per sample and channel of (N, C, H, W) or (C, H, W) (Ulyanov et al. 2016, "Instance
     normalization", equation 2).
 
     >>> import fastdl

@@ -14,11 +14,9 @@ _new = object.__new__
 
 
 class Parameter(Tensor):
-    """A Tensor that is a parameter of the Module it is assigned to; it requires a gradient unless told
-    otherwise.
+    """A Tensor that is a parameter of the Module it is assigned to; it requires a gradient unless told otherwise.
 
-    Memory is shared with ``data`` where that is a Tensor, as in torch; arrays and lists are copied (arrays
-    not with
+    Memory is shared with ``data`` where that is a Tensor, as in torch; arrays and lists are copied (arrays not with
     ``copy=False``).
 
     Raises RuntimeError if a gradient is asked of an integer or boolean tensor.

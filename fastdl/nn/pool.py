@@ -46,8 +46,7 @@ class MaxPool1d(_MaxPool):
 
 
 class MaxPool2d(_MaxPool):
-    """Largest element of every window of (N, C, H, W) or (C, H, W). Sizes are an int or one per dimension;
-    stride is
+    """Largest element of every window of (N, C, H, W) or (C, H, W). Sizes are an int or one per dimension; stride is
     the kernel's size unless given. With ``return_indices`` also the positions of the maxima.
 
     >>> import fastdl
@@ -157,8 +156,7 @@ class AvgPool1d(_AvgPool):
 
 
 class AvgPool2d(_AvgPool):
-    """Mean of every window of (N, C, H, W) or (C, H, W). ``count_include_pad``: whether zeros of the padding
-    count.
+    """Mean of every window of (N, C, H, W) or (C, H, W). ``count_include_pad``: whether zeros of the padding count.
 
     >>> import fastdl
     >>> from fastdl import nn
@@ -200,8 +198,7 @@ class AdaptiveAvgPool1d(_AdaptivePool):
 
 
 class AdaptiveAvgPool2d(_AdaptivePool):
-    """Means over windows such that the output has ``output_size``: an int, or two of which None keeps the
-    input's.
+    """Means over windows such that the output has ``output_size``: an int, or two of which None keeps the input's.
 
     >>> import fastdl
     >>> from fastdl import nn

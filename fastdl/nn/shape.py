@@ -54,12 +54,11 @@ class Unflatten(Module):
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
-# --------------------------------------------------------------------------------------------------- padding
+# ------------------------------------------------------------------------------------------------------ padding
 
 
 class _Pad(Module):
-    """Padding of the last ``dims`` dimensions: an int, or (before, after) of each, the last dimension
-    first."""
+    """Padding of the last ``dims`` dimensions: an int, or (before, after) of each, the last dimension first."""
 
     dims = 0
     mode = "constant"
@@ -186,7 +185,7 @@ class CircularPad3d(_Pad):
     dims, mode = 3, "circular"
 
 
-# ---------------------------------------------------------------------------------------- resizing and patche
+# ------------------------------------------------------------------------------------------ resizing and patche
 
 
 class Upsample(Module):
@@ -274,8 +273,7 @@ class PixelUnshuffle(Module):
 
 
 class ChannelShuffle(Module):
-    """Deals channels out anew, so that neighbours come from different groups (Zhang et al. 2018, section
-    3.1)."""
+    """Deals channels out anew, so that neighbours come from different groups (Zhang et al. 2018, section 3.1)."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()

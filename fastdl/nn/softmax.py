@@ -44,8 +44,7 @@ class LogSoftmax(_AlongDim):
 
 
 class Softmax2d(Module):
-    """The softmax over the channels of (N, C, H, W) or (C, H, W). Raises ValueError for other numbers of
-    dimensions."""
+    """The softmax over the channels of (N, C, H, W) or (C, H, W). Raises ValueError for other numbers of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim not in (3, 4):

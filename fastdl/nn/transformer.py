@@ -26,9 +26,8 @@ from .norm import LayerNorm
 class PositionalEncoding(Module):
     """Adds sines and cosines of the position to its input, then drops out (section 3.5).
 
-    ``forward(x)``: (N, L, d_model), or (L, N, d_model) without ``batch_first``. Raises ValueError for a
-    sequence longer
-    than ``max_len``. There are no parameters, and the table is not part of the state_dict.
+    ``forward(x)``: (N, L, d_model), or (L, N, d_model) without ``batch_first``. Raises ValueError for a sequence
+    longer than ``max_len``. There are no parameters, and the table is not part of the state_dict.
 
     >>> import fastdl
     >>> from fastdl import nn
@@ -114,10 +113,8 @@ class _Layer(Module):
 class TransformerEncoderLayer(_Layer):
     """Self-attention and a feed-forward network, each with residual, dropout and layer norm (section 3.1).
 
-    ``forward(src, src_mask, src_key_padding_mask, is_causal)``; masks as in `MultiheadAttention`.
-    ``norm_first``:
-    normalise before the blocks instead of after (Xiong et al. 2020, "On layer normalization in the
-    transformer
+    ``forward(src, src_mask, src_key_padding_mask, is_causal)``; masks as in `MultiheadAttention`. ``norm_first``:
+    normalise before the blocks instead of after (Xiong et al. 2020, "On layer normalization in the transformer
     architecture", figure 1).
 
     >>> import fastdl
@@ -174,8 +171,7 @@ class TransformerEncoderLayer(_Layer):
 class TransformerDecoderLayer(_Layer):
     """Self-attention, attention over the encoder's output and a feed-forward network (section 3.1).
 
-    ``forward(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask,
-    tgt_is_causal,
+    ``forward(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask, tgt_is_causal,
     memory_is_causal)``; masks as in `MultiheadAttention`.
 
     >>> import fastdl
@@ -295,8 +291,7 @@ class TransformerEncoder(Module):
 class TransformerDecoder(Module):
     """``num_layers`` copies of a decoder layer, and ``norm`` at the end where given.
 
-    ``forward(tgt, memory, ...)`` takes what `TransformerDecoderLayer` takes; with tgt_is_causal None a causal
-    mask is
+    ``forward(tgt, memory, ...)`` takes what `TransformerDecoderLayer` takes; with tgt_is_causal None a causal mask is
     recognised.
     """
 
@@ -325,8 +320,7 @@ class TransformerDecoder(Module):
 
 
 class Transformer(Module):
-    """Encoder and decoder (Vaswani et al. 2017, figure 1), without embeddings and without the final linear
-    layer.
+    """Encoder and decoder (Vaswani et al. 2017, figure 1), without embeddings and without the final linear layer.
 
     >>> import fastdl
     >>> from fastdl import nn

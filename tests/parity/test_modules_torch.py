@@ -1,5 +1,4 @@
-"""Every layer against PyTorch's: the same repr, state_dict, outputs and gradients after loading its
-weights."""
+"""Every layer against PyTorch's: the same repr, state_dict, outputs and gradients after loading its weights."""
 
 import numpy as np
 import pytest
@@ -437,7 +436,7 @@ def test_losses_of_three(reduction, rng):
     )
 
 
-# ------------------------------------------------------------------------------------------------- attention
+# ---------------------------------------------------------------------------------------------------- attention
 
 
 ATTENTION = [
@@ -569,7 +568,7 @@ def test_transformer(kwargs, rng):
     compare(encoder, their_encoder, source, same_repr=False, rtol=1e-9)
 
 
-# --------------------------------------------------------------------------------------------- whole models
+# ------------------------------------------------------------------------------------------------- whole models
 
 
 def test_sequential_of_float32(rng):
