@@ -49,12 +49,13 @@ def test_every_small_shape(dtype, isa, rng):
         check_matmul(a, randn(rng, (n, k), dtype).T)
 
 
-# Blocks: 12 or 3 tiles of rows, 512 of K, 28 rows from which on B is packed, 768 KiB read without packing, 2048 for the
-# split sum, 64 columns of a dot product, 1024 of a vector times a matrix.
+# Blocks: 3 tiles of rows or more, 512 of K, 28 rows from which on B is packed, 5 MiB (1.25 where rows lie a multiple of
+# 4 KiB apart) that are read without packing, 2048 for the split sum, 64 columns of a dot product, 1024 of a vector
+# times a matrix.
 SHAPES = [
     (1, 1030, 70), (3, 1023, 9), (4, 70, 1030), (1, 129, 2050), (300, 1, 700), (2, 1, 33), (29, 40, 1030),
     (28, 700, 300), (43, 130, 513), (169, 70, 1025), (430, 97, 530), (100, 1100, 400), (20, 30, 4100),
-    (33, 17, 6200), (257, 300, 600),
+    (33, 17, 6200), (257, 300, 600), (310, 290, 1024),
 ]  # fmt: skip
 
 
@@ -71,6 +72,12 @@ def test_block_boundaries_and_transpositions(shape, dtype, isa, rng):
     check_matmul(at, bt, alpha=-0.5, residual=residual)
     got = ops.matmul(a, ops.pack_b(bt), bias=bias, activation="relu")
     assert_close_sum(got, ref.matmul(a, b, bias=bias, activation="relu"), ref.matmul_abs(a, b, bias=bias), k)
+
+
+def test_operands_beyond_the_caches(isa, rng):
+    a, b = randn(rng, (250, 2100)), randn(rng, (2100, 2100))  # B is packed in two parts
+    check_matmul(a, b)
+    check_matmul(a[:, ::-1], b[::-1].T)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 40), (4, 33, 70), (15, 40, 17), (50, 1, 70), (40, 70, 30)], ids=str)

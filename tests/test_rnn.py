@@ -94,7 +94,8 @@ def compare(
 SIZES = [
     # steps, batch, inputs, hidden
     (1, 1, 1, 1), (3, 2, 4, 5), (2, 3, 3, 16), (3, 5, 2, 17), (2, 6, 7, 31), (2, 7, 1, 33), (2, 8, 5, 64),
-    (3, 9, 3, 65), (2, 13, 2, 63), (4, 1, 3, 130), (3, 0, 2, 3), (2, 3, 0, 4),
+    (3, 9, 3, 65), (2, 13, 2, 63), (4, 1, 3, 130),
+    (1, 3, 2, 17), (1, 9, 3, 65), (2, 30, 1, 18), (3, 0, 2, 3), (2, 3, 0, 4),
 ]  # fmt: skip
 
 
@@ -193,6 +194,17 @@ def test_nan_and_infinity_propagate(rng, kind):
         assert np.isposinf(y[2, 1]).all()
     else:  # saturated gates
         assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_at_all(kind):
+    _, params = make(np.random.default_rng(0), kind, 2, 5)
+    network = Network(kind, packed=True)
+    x = np.zeros((0, 2))
+    y, h_n, _, reserve = network.forward(x, None, None, params, [], True)
+    assert y.shape == (0, 5) and h_n.shape == (1, 0, 5)
+    dx, _, _, dparams = network.backward(y, None, None, x, None, None, params, y, reserve, [])
+    assert dx.shape == x.shape and all((d == 0).all() for d in dparams)
 
 
 def test_projection(rng):

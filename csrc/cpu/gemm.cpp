@@ -10,13 +10,16 @@
 namespace fastdl::cpu {
 namespace {
 
-// A block of A (kMc rows x kc of float32: 172 KiB) stays in the L2 cache while the panels of B pass by.
-constexpr int64_t kMcTiles = 12;
-// B is packed this many elements at a time: it should stay in the L3 cache, and bounds the workspace.
-constexpr int64_t kPackedB = int64_t{1} << 22;
-// Operands that fit the L2 cache together are read as they lie; and with few rows packing B costs more than
-// it saves.
-constexpr int64_t kInL2 = 768 * 1024;
+// A packed block of A stays in the L2 cache (1 MiB and up) while the panels of B pass by.
+constexpr int64_t kABlock = 344 * 1024;
+// So much of B is packed at a time: it should stay in the L3 cache, and bounds the workspace.
+constexpr int64_t kPackedB = int64_t{16} << 20;
+// Operands of so many bytes together are read as they lie: packing costs more than it saves. Rows a multiple
+// of a page apart fall into the same few cache sets, so that such operands must (nearly) fit the L2 cache.
+// With few rows packing B never pays.
+constexpr int64_t kDirect = 5 << 20;
+constexpr int64_t kDirectAliased = 1280 << 10;
+constexpr int64_t kPage = 4096;
 constexpr int64_t kFewRows = 28;
 // A panel of B of so many elements is packed on the stack: that saves a small product half of its overhead.
 constexpr int64_t kSmallPanel = 2048;
@@ -150,12 +153,14 @@ void pack_panels(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>
 struct Cut {
   int64_t rows, cols;  // of a task's block
 };
-Cut cut_of(int64_t m, int64_t n, int64_t k, int64_t mr, int64_t nr) {
-  const int64_t row_tiles = ceil_div(m, mr), panels = ceil_div(n, nr);
-  int64_t tiles = std::min(row_tiles, kMcTiles), strips = 1;
+template <class T>
+Cut cut_of(const GemmKernelsOf<T>& kernel, int64_t m, int64_t n, int64_t k) {
+  const int64_t mr = kernel.mr, nr = kernel.nr, row_tiles = ceil_div(m, mr), panels = ceil_div(n, nr);
+  const int64_t most = kABlock / (mr * kernel.kc * int64_t{sizeof(T)});
+  int64_t tiles = std::min(row_tiles, most), strips = 1;
   if (cost_of(m, n, k) > kSerialCost) {
     constexpr int64_t kTasks = 16;  // balance a few threads
-    if (row_tiles > kMcTiles || panels < kTasks) {
+    if (row_tiles > most || panels < kTasks) {
       // Rows first: a block of A is then packed once, not once per strip of B.
       tiles = std::max(std::min(tiles, row_tiles / kTasks), std::min<int64_t>(row_tiles, 3));
     }
@@ -171,9 +176,9 @@ void gemm_blocked(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T
   const int64_t nr = kernel.nr, panels = ceil_div(g.n, nr);
   // With one block of rows each panel of B is used once: its task packs it. Otherwise they are packed for all
   // tasks.
-  const bool alone = pack_b && cut_of(g.m, g.n, g.k, kernel.mr, nr).rows >= g.m;
+  const bool alone = pack_b && cut_of(kernel, g.m, g.n, g.k).rows >= g.m;
   const bool ahead = pack_b && !alone;
-  const int64_t most = std::max<int64_t>(kPackedB / std::max<int64_t>(g.k * nr, 1), 8);
+  const int64_t most = std::max<int64_t>(kPackedB / std::max<int64_t>(g.k * nr * int64_t{sizeof(T)}, 1), 8);
   const int64_t chunk = ahead ? std::min(panels, most) : panels;
   Workspace b_space(context, ahead ? static_cast<size_t>(chunk * nr * g.k) * sizeof(T) : 0);
   for (int64_t jc = 0; jc < panels;
@@ -181,7 +186,7 @@ void gemm_blocked(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T
     const int64_t count = std::min(chunk, panels - jc), n = std::min(count * nr, g.n - jc * nr);
     if (ahead) pack_panels(context, kernel, g, jc, count, b_space.as<T>());
     const T* b_panels = g.packed_b ? g.packed_b + jc * nr * g.k : ahead ? b_space.as<T>() : nullptr;
-    const Cut cut = cut_of(g.m, n, g.k, kernel.mr, nr);
+    const Cut cut = cut_of(kernel, g.m, n, g.k);
     const int64_t strips = ceil_div(n, cut.cols), tasks = ceil_div(g.m, cut.rows) * strips;
     parallel_for(
         context, tasks, cost_of(cut.rows, cut.cols, g.k), [&](int64_t task) {  // 3rd loop (ic): blocks of A
@@ -282,9 +287,10 @@ void gemm(Context* context, const Gemm<T>& g) {
     if (g.m <= kernel.gemv_rows && g.b_n == 1) return gemm_gemv(context, kernel, g);
   }
   const int64_t a_bytes = g.m * g.k * int64_t{sizeof(T)}, b_bytes = g.k * g.n * int64_t{sizeof(T)};
-  const bool in_l2 = a_bytes + b_bytes <= kInL2;
-  const bool pack_b = !g.packed_b && (!plain_b || g.b_n != 1 || !(in_l2 || g.m <= kFewRows));
-  const bool pack_a = !plain_a || !(in_l2 || a_bytes <= kInL2 / 3 || g.n <= 2 * kernel.nr);
+  const bool aliased = g.a_row * int64_t{sizeof(T)} % kPage == 0 || g.b_k * int64_t{sizeof(T)} % kPage == 0;
+  const bool direct = a_bytes + b_bytes <= (aliased ? kDirectAliased : kDirect);
+  const bool pack_b = !g.packed_b && (!plain_b || g.b_n != 1 || !(direct || g.m <= kFewRows));
+  const bool pack_a = !plain_a || !(direct || a_bytes <= kDirectAliased / 5 || g.n <= 2 * kernel.nr);
   if (!pack_a && cost_of(g.m, g.n, g.k) <= kSerialCost) {  // one block: nothing to cut, nothing to pack ahead
     return compute_block(context, kernel, g, Block<T>{0, 0, g.m, g.n, false, pack_b, g.packed_b});
   }

@@ -8,9 +8,6 @@
 namespace fastdl::cpu {
 namespace {
 
-// Rows of a block at least: every block reads and writes the gradients of the weights once more.
-constexpr int64_t kLeastRows = 512;
-
 // out[j] (+)= sum over rows of a[r, j], rows in order: out does not depend on how columns are shared out.
 template <class T>
 void column_sums(Context* context, int64_t rows, int64_t columns, const T* a, bool add, T* out) {
@@ -68,7 +65,8 @@ class BackwardLayer {
       dir.carry = scratch.carry + d * sequences * s.hidden;
       dir.grad_h = s.projection ? scratch.grad_h + d * rows_.rows * s.state : nullptr;
       dir.packed = packed;
-      rnn_pack(context_, recurrent_, w.hh, 1, s.state, packed);
+      // A single step has no product but that for h0, which first_states() leaves to the general one.
+      if (rows_.steps > 1 || s.projection) rnn_pack(context_, recurrent_, w.hh, 1, s.state, packed);
       packed += recurrent_.size();
       if (s.projection) {
         dir.packed_hr = packed;
@@ -86,7 +84,7 @@ class BackwardLayer {
     if (grad_x && s.directions == 2 && rows_.rows > 0) {
       std::memset(grad_x, 0, sizeof(T) * static_cast<size_t>(rows_.rows * s.input_of(layer_)));
     }
-    const int64_t block = rnn_block_steps(s, rows_, sizeof(T), kLeastRows);
+    const int64_t block = rnn_block_steps(s, rows_, sizeof(T));
     for (int64_t begin = 0; begin < rows_.steps; begin += block) {
       const int64_t end = begin + block < rows_.steps ? begin + block : rows_.steps;
       steps(begin, end);
@@ -110,8 +108,8 @@ class BackwardLayer {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions;
     const int64_t elements = recurrent_.size() + (s.projection ? projection_.size() : 0);
-    const double row_cost =
-        static_cast<double>(elements) / 8 + 16.0 * static_cast<double>(s.gates * s.hidden);
+    const double row_cost = (rows_.steps == 1 ? 0.0 : static_cast<double>(elements) / 8) +
+                            16.0 * static_cast<double>(s.gates * s.hidden);
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, recurrent_.panels(),
                                      elements * static_cast<int64_t>(sizeof(T)),
                                      row_cost * static_cast<double>(rows_.sequences));
@@ -220,8 +218,25 @@ class BackwardLayer {
       std::memcpy(p_.grad_c0 + index * s.hidden, dir.carry,
                   sizeof(T) * static_cast<size_t>(rows_.sequences * s.hidden));
     }
-    if (!p_.grad_h0) return;
+    if (!p_.grad_h0 || rows_.sequences == 0) return;
     const int64_t depth = s.gates * s.hidden;
+    if (rows_.steps == 1 && !s.projection) {
+      const T* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
+      Gemm<T> g{rows_.sequences,
+                s.state,
+                depth,
+                dir.gates_h,
+                depth,
+                1,
+                weight,
+                s.state,
+                1,
+                p_.grad_h0 + index * s.state,
+                s.state};
+      g.end.residual = s.gru() ? dir.carry : nullptr;
+      g.end.ld_residual = s.hidden;
+      return gemm(context_, g);
+    }
     for (int64_t t = 0; t < rows_.steps; ++t) {
       each_run(rows_, t, d == 1, 0, rows_.sequences, [&](const RnnRun& run) {
         if (run.has_before) return;
@@ -313,11 +328,30 @@ class BackwardLayer {
   Direction direction_[2]{};
 };
 
+// Without a single row, the gradients of the weights are zero and the others are empty.
+template <class T>
+void no_rows(const RnnBackward<T>& p) {
+  const RnnShape& s = p.shape;
+  const auto zero = [](T* g, int64_t n) {
+    if (g) std::memset(g, 0, sizeof(T) * static_cast<size_t>(n));
+  };
+  const int64_t rows = s.gates * s.hidden;
+  for (size_t i = 0; i < p.grads.size(); ++i) {
+    const RnnWeights<T>& g = p.grads[i];
+    zero(g.ih, rows * s.input_of(static_cast<int64_t>(i) / s.directions));
+    zero(g.hh, rows * s.state);
+    zero(g.bias_ih, rows);
+    zero(g.bias_hh, rows);
+    zero(g.hr, s.state * s.hidden);
+  }
+}
+
 }  // namespace
 
 template <class T>
 void rnn_backward(Context* context, const RnnBackward<T>& p) {
   const RnnShape& s = p.shape;
+  if (p.rows.rows == 0) return no_rows(p);
   const auto& table = table_for<T>(*kernels().rnn);
   const auto bytes = [](int64_t n) { return sizeof(T) * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
@@ -330,8 +364,7 @@ void rnn_backward(Context* context, const RnnBackward<T>& p) {
   const Workspace grad_h(context, s.projection ? bytes(s.directions * rows * s.state) : 0);
   const Workspace packed(context,
                          bytes(s.directions * (recurrent.size() + (s.projection ? projection.size() : 0))));
-  const Workspace h_prev(context,
-                         bytes(rnn_block_steps(s, p.rows, sizeof(T), kLeastRows) * sequences * s.state));
+  const Workspace h_prev(context, bytes(rnn_block_steps(s, p.rows, sizeof(T)) * sequences * s.state));
   const Workspace between(context, s.layers > 1 ? bytes(2 * rows * s.width()) : 0);
   const int64_t zero_count =
       p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);

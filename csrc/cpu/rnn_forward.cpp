@@ -8,24 +8,29 @@
 namespace fastdl::cpu {
 namespace {
 
-// Rows of a block at least: fewer make an inefficient product.
-constexpr int64_t kLeastRows = 192;
-
 // One layer, both directions: block by block, one product for x W_ih^T, then the steps.
 template <class T>
 class ForwardLayer {
  public:
   ForwardLayer(Context* context, const RnnForward<T>& p, int64_t layer, const T* x, T* y)
-      : context_(context), p_(p), shape_(p.shape), rows_(p.rows), layer_(layer), x_(x), y_(y) {}
+      : context_(context),
+        p_(p),
+        shape_(p.shape),
+        rows_(p.rows),
+        layer_(layer),
+        one_step_(p.rows.steps == 1 && !p.shape.projection),
+        x_(x),
+        y_(y) {}
 
   // gates, cells, unprojected: scratch for every direction where there is no reserve.
   void run(T* gates, T* cells, T* unprojected, T* packed, const T* zeros) {
     const RnnShape& s = shape_;
     const int64_t columns = s.gates * s.hidden, depth = s.input_of(layer_);
-    const int64_t block = rnn_block_steps(s, rows_, sizeof(T), kLeastRows),
-                  blocks = (rows_.steps + block - 1) / block;
+    const int64_t block = rnn_block_steps(s, rows_, sizeof(T)), blocks = (rows_.steps + block - 1) / block;
     const Workspace biases(context_, s.bias ? bytes(s.directions * columns) : 0);
     const Workspace inputs(context_, blocks > 1 ? bytes(s.directions * packed_b_size<T>(depth, columns)) : 0);
+    const Workspace new_parts(
+        context_, one_step_ && s.gru() && !p_.reserve ? bytes(s.directions * rows_.sequences * s.hidden) : 0);
     const auto& table = table_for<T>(*kernels().rnn);
     table_ = &table;
     panels_ = {s.gates, s.hidden, s.state, table.forward_units[s.kind]};
@@ -45,7 +50,7 @@ class ForwardLayer {
       dir.c0 = p_.c0 ? p_.c0 + index * rows_.sequences * s.hidden : zeros;
       dir.bias_hn = s.gru() && s.bias ? w.bias_hh + 2 * s.hidden : nullptr;
       dir.packed = packed;
-      rnn_pack(context_, panels_, w.hh, s.state, 1, packed);
+      if (!one_step_) rnn_pack(context_, panels_, w.hh, s.state, 1, packed);
       packed += panels_.size();
       if (s.projection) {
         dir.packed_hr = packed;
@@ -67,6 +72,7 @@ class ForwardLayer {
     for (int64_t begin = 0; begin < rows_.steps; begin += block) {
       const int64_t end = begin + block < rows_.steps ? begin + block : rows_.steps;
       for (int64_t d = 0; d < s.directions; ++d) input_product(d, begin, end);
+      if (one_step_) one_step_products(new_parts.as<T>());
       steps(begin, end);
     }
     for (int64_t d = 0; d < s.directions; ++d) last_states(d);
@@ -77,6 +83,7 @@ class ForwardLayer {
     bool saved;
     T *gates, *cell, *unprojected;
     int64_t first_row;  // the row `gates` begins with
+    int64_t ld_bias_hn;
     const T *h0, *c0, *bias, *bias_hn, *packed, *packed_hr, *ih, *packed_ih;
   };
 
@@ -107,11 +114,33 @@ class ForwardLayer {
     gemm(context_, g);
   }
 
+  // A single step is not worth packing the recurrent weights for: its product is added to the gates here.
+  void one_step_products(T* new_parts) {
+    const RnnShape& s = shape_;
+    const int64_t n = rows_.sequences, columns = s.gates * s.hidden;
+    const int64_t into_gates = s.gru() ? 2 * s.hidden : columns;
+    for (int64_t d = 0; d < s.directions && n > 0; ++d) {
+      Direction& dir = direction_[d];
+      const T* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
+      Gemm<T> g{n, into_gates, s.state, dir.h0, s.state, 1, weight, 1, s.state, dir.gates, columns};
+      g.end.beta = T(1);
+      gemm(context_, g);
+      if (!s.gru()) continue;
+      T* part = dir.saved ? dir.cell : new_parts + d * n * s.hidden;
+      Gemm<T> r{n, s.hidden, s.state, dir.h0,  s.state, 1, weight + into_gates * s.state,
+                1, s.state,  part,    s.hidden};
+      r.end.bias = dir.bias_hn;
+      gemm(context_, r);
+      dir.bias_hn = part;
+      dir.ld_bias_hn = s.hidden;
+    }
+  }
+
   void steps(int64_t first, int64_t last) {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions;
-    const double row_cost =
-        static_cast<double>(panels_.size()) / 8 + 16.0 * static_cast<double>(s.gates * s.hidden);
+    const double row_cost = (one_step_ ? 0.0 : static_cast<double>(panels_.size()) / 8) +
+                            16.0 * static_cast<double>(s.gates * s.hidden);
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, panels_.panels(),
                                      panels_.size() * static_cast<int64_t>(sizeof(T)),
                                      row_cost * static_cast<double>(rows_.sequences));
@@ -157,7 +186,9 @@ class ForwardLayer {
       if (run.has_before) f.h_prev = {y_ + before * ld + d * s.state, ld, s.state, run.end - run.begin};
       else f.h_prev = {dir.h0 + run.begin * s.state, s.state, s.state, run.end - run.begin};
       f.hidden = hidden;
-      f.bias_hn = dir.bias_hn;
+      if (one_step_) f.h_prev.depth = 0;
+      f.bias_hn = dir.bias_hn ? dir.bias_hn + run.begin * dir.ld_bias_hn : nullptr;
+      f.ld_bias_hn = dir.ld_bias_hn;
       f.gates = dir.gates + (row - dir.first_row) * s.gates * hidden;
       f.save = dir.saved;
       if (dir.saved) {
@@ -217,6 +248,7 @@ class ForwardLayer {
   const RnnShape& shape_;
   const RnnRows& rows_;
   const int64_t layer_;
+  const bool one_step_;
   const T* x_;
   T* y_;
   const RnnTable<T>* table_ = nullptr;
@@ -234,10 +266,9 @@ void rnn_forward(Context* context, const RnnForward<T>& p) {
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences;
   const bool inference = p.reserve == nullptr;
-  const Workspace gates(context,
-                        inference ? bytes(s.directions * rnn_block_steps(s, p.rows, sizeof(T), kLeastRows) *
-                                          sequences * s.gates * s.hidden)
-                                  : 0);
+  const Workspace gates(context, inference ? bytes(s.directions * rnn_block_steps(s, p.rows, sizeof(T)) *
+                                                   sequences * s.gates * s.hidden)
+                                           : 0);
   const Workspace cells(context, inference && s.lstm() ? bytes(s.directions * sequences * s.hidden) : 0);
   const Workspace unprojected(context,
                               inference && s.projection ? bytes(s.directions * sequences * s.hidden) : 0);

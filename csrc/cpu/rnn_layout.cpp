@@ -25,12 +25,14 @@ void rnn_pack(Context* context, const RnnPanels& layout, const T* source, int64_
                [&](int64_t panel) { table.pack(layout, source, column_stride, row_stride, panel, packed); });
 }
 
-int64_t rnn_block_steps(const RnnShape& s, const RnnRows& rows, int64_t item_size, int64_t least_rows) {
-  constexpr int64_t kBlockBytes = 1 << 20;
-  int64_t block = kBlockBytes / (s.gates * s.hidden * item_size);
-  if (block < least_rows) block = least_rows;
+int64_t rnn_block_steps(const RnnShape& s, const RnnRows& rows, int64_t item_size) {
+  constexpr int64_t kBlockBytes = 2 << 20;  // two cores' L2 caches
+  constexpr int64_t kLeastRows = 384;       // with fewer, products lose more than the cache gains
+  const int64_t block = kBlockBytes / (s.gates * s.hidden * item_size);
   // A remainder of less than half a block is not worth a block of its own.
-  if (rows.sequences == 0 || rows.rows <= block + block / 2) return rows.steps > 0 ? rows.steps : 1;
+  if (block < kLeastRows || rows.sequences == 0 || rows.rows <= block + block / 2) {
+    return rows.steps > 0 ? rows.steps : 1;
+  }
   return (block + rows.sequences - 1) / rows.sequences;
 }
 

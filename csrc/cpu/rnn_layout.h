@@ -125,8 +125,9 @@ template <class T>
 void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const T* x, T* y);
 
 // Steps are taken in blocks whose gates fit the L2 cache: what a block's products leave there, its steps
-// read, and the other way round. Returns the steps of a block: all of them where rows are few.
-int64_t rnn_block_steps(const RnnShape& shape, const RnnRows& rows, int64_t item_size, int64_t least_rows);
+// read, and the other way round. Returns the steps of a block: all of them where rows are few or too wide for
+// that.
+int64_t rnn_block_steps(const RnnShape& shape, const RnnRows& rows, int64_t item_size);
 
 // Packs for the kernels; see RnnPanels.
 template <class T>

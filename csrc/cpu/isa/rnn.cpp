@@ -33,7 +33,7 @@ struct GruCell {
     const int64_t hidden = s.hidden;
     T* gates = s.gates + r * 3 * hidden + j;
     V part = V::load(sums + 2 * V::width);
-    if (s.bias_hn) part = part + lane.load(s.bias_hn + j);
+    if (s.bias_hn) part = part + lane.load(s.bias_hn + r * s.ld_bias_hn + j);
     const V reset = gate_sigmoid(lane.load(gates) + V::load(sums));
     const V update = gate_sigmoid(lane.load(gates + hidden) + V::load(sums + V::width));
     const V fresh = gate_tanh(fma(reset, part, lane.load(gates + 2 * hidden)));

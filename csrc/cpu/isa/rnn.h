@@ -20,7 +20,8 @@ struct RnnPanels {
   int64_t size() const { return panels() * panel_size(); }
 };
 
-// The left operand of the recurrent product: `rows` rows of `depth` elements; depth 0 for no product.
+// The left operand of the recurrent product: `rows` rows of `depth` elements; depth 0 for no product
+// (forward: it has been added to the gates already).
 template <class T>
 struct RnnOperand {
   const T* data;
@@ -31,11 +32,13 @@ template <class T>
 struct RnnForwardStep {
   RnnOperand<T> h_prev;
   int64_t hidden;
-  const T* bias_hn;  // GRU, or NULL
-  const T* c_prev;   // LSTM: [rows, hidden]
-  T* c;              // LSTM: [rows, hidden], may be c_prev
-  T* gates;          // [rows, gates * hidden]: W_ih x + b before, the activated gates after if `save`
-  T* new_part;       // GRU with `save`: W_hn h + b_hn, [rows, hidden]
+  const T*
+      bias_hn;  // GRU, or NULL: rows ld_bias_hn apart (0: one for all) are added to the sums of the new gate
+  int64_t ld_bias_hn;
+  const T* c_prev;  // LSTM: [rows, hidden]
+  T* c;             // LSTM: [rows, hidden], may be c_prev
+  T* gates;         // [rows, gates * hidden]: W_ih x + b before, the activated gates after if `save`
+  T* new_part;      // GRU with `save`: W_hn h + b_hn, [rows, hidden]
   T* h;
   int64_t ld_h;
   bool save;

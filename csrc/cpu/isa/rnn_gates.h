@@ -1,5 +1,5 @@
-// The functions of the gates. A cell calls five of them for every four products of 64 units, so they count: half the
-// operations of vecmath.h's, for an error of some 2 ulp instead of 1.
+// The functions of the gates. A cell calls five of them for every four products of 64 units, so they count:
+// half the operations of vecmath.h's, for an error of some 2 ulp instead of 1.
 #pragma once
 
 #include "cpu/isa/vecmath.h"
