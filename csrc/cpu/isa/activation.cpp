@@ -28,7 +28,9 @@ template <class T>
 void forward(const fastdl_activation& f, int64_t n, const T* x, T* y) {
   const Vec<T> alpha = constant<T>(f.alpha), beta = constant<T>(f.beta);
   with_activation(f.kind, [&](auto kind) {
-    map(n, x, y, [&](Vec<T> v) { return activation_value<decltype(kind)::value>(v, alpha, beta); });
+    map(n, x, y, [&](Vec<T> v) FASTDL_FORCE_INLINE {
+      return activation_value<decltype(kind)::value>(v, alpha, beta);
+    });
   });
 }
 
@@ -38,18 +40,20 @@ void backward(const fastdl_activation& f, bool from_output, int64_t n, const T* 
   with_activation(f.kind, [&](auto kind) {
     constexpr int k = decltype(kind)::value;
     if (from_output) {
-      map2(n, dy, saved, dx,
-           [&](Vec<T> g, Vec<T> s) { return activation_gradient<k, true>(g, s, alpha, beta); });
+      map2(n, dy, saved, dx, [&](Vec<T> g, Vec<T> s) FASTDL_FORCE_INLINE {
+        return activation_gradient<k, true>(g, s, alpha, beta);
+      });
     } else {
-      map2(n, dy, saved, dx,
-           [&](Vec<T> g, Vec<T> s) { return activation_gradient<k, false>(g, s, alpha, beta); });
+      map2(n, dy, saved, dx, [&](Vec<T> g, Vec<T> s) FASTDL_FORCE_INLINE {
+        return activation_gradient<k, false>(g, s, alpha, beta);
+      });
     }
   });
 }
 
 template <class T>
 void glu(int64_t n, const T* a, const T* b, T* y) {
-  map2(n, a, b, y, [](Vec<T> u, Vec<T> v) { return u * sigmoid(v); });
+  map2(n, a, b, y, [](Vec<T> u, Vec<T> v) FASTDL_FORCE_INLINE { return u * sigmoid(v); });
 }
 
 template <class T>
@@ -67,10 +71,10 @@ void glu_backward(int64_t n, const T* dy, const T* a, const T* b, T* da, T* db) 
 
 template <class T>
 void prelu(int64_t n, const T* x, const T* weight, bool per_element, T* y) {
-  const auto f = [](Vec<T> v, Vec<T> w) { return select(v > Vec<T>::zero(), v, v * w); };
+  const auto f = [](Vec<T> v, Vec<T> w) FASTDL_FORCE_INLINE { return select(v > Vec<T>::zero(), v, v * w); };
   if (per_element) return map2(n, x, weight, y, f);
   const Vec<T> w = Vec<T>::broadcast(*weight);
-  map(n, x, y, [&](Vec<T> v) { return f(v, w); });
+  map(n, x, y, [&](Vec<T> v) FASTDL_FORCE_INLINE { return f(v, w); });
 }
 
 template <class T>
@@ -95,17 +99,17 @@ template <class T>
 void elementary(int32_t kind, int64_t n, const T* x, T* y) {
   switch (kind) {
     case FASTDL_EXP:
-      return map(n, x, y, [](Vec<T> v) { return exp(v); });
+      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return exp(v); });
     case FASTDL_EXPM1:
-      return map(n, x, y, [](Vec<T> v) { return expm1(v); });
+      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return expm1(v); });
     case FASTDL_LOG:
-      return map(n, x, y, [](Vec<T> v) { return log(v); });
+      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return log(v); });
     case FASTDL_LOG1P:
-      return map(n, x, y, [](Vec<T> v) { return log1p(v); });
+      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return log1p(v); });
     case FASTDL_ERF:
-      return map(n, x, y, [](Vec<T> v) { return erf(v); });
+      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return erf(v); });
     case FASTDL_ERFC:
-      return map(n, x, y, [](Vec<T> v) { return erfc(v); });
+      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return erfc(v); });
   }
 }
 
