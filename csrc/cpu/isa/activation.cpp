@@ -6,11 +6,20 @@
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-// y[i] = f(x[i]) on vectors, the last one partial.
+// How many elements come before the first vector that is aligned in y, if it is worth stopping there: NumPy
+// aligns arrays to 16 bytes, and every vector would cross a cache line otherwise.
+template <class T>
+FASTDL_INLINE int lead(int64_t n, const T* y) {
+  constexpr int w = Vec<T>::width;
+  return n < 4 * w ? 0 : static_cast<int>((0 - reinterpret_cast<uintptr_t>(y)) / sizeof(T) % w);
+}
+
+// y[i] = f(x[i]) on vectors, the first and the last one partial.
 template <class T, class F>
 FASTDL_INLINE void map(int64_t n, const T* x, T* y, F&& f) {
   constexpr int w = Vec<T>::width;
-  int64_t i = 0;
+  int64_t i = lead(n, y);
+  if (i) f(Vec<T>::load(x, static_cast<int>(i))).store(y, static_cast<int>(i));
   for (; i + w <= n; i += w) f(Vec<T>::load(x + i)).store(y + i);
   if (i < n) f(Vec<T>::load(x + i, static_cast<int>(n - i))).store(y + i, static_cast<int>(n - i));
 }
@@ -18,10 +27,13 @@ FASTDL_INLINE void map(int64_t n, const T* x, T* y, F&& f) {
 template <class T, class F>
 FASTDL_INLINE void map2(int64_t n, const T* a, const T* b, T* y, F&& f) {
   constexpr int w = Vec<T>::width;
-  int64_t i = 0;
+  const auto partial = [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+    f(Vec<T>::load(a + i, m), Vec<T>::load(b + i, m)).store(y + i, m);
+  };
+  int64_t i = lead(n, y);
+  if (i) partial(0, static_cast<int>(i));
   for (; i + w <= n; i += w) f(Vec<T>::load(a + i), Vec<T>::load(b + i)).store(y + i);
-  const int rest = static_cast<int>(n - i);
-  if (rest > 0) f(Vec<T>::load(a + i, rest), Vec<T>::load(b + i, rest)).store(y + i, rest);
+  if (i < n) partial(i, static_cast<int>(n - i));
 }
 
 template <class T>
