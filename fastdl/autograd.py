@@ -97,7 +97,11 @@ class ArrayFunction:
                 nodes.append(None)
         if tracked and _mode.enabled:
             ctx.needs = ctx.inputs = nodes
-            out = cls.forward(ctx, *arrays)
+            try:
+                out = cls.forward(ctx, *arrays)
+            except AttributeError as error:
+                _check_kinds(cls, arrays, error)
+                raise
             if out.__class__ is ndarray:
                 ctx.key = next(_keys)
                 ctx.epoch = _epoch
@@ -115,13 +119,23 @@ class ArrayFunction:
             return t
         if len(args) > 64:
             ctx.needs = (None,) * len(args)
-        out = cls.forward(ctx, *arrays)
+        try:
+            out = cls.forward(ctx, *arrays)
+        except AttributeError as error:
+            _check_kinds(cls, arrays, error)
+            raise
         if out.__class__ is tuple:
             return tuple([o if o is None else wrap(np.asarray(o)) for o in out])
         t = _new(Tensor)
         t._data = out if out.__class__ is ndarray else np.asarray(out)
         t._node = t.grad = None
         return t
+
+
+def _check_kinds(function: type, args: list, error: AttributeError) -> None:
+    """Say so where a forward failed on an argument that is no array: None or a list, most often."""
+    if any(a is error.obj for a in args) and not isinstance(error.obj, ndarray):
+        raise TypeError(f"{function.__name__}: expected a Tensor, got {type(error.obj).__name__}") from error
 
 
 class Output:

@@ -197,9 +197,6 @@ class RNN(RNNBase):
         output, (h_n,) = self._run(input, (hx,), lengths)
         return output, h_n
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + (", nonlinearity=relu" if self.nonlinearity == "relu" else "")
-
 
 class GRU(RNNBase):
     """Gated recurrent units (Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder", section
