@@ -154,7 +154,7 @@ def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
         )
 
 
-def _operands(op: str, input: Any, target: Any) -> tuple[Tensor, Tensor]:
+def _operands(op: str, input: Any, target: Any) -> tuple[Any, Any]:
     """Input and target as float Tensors of one dtype and shape, broadcast where they differ."""
     if (
         isinstance(input, TensorBase)
