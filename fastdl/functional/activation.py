@@ -82,7 +82,8 @@ class Prelu(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> Any:
         need_x, need_weight = ctx.needs[0] is not None, ctx.needs[1] is not None
-        return ops.prelu_backward(grad, *ctx.saved, need_x, need_weight)
+        x, weight = ctx.saved
+        return ops.prelu_backward(grad, x, weight, need_x, need_weight)
 
 
 class RRelu(ArrayFunction):
