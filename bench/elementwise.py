@@ -1,6 +1,6 @@
 """Elementwise and row kernels against PyTorch: activations, softmax, losses, embeddings, dropout, optimizers.
 
-pip install '.[peers]' && python bench/elementwise.py --threads 2 [--size large|small] [--only softmax] [--json out.json]
+pip install '.[peers]' && python bench/elementwise.py --threads 2 [--size large|small] [--only softmax] [--json F]
 
 Most of these are bound by memory: beside each time stands the bandwidth of the bytes that must move, to compare with
 the copy of the first row.

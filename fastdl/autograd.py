@@ -332,15 +332,18 @@ def _owner(array: Any) -> Any:
     return array
 
 
-def mark_inplace(array: Any) -> None:
-    """Note that the memory of ``array`` was just changed; graphs that saved it refuse to run backward."""
+def mark_inplace(*arrays: Any) -> None:
+    """Note that the memory of ``arrays`` was just changed; graphs that saved it refuse to run backward."""
     global _epoch
     _epoch += 1
-    owner = _owner(array)
-    key = id(owner)
-    entry = _modified.get(key)
-    ref = entry[0] if entry is not None else weakref.ref(owner, lambda _: _modified.pop(key, None))
-    _modified[key] = (ref, _epoch)
+    for array in arrays:
+        owner = _owner(array)
+        key = id(owner)
+        entry = _modified.get(key)
+        ref = (
+            entry[0] if entry is not None else weakref.ref(owner, lambda _, key=key: _modified.pop(key, None))
+        )
+        _modified[key] = (ref, _epoch)
 
 
 def version(array: Any) -> int:

@@ -265,7 +265,9 @@ def rnn_relu(
 # ------------------------------------------------------------------------------------------------------------ cells
 
 
-def run_cell(kind: str, input: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor]) -> tuple:
+def run_cell(
+    kind: str, input: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor | None]
+) -> tuple:
     """One step: the new states. input (B, I) or (I,), states (B, H) or (H,) or None."""
     if not isinstance(input, TensorBase):
         raise TypeError(f"{kind}: expected a Tensor, got {type(input).__name__}")
