@@ -156,7 +156,14 @@ void sum_gathered(const WeightGradient<T>& p, const Region<T>& in, const Region<
       }
     }
   }
-  std::vector<GemmPiece<T>> pieces(lines.size());
+  // Where the gradient's lines follow each other as the gathered ones do, they are one long sum.
+  int64_t joined = 1;
+  while (joined < static_cast<int64_t>(lines.size()) &&
+         lines[static_cast<size_t>(joined)].grad == lines[0].grad + joined * count * grad.step[2]) {
+    ++joined;
+  }
+  if (static_cast<int64_t>(lines.size()) % joined != 0) joined = 1;
+  std::vector<GemmPiece<T>> pieces(lines.size() / static_cast<size_t>(joined));
   GemmTile<T> t{};
   t.a_row = positions;
   t.a_k = 1;
@@ -171,9 +178,10 @@ void sum_gathered(const WeightGradient<T>& p, const Region<T>& in, const Region<
     const int64_t column = panel * k.nr;
     t.cols = static_cast<int>(std::min<int64_t>(k.nr, g.o - column));
     for (int64_t i = 0; i < rows; i += tile) {
-      for (size_t line = 0; line < lines.size(); ++line) {
-        pieces[line] = {scratch.as<T>() + i * positions + static_cast<int64_t>(line) * count,
-                        lines[line].grad + column, count};
+      for (size_t piece = 0; piece < pieces.size(); ++piece) {
+        const int64_t line = static_cast<int64_t>(piece) * joined;
+        pieces[piece] = {scratch.as<T>() + i * positions + line * count,
+                         lines[static_cast<size_t>(line)].grad + column, joined * count};
       }
       t.rows = static_cast<int>(std::min(tile, rows - i));
       t.c = sums + i * g.o + column;
