@@ -193,9 +193,11 @@ class ParameterGroup {
 // Arrays of one call.
 struct Arrays {
   std::deque<Array> arrays;
+  std::vector<py::object> held;  // whatever other threads do to the caller's list meanwhile
   List list;
   explicit Arrays(const py::list& objects) {
     for (py::handle object : objects) {
+      held.push_back(py::reinterpret_borrow<py::object>(object));
       arrays.emplace_back();
       arrays.back().load(object, true);
       if (!arrays.back().get()) throw py::type_error("expected a numpy.ndarray, got None");

@@ -11,8 +11,8 @@ class Arrays {
  public:
   Arrays(const py::sequence& items, bool writable) : count_(items.size()), arrays_(new Array[count_]) {
     for (size_t i = 0; i < count_; ++i) {
-      const py::object item = items[i];  // the caller's sequence keeps it alive
-      arrays_[i].load(item, writable);
+      held_.emplace_back(items[i]);
+      arrays_[i].load(held_.back(), writable);
       pointers_.push_back(arrays_[i].get());
     }
   }
@@ -22,6 +22,7 @@ class Arrays {
  private:
   size_t count_;
   std::unique_ptr<Array[]> arrays_;
+  std::vector<py::object> held_;  // whatever other threads do to the caller's sequence meanwhile
   std::vector<const fastdl_tensor*> pointers_;
 };
 

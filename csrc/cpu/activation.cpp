@@ -199,7 +199,7 @@ fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* out_, const fastdl_activation* activation) {
   return guarded([&] {
     const char* op = "activation";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const fastdl_activation f = checked(activation, op);
     check_same_shape(x, "x", out, "out", op);
     dispatch_float(x.dtype, [&](auto zero) {
@@ -220,7 +220,7 @@ fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_t
     const char* op = "activation_backward";
     const View dy = float_view(grad_out, op, "grad_out");
     const View saved = view_like(saved_, dy.dtype, op, "saved"),
-               dx = view_like(grad_x, dy.dtype, op, "grad_x");
+               dx = out_view(grad_x, dy.dtype, op, "grad_x");
     const fastdl_activation f = checked(activation, op);
     check_same_shape(dy, "grad_out", saved, "saved", op);
     check_same_shape(dy, "grad_out", dx, "grad_x", op);
@@ -243,7 +243,7 @@ fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_
                                 int32_t kind) {
   return guarded([&] {
     const char* op = "elementary";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     FASTDL_CHECK(kind >= FASTDL_EXP && kind <= FASTDL_ERFC, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
                  kind);
@@ -262,7 +262,7 @@ fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x
                                  int32_t dim) {
   return guarded([&] {
     const char* op = "glu";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const GluShape s = glu_shape(x, out, checked_dim(dim, x, op), op);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -283,7 +283,7 @@ fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* 
   return guarded([&] {
     const char* op = "glu_backward";
     const View dy = float_view(grad_out, op, "grad_out");
-    const View x = view_like(x_, dy.dtype, op, "x"), dx = view_like(grad_x, dy.dtype, op, "grad_x");
+    const View x = view_like(x_, dy.dtype, op, "x"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     check_same_shape(x, "x", dx, "grad_x", op);
     const GluShape s = glu_shape(x, dy, checked_dim(dim, x, op), op);
     dispatch_float(x.dtype, [&](auto zero) {
@@ -305,7 +305,7 @@ fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor*
                                    const fastdl_tensor* weight_, const fastdl_tensor* out_) {
   return guarded([&] {
     const char* op = "prelu";
-    View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const View weight = view_like(weight_, x.dtype, op, "weight");
     check_same_shape(x, "x", out, "out", op);
     const bool last = channels_last(x) && weight.size() != 1;
@@ -330,8 +330,8 @@ fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor
     const char* op = "prelu_backward";
     View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
     const View weight = view_like(weight_, x.dtype, op, "weight");
-    View dx = grad_x ? view_like(grad_x, x.dtype, op, "grad_x") : x;
-    const View dw = grad_weight ? view_like(grad_weight, x.dtype, op, "grad_weight") : weight;
+    View dx = grad_x ? out_view(grad_x, x.dtype, op, "grad_x") : x;
+    const View dw = grad_weight ? out_view(grad_weight, x.dtype, op, "grad_weight") : weight;
     check_same_shape(x, "x", dy, "grad_out", op);
     check_same_shape(x, "x", dx, "grad_x", op);
     check_same_shape(weight, "weight", dw, "grad_weight", op);
@@ -351,6 +351,7 @@ fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor
 }
 
 int32_t fastdl_activation_from_output(const fastdl_activation* f) {
+  if (!f) return 0;
   switch (f->kind) {
     case FASTDL_ACT_NONE:
     case FASTDL_ACT_RELU:

@@ -332,8 +332,7 @@ void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, cons
 
 Problem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
               const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op) {
-  const fastdl_attention_options defaults = FASTDL_ATTENTION_OPTIONS_INIT;
-  const fastdl_attention_options& o = options ? *options : defaults;
+  const auto o = read_options(options, fastdl_attention_options FASTDL_ATTENTION_OPTIONS_INIT, op);
   Problem p;
   p.q = float_view(q, op, "q");
   p.k = view_like(k, p.q.dtype, op, "k");
@@ -395,7 +394,7 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
   return guarded([&] {
     const char* op = "scaled_dot_product_attention";
     Problem p = check(q, k, v, mask, options, op);
-    const View out = view_like(out_, p.q.dtype, op, "out");
+    const View out = out_view(out_, p.q.dtype, op, "out");
     check_shape(out, p.batch, p.heads, p.queries, p.ev, op, "out");
     const View lse = log_sum_exp(lse_, p, op);
     ContiguousOut oc(context, out);
@@ -420,9 +419,8 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
     Problem p = check(q, k, v, mask, options, op);
     const View out = view_like(out_, p.q.dtype, op, "out"),
                dout = view_like(grad_out, p.q.dtype, op, "grad_out");
-    const View dq = view_like(grad_q, p.q.dtype, op, "grad_q"),
-               dk = view_like(grad_k, p.q.dtype, op, "grad_k");
-    const View dv = view_like(grad_v, p.q.dtype, op, "grad_v");
+    const View dq = out_view(grad_q, p.q.dtype, op, "grad_q"), dk = out_view(grad_k, p.q.dtype, op, "grad_k");
+    const View dv = out_view(grad_v, p.q.dtype, op, "grad_v");
     check_shape(out, p.batch, p.heads, p.queries, p.ev, op, "out");
     check_shape(dout, p.batch, p.heads, p.queries, p.ev, op, "grad_out");
     check_same_shape(p.q, "q", dq, "grad_q", op);
@@ -432,7 +430,7 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
     const View lse = log_sum_exp(lse_, p, op);
     Gradients g;
     if (grad_mask) {
-      g.dmask = view_like(grad_mask, p.q.dtype, op, "grad_mask");
+      g.dmask = out_view(grad_mask, p.q.dtype, op, "grad_mask");
       check_shape(g.dmask, p.batch, p.heads, p.queries, p.keys, op, "grad_mask");
       FASTDL_CHECK(g.dmask.contiguous(), FASTDL_ERROR_SHAPE, "%s: grad_mask must be C-contiguous", op);
     }

@@ -1,11 +1,13 @@
 #include "cpu/context.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <vector>
 
 #include "cpu/error.h"
 #include "cpu/parallel.h"
+#include "cpu/tensor.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -66,6 +68,7 @@ BlockCache& block_cache() {
 
 Workspace::Workspace(Context* context, size_t bytes) : context_(context), data_(nullptr), bytes_(bytes) {
   if (bytes == 0) return;
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
   bytes_ = (bytes + 4095) / 4096 * 4096;  // few distinct sizes, so that blocks fit again
   if (context_ && context_->allocate) {
     data_ = context_->allocate(bytes_, context_->user);
@@ -100,14 +103,13 @@ extern "C" {
 fastdl_status fastdl_context_create(const fastdl_context_options* options, fastdl_context** out) {
   return guarded([&] {
     FASTDL_CHECK(out != nullptr, FASTDL_ERROR_VALUE, "context_create: out is NULL");
-    auto* context = new fastdl_context;
-    if (options) {
-      context->num_threads = options->num_threads;
-      context->allocate = options->allocate;
-      context->deallocate = options->deallocate;
-      context->user = options->user;
-    }
-    *out = context;
+    const fastdl_context_options o =
+        read_options(options, fastdl_context_options FASTDL_CONTEXT_OPTIONS_INIT, "context_create");
+    FASTDL_CHECK(o.num_threads >= 0 && o.num_threads <= 1024, FASTDL_ERROR_VALUE,
+                 "context_create: expected 0 to 1024 threads, got %d", o.num_threads);
+    FASTDL_CHECK((o.allocate != nullptr) == (o.deallocate != nullptr), FASTDL_ERROR_VALUE,
+                 "context_create: allocate and deallocate go together");
+    *out = new fastdl_context{o.num_threads, o.allocate, o.deallocate, o.user};
   });
 }
 

@@ -30,15 +30,6 @@ Image<T> image(const View& v) {
   return x;
 }
 
-fastdl_conv_options read_options(const fastdl_conv_options* given, const char* op) {
-  fastdl_conv_options o = FASTDL_CONV_OPTIONS_INIT;
-  if (!given) return o;
-  FASTDL_CHECK(given->struct_size >= sizeof(size_t), FASTDL_ERROR_VALUE,
-               "%s: options must begin with their size (FASTDL_CONV_OPTIONS_INIT)", op);
-  std::memcpy(&o, given, std::min(given->struct_size, sizeof o));
-  return o;
-}
-
 long long ll(int64_t v) { return static_cast<long long>(v); }
 
 void check_options(const fastdl_conv_options& o, int nd, const char* op) {
@@ -55,6 +46,21 @@ void check_options(const fastdl_conv_options& o, int nd, const char* op) {
                ll(o.groups));
   FASTDL_CHECK(o.activation.kind >= FASTDL_ACT_NONE && o.activation.kind <= FASTDL_ACT_THRESHOLD,
                FASTDL_ERROR_VALUE, "%s: unknown activation kind %d", op, o.activation.kind);
+}
+
+// Padded images, and what a kernel reaches, stay countable in 64 bits.
+void check_extents(const View& big, const View& weight, const View& small, const fastdl_conv_options& o,
+                   int nd, const char* op) {
+  const auto d = [](int64_t v) { return static_cast<double>(v); };
+  double elements =
+      64 * std::max(1.0, std::max(d(big.shape[0]), 1.0) * std::max(d(big.shape[1]), d(small.shape[1])));
+  for (int i = 0; i < nd; ++i) {
+    elements *= d(big.shape[2 + i]) + d(o.padding[i]) + d(o.padding_end[i]) +
+                d(o.dilation[i]) * d(weight.shape[2 + i]) + d(o.stride[i]) * d(small.shape[2 + i]) + 1;
+  }
+  FASTDL_CHECK(elements < 1e18, FASTDL_ERROR_VALUE,
+               "%s: padding, dilation or stride are too big for an image of shape %s", op,
+               shape_string(big).c_str());
 }
 
 // What a tensor is called in messages: the roles of `big` (the convolution's input) and `small` (its output)
@@ -79,6 +85,7 @@ Geometry geometry(const View& big, const View& weight, const View& small, const 
   check_ndim(small, x.ndim, op, names.small);
   const int nd = x.ndim - 2;
   check_options(o, nd, op);
+  check_extents(big, weight, small, o, nd, op);
   Geometry g;
   g.n = big.shape[0];
   g.c = big.shape[1];
@@ -246,8 +253,8 @@ void forward(Context* context, const fastdl_tensor* x_, const fastdl_tensor* wei
              const fastdl_conv_options* options, bool transposed) {
   const char* op = transposed ? "conv_transpose" : "conv";
   const View x = float_view(x_, op, "x"), weight = view_like(weight_, x.dtype, op, "weight");
-  const View out = view_like(out_, x.dtype, op, "out");
-  const fastdl_conv_options o = read_options(options, op);
+  const View out = out_view(out_, x.dtype, op, "out");
+  const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
   const Geometry g = transposed ? geometry(out, weight, x, o, {op, "out", "x", "weight", true})
                                 : geometry(x, weight, out, o, {op, "x", "out", "weight", false});
   const auto bias = optional_vector(bias_, x.dtype, out.shape[1], op, "bias");
@@ -263,8 +270,8 @@ void backward_data(Context* context, const fastdl_tensor* grad_, const fastdl_te
                    const fastdl_conv_options* options, bool transposed) {
   const char* op = transposed ? "conv_transpose_backward_data" : "conv_backward_data";
   const View grad = float_view(grad_, op, "grad_out"), weight = view_like(weight_, grad.dtype, op, "weight");
-  const View grad_x = view_like(grad_x_, grad.dtype, op, "grad_x");
-  const fastdl_conv_options o = read_options(options, op);
+  const View grad_x = out_view(grad_x_, grad.dtype, op, "grad_x");
+  const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
   const Geometry g = transposed
                          ? geometry(grad, weight, grad_x, o, {op, "grad_out", "grad_x", "weight", true})
                          : geometry(grad_x, weight, grad, o, {op, "grad_x", "grad_out", "weight", false});
@@ -282,11 +289,13 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
                      const fastdl_tensor* grad_bias_, const fastdl_conv_options* options, bool transposed) {
   const char* op = transposed ? "conv_transpose_backward_weight" : "conv_backward_weight";
   const View grad = float_view(grad_, op, "grad_out"), x = view_like(x_, grad.dtype, op, "x");
-  const fastdl_conv_options o = read_options(options, op);
+  const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
   const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
   check_saved(saved, o.activation, op);
   const auto check_bias = [&] {
-    return optional_vector(grad_bias_, grad.dtype, grad.shape[1], op, "grad_bias");
+    const auto bias = optional_vector(grad_bias_, grad.dtype, grad.shape[1], op, "grad_bias");
+    if (bias) check_out(*bias, op, "grad_bias");
+    return bias;
   };
   if (!grad_weight_) {
     if (!grad_bias_) return;
@@ -299,7 +308,7 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
       sum_pixels<T>(context, gradient_source<T>(grad, saved, o.activation), *bias);
     });
   }
-  const View weight = view_like(grad_weight_, grad.dtype, op, "grad_weight");
+  const View weight = out_view(grad_weight_, grad.dtype, op, "grad_weight");
   const Geometry g = transposed ? geometry(grad, weight, x, o, {op, "grad_out", "x", "grad_weight", true})
                                 : geometry(x, weight, grad, o, {op, "x", "grad_out", "grad_weight", false});
   const auto bias = check_bias();

@@ -24,8 +24,7 @@ struct Windows {
 
 Windows check(const View& image, const View& columns, const int64_t* kernel,
               const fastdl_conv_options* options, const char* op) {
-  fastdl_conv_options o = FASTDL_CONV_OPTIONS_INIT;
-  if (options) std::memcpy(&o, options, std::min(options->struct_size, sizeof o));
+  const auto o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
   check_ndim(image, 4, op, "the image");
   check_ndim(columns, 3, op, "the columns");
   FASTDL_CHECK(kernel != nullptr, FASTDL_ERROR_VALUE, "%s: kernel is required, got NULL", op);
@@ -35,6 +34,9 @@ Windows check(const View& image, const View& columns, const int64_t* kernel,
                      o.padding_end[i] >= 0,
                  FASTDL_ERROR_VALUE,
                  "%s: expected kernel, stride and dilation of at least 1 and padding of at least 0", op);
+    FASTDL_CHECK(kernel[i] <= INT32_MAX && o.stride[i] <= INT32_MAX && o.dilation[i] <= INT32_MAX &&
+                     o.padding[i] <= INT32_MAX && o.padding_end[i] <= INT32_MAX,
+                 FASTDL_ERROR_VALUE, "%s: kernel, stride, dilation and padding must be below 2^31", op);
     w.kernel[i] = kernel[i];
     w.stride[i] = o.stride[i];
     w.padding[i] = o.padding[i];
@@ -45,6 +47,12 @@ Windows check(const View& image, const View& columns, const int64_t* kernel,
                  shape_string(image).c_str());
     w.count[i] = room / w.stride[i] + 1;
   }
+  FASTDL_CHECK(static_cast<double>(image.shape[1]) * static_cast<double>(w.kernel[0]) *
+                       static_cast<double>(w.kernel[1]) * static_cast<double>(w.count[0]) *
+                       static_cast<double>(w.count[1]) <
+                   1e18,
+               FASTDL_ERROR_SHAPE, "%s: the columns of an image of shape %s would be too big", op,
+               shape_string(image).c_str());
   const int64_t rows = image.shape[1] * w.kernel[0] * w.kernel[1], length = w.count[0] * w.count[1];
   FASTDL_CHECK(columns.shape[0] == image.shape[0] && columns.shape[1] == rows && columns.shape[2] == length,
                FASTDL_ERROR_SHAPE, "%s: expected columns of shape (%lld, %lld, %lld), got %s", op,
@@ -129,7 +137,7 @@ fastdl_status fastdl_unfold(fastdl_context* context, const fastdl_tensor* image_
                             const fastdl_tensor* columns_, const fastdl_conv_options* options) {
   return guarded([&] {
     const View image = float_view(image_, "unfold", "the image");
-    const View columns = view_like(columns_, image.dtype, "unfold", "the columns");
+    const View columns = out_view(columns_, image.dtype, "unfold", "the columns");
     conv::unfold(context, image, columns, conv::check(image, columns, kernel, options, "unfold"));
   });
 }
@@ -139,6 +147,7 @@ fastdl_status fastdl_fold(fastdl_context* context, const fastdl_tensor* columns_
   return guarded([&] {
     const View image = float_view(image_, "fold", "the image");
     const View columns = view_like(columns_, image.dtype, "fold", "the columns");
+    check_out(image, "fold", "the image");
     conv::fold(context, columns, image, conv::check(image, columns, kernel, options, "fold"));
   });
 }

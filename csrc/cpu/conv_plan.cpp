@@ -61,9 +61,9 @@ Lattice plain_lattice(const Geometry& g) {
 std::vector<Lattice> data_lattices(const Geometry& g) {
   std::vector<Lattice> lattices;
   int64_t residue[3];
-  for (residue[0] = 0; residue[0] < g.stride[0]; ++residue[0]) {
-    for (residue[1] = 0; residue[1] < g.stride[1]; ++residue[1]) {
-      for (residue[2] = 0; residue[2] < g.stride[2]; ++residue[2]) {
+  for (residue[0] = 0; residue[0] < std::min(g.stride[0], g.in[0]); ++residue[0]) {
+    for (residue[1] = 0; residue[1] < std::min(g.stride[1], g.in[1]); ++residue[1]) {
+      for (residue[2] = 0; residue[2] < std::min(g.stride[2], g.in[2]); ++residue[2]) {
         Lattice l;
         bool empty = false;
         for (int i = 0; i < 3; ++i) {

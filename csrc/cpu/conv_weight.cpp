@@ -328,6 +328,9 @@ void finish_bias(const WeightGradient<T>& p, const View& out) {
 template <class T>
 void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, const Source<T>& grad,
                      const View* grad_weight, const View* grad_bias) {
+  if (g.o == 0) return;
+  if (grad_weight && grad_weight->size() == 0) grad_weight = nullptr;
+  if (!grad_weight && !grad_bias) return;
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t sums_bytes = g.taps() * g.c_per_group() * g.o * static_cast<int64_t>(sizeof(T));
   const int64_t block_rows = grad_weight && sums_bytes > kLongBlockBytes ? kLongBlockRows : kBlockRows;

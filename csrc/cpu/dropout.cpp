@@ -36,7 +36,7 @@ extern "C" fastdl_status fastdl_dropout(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* out_, double p, uint64_t seed, uint64_t offset) {
   return guarded([&] {
     const char* op = "dropout";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     const DropoutMask mask = dropout_mask(p, seed, offset, op);
     const Contiguous xc(context, x);

@@ -87,7 +87,7 @@ fastdl_status fastdl_embedding_forward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* indices_, const fastdl_tensor* out_) {
   return guarded([&] {
     const char* op = "embedding";
-    const View weight = table_view(weight_, op, "weight"), out = view_like(out_, weight.dtype, op, "out");
+    const View weight = table_view(weight_, op, "weight"), out = out_view(out_, weight.dtype, op, "out");
     const int64_t d = weight.shape[1];
     check_rows(out, indices_, d, op, "out");
     const std::vector<int64_t> indices = read_indices(indices_, weight.shape[0], op, "indices");
@@ -113,6 +113,7 @@ fastdl_status fastdl_embedding_backward(fastdl_context* context, const fastdl_te
   return guarded([&] {
     const char* op = "embedding_backward";
     const View dw = table_view(grad_weight, op, "grad_weight");
+    check_out(dw, op, "grad_weight");
     const View dy = view_like(grad_out, dw.dtype, op, "grad_out");
     const int64_t v = dw.shape[0], d = dw.shape[1];
     check_rows(dy, indices_, d, op, "grad_out");
@@ -138,6 +139,7 @@ fastdl_status fastdl_embedding_renorm(fastdl_context* context, const fastdl_tens
   return guarded([&] {
     const char* op = "embedding_renorm";
     const View weight = table_view(weight_, op, "weight");
+    check_out(weight, op, "weight");
     FASTDL_CHECK(max_norm >= 0 && norm_type > 0, FASTDL_ERROR_VALUE,
                  "%s: expected max_norm >= 0 and norm_type > 0, got %g and %g", op, max_norm, norm_type);
     const std::vector<int64_t> indices = read_indices(indices_, weight.shape[0], op, "indices");

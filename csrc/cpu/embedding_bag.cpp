@@ -38,14 +38,14 @@ Bags read_bags(const fastdl_tensor* indices_, const fastdl_tensor* offsets_, int
     }
   }
   bags.indices = read_indices(indices_, v, op, "indices");
+  // Indices behind the last bag belong to none.
+  bags.indices.resize(bags.count() ? static_cast<size_t>(bags.first.back()) : 0);
   return bags;
 }
 
 fastdl_embedding_bag_options checked(const fastdl_embedding_bag_options* options, const fastdl_tensor* scales,
                                      const fastdl_tensor* indices, const char* op) {
-  const fastdl_embedding_bag_options o =
-      options ? *options : fastdl_embedding_bag_options FASTDL_EMBEDDING_BAG_OPTIONS_INIT;
-  FASTDL_CHECK(o.struct_size == sizeof o, FASTDL_ERROR_VALUE, "%s: options of unknown size", op);
+  const auto o = read_options(options, fastdl_embedding_bag_options FASTDL_EMBEDDING_BAG_OPTIONS_INIT, op);
   FASTDL_CHECK(o.mode >= FASTDL_BAG_SUM && o.mode <= FASTDL_BAG_MAX, FASTDL_ERROR_VALUE,
                "%s: unknown mode %d", op, o.mode);
   if (scales) {
@@ -54,6 +54,16 @@ fastdl_embedding_bag_options checked(const fastdl_embedding_bag_options* options
                      "per_sample_weights", op);
   }
   return o;
+}
+
+// Every row that max_indices name must be there; -1 is an empty bag's.
+void check_rows_named(const View& which, int64_t v, const char* op) {
+  const Contiguous c(nullptr, which);
+  for (int64_t i = 0, n = which.size(); i < n; ++i) {
+    const int64_t row = c->as<const int64_t>()[i];
+    FASTDL_CHECK(row >= -1 && row < v, FASTDL_ERROR_INDEX, "%s: expected max_indices in [-1, %lld), got %lld",
+                 op, static_cast<long long>(v), static_cast<long long>(row));
+  }
 }
 
 // The rows of a bag without those of padding_idx, and their factors.
@@ -163,9 +173,9 @@ fastdl_status fastdl_embedding_bag_forward(fastdl_context* context, const fastdl
     const fastdl_embedding_bag_options o = checked(options, scales_, indices_, op);
     const View weight = float_view(weight_, op, "weight");
     check_ndim(weight, 2, op, "weight");
-    const View out = view_like(out_, weight.dtype, op, "out");
+    const View out = out_view(out_, weight.dtype, op, "out");
     const View scales = scales_ ? view_like(scales_, weight.dtype, op, "per_sample_weights") : View{};
-    const View which = max_indices ? view_like(max_indices, DType::kInt64, op, "max_indices") : View{};
+    const View which = max_indices ? out_view(max_indices, DType::kInt64, op, "max_indices") : View{};
     const Bags bags = read_bags(indices_, offsets_, weight.shape[0], o.include_last_offset != 0, op);
     const int64_t d = weight.shape[1];
     FASTDL_CHECK(out.ndim == 2 && out.shape[0] == bags.count() && out.shape[1] == d, FASTDL_ERROR_SHAPE,
@@ -205,11 +215,15 @@ fastdl_status fastdl_embedding_bag_backward(fastdl_context* context, const fastd
                  static_cast<long long>(bags.count()), static_cast<long long>(d), shape_string(grad).c_str());
     const bool max = o.mode == FASTDL_BAG_MAX && grad_weight;
     const View which = max ? view_like(max_indices, DType::kInt64, op, "max_indices") : View{};
-    if (max) check_same_shape(grad, "grad_out", which, "max_indices", op);
-    const View dw = grad_weight ? view_like(grad_weight, weight.dtype, op, "grad_weight") : View{};
+    if (max) {
+      check_same_shape(grad, "grad_out", which, "max_indices", op);
+      check_rows_named(which, v, op);
+    }
+    FASTDL_CHECK(scales_ || !grad_scales, FASTDL_ERROR_VALUE,
+                 "%s: the gradient of per_sample_weights needs per_sample_weights, got NULL", op);
+    const View dw = grad_weight ? out_view(grad_weight, weight.dtype, op, "grad_weight") : View{};
     if (grad_weight) check_same_shape(weight, "weight", dw, "grad_weight", op);
-    const View ds =
-        grad_scales ? view_like(grad_scales, weight.dtype, op, "grad_per_sample_weights") : View{};
+    const View ds = grad_scales ? out_view(grad_scales, weight.dtype, op, "grad_per_sample_weights") : View{};
     if (grad_scales) check_same_shape(scales, "per_sample_weights", ds, "grad_per_sample_weights", op);
     dispatch_float(weight.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -224,6 +238,7 @@ fastdl_status fastdl_embedding_bag_backward(fastdl_context* context, const fastd
       if (grad_scales) {
         const Contiguous w(context, weight);
         ContiguousOut out(context, ds);
+        std::fill_n(out->as<T>(), ds.size(), T(0));  // those of no bag
         const auto& table = table_for<T>(*kernels().embedding);
         parallel_ranges(
             context, bags.count(), 16, static_cast<double>(d) * 4, [&](int64_t begin, int64_t end) {

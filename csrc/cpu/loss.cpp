@@ -15,9 +15,7 @@ constexpr int64_t kGrain = 8192;  // elements per task
 constexpr double kCost = 5;       // elementary operations an element costs
 
 fastdl_cross_entropy_options checked(const fastdl_cross_entropy_options* options, const char* op) {
-  const fastdl_cross_entropy_options o =
-      options ? *options : fastdl_cross_entropy_options FASTDL_CROSS_ENTROPY_OPTIONS_INIT;
-  FASTDL_CHECK(o.struct_size == sizeof o, FASTDL_ERROR_VALUE, "%s: options of unknown size", op);
+  const auto o = read_options(options, fastdl_cross_entropy_options FASTDL_CROSS_ENTROPY_OPTIONS_INIT, op);
   check_reduction(o.reduction, op);
   FASTDL_CHECK(o.label_smoothing >= 0 && o.label_smoothing <= 1, FASTDL_ERROR_VALUE,
                "%s: expected label_smoothing in [0, 1], got %g", op, o.label_smoothing);
@@ -136,12 +134,12 @@ Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, c
                  "%s: expected weight of shape (%lld,), one per class, got %s", op,
                  static_cast<long long>(o.classes), shape_string(o.weight).c_str());
   }
-  o.loss = view_like(loss_, x.dtype, op, "loss");
+  o.loss = out_view(loss_, x.dtype, op, "loss");
   if (reduction == FASTDL_REDUCTION_NONE) check_same_shape(lead, "the rows", o.loss, "loss", op);
   else check_ndim(o.loss, 0, op, "loss");
   o.has_grad = grad_ != nullptr;
   if (o.has_grad) {
-    const View grad = view_like(grad_, x.dtype, op, "grad");
+    const View grad = out_view(grad_, x.dtype, op, "grad");
     check_same_shape(x, "input", grad, "grad", op);
     o.grad = classes_last(grad);
   }

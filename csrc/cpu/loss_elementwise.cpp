@@ -80,8 +80,7 @@ extern "C" fastdl_status fastdl_loss(fastdl_context* context, const fastdl_tenso
                                      const fastdl_tensor* grad_x, const fastdl_loss_options* options) {
   return guarded([&] {
     const char* op = "loss";
-    const fastdl_loss_options o = options ? *options : fastdl_loss_options FASTDL_LOSS_OPTIONS_INIT;
-    FASTDL_CHECK(o.struct_size == sizeof o, FASTDL_ERROR_VALUE, "%s: options of unknown size", op);
+    const auto o = read_options(options, fastdl_loss_options FASTDL_LOSS_OPTIONS_INIT, op);
     FASTDL_CHECK(o.kind >= 0 && o.kind < FASTDL_LOSS_KINDS, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
                  o.kind);
     check_reduction(o.reduction, op);
@@ -97,7 +96,8 @@ extern "C" fastdl_status fastdl_loss(fastdl_context* context, const fastdl_tenso
     FASTDL_CHECK(target_ != nullptr, FASTDL_ERROR_VALUE, "%s: target is required, got NULL", op);
     const View target = other(target_, "target"), weight = other(weight_, "weight"),
                pos_weight = other(pos_weight_, "pos_weight"), grad = other(grad_x, "grad");
-    const View loss = view_like(loss_, x.dtype, op, "loss");
+    if (grad_x) check_out(grad, op, "grad");
+    const View loss = out_view(loss_, x.dtype, op, "loss");
     if (full) check_same_shape(x, "input", loss, "loss", op);
     else check_ndim(loss, 0, op, "loss");
     dispatch_float(x.dtype, [&](auto zero) {

@@ -12,13 +12,7 @@ namespace fastdl::cpu {
 namespace {
 
 fastdl_matmul_options checked(const fastdl_matmul_options* given, const char* op) {
-  fastdl_matmul_options o = FASTDL_MATMUL_OPTIONS_INIT;
-  if (given) {
-    FASTDL_CHECK(given->struct_size >= sizeof o, FASTDL_ERROR_VALUE,
-                 "%s: options.struct_size is %zu, expected %zu (use FASTDL_MATMUL_OPTIONS_INIT)", op,
-                 given->struct_size, sizeof o);
-    o = *given;
-  }
+  const auto o = read_options(given, fastdl_matmul_options FASTDL_MATMUL_OPTIONS_INIT, op);
   FASTDL_CHECK(o.activation.kind >= FASTDL_ACT_NONE && o.activation.kind <= FASTDL_ACT_THRESHOLD,
                FASTDL_ERROR_VALUE, "%s: unknown activation kind %d", op, o.activation.kind);
   return o;
@@ -255,7 +249,7 @@ fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a_, co
   return guarded([&] {
     const char* op = "matmul";
     View a = float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"),
-         out = view_like(out_, a.dtype, op, "out");
+         out = out_view(out_, a.dtype, op, "out");
     View bias, residual;
     if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
     if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
@@ -282,7 +276,7 @@ fastdl_status fastdl_matmul_pack_b(fastdl_context* context, const fastdl_tensor*
                                    const fastdl_tensor* packed_) {
   return guarded([&] {
     const char* op = "matmul_pack_b";
-    const View b = float_view(b_, op, "b"), packed = view_like(packed_, b.dtype, op, "packed");
+    const View b = float_view(b_, op, "b"), packed = out_view(packed_, b.dtype, op, "packed");
     check_ndim(b, 2, op, "b");
     FASTDL_CHECK(packed.ndim == 1 && packed.contiguous() && packed.size() == packed_elements(b),
                  FASTDL_ERROR_SHAPE, "%s: expected packed to be contiguous with %lld elements, got shape %s",
@@ -305,7 +299,7 @@ fastdl_status fastdl_matmul_packed(fastdl_context* context, const fastdl_tensor*
                                    const fastdl_matmul_options* options) {
   return guarded([&] {
     const char* op = "matmul_packed";
-    View a = float_view(a_, op, "a"), out = view_like(out_, a.dtype, op, "out");
+    View a = float_view(a_, op, "a"), out = out_view(out_, a.dtype, op, "out");
     const View packed = view_like(packed_, a.dtype, op, "packed b");
     View bias, residual, b;
     if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
@@ -319,6 +313,9 @@ fastdl_status fastdl_matmul_packed(fastdl_context* context, const fastdl_tensor*
         FASTDL_ERROR_VALUE, "%s: packed b was not made by matmul_pack_b for %s", op, name_of(a.dtype));
     FASTDL_CHECK(std::strncmp(h.isa, kernels().isa, sizeof h.isa) == 0, FASTDL_ERROR_VALUE,
                  "%s: packed b was made for %s, but %s is in force; pack it again", op, h.isa, kernels().isa);
+    const int64_t most = packed.size();  // of what was packed, whatever the header says
+    FASTDL_CHECK(h.k >= 0 && h.n >= 0 && (h.k == 0 || h.n <= most / h.k), FASTDL_ERROR_VALUE,
+                 "%s: packed b is damaged", op);
     b.dtype = a.dtype;
     b.ndim = 2;
     b.shape[0] = h.k;

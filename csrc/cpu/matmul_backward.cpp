@@ -145,9 +145,10 @@ extern "C" fastdl_status fastdl_linear_backward(fastdl_context* context, const f
     FASTDL_CHECK(grad.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected grad to be at least 1-d", op);
     fastdl_activation f{FASTDL_ACT_NONE, 0, 0};
     if (options) {
-      FASTDL_CHECK(options->struct_size >= sizeof *options && options->alpha == 1.0 && options->beta == 0.0,
-                   FASTDL_ERROR_VALUE, "%s: expected alpha 1 and beta 0 and the options' own size", op);
-      f = options->activation;
+      const auto o = read_options(options, fastdl_matmul_options FASTDL_MATMUL_OPTIONS_INIT, op);
+      FASTDL_CHECK(o.alpha == 1.0 && o.beta == 0.0, FASTDL_ERROR_VALUE, "%s: expected alpha 1 and beta 0",
+                   op);
+      f = o.activation;
       FASTDL_CHECK(f.kind >= FASTDL_ACT_NONE && f.kind <= FASTDL_ACT_THRESHOLD, FASTDL_ERROR_VALUE,
                    "%s: unknown activation kind %d", op, f.kind);
     }
@@ -174,17 +175,17 @@ extern "C" fastdl_status fastdl_linear_backward(fastdl_context* context, const f
     if (grad_x_) {
       weight = view_like(weight_, grad.dtype, op, "weight");
       fits_weight(weight, "weight");
-      grad_x = view_like(grad_x_, grad.dtype, op, "grad_x");
+      grad_x = out_view(grad_x_, grad.dtype, op, "grad_x");
       fits(grad_x, "grad_x");
     }
     if (grad_weight_) {
       x = view_like(x_, grad.dtype, op, "x");
       fits(x, "x");
-      grad_weight = view_like(grad_weight_, grad.dtype, op, "grad_weight");
+      grad_weight = out_view(grad_weight_, grad.dtype, op, "grad_weight");
       fits_weight(grad_weight, "grad_weight");
     }
     if (grad_bias_) {
-      grad_bias = view_like(grad_bias_, grad.dtype, op, "grad_bias");
+      grad_bias = out_view(grad_bias_, grad.dtype, op, "grad_bias");
       FASTDL_CHECK(grad_bias.ndim == 1 && grad_bias.shape[0] == n, FASTDL_ERROR_SHAPE,
                    "%s: grad_bias has shape %s, expected (%lld,)", op, shape_string(grad_bias).c_str(),
                    static_cast<long long>(n));

@@ -47,9 +47,10 @@ struct Strided {
 };
 
 template <class T>
-Strided<T> vector_of(const fastdl_tensor* t, DType dtype, int64_t count, const char* op, const char* name) {
+Strided<T> vector_of(const fastdl_tensor* t, DType dtype, int64_t count, const char* op, const char* name,
+                     bool written = false) {
   if (!t) return {};
-  const View v = view_like(t, dtype, op, name);
+  const View v = written ? out_view(t, dtype, op, name) : view_like(t, dtype, op, name);
   FASTDL_CHECK(v.size() == count && (v.ndim == 1 || v.contiguous()), FASTDL_ERROR_SHAPE,
                "%s: expected %s to be a vector of %lld elements, got shape %s", op, name,
                static_cast<long long>(count), shape_string(v).c_str());
@@ -174,9 +175,8 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_batch_norm_options* options) {
   return guarded([&] {
     const char* op = "batch_norm";
-    const fastdl_batch_norm_options defaults = FASTDL_BATCH_NORM_OPTIONS_INIT;
-    const fastdl_batch_norm_options& o = options ? *options : defaults;
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const auto o = read_options(options, fastdl_batch_norm_options FASTDL_BATCH_NORM_OPTIONS_INIT, op);
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     const Shape s = shape_of(x, false, op);
     FASTDL_CHECK(o.eps >= 0, FASTDL_ERROR_VALUE, "%s: eps must not be negative, got %g", op, o.eps);
@@ -187,10 +187,10 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
       using T = decltype(zero);
       const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
       const Strided<T> b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
-      const Strided<T> rm = vector_of<T>(running_mean, x.dtype, s.c, op, "running_mean");
-      const Strided<T> rv = vector_of<T>(running_var, x.dtype, s.c, op, "running_var");
-      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
-      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
+      const Strided<T> rm = vector_of<T>(running_mean, x.dtype, s.c, op, "running_mean", true);
+      const Strided<T> rv = vector_of<T>(running_var, x.dtype, s.c, op, "running_var", true);
+      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean", true);
+      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd", true);
       const Contiguous xc(context, channels_last(x));
       Coefficients<T> k(s);
       std::vector<Moments> moments;
@@ -232,7 +232,7 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
     const Shape s = shape_of(x, false, op);
     View dx;
     if (grad_x) {
-      dx = view_like(grad_x, dy.dtype, op, "grad_x");
+      dx = out_view(grad_x, dy.dtype, op, "grad_x");
       check_same_shape(x, "x", dx, "grad_x", op);
     }
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
@@ -241,8 +241,8 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
       const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
       const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
       const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
-      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
-      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
+      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight", true);
+      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias", true);
       const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
       std::vector<T> center(static_cast<size_t>(s.c));
       for (int64_t c = 0; c < s.c; ++c) center[static_cast<size_t>(c)] = mean[c];
@@ -274,7 +274,7 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* rstd_, int64_t groups, double eps) {
   return guarded([&] {
     const char* op = "group_norm";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     const Shape s = shape_of(x, true, op);
     FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
@@ -286,8 +286,8 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
       using T = decltype(zero);
       const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
       const Strided<T> b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
-      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
-      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
+      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean", true);
+      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd", true);
       if (x.size() == 0) return;
       const Contiguous xc(context, channels_last(x));
       const std::vector<Moments> moments = column_moments<T>(context, s, xc->template as<T>());
@@ -329,9 +329,10 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
     FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
                  "%s: groups must divide the number of channels %lld, got %lld", op,
                  static_cast<long long>(s.c), static_cast<long long>(groups));
+    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
     View dx;
     if (grad_x) {
-      dx = view_like(grad_x, dy.dtype, op, "grad_x");
+      dx = out_view(grad_x, dy.dtype, op, "grad_x");
       check_same_shape(x, "x", dx, "grad_x", op);
     }
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
@@ -340,8 +341,8 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
       const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
       const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
       const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
-      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight");
-      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias");
+      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight", true);
+      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias", true);
       const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
       Coefficients<T> k(s);
       const int64_t width = s.c / groups;

@@ -53,7 +53,7 @@ View statistic(const fastdl_tensor* t, const View& x, int64_t count, const char*
 void forward(Context* context, const char* op, const fastdl_tensor* x_, const fastdl_tensor* weight,
              const fastdl_tensor* bias, const fastdl_tensor* out_, const fastdl_tensor* mean_,
              const fastdl_tensor* rstd_, int32_t normalized_ndim, double eps, bool rms) {
-  const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+  const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
   check_same_shape(x, "x", out, "out", op);
   const Rows r = split(x, normalized_ndim, op);
   const View w = parameter(weight, x, normalized_ndim, op, "weight");
@@ -126,12 +126,14 @@ void backward(Context* context, const char* op, const fastdl_tensor* grad_out, c
   const View w = parameter(weight, x, normalized_ndim, op, "weight");
   const View dw = parameter(grad_weight, x, normalized_ndim, op, "grad_weight");
   const View db = parameter(grad_bias, x, normalized_ndim, op, "grad_bias");
+  if (grad_weight) check_out(dw, op, "grad_weight");
+  if (grad_bias) check_out(db, op, "grad_bias");
   FASTDL_CHECK(rstd_ && (rms || mean_), FASTDL_ERROR_VALUE,
                "%s: the statistics of the forward call are required", op);
   const View mean = statistic(mean_, x, r.rows, op, "mean"), rstd = statistic(rstd_, x, r.rows, op, "rstd");
   View dx;
   if (grad_x) {
-    dx = view_like(grad_x, dy.dtype, op, "grad_x");
+    dx = out_view(grad_x, dy.dtype, op, "grad_x");
     check_same_shape(x, "x", dx, "grad_x", op);
   }
   const Contiguous dyc(context, dy), xc(context, x), wc(context, w);

@@ -31,6 +31,8 @@ class Items {
   Items(Context* context, const char* op, int32_t count, std::initializer_list<fastdl_tensor_list> lists,
         std::initializer_list<const char*> names, int first_written) {
     FASTDL_CHECK(count >= 0, FASTDL_ERROR_VALUE, "%s: count is negative", op);
+    FASTDL_CHECK(count == 0 || *lists.begin() != nullptr, FASTDL_ERROR_VALUE,
+                 "%s: %ss are required, got NULL", op, *names.begin());
     items_.reserve(static_cast<size_t>(count));
     for (int i = 0; i < count; ++i) add(context, op, i, lists, names, first_written);
   }
@@ -87,6 +89,7 @@ class Items {
           check_same_shape(views[0], names.begin()[0], views[k], name, op);
           same = false;
         }
+        if (k != first_written) check_out(views[k], op, name);
       }
       item.data[k] = list ? views[k].data : nullptr;
       ++k;
@@ -137,7 +140,7 @@ constexpr int kGradients = 1;  // the list that is only read
 std::vector<float*> step_counts(int32_t count, fastdl_tensor_list steps, const char* op) {
   std::vector<float*> pointers(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
-    const View v = view_like(steps[i], DType::kFloat32, op, "step");
+    const View v = out_view(steps[i], DType::kFloat32, op, "step");
     FASTDL_CHECK(v.size() == 1, FASTDL_ERROR_SHAPE, "%s: expected step to be a scalar, got shape %s", op,
                  shape_string(v).c_str());
     pointers[static_cast<size_t>(i)] = v.as<float>();
@@ -145,10 +148,8 @@ std::vector<float*> step_counts(int32_t count, fastdl_tensor_list steps, const c
   return pointers;
 }
 
-template <class Options>
-void check_options(const Options* o, const char* op) {
-  FASTDL_CHECK(o != nullptr && o->struct_size == sizeof *o, FASTDL_ERROR_VALUE,
-               "%s: options missing or of unknown size", op);
+void require(fastdl_tensor_list list, const char* op, const char* name) {
+  FASTDL_CHECK(list != nullptr, FASTDL_ERROR_VALUE, "%s: %s are required, got NULL", op, name);
 }
 
 }  // namespace
@@ -160,18 +161,19 @@ extern "C" {
 
 fastdl_status fastdl_sgd_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
                               fastdl_tensor_list grads, fastdl_tensor_list buffers, const uint8_t* fresh,
-                              const fastdl_sgd_options* o) {
+                              const fastdl_sgd_options* options) {
   return guarded([&] {
     const char* op = "sgd";
-    check_options(o, op);
-    if (o->momentum == 0) buffers = nullptr;
+    const auto o = read_options(options, fastdl_sgd_options FASTDL_SGD_OPTIONS_INIT, op);
+    require(grads, op, "grads");
+    if (o.momentum == 0) buffers = nullptr;
     else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
     Items items(context, op, count, {params, grads, buffers}, {"param", "grad", "momentum_buffer"},
                 kGradients);
     items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
       with_table(item, [&](auto zero, const auto& table) {
         using T = decltype(zero);
-        table.sgd(*o, fresh && fresh[item.index], end - begin, at<T>(item, 0, begin), at<T>(item, 1, begin),
+        table.sgd(o, fresh && fresh[item.index], end - begin, at<T>(item, 0, begin), at<T>(item, 1, begin),
                   at<T>(item, 2, begin));
       });
     });
@@ -182,11 +184,15 @@ fastdl_status fastdl_sgd_step(fastdl_context* context, int32_t count, fastdl_ten
 fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
                                fastdl_tensor_list grads, fastdl_tensor_list avgs, fastdl_tensor_list avg_sqs,
                                fastdl_tensor_list max_avg_sqs, fastdl_tensor_list steps,
-                               const fastdl_adam_options* o) {
+                               const fastdl_adam_options* options) {
   return guarded([&] {
     const char* op = "adam";
-    check_options(o, op);
-    if (!o->amsgrad) max_avg_sqs = nullptr;
+    const auto o = read_options(options, fastdl_adam_options FASTDL_ADAM_OPTIONS_INIT, op);
+    require(grads, op, "grads");
+    require(avgs, op, "avgs");
+    require(avg_sqs, op, "avg_sqs");
+    require(steps, op, "steps");
+    if (!o.amsgrad) max_avg_sqs = nullptr;
     else FASTDL_CHECK(max_avg_sqs != nullptr, FASTDL_ERROR_VALUE, "%s: amsgrad needs max_avg_sqs", op);
     Items items(context, op, count, {params, grads, avgs, avg_sqs, max_avg_sqs},
                 {"param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, kGradients);
@@ -198,14 +204,14 @@ fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_te
         scalars[i] = scalars[i - 1];
         continue;
       }
-      scalars[i] = {o->beta1,
-                    o->beta2,
-                    o->eps,
-                    o->decoupled ? 0 : o->weight_decay,
-                    o->decoupled ? 1 - o->lr * o->weight_decay : 1,
-                    o->lr / (1 - std::pow(o->beta1, static_cast<double>(t))),
-                    1 / std::sqrt(1 - std::pow(o->beta2, static_cast<double>(t))),
-                    o->maximize != 0};
+      scalars[i] = {o.beta1,
+                    o.beta2,
+                    o.eps,
+                    o.decoupled ? 0 : o.weight_decay,
+                    o.decoupled ? 1 - o.lr * o.weight_decay : 1,
+                    o.lr / (1 - std::pow(o.beta1, static_cast<double>(t))),
+                    1 / std::sqrt(1 - std::pow(o.beta2, static_cast<double>(t))),
+                    o.maximize != 0};
     }
     items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
       with_table(item, [&](auto zero, const auto& table) {
@@ -221,10 +227,13 @@ fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_te
 
 fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
                                   fastdl_tensor_list grads, fastdl_tensor_list sums, fastdl_tensor_list steps,
-                                  const fastdl_adagrad_options* o) {
+                                  const fastdl_adagrad_options* options) {
   return guarded([&] {
     const char* op = "adagrad";
-    check_options(o, op);
+    const auto o = read_options(options, fastdl_adagrad_options FASTDL_ADAGRAD_OPTIONS_INIT, op);
+    require(grads, op, "grads");
+    require(sums, op, "sums");
+    require(steps, op, "steps");
     Items items(context, op, count, {params, grads, sums}, {"param", "grad", "sum"}, kGradients);
     const std::vector<float*> counts = step_counts(count, steps, op);
     for (float* t : counts) *t += 1;
@@ -232,7 +241,7 @@ fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count, fastdl
       const double t = static_cast<double>(*counts[static_cast<size_t>(item.index)]);
       with_table(item, [&](auto zero, const auto& table) {
         using T = decltype(zero);
-        table.adagrad(*o, o->lr / (1 + (t - 1) * o->lr_decay), end - begin, at<T>(item, 0, begin),
+        table.adagrad(o, o.lr / (1 + (t - 1) * o.lr_decay), end - begin, at<T>(item, 0, begin),
                       at<T>(item, 1, begin), at<T>(item, 2, begin));
       });
     });
@@ -243,13 +252,15 @@ fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count, fastdl
 fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
                                   fastdl_tensor_list grads, fastdl_tensor_list square_avgs,
                                   fastdl_tensor_list avgs, fastdl_tensor_list buffers,
-                                  fastdl_tensor_list steps, const fastdl_rmsprop_options* o) {
+                                  fastdl_tensor_list steps, const fastdl_rmsprop_options* options) {
   return guarded([&] {
     const char* op = "rmsprop";
-    check_options(o, op);
-    if (!o->centered) avgs = nullptr;
+    const auto o = read_options(options, fastdl_rmsprop_options FASTDL_RMSPROP_OPTIONS_INIT, op);
+    require(grads, op, "grads");
+    require(square_avgs, op, "square_avgs");
+    if (!o.centered) avgs = nullptr;
     else FASTDL_CHECK(avgs != nullptr, FASTDL_ERROR_VALUE, "%s: centered needs avgs, got NULL", op);
-    if (o->momentum == 0) buffers = nullptr;
+    if (o.momentum == 0) buffers = nullptr;
     else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
     Items items(context, op, count, {params, grads, square_avgs, avgs, buffers},
                 {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"}, kGradients);
@@ -259,7 +270,7 @@ fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl
     items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
       with_table(item, [&](auto zero, const auto& table) {
         using T = decltype(zero);
-        table.rmsprop(*o, end - begin, at<T>(item, 0, begin), at<T>(item, 1, begin), at<T>(item, 2, begin),
+        table.rmsprop(o, end - begin, at<T>(item, 0, begin), at<T>(item, 1, begin), at<T>(item, 2, begin),
                       at<T>(item, 3, begin), at<T>(item, 4, begin));
       });
     });
@@ -271,6 +282,7 @@ fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fastdl_tensor_
                           double* result) {
   return guarded([&] {
     const char* op = "norm";
+    FASTDL_CHECK(result != nullptr, FASTDL_ERROR_VALUE, "%s: norm is NULL", op);
     FASTDL_CHECK(p > 0, FASTDL_ERROR_VALUE, "%s: expected p > 0, got %g", op, p);
     Items items(context, op, count, {tensors}, {"tensor"}, 0);
     std::vector<double> parts(static_cast<size_t>(items.tasks()));

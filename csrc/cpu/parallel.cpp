@@ -60,15 +60,17 @@ thread_local bool inside_task = false;
 // tasks are handed out and waits only for those who joined, so a worker that wakes late delays nobody.
 class Pool {
  public:
-  ~Pool() { shut_down(); }
-
   // False if another thread's job is running: the caller then does the work itself.
   bool run(int threads, int64_t tasks, TaskFunction function, void* argument) {
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
     if (!owner.owns_lock() || stopping_) return false;
-    while (static_cast<int>(workers_.size()) < threads - 1) {
-      const int index = static_cast<int>(workers_.size());
-      workers_.emplace_back([this, index] { work(index); });
+    try {
+      while (static_cast<int>(workers_.size()) < threads - 1) {
+        const int index = static_cast<int>(workers_.size());
+        workers_.emplace_back([this, index] { work(index); });
+      }
+    } catch (const std::exception&) {
+      // The system gives no more threads: those there are do the work, and the bits are the same.
     }
     function_ = function;
     argument_ = argument;
@@ -96,6 +98,20 @@ class Pool {
     owner.unlock();
     if (error) std::rethrow_exception(error);
     return true;
+  }
+
+  // Joins the workers; later jobs are refused.
+  void shut_down() {
+    std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
+    if (!owner.owns_lock()) return;  // a thread still computes at exit: leave the workers to the system
+    stopping_ = true;
+    {
+      std::lock_guard<std::mutex> lock(sleep_);
+      generation_.fetch_add(1, std::memory_order_seq_cst);
+    }
+    wake_.notify_all();
+    for (auto& w : workers_) w.join();
+    workers_.clear();
   }
 
  private:
@@ -152,21 +168,6 @@ class Pool {
     seen = generation_.load(std::memory_order_acquire);
   }
 
-  void shut_down() {
-    std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
-    if (!owner.owns_lock()) {  // a thread still computes at exit: leave the workers to the system
-      for (auto& w : workers_) w.detach();
-      return;
-    }
-    stopping_ = true;
-    {
-      std::lock_guard<std::mutex> lock(sleep_);
-      generation_.fetch_add(1, std::memory_order_seq_cst);
-    }
-    wake_.notify_all();
-    for (auto& w : workers_) w.join();
-  }
-
   std::mutex owner_, sleep_, error_mutex_;
   std::condition_variable wake_;
   std::vector<std::thread> workers_;
@@ -188,8 +189,12 @@ class Pool {
 std::atomic<Pool*> pool_pointer{nullptr};
 std::mutex* pool_mutex = new std::mutex;
 
+// Stops the workers at exit, but leaves the pool where it is: a thread that still computes may come back to
+// it.
 struct PoolOwner {
-  ~PoolOwner() { delete pool_pointer.exchange(nullptr); }
+  ~PoolOwner() {
+    if (Pool* p = pool_pointer.load()) p->shut_down();
+  }
 };
 
 Pool& pool() {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -51,14 +52,20 @@ Range adaptive(int64_t o, int64_t in, int64_t out) {
 }
 
 Plan make_plan(const View& x, const View& out, const fastdl_pool_options* options, bool max, const char* op) {
-  fastdl_pool_options defaults = FASTDL_POOL_OPTIONS_INIT;
-  const fastdl_pool_options& p = options ? *options : defaults;
+  const auto p = read_options(options, fastdl_pool_options FASTDL_POOL_OPTIONS_INIT, op);
   FASTDL_CHECK(x.ndim >= 3 && x.ndim <= 5, FASTDL_ERROR_SHAPE,
                "%s: expected an input of shape (N, C, *spatial) with 1 to 3 spatial dimensions, got %s", op,
                shape_string(x).c_str());
   FASTDL_CHECK(out.ndim == x.ndim && out.shape[0] == x.shape[0] && out.shape[1] == x.shape[1],
                FASTDL_ERROR_SHAPE, "%s: an output of shape %s does not fit an input of shape %s", op,
                shape_string(out).c_str(), shape_string(x).c_str());
+  for (const View* v : {&x, &out}) {
+    double plane = 1;
+    for (int i = 2; i < v->ndim; ++i) plane *= static_cast<double>(v->shape[i]);
+    FASTDL_CHECK(plane <= INT32_MAX, FASTDL_ERROR_SHAPE,
+                 "%s: a plane of more than 2^31 - 1 elements is not supported, got shape %s", op,
+                 shape_string(*v).c_str());
+  }
   Plan plan;
   plan.n = x.shape[0];
   plan.c = x.shape[1];
@@ -87,6 +94,10 @@ Plan make_plan(const View& x, const View& out, const fastdl_pool_options* option
                  "%s: kernel_size, stride and dilation must be positive, got %lld, %lld, %lld", op,
                  static_cast<long long>(kernel), static_cast<long long>(stride),
                  static_cast<long long>(dilation));
+    FASTDL_CHECK(kernel <= INT32_MAX && stride <= INT32_MAX && dilation <= INT32_MAX, FASTDL_ERROR_VALUE,
+                 "%s: kernel_size, stride and dilation must be below 2^31", op);
+    FASTDL_CHECK(in > 0, FASTDL_ERROR_SHAPE, "%s: the input's spatial dimensions are empty, got %s", op,
+                 shape_string(x).c_str());
     FASTDL_CHECK(padding >= 0 && padding <= kernel / 2, FASTDL_ERROR_VALUE,
                  "%s: padding must be between 0 and half the kernel_size %lld, got %lld", op,
                  static_cast<long long>(kernel), static_cast<long long>(padding));
@@ -104,9 +115,6 @@ Plan make_plan(const View& x, const View& out, const fastdl_pool_options* option
   }
   FASTDL_CHECK(plan.divisor >= 0, FASTDL_ERROR_VALUE, "%s: divisor_override must be positive, got %lld", op,
                static_cast<long long>(plan.divisor));
-  FASTDL_CHECK(plan.in_plane() <= INT32_MAX, FASTDL_ERROR_SHAPE,
-               "%s: a plane of more than 2^31 - 1 elements is not supported, got shape %s", op,
-               shape_string(x).c_str());
   return plan;
 }
 
@@ -172,7 +180,9 @@ void max_forward(Context* context, const Plan& p, const T* x, T* out, int32_t* w
       int64_t tap = 0;
       if (!where) {
         for_taps(p, w, [&](int64_t position) { pointers[tap++] = xn + position * p.c; });
-        table.max_of(p.c, tap, pointers, y);
+        // A dilated window that straddles a short input may have no element.
+        if (tap == 0) std::fill(y, y + p.c, -std::numeric_limits<T>::infinity());
+        else table.max_of(p.c, tap, pointers, y);
         return;
       }
       int32_t* at = where + (n * p.out_plane() + o) * p.c;
@@ -180,6 +190,10 @@ void max_forward(Context* context, const Plan& p, const T* x, T* out, int32_t* w
         (tap++ ? table.max_next : table.max_first)(p.c, xn + position * p.c, static_cast<int32_t>(position),
                                                    y, at);
       });
+      if (tap == 0) {
+        std::fill(y, y + p.c, -std::numeric_limits<T>::infinity());
+        std::fill(at, at + p.c, -1);
+      }
     });
   });
 }
@@ -254,7 +268,10 @@ class Indices {
     size_ = v->size();
     user_ = v->as<int64_t>();
     if (load) {
-      for (int64_t i = 0; i < size_; ++i) data_[i] = static_cast<int32_t>(user_[i]);
+      for (int64_t i = 0; i < size_; ++i) {
+        // No position is -1, nor what int32 does not hold.
+        data_[i] = user_[i] >= 0 && user_[i] <= INT32_MAX ? static_cast<int32_t>(user_[i]) : -1;
+      }
     }
   }
   int32_t* data() const { return data_; }
@@ -290,10 +307,13 @@ fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tens
                                       const fastdl_pool_options* options) {
   return guarded([&] {
     const char* op = "max_pool";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const Plan plan = make_plan(x, out, options, true, op);
     View where;
-    if (indices) where = channels_last(index_view(indices, out, op));
+    if (indices) {
+      where = channels_last(index_view(indices, out, op));
+      check_out(where, op, "indices");
+    }
     if (out.size() == 0) return;
     const Contiguous xc(context, channels_last(x));
     ContiguousOut yc(context, channels_last(out)), wc(context, where);
@@ -315,7 +335,7 @@ fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_ten
                                        const fastdl_pool_options* options) {
   return guarded([&] {
     const char* op = "max_pool_backward";
-    const View dy = float_view(grad_out, op, "grad_out"), dx = view_like(grad_x, dy.dtype, op, "grad_x");
+    const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     const Plan plan = make_plan(dx, dy, options, true, op);
     const View where = index_view(indices, dy, op);
     if (dx.size() == 0) return;
@@ -334,7 +354,7 @@ fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tens
                                       const fastdl_tensor* out_, const fastdl_pool_options* options) {
   return guarded([&] {
     const char* op = "avg_pool";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const Plan plan = make_plan(x, out, options, false, op);
     if (out.size() == 0) return;
     const Contiguous xc(context, channels_last(x));
@@ -351,7 +371,7 @@ fastdl_status fastdl_avg_pool_backward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* grad_x, const fastdl_pool_options* options) {
   return guarded([&] {
     const char* op = "avg_pool_backward";
-    const View dy = float_view(grad_out, op, "grad_out"), dx = view_like(grad_x, dy.dtype, op, "grad_x");
+    const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     const Plan plan = make_plan(dx, dy, options, false, op);
     if (dx.size() == 0) return;
     const Contiguous dyc(context, channels_last(dy));

@@ -10,10 +10,10 @@
 namespace fastdl::cpu {
 namespace {
 
-RnnShape shape_of(const fastdl_rnn_options* o, const char* op) {
-  FASTDL_CHECK(o != nullptr, FASTDL_ERROR_VALUE, "%s: options are required, got NULL", op);
-  FASTDL_CHECK(o->struct_size >= sizeof(fastdl_rnn_options), FASTDL_ERROR_VALUE,
-               "%s: options.struct_size is not set (use FASTDL_RNN_OPTIONS_INIT)", op);
+RnnShape shape_of(const fastdl_rnn_options* given, const char* op) {
+  FASTDL_CHECK(given != nullptr, FASTDL_ERROR_VALUE, "%s: options are required, got NULL", op);
+  const auto options = read_options(given, fastdl_rnn_options FASTDL_RNN_OPTIONS_INIT, op);
+  const fastdl_rnn_options* const o = &options;
   FASTDL_CHECK(o->kind >= FASTDL_RNN_TANH && o->kind <= FASTDL_RNN_LSTM, FASTDL_ERROR_VALUE,
                "%s: unknown kind %d", op, o->kind);
   FASTDL_CHECK(o->num_layers >= 1, FASTDL_ERROR_VALUE, "%s: expected at least 1 layer, got %d", op,
@@ -94,6 +94,15 @@ std::vector<View> check_params(RnnShape& s, DType dtype, const fastdl_tensor* co
     else check_shape(v, {rows}, op, name.c_str());
   }
   return views;
+}
+
+// The reserve of so many rows can be counted in 64 bits.
+void check_size(const RnnShape& s, int64_t rows, const char* op) {
+  const double row =
+      8.0 * static_cast<double>(s.gates) * static_cast<double>(s.hidden) + 4.0 * static_cast<double>(s.state);
+  FASTDL_CHECK(row * static_cast<double>(s.directions * s.layers) * static_cast<double>(rows) < 1e18,
+               FASTDL_ERROR_SHAPE, "%s: %lld rows of %lld hidden units are too many", op,
+               static_cast<long long>(rows), static_cast<long long>(s.hidden));
 }
 
 int64_t length_at(const View& lengths, int64_t i) {
@@ -196,6 +205,7 @@ Problem check_problem(const char* op, const fastdl_tensor* x, const fastdl_tenso
   p.h0 = p.states(h0, s.state, "h0");
   p.c0 = p.states(c0, s.hidden, "c0");
   p.y = p.sequences(y, s.width(), "y");
+  check_size(s, p.rows.rows, op);
   if (reserve) {
     p.reserve = view_like(reserve, p.x.dtype, op, "reserve");
     check_shape(p.reserve, {RnnReserve(s, p.rows.rows).size()}, op, "reserve");
@@ -246,6 +256,7 @@ fastdl_status fastdl_rnn_reserve_size(const fastdl_rnn_options* options, int64_t
                  "%s: expected rows >= 0, hidden_size >= 1, state_size >= 1 and a place for the result", op);
     s.hidden = hidden_size;
     s.state = state_size;
+    check_size(s, rows, op);
     *elements = RnnReserve(s, rows).size();
   });
 }
@@ -257,7 +268,8 @@ fastdl_status fastdl_rnn_dropout_size(const fastdl_rnn_options* options, int64_t
     RnnShape s = shape_of(options, op);
     FASTDL_CHECK(rows >= 0 && state_size >= 1 && numbers, FASTDL_ERROR_VALUE,
                  "%s: expected rows >= 0, state_size >= 1 and a place for the result", op);
-    s.state = state_size;
+    s.state = s.hidden = state_size;
+    check_size(s, rows, op);
     *numbers = s.dropout > 0 ? (s.layers - 1) * rnn_dropout_numbers(s, rows) : 0;
   });
 }
@@ -272,6 +284,9 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
     FASTDL_CHECK(p.shape.lstm() || !c_n_, FASTDL_ERROR_VALUE, "%s: c_n is for LSTM only", p.op);
     const View h_n_view = p.states(h_n_, p.shape.state, "h_n"),
                c_n_view = p.states(c_n_, p.shape.hidden, "c_n");
+    check_out(p.y, p.op, "y");
+    if (h_n_) check_out(h_n_view, p.op, "h_n");
+    if (c_n_) check_out(c_n_view, p.op, "c_n");
     dispatch_float(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
@@ -313,11 +328,14 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
                grad_c_n_view = p.states(grad_c_n_, s.hidden, "grad_c_n"),
                grad_h0_view = p.states(grad_h0_, s.state, "grad_h0"),
                grad_c0_view = p.states(grad_c0_, s.hidden, "grad_c0");
+    if (grad_x_) check_out(grad_x_view, op, "grad_x");
+    if (grad_h0_) check_out(grad_h0_view, op, "grad_h0");
+    if (grad_c0_) check_out(grad_c0_view, op, "grad_c0");
     std::vector<View> grad_views(p.params.size());
     for (size_t i = 0; grad_params && i < p.params.size(); ++i) {
       if (!grad_params[i]) continue;
       const std::string name = "the gradient of " + param_name(s, static_cast<int64_t>(i));
-      grad_views[i] = view_like(grad_params[i], p.x.dtype, op, name.c_str());
+      grad_views[i] = out_view(grad_params[i], p.x.dtype, op, name.c_str());
       check_same_shape(p.params[i], param_name(s, static_cast<int64_t>(i)).c_str(), grad_views[i],
                        name.c_str(), op);
     }

@@ -93,7 +93,7 @@ fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tenso
                                      const fastdl_tensor* out_, int32_t dim_, int32_t kind) {
   return guarded([&] {
     const char* op = "softmax";
-    const View x = float_view(x_, op, "x"), out = view_like(out_, x.dtype, op, "out");
+    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     check_kind(kind, op);
     const int dim = checked_dim(dim_, x, op);
@@ -115,7 +115,7 @@ fastdl_status fastdl_softmax_backward(fastdl_context* context, const fastdl_tens
   return guarded([&] {
     const char* op = "softmax_backward";
     const View dy = float_view(grad_out, op, "grad_out");
-    const View out = view_like(out_, dy.dtype, op, "out"), dx = view_like(grad_x, dy.dtype, op, "grad_x");
+    const View out = view_like(out_, dy.dtype, op, "out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     check_same_shape(out, "out", dy, "grad_out", op);
     check_same_shape(out, "out", dx, "grad_x", op);
     check_kind(kind, op);

@@ -1,5 +1,6 @@
 #include "cpu/tensor.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -37,6 +38,11 @@ void set_c_strides(View& v) {
     stride *= v.shape[i];
   }
 }
+
+// Beyond these, sizes and offsets in bytes could overflow 64 bits. No memory holds so much, but a view of few
+// elements that repeats them can claim it, and so can an empty one.
+constexpr double kMostElements = 1152921504606846976.0;  // 2^60
+constexpr double kMostStride = 1099511627776.0;          // 2^40
 
 View contiguous_at(const View& like, void* data) {
   View v = like;
@@ -115,17 +121,32 @@ View view(const fastdl_tensor* t, const char* op, const char* name) {
   FASTDL_CHECK(parse_dtype(t->dtype, &v.dtype), FASTDL_ERROR_DTYPE,
                "%s: %s has dtype %s, which is not supported", op, name, dtype_string(t->dtype).c_str());
   v.ndim = t->ndim;
+  FASTDL_CHECK(v.ndim == 0 || t->shape != nullptr, FASTDL_ERROR_VALUE, "%s: %s has no shape", op, name);
+  double elements = 1;
   for (int i = 0; i < v.ndim; ++i) {
     FASTDL_CHECK(t->shape[i] >= 0, FASTDL_ERROR_SHAPE, "%s: %s has a negative extent", op, name);
     v.shape[i] = t->shape[i];
+    if (v.shape[i] > 1) elements *= static_cast<double>(v.shape[i]);
   }
+  FASTDL_CHECK(elements < kMostElements, FASTDL_ERROR_SHAPE, "%s: %s is too big, its shape is %s", op, name,
+               shape_string(v).c_str());
   if (t->strides) {
-    for (int i = 0; i < v.ndim; ++i) v.strides[i] = t->strides[i];
+    for (int i = 0; i < v.ndim; ++i) {
+      v.strides[i] = t->strides[i];
+      // The stride of a single element means nothing: none may overflow what is computed from it.
+      if (v.shape[i] <= 1 && !(std::abs(static_cast<double>(v.strides[i])) < kMostStride)) v.strides[i] = 1;
+      FASTDL_CHECK(
+          std::abs(static_cast<double>(v.strides[i])) * static_cast<double>(v.shape[i]) < kMostElements,
+          FASTDL_ERROR_SHAPE, "%s: stride %lld of %s is too big", op, static_cast<long long>(v.strides[i]),
+          name);
+    }
   } else {
     set_c_strides(v);
   }
-  v.data = static_cast<char*>(t->data) + t->byte_offset;
   FASTDL_CHECK(t->data != nullptr || v.size() == 0, FASTDL_ERROR_VALUE, "%s: %s has no data", op, name);
+  // An empty tensor may come without memory; pointers into it are formed, though never followed.
+  static char nothing[64];
+  v.data = t->data ? static_cast<char*>(t->data) + t->byte_offset : nothing;
   return v;
 }
 
@@ -142,6 +163,32 @@ View view_like(const fastdl_tensor* t, DType dtype, const char* op, const char* 
                "%s: expected %s to be %s like the other operands, got %s", op, name, name_of(dtype),
                name_of(v.dtype));
   return v;
+}
+
+View out_view(const fastdl_tensor* t, DType dtype, const char* op, const char* name) {
+  const View v = view_like(t, dtype, op, name);
+  check_out(v, op, name);
+  return v;
+}
+
+void check_out(const View& v, const char* op, const char* name) {
+  if (v.contiguous()) return;
+  // By rising stride, each dim has to step over all that the dims before it reach.
+  int64_t reach = 0;
+  bool used[FASTDL_MAX_NDIM] = {};
+  for (int step = 0; step < v.ndim; ++step) {
+    int next = -1;
+    for (int i = 0; i < v.ndim; ++i) {
+      if (used[i] || v.shape[i] == 1) continue;
+      if (next < 0 || std::abs(v.strides[i]) < std::abs(v.strides[next])) next = i;
+    }
+    if (next < 0) break;
+    used[next] = true;
+    FASTDL_CHECK(std::abs(v.strides[next]) > reach, FASTDL_ERROR_SHAPE,
+                 "%s: elements of %s share memory (dim %d of shape %s has stride %lld)", op, name, next,
+                 shape_string(v).c_str(), static_cast<long long>(v.strides[next]));
+    reach += (v.shape[next] - 1) * std::abs(v.strides[next]);
+  }
 }
 
 std::string shape_string(const View& v) {

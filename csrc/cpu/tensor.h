@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "cpu/context.h"
@@ -59,6 +60,22 @@ View view(const fastdl_tensor* t, const char* op, const char* name);
 View float_view(const fastdl_tensor* t, const char* op, const char* name);
 // The same with the dtype of another operand required.
 View view_like(const fastdl_tensor* t, DType dtype, const char* op, const char* name);
+// The same for a tensor that will be written: its elements must not share memory.
+View out_view(const fastdl_tensor* t, DType dtype, const char* op, const char* name);
+void check_out(const View& v, const char* op, const char* name);
+
+// The caller's options struct, which may be older (shorter) or newer (longer) than ours: fields it lacks keep
+// their defaults, fields we do not know are ignored. NULL: all defaults.
+template <class Options>
+Options read_options(const Options* given, const Options& defaults, const char* op) {
+  Options o = defaults;
+  if (!given) return o;
+  FASTDL_CHECK(given->struct_size >= sizeof(size_t), FASTDL_ERROR_VALUE,
+               "%s: options must begin with their size (use the _INIT macro)", op);
+  std::memcpy(&o, given, given->struct_size < sizeof o ? given->struct_size : sizeof o);
+  o.struct_size = sizeof o;
+  return o;
+}
 
 std::string shape_string(const View& v);  // "(2, 3)"
 bool same_shape(const View& a, const View& b);

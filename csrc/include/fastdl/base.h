@@ -73,7 +73,8 @@ typedef struct fastdl_context fastdl_context;
 typedef struct fastdl_context_options {
   size_t struct_size;
   int32_t num_threads; /* 0: follow fastdl_set_num_threads */
-  /* Scratch memory, 64-byte aligned; both NULL: the library's own per-thread cache. */
+  /* Scratch memory, 64-byte aligned, asked for by several threads at once; both NULL: the library's own
+     per-thread cache. */
   void* (*allocate)(size_t bytes, void* user);
   void (*deallocate)(void* p, size_t bytes, void* user);
   void* user;
@@ -94,7 +95,7 @@ FASTDL_API int32_t fastdl_get_num_threads(void);
 FASTDL_API fastdl_status fastdl_set_num_threads(int32_t n);
 
 /* Instruction sets: "generic", "avx2", "avx512". The best one is chosen when the library is first used,
-   unless FASTDL_CPU_ISA names another; setting one while other threads compute is safe but affects them. */
+   unless FASTDL_CPU_ISA names another. For tests and measurements: to be set while no other thread computes. */
 FASTDL_API const char* fastdl_get_cpu_isa(void);
 FASTDL_API fastdl_status fastdl_set_cpu_isa(const char* name);
 /* Comma-separated names of those this machine runs, best last. */
