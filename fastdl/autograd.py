@@ -346,12 +346,29 @@ def _check_unmodified(node: Any) -> None:
 from .custom import Function, once_differentiable  # noqa: E402  (these build on the classes above)
 from .gradients import backward, grad, retain_grad  # noqa: E402
 
+
+def gradcheck(
+    func: Any,
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
+    """Whether the gradients of ``func(*inputs)`` are those that finite differences give; see `fastdl.gradcheck`."""
+    from .gradcheck import gradcheck as check
+
+    return check(func, inputs, eps=eps, atol=atol, rtol=rtol, raise_exception=raise_exception)
+
+
 __all__ = [
     "ArrayFunction",
     "Function",
     "backward",
     "enable_grad",
     "grad",
+    "gradcheck",
     "inference_mode",
     "is_grad_enabled",
     "no_grad",

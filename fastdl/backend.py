@@ -81,7 +81,9 @@ def set_default_dtype(dtype: Any) -> None:
 
 
 def set_num_threads(count: int) -> None:
-    """Set how many threads kernels use."""
+    """Set how many threads kernels use. Raises ValueError for a count out of range, TypeError for no integer."""
+    if isinstance(count, bool) or not hasattr(count, "__index__"):
+        raise TypeError(f"set_num_threads: expected an integer, got {count!r}")
     kernels(None).set_num_threads(count)
 
 

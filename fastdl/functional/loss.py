@@ -12,6 +12,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, wrap
 from ..backend import empty, empty_like, kernels
+from ..naming import names_itself
 from ..ops.loss import (
     BCE,
     BCE_LOGITS,
@@ -178,6 +179,7 @@ def _operands(op: str, input: Any, target: Any) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------- classification
 
 
+@names_itself
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -219,6 +221,7 @@ def _soft_cross_entropy(
     return _reduced(losses, code)
 
 
+@names_itself
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -342,6 +345,7 @@ def _wants_gradient(*tensors: Any) -> bool:
     return any(isinstance(t, TensorBase) and t._node is not None for t in tensors)
 
 
+@names_itself
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -364,6 +368,7 @@ def binary_cross_entropy(
     return ElementLoss.apply(input, target, BCE, code, 1.0, _full(op, "weight", weight, input), None)
 
 
+@names_itself
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -507,6 +512,7 @@ def soft_margin_loss(
     return ElementLoss.apply(x, t.detach(), SOFT_MARGIN, code, 1.0, None, None)
 
 
+@names_itself
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -535,6 +541,7 @@ def margin_ranking_loss(
     return _reduced(((input2 - input1) * target + margin).relu(), code)
 
 
+@names_itself
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -616,6 +623,7 @@ def triplet_margin_with_distance_loss(
     return _reduced((near - far + margin).relu(), code)
 
 
+@names_itself
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
