@@ -88,8 +88,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     fastdl.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.threads} threads, T = {args.steps}, float32, input_size = hidden_size")
-    print(f"{'op':5} {'H':>5} {'B':>3} {'mode':8} {'fastdl ms':>10} {'torch ms':>10} {'GFLOP/s':>8} {'ratio':>6}")
+    print(
+        f"torch {torch.__version__}, {args.threads} threads, T = {args.steps}, float32, input_size = hidden_size"
+    )
+    print(
+        f"{'op':5} {'H':>5} {'B':>3} {'mode':8} {'fastdl ms':>10} {'torch ms':>10} {'GFLOP/s':>8} {'ratio':>6}"
+    )
     ratios: dict[tuple, list] = {}
     for kind in args.kinds.split(","):
         for hidden in map(int, args.hidden.split(",")):
@@ -98,7 +102,15 @@ def main() -> None:
                     a, b = compare(
                         *pair(kind, hidden, batch, args.steps, mode == "fwd+bwd"), args.rounds, args.budget
                     )
-                    flops = 4.0 * GATES[kind] * hidden * hidden * batch * args.steps * (3 if mode == "fwd+bwd" else 1)
+                    flops = (
+                        4.0
+                        * GATES[kind]
+                        * hidden
+                        * hidden
+                        * batch
+                        * args.steps
+                        * (3 if mode == "fwd+bwd" else 1)
+                    )
                     ratios.setdefault((kind, mode), []).append(b / a)
                     print(
                         f"{kind:5} {hidden:5} {batch:3} {mode:8} {a * 1e3:10.3f} {b * 1e3:10.3f} "
@@ -106,7 +118,9 @@ def main() -> None:
                         flush=True,
                     )
     for (kind, mode), r in ratios.items():
-        print(f"{kind} {mode}: geometric mean {geometric_mean(r):.2f}, median {median(r):.2f}, worst {min(r):.2f}")
+        print(
+            f"{kind} {mode}: geometric mean {geometric_mean(r):.2f}, median {median(r):.2f}, worst {min(r):.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -97,7 +97,11 @@ class ArrayFunction:
                 nodes.append(None)
         if tracked and _mode.enabled:
             ctx.needs = ctx.inputs = nodes
-            out = cls.forward(ctx, *arrays)
+            try:
+                out = cls.forward(ctx, *arrays)
+            except AttributeError as error:
+                _check_kinds(cls, arrays, error)
+                raise
             if out.__class__ is ndarray:
                 ctx.key = next(_keys)
                 ctx.epoch = _epoch
@@ -115,13 +119,23 @@ class ArrayFunction:
             return t
         if len(args) > 64:
             ctx.needs = (None,) * len(args)
-        out = cls.forward(ctx, *arrays)
+        try:
+            out = cls.forward(ctx, *arrays)
+        except AttributeError as error:
+            _check_kinds(cls, arrays, error)
+            raise
         if out.__class__ is tuple:
             return tuple([o if o is None else wrap(np.asarray(o)) for o in out])
         t = _new(Tensor)
         t._data = out if out.__class__ is ndarray else np.asarray(out)
         t._node = t.grad = None
         return t
+
+
+def _check_kinds(function: type, args: list, error: AttributeError) -> None:
+    """Say so where a forward failed on an argument that is no array: None or a list, most often."""
+    if any(a is error.obj for a in args) and not isinstance(error.obj, ndarray):
+        raise TypeError(f"{function.__name__}: expected a Tensor, got {type(error.obj).__name__}") from error
 
 
 class Output:
@@ -316,15 +330,18 @@ def _owner(array: Any) -> Any:
     return array
 
 
-def mark_inplace(array: Any) -> None:
-    """Note that the memory of ``array`` was just changed; graphs that saved it refuse to run backward."""
+def mark_inplace(*arrays: Any) -> None:
+    """Note that the memory of ``arrays`` was just changed; graphs that saved it refuse to run backward."""
     global _epoch
     _epoch += 1
-    owner = _owner(array)
-    key = id(owner)
-    entry = _modified.get(key)
-    ref = entry[0] if entry is not None else weakref.ref(owner, lambda _: _modified.pop(key, None))
-    _modified[key] = (ref, _epoch)
+    for array in arrays:
+        owner = _owner(array)
+        key = id(owner)
+        entry = _modified.get(key)
+        ref = (
+            entry[0] if entry is not None else weakref.ref(owner, lambda _, key=key: _modified.pop(key, None))
+        )
+        _modified[key] = (ref, _epoch)
 
 
 def version(array: Any) -> int:

@@ -620,3 +620,12 @@ def test_array_function_outputs_without_gradient_get_zeros():
 
 def test_recursion_limit_is_left_alone():
     assert sys.getrecursionlimit() < 10_000
+
+
+def test_an_optimizer_step_counts_as_an_in_place_change():
+    weight = fastdl.tensor([2.0], requires_grad=True)
+    loss = (weight * weight).sum()
+    loss.backward(retain_graph=True)
+    fastdl.optim.SGD([weight], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an in-place operation"):
+        loss.backward()

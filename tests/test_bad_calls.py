@@ -105,7 +105,8 @@ def test_ops_given_no_arrays(wrong):
     calls = {
         "linear": (a,), "matmul": (a,), "mm": (a,), "mv": (a,), "dot": (a,), "bmm": (a,), "pack_b": (),
         "layer_norm": ((1,),), "rms_norm": ((1,),), "group_norm": (1,), "glu": (), "nll_loss": (np.zeros(1, int),),
-        "cross_entropy": (np.zeros(1, int),), "softmax": (), "conv": (a,), "max_pool": (2,),
+        "cross_entropy": (np.zeros(1, int),), "softmax": (), "log_softmax": (),
+        "activation": ("relu",), "conv": (a,), "max_pool": (2,),
     }  # fmt: skip
     for name, more in calls.items():
         with pytest.raises(TypeError, match=r"expected .*numpy\.ndarray"):

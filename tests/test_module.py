@@ -459,3 +459,13 @@ def test_parameter_vectors():
     m[0].double()
     with pytest.raises(TypeError, match="dtype"):
         nn.utils.parameters_to_vector(m.parameters())
+
+
+def test_the_quick_walks_agree_with_the_named_ones():
+    shared = Scale()
+    m = nn.Sequential(
+        Scale(child=shared), nn.ModuleList([shared, nn.Sequential(Scale(), shared)]), nn.Identity()
+    )
+    m[1].append(m[0])
+    assert list(m.modules()) == [module for _, module in m.named_modules()]
+    assert [id(p) for p in m.parameters()] == [id(p) for _, p in m.named_parameters()]

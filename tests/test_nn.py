@@ -391,3 +391,32 @@ def test_a_model_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_what_is_no_tensor_is_named():
+    for layer, count in (
+        (nn.LayerNorm(3), 1),
+        (nn.BatchNorm2d(3), 1),
+        (nn.Flatten(), 1),
+        (nn.PixelShuffle(2), 1),
+        (nn.MultiheadAttention(4, 2), 3),
+        (nn.CrossEntropyLoss(), 2),
+        (nn.BCELoss(), 2),
+        (nn.Linear(3, 2), 1),
+        (nn.Conv2d(3, 2, 3), 1),
+        (nn.MaxPool2d(2), 1),
+        (nn.GLU(), 1),
+    ):
+        for bad in (None, [[1.0, 2.0], [3.0]], "text"):
+            with pytest.raises((TypeError, ValueError)) as caught:
+                layer(*[bad] * count)
+            assert type(layer).__name__ in caught.value.__notes__[0]
+    with pytest.raises(TypeError, match="CrossEntropy: expected a Tensor, got NoneType"):
+        F.cross_entropy(None, fastdl.tensor([1]))
+
+    class Mine(nn.Module):  # a model's own mistakes stay what they are
+        def forward(self, x):
+            return x.nothing
+
+    with pytest.raises(AttributeError, match="nothing"):
+        Mine()([1])

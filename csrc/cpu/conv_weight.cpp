@@ -13,9 +13,11 @@ namespace {
 constexpr double kTaskWork = 4e6;  // multiplications of a task
 constexpr int64_t kMaxTasks = 64;
 constexpr int64_t kCopiesBytes = 8 << 20;  // memory for the copies of dw
-constexpr int64_t kBlockRows = 128;        // positions per block: their data fits L1 and L2, while the sums
-                                           // are loaded and stored only once per block
-constexpr int64_t kShortRun = 8;           // fewer channels side by side than this are gathered
+// Positions per block: their data fits L1 and L2. The sums are loaded and stored once per block, so that
+// blocks are longer where they do not fit the L2 cache themselves.
+constexpr int64_t kBlockRows = 128, kLongBlockRows = 768, kLongBlockBytes = 512 << 10;
+constexpr int64_t kFinishChannels = 16;  // channels transposed at a time
+constexpr int64_t kShortRun = 8;         // fewer channels side by side than this are gathered
 
 template <class T>
 struct WeightGradient {
@@ -154,7 +156,14 @@ void sum_gathered(const WeightGradient<T>& p, const Region<T>& in, const Region<
       }
     }
   }
-  std::vector<GemmPiece<T>> pieces(lines.size());
+  // Where the gradient's lines follow each other as the gathered ones do, they are one long sum.
+  int64_t joined = 1;
+  while (joined < static_cast<int64_t>(lines.size()) &&
+         lines[static_cast<size_t>(joined)].grad == lines[0].grad + joined * count * grad.step[2]) {
+    ++joined;
+  }
+  if (static_cast<int64_t>(lines.size()) % joined != 0) joined = 1;
+  std::vector<GemmPiece<T>> pieces(lines.size() / static_cast<size_t>(joined));
   GemmTile<T> t{};
   t.a_row = positions;
   t.a_k = 1;
@@ -169,9 +178,10 @@ void sum_gathered(const WeightGradient<T>& p, const Region<T>& in, const Region<
     const int64_t column = panel * k.nr;
     t.cols = static_cast<int>(std::min<int64_t>(k.nr, g.o - column));
     for (int64_t i = 0; i < rows; i += tile) {
-      for (size_t line = 0; line < lines.size(); ++line) {
-        pieces[line] = {scratch.as<T>() + i * positions + static_cast<int64_t>(line) * count,
-                        lines[line].grad + column, count};
+      for (size_t piece = 0; piece < pieces.size(); ++piece) {
+        const int64_t line = static_cast<int64_t>(piece) * joined;
+        pieces[piece] = {scratch.as<T>() + i * positions + line * count,
+                         lines[static_cast<size_t>(line)].grad + column, joined * count};
       }
       t.rows = static_cast<int>(std::min(tile, rows - i));
       t.c = sums + i * g.o + column;
@@ -246,34 +256,61 @@ void run_task(const WeightGradient<T>& p, int64_t task) {
   }
 }
 
-// Adds the shares in order and writes (O, C / groups, *K).
+// Adds the shares in order and writes (O, C / groups, *K): some channels at a time, transposed in the cache,
+// so that whole runs of the result are written.
 template <class T>
 void finish_weight(Context* context, const WeightGradient<T>& p, const View& out) {
+  const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const Geometry& g = p.geometry;
-  const int64_t c_group = g.c_per_group(), o_group = g.o_per_group(), taps = g.taps();
+  const int64_t c_group = g.c_per_group(), taps = g.taps();
+  const int64_t row = p.depthwise ? g.o : g.o_per_group(), groups = p.depthwise ? 1 : g.groups;
   const int nd = out.ndim - 2;
   int64_t kernel[3] = {1, 1, 1}, steps[3] = {0, 0, 0};
   for (int i = 0; i < nd; ++i) {
     kernel[3 - nd + i] = out.shape[2 + i];
     steps[3 - nd + i] = out.strides[2 + i];
   }
-  const int64_t row = p.depthwise ? g.o : o_group;
-  const int64_t count = (p.depthwise ? 1 : g.groups) * taps * c_group;
-  parallel_ranges(context, count, std::max<int64_t>(1, 4096 / std::max<int64_t>(row, 1)),
-                  static_cast<double>(row * (p.shares + 2)), [&](int64_t begin, int64_t end) {
-                    for (int64_t i = begin; i < end; ++i) {
-                      T* const sum = p.sums + i * row;
-                      if (p.shares > 1) {
-                        table_for<T>(*kernels().conv).add_rows(sum + p.size, p.shares - 1, p.size, row, sum);
-                      }
-                      const int64_t c = i % c_group, t = i / c_group % taps;
-                      const int64_t first = p.depthwise ? 0 : i / (taps * c_group) * o_group;
-                      T* to = out.as<T>() + c * out.strides[1] + first * out.strides[0] +
-                              t % kernel[2] * steps[2] + t / kernel[2] % kernel[1] * steps[1] +
-                              t / (kernel[2] * kernel[1]) * steps[0];
-                      for (int64_t o = 0; o < row; ++o) to[o * out.strides[0]] = sum[o];
-                    }
-                  });
+  const bool dense = out.contiguous();
+  const int64_t parts = (c_group + kFinishChannels - 1) / kFinishChannels;
+  const double cost =
+      static_cast<double>(std::min(c_group, kFinishChannels) * taps * row * (p.shares + 1)) * 0.2;
+  parallel_for(context, groups * parts, cost, [&](int64_t task) {
+    const int64_t group = task / parts, c0 = task % parts * kFinishChannels;
+    const int64_t channels = std::min(kFinishChannels, c_group - c0), run = channels * taps;
+    T* const sums = p.sums + (group * taps * c_group + c0) * row;
+    if (p.shares > 1) {
+      for (int64_t t = 0; t < taps; ++t) {
+        T* const sum = sums + t * c_group * row;
+        table_for<T>(*kernels().conv).add_rows(sum + p.size, p.shares - 1, p.size, channels * row, sum);
+      }
+    }
+    Workspace scratch(nullptr, static_cast<size_t>(2 * run * k.nr) * sizeof(T));
+    T *const rows = scratch.as<T>(), *const columns = rows + run * k.nr;
+    for (int64_t o = 0; o < row; o += k.nr) {
+      const int64_t n = std::min<int64_t>(k.nr, row - o);
+      for (int64_t t = 0; t < taps; ++t) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const T* const from = sums + (t * c_group + c) * row + o;
+          std::copy(from, from + n, rows + (c * taps + t) * k.nr);
+        }
+      }
+      k.pack(rows, 1, k.nr, n, static_cast<int>(run), static_cast<int>(run), columns);
+      for (int64_t i = 0; i < n; ++i) {
+        const T* from = columns + i * run;
+        T* const to = out.as<T>() + (group * row + o + i) * out.strides[0] + c0 * out.strides[1];
+        if (dense) {
+          std::copy(from, from + run, to);
+          continue;
+        }
+        for (int64_t c = 0; c < channels; ++c) {
+          for (int64_t t = 0; t < taps; ++t) {
+            to[c * out.strides[1] + t % kernel[2] * steps[2] + t / kernel[2] % kernel[1] * steps[1] +
+               t / (kernel[2] * kernel[1]) * steps[0]] = *from++;
+          }
+        }
+      }
+    }
+  });
 }
 
 template <class T>
@@ -291,12 +328,14 @@ template <class T>
 void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, const Source<T>& grad,
                      const View* grad_weight, const View* grad_bias) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
+  const int64_t sums_bytes = g.taps() * g.c_per_group() * g.o * static_cast<int64_t>(sizeof(T));
+  const int64_t block_rows = grad_weight && sums_bytes > kLongBlockBytes ? kLongBlockRows : kBlockRows;
   WeightGradient<T> p{g,
                       in,
                       grad,
                       forward_lattice(g),
                       plain_lattice(g),
-                      Blocks(g.n, g.out, kBlockRows),
+                      Blocks(g.n, g.out, block_rows),
                       1,
                       1,
                       1,

@@ -4,10 +4,10 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
-#include "cpu/isa/conv.h"
 #include "cpu/isa/attention.h"
-#include "cpu/isa/embedding.h"
+#include "cpu/isa/conv.h"
 #include "cpu/isa/dropout.h"
+#include "cpu/isa/embedding.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"

@@ -17,7 +17,7 @@ struct Extents {
 };
 Extents extents(const View& v, int dim) {
   if (v.ndim == 0) return {1, 1, 1};
-  const int64_t n = v.shape[dim], inner = n == 1 ? 1 : v.strides[dim];
+  const int64_t n = v.shape[dim], inner = n == 1 ? v.size() : v.strides[dim];
   return {v.size() / (n * inner), n, inner};
 }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import ops
-from ..autograd import ArrayFunction, TensorBase, wrap
+from ..autograd import ArrayFunction, TensorBase, _mode, wrap
 from ..backend import empty_like, kernels
 from ..naming import names_itself
 from ..ops.activation import (
@@ -83,7 +83,8 @@ class Prelu(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> Any:
         need_x, need_weight = ctx.needs[0] is not None, ctx.needs[1] is not None
-        return ops.prelu_backward(grad, *ctx.saved, need_x, need_weight)
+        x, weight = ctx.saved
+        return ops.prelu_backward(grad, x, weight, need_x, need_weight)
 
 
 class RRelu(ArrayFunction):
@@ -118,9 +119,19 @@ _SOFTSIGN = ops.resolve_activation("softsign")
 _TANHSHRINK = ops.resolve_activation("tanhshrink")
 
 
+def _apply(x: Any, f: Activation) -> Tensor:
+    """`Activate`, without its bookkeeping where no gradient is wanted."""
+    if isinstance(x, TensorBase) and (x._node is None or not _mode.enabled):
+        data = x._data
+        y = empty_like(data)
+        kernels(data).activation_forward(data, y, f[0], f[1], f[2])
+        return wrap(y)
+    return Activate.apply(x, f)
+
+
 def _activate(name: str, x: Tensor, f: Activation, inplace: bool) -> Tensor:
     if not inplace:
-        return Activate.apply(x, f)
+        return _apply(x, f)
     check_inplace(name, x)
     y = Activate.apply(x, f)
     if y._node is not None and not f.from_output:  # backward wants x, which is about to be overwritten
@@ -147,7 +158,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     tensor([0., 2.])
     """
     if not inplace and isinstance(input, TensorBase) and input._data.dtype.kind == "f":
-        return Activate.apply(input, _RELU)
+        return _apply(input, _RELU)
     return _clamp("relu", input, _RELU, inplace, 0, math.inf)
 
 
@@ -263,7 +274,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))). Raises ValueError for another ``approximate``."""
     if approximate not in _GELU:
         raise ValueError(f"gelu: expected approximate to be 'none' or 'tanh', got {approximate!r}")
-    return Activate.apply(input, _GELU[approximate])
+    return _apply(input, _GELU[approximate])
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -278,7 +289,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
-    return Activate.apply(input, Activation(SOFTPLUS, beta, threshold))
+    return _apply(input, Activation(SOFTPLUS, beta, threshold))
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
@@ -299,39 +310,39 @@ def sigmoid(input: Tensor) -> Tensor:
     >>> F.sigmoid(fastdl.tensor([0.0]))
     tensor([0.5000])
     """
-    return Activate.apply(float_input(input), _SIGMOID)
+    return _apply(float_input(input), _SIGMOID)
 
 
 def tanh(input: Tensor) -> Tensor:
     """The hyperbolic tangent; integers become floats."""
-    return Activate.apply(float_input(input), _TANH)
+    return _apply(float_input(input), _TANH)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
     """-log(1 + exp(-x)), accurate on both sides."""
-    return Activate.apply(input, _LOGSIGMOID)
+    return _apply(input, _LOGSIGMOID)
 
 
 def softsign(input: Tensor) -> Tensor:
     """x / (1 + |x|)."""
-    return Activate.apply(float_input(input), _SOFTSIGN)
+    return _apply(float_input(input), _SOFTSIGN)
 
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """0 on [-lambd, lambd], x elsewhere."""
-    return Activate.apply(input, Activation(HARDSHRINK, lambd))
+    return _apply(input, Activation(HARDSHRINK, lambd))
 
 
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x - lambd above lambd, x + lambd below -lambd, 0 between. Raises ValueError for lambd < 0."""
     if lambd < 0:
         raise ValueError(f"softshrink: expected lambd >= 0, got {lambd}")
-    return Activate.apply(input, Activation(SOFTSHRINK, lambd))
+    return _apply(input, Activation(SOFTSHRINK, lambd))
 
 
 def tanhshrink(input: Tensor) -> Tensor:
     """x - tanh(x)."""
-    return Activate.apply(float_input(input), _TANHSHRINK)
+    return _apply(float_input(input), _TANHSHRINK)
 
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:

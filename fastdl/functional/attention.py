@@ -29,8 +29,9 @@ class ScaledDotProductAttention(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> Any:
         q, k, v, mask, out, lse = ctx.saved
-        return ops.scaled_dot_product_attention_backward(
-            grad, q, k, v, mask, out, lse, *ctx.options, bool(ctx.needs[3])
+        needs_mask = bool(ctx.needs[3])
+        return ops.scaled_dot_product_attention_backward(  # type: ignore[misc]
+            grad, q, k, v, mask, out, lse, *ctx.options, needs_mask=needs_mask
         )
 
 

@@ -16,7 +16,6 @@ from ..naming import names_itself
 from ..ops.loss import (
     BCE,
     BCE_LOGITS,
-    HINGE_EMBEDDING,
     HUBER,
     KL,
     KL_LOG_TARGET,
@@ -26,7 +25,6 @@ from ..ops.loss import (
     POISSON_LOG,
     REDUCTIONS,
     SMOOTH_L1,
-    SOFT_MARGIN,
     reduction_code,
 )
 from .core import as_tensor, promote
@@ -38,23 +36,15 @@ if TYPE_CHECKING:
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
-    "cosine_embedding_loss",
     "cross_entropy",
     "gaussian_nll_loss",
-    "hinge_embedding_loss",
     "huber_loss",
     "kl_div",
     "l1_loss",
-    "margin_ranking_loss",
     "mse_loss",
-    "multi_margin_loss",
-    "multilabel_soft_margin_loss",
     "nll_loss",
     "poisson_nll_loss",
     "smooth_l1_loss",
-    "soft_margin_loss",
-    "triplet_margin_loss",
-    "triplet_margin_with_distance_loss",
 ]
 
 _REDUCTIONS = REDUCTIONS
@@ -155,7 +145,7 @@ def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
         )
 
 
-def _operands(op: str, input: Any, target: Any) -> tuple[Tensor, Tensor]:
+def _operands(op: str, input: Any, target: Any) -> tuple[Any, Any]:
     """Input and target as float Tensors of one dtype and shape, broadcast where they differ."""
     if (
         isinstance(input, TensorBase)
@@ -480,182 +470,3 @@ def gaussian_nll_loss(
     d = x - t
     losses = (v.log() + d * d / v) * 0.5
     return _reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, code)
-
-
-# --------------------------------------------------------------------------------------------------- margins
-
-
-def hinge_embedding_loss(
-    input: Tensor,
-    target: Tensor,
-    margin: float = 1.0,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """x where target is 1, max(0, margin - x) where it is -1."""
-    code = _code("hinge_embedding_loss", reduction, size_average, reduce)
-    x, t = _operands("hinge_embedding_loss", input, target)
-    return ElementLoss.apply(x, t.detach(), HINGE_EMBEDDING, code, margin, None, None)
-
-
-def soft_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """log(1 + exp(-t x)), t = 1 or -1."""
-    code = _code("soft_margin_loss", reduction, size_average, reduce)
-    x, t = _operands("soft_margin_loss", input, target)
-    return ElementLoss.apply(x, t.detach(), SOFT_MARGIN, code, 1.0, None, None)
-
-
-@names_itself
-def multilabel_soft_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """The mean over the last dim of -(t log s(x) + (1 - t) log(1 - s(x))), each class times its weight."""
-    code = _code("multilabel_soft_margin_loss", reduction, size_average, reduce)
-    losses = binary_cross_entropy_with_logits(input, target, weight, reduction="none")
-    return _reduced(losses.mean(-1), code)
-
-
-def margin_ranking_loss(
-    input1: Tensor,
-    input2: Tensor,
-    target: Tensor,
-    margin: float = 0,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """max(0, -t (x1 - x2) + margin), t = 1 or -1."""
-    code = _code("margin_ranking_loss", reduction, size_average, reduce)
-    return _reduced(((input2 - input1) * target + margin).relu(), code)
-
-
-@names_itself
-def cosine_embedding_loss(
-    input1: Tensor,
-    input2: Tensor,
-    target: Tensor,
-    margin: float = 0,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """1 - cos(x1, x2) where target is 1, max(0, cos - margin) where it is -1; x (N, D) with target (N,), or (D,)
-    with a scalar. Raises ValueError for other shapes."""
-    code = _code("cosine_embedding_loss", reduction, size_average, reduce)
-    a, b, t = input1, input2, as_tensor(target)
-    if a._data.ndim != t._data.ndim + 1 or b._data.ndim != a._data.ndim or t._data.ndim > 1:
-        raise ValueError(
-            f"cosine_embedding_loss: expected inputs (N, D) and target (N,), or (D,) and (), got "
-            f"{a._data.shape}, {b._data.shape} and {t._data.shape}"
-        )
-    eps = 1e-12
-    norms = (((a * a).sum(-1) + eps) * ((b * b).sum(-1) + eps)).sqrt()
-    cos = (a * b).sum(-1) / norms
-    same = (t._data == 1).astype(cos._data.dtype)
-    losses = (1 - cos) * wrap(np.asarray(same)) + (cos - margin).relu() * wrap(np.asarray(1 - same))
-    return _reduced(losses, code)
-
-
-def _distance(a: Tensor, b: Tensor, p: float, eps: float) -> Tensor:
-    d = (a - b + eps).abs()
-    if p == 2:
-        return (d * d).sum(-1).sqrt()
-    if p == 1:
-        return d.sum(-1)
-    if p == math.inf:
-        return d.amax(-1)
-    return (d**p).sum(-1) ** (1 / p)
-
-
-def triplet_margin_loss(
-    anchor: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    margin: float = 1.0,
-    p: float = 2,
-    eps: float = 1e-6,
-    swap: bool = False,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """max(0, |a - p| - |a - n| + margin); with ``swap`` the smaller of |a - n| and |p - n|. Balntas et al. (2016),
-    section 3."""
-    if margin <= 0:
-        raise ValueError(f"triplet_margin_loss: expected margin > 0, got {margin}")
-    code = _code("triplet_margin_loss", reduction, size_average, reduce)
-    near, far = _distance(anchor, positive, p, eps), _distance(anchor, negative, p, eps)
-    if swap:
-        far = far.minimum(_distance(positive, negative, p, eps))
-    return _reduced((near - far + margin).relu(), code)
-
-
-def triplet_margin_with_distance_loss(
-    anchor: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    *,
-    distance_function: Any = None,
-    margin: float = 1.0,
-    swap: bool = False,
-    reduction: str = "mean",
-) -> Tensor:
-    """`triplet_margin_loss` with any distance (default: Euclidean)."""
-    if margin <= 0:
-        raise ValueError(f"triplet_margin_with_distance_loss: expected margin > 0, got {margin}")
-    code = _code("triplet_margin_with_distance_loss", reduction)
-    distance = distance_function or (lambda a, b: _distance(a, b, 2, 1e-6))
-    near, far = distance(anchor, positive), distance(anchor, negative)
-    if swap:
-        far = far.minimum(distance(positive, negative))
-    return _reduced((near - far + margin).relu(), code)
-
-
-@names_itself
-def multi_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    p: int = 1,
-    margin: float = 1.0,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """sum over j != y of max(0, margin - x[y] + x[j])^p / C, times weight[y]; input (N, C) or (C,), p 1 or 2.
-
-    Raises ValueError for another p or other shapes, IndexError for a label that is no class.
-    """
-    op = "multi_margin_loss"
-    code = _code(op, reduction, size_average, reduce)
-    if p not in (1, 2):
-        raise ValueError(f"{op}: expected p to be 1 or 2, got {p}")
-    x, y = input, as_tensor(target)._data
-    if x._data.ndim not in (1, 2) or y.shape != x._data.shape[:-1]:
-        raise ValueError(f"{op}: expected (N, C) and (N,), or (C,) and (), got {x._data.shape} and {y.shape}")
-    n = x._data.shape[-1]
-    bad = np.flatnonzero((y < 0) | (y >= n))
-    if bad.size:
-        raise IndexError(
-            f"{op}: expected labels in [0, {n}), got {y.reshape(-1)[bad[0]]} at position {bad[0]}"
-        )
-    one_hot = (np.arange(n) == y[..., None]).astype(x._data.dtype)
-    own = (x * wrap(one_hot)).sum(-1, keepdim=True)
-    terms = (x - own + margin).relu()
-    factor = (1 - one_hot) / n
-    if weight is not None:
-        factor = factor * as_tensor(weight)._data[y][..., None]
-    terms = terms if p == 1 else terms * terms
-    return _reduced((terms * wrap(factor.astype(x._data.dtype))).sum(-1), code)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import ops as kernels
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import finfo
+from ..ops.activation import erf as erf_kernel
 from .core import as_tensor, cast, float_input, promote, unbroadcast
 
 if TYPE_CHECKING:
@@ -73,9 +75,30 @@ class Step(ArrayFunction):
         return np.zeros_like(grad)
 
 
+# What has a kernel goes there; bfloat16 and float16 are left to NumPy.
+
+
 def _sigmoid(x: Any) -> Any:
+    if x.dtype.char in "fd":
+        return kernels.activation(x, "sigmoid")
     e = np.exp(-np.abs(x))  # no overflow on either side
     return np.where(x >= 0, 1, e) / (1 + e)
+
+
+def _sigmoid_gradient(g: Any, y: Any) -> Any:
+    return kernels.activation_backward(g, y, "sigmoid") if y.dtype.char in "fd" else g * y * (1 - y)
+
+
+def _tanh(x: Any) -> Any:
+    return kernels.activation(x, "tanh") if x.dtype.char in "fd" else np.tanh(x)
+
+
+def _tanh_gradient(g: Any, y: Any) -> Any:
+    return kernels.activation_backward(g, y, "tanh") if y.dtype.char in "fd" else g * (1 - y * y)
+
+
+def _erf(x: Any) -> Any:
+    return erf_kernel(x) if x.dtype.char in "fd" else erf_kernel(x.astype(np.float32)).astype(x.dtype)
 
 
 def _rsqrt(x: Any) -> Any:
@@ -86,7 +109,6 @@ def _frac(x: Any) -> Any:
     return x - np.trunc(x)
 
 
-_erf = np.frompyfunc(math.erf, 1, 1)
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
 
@@ -129,15 +151,15 @@ acos = _make(FromInput, "acos", np.arccos, lambda g, x: -g / np.sqrt(1 - x * x),
 atan = _make(FromInput, "atan", np.arctan, lambda g, x: g / (x * x + 1), "Inverse tangent.")
 sinh = _make(FromInput, "sinh", np.sinh, lambda g, x: g * np.cosh(x), "Hyperbolic sine.")
 cosh = _make(FromInput, "cosh", np.cosh, lambda g, x: g * np.sinh(x), "Hyperbolic cosine.")
-tanh = _make(FromOutput, "tanh", np.tanh, lambda g, y: g * (1 - y * y), "Hyperbolic tangent.")
+tanh = _make(FromOutput, "tanh", _tanh, _tanh_gradient, "Hyperbolic tangent.")
 asinh = _make(FromInput, "asinh", np.arcsinh, lambda g, x: g / np.sqrt(x * x + 1), "Inverse hyperbolic sine.")
 acosh = _make(
     FromInput, "acosh", np.arccosh, lambda g, x: g / np.sqrt(x * x - 1), "Inverse hyperbolic cosine."
 )
 atanh = _make(FromInput, "atanh", np.arctanh, lambda g, x: g / (1 - x * x), "Inverse hyperbolic tangent.")
-sigmoid = _make(FromOutput, "sigmoid", _sigmoid, lambda g, y: g * y * (1 - y), "1 / (1 + exp(-x)).")
+sigmoid = _make(FromOutput, "sigmoid", _sigmoid, _sigmoid_gradient, "1 / (1 + exp(-x)).")
 erf = _make(
-    FromInput, "erf", lambda x: np.asarray(_erf(x)).astype(x.dtype),
+    FromInput, "erf", _erf,
     lambda g, x: g * np.exp(-x * x) * _TWO_OVER_SQRT_PI, "The error function.",
 )  # fmt: skip
 

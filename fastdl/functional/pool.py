@@ -34,7 +34,7 @@ class MaxPool(ArrayFunction):
         ctx.window, ctx.shape = window, x.shape
         if ctx.needs[0] is None and not want_indices:
             return ops.max_pool(x, *window)
-        out, indices = ops.max_pool(x, *window, return_indices=True)
+        out, indices = ops.max_pool(x, *window, return_indices=True)  # type: ignore[misc]
         ctx.save(indices)
         return (out, indices.astype(np.int64)) if want_indices else out
 

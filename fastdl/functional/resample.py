@@ -230,7 +230,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     >>> F.pixel_shuffle(fastdl.tensor([[[1.0]], [[2.0]], [[3.0]], [[4.0]]]), 2).tolist()
     [[[1.0, 2.0], [3.0, 4.0]]]
     """
-    r = upscale_factor
+    input, r = as_tensor(input), upscale_factor
     *lead, c, h, w = _channels("pixel_shuffle", input, r)
     if c % (r * r):
         raise ValueError(f"pixel_shuffle: expected channels divisible by {r * r}, got {c}")
@@ -245,7 +245,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
 
     Raises ValueError unless r divides height and width, TypeError where r is no integer.
     """
-    r = downscale_factor
+    input, r = as_tensor(input), downscale_factor
     *lead, c, h, w = _channels("pixel_unshuffle", input, r)
     if h % r or w % r:
         raise ValueError(f"pixel_unshuffle: expected height and width divisible by {r}, got {(h, w)}")
@@ -258,6 +258,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """(N, g k, ...) -> the channels dealt out anew, so that neighbours come from different groups (Zhang et al. 2018,
     "ShuffleNet", section 3.1). Raises ValueError unless ``groups`` divides the channels."""
+    input = as_tensor(input)
     n, c, *rest = _channels("channel_shuffle", input, groups)
     if c % groups:
         raise ValueError(f"channel_shuffle: expected channels divisible by {groups}, got {c}")

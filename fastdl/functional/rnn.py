@@ -6,6 +6,7 @@ Names and arguments are those of torch's functions of these names; `fastdl.nn.LS
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,36 @@ class Recurrent(ArrayFunction):
         return (None, None, dx, dh0, dc0, *dparams)
 
 
+class RecurrentCell(ArrayFunction):
+    """One step: a sequence of length 1. x and the states may lack the batch dimension."""
+
+    none_grads = True
+    network: Network
+
+    @staticmethod
+    def forward(ctx: Any, network: Network, x: Any, h: Any, c: Any, *params: np.ndarray) -> tuple:
+        lift = (None,) if x.ndim == 2 else (None, None)
+        x, h, c = x[lift], None if h is None else h[lift], None if c is None else c[lift]
+        y, h_n, c_n, reserve = network.forward(x, h, c, params, None, any(ctx.needs))
+        ctx.network, ctx.place = network, (0,) * len(lift)
+        ctx.save(x, h, c, y, reserve, *params)
+        return (h_n[ctx.place],) if c_n is None else (h_n[ctx.place], c_n[ctx.place])
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: Any, grad_c: Any = None) -> tuple:
+        x, h, c, y, reserve, *params = ctx.saved
+        lift, place = (None,) * len(ctx.place), ctx.place
+        grads = [None if g is None else g[lift] for g in (grad_h, grad_c)]
+        *inputs, dparams = ctx.network.backward(
+            None, *grads, x, h, c, params, y, reserve, None, ctx.needs[1:]
+        )
+        return (None, *[None if g is None else g[place] for g in inputs], *dparams)
+
+
+# Networks without dropout are constants.
+_network = functools.lru_cache(maxsize=256)(Network)
+
+
 def run(
     kind: str,
     input: Tensor,
@@ -70,7 +101,8 @@ def run(
     h0, c0 = (*states, None, None)[:2]
     count = num_layers * (2 if bidirectional else 1)
     projected = count > 0 and len(params) == count * (5 if has_biases else 3)
-    network = Network(
+    make = Network if train and dropout else _network
+    network = make(
         kind, num_layers, bidirectional, has_biases, projected, batch_first, packed, dropout if train else 0.0
     )
     if isinstance(lengths, TensorBase):
@@ -233,7 +265,9 @@ def rnn_relu(
 # ------------------------------------------------------------------------------------------------------------ cells
 
 
-def run_cell(kind: str, input: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor]) -> tuple:
+def run_cell(
+    kind: str, input: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor | None]
+) -> tuple:
     """One step: the new states. input (B, I) or (I,), states (B, H) or (H,) or None."""
     if not isinstance(input, TensorBase):
         raise TypeError(f"{kind}: expected a Tensor, got {type(input).__name__}")
@@ -251,13 +285,10 @@ def run_cell(kind: str, input: Tensor, states: Sequence[Tensor | None], params: 
             raise ValueError(
                 f"{kind}: expected states of as many dimensions as the input ({ndim}), got {state._data.shape}"
             )
-    if ndim == 1:
-        lifted = [None if s is None else s.unsqueeze(0) for s in states]
-        return tuple([s.squeeze(0) for s in run_cell(kind, input.unsqueeze(0), lifted, params)])
-    h, c = (*[None if s is None else s.unsqueeze(0) for s in states], None)[:2]
-    params = [p for p in params if p is not None]
-    out = Recurrent.apply(Network(kind, has_biases=len(params) == 4), None, input.unsqueeze(0), h, c, *params)
-    return tuple([s.squeeze(0) for s in out[1:]])
+    h, c = (*states, None)[:2]
+    if params[2] is None:
+        params = params[:2]
+    return RecurrentCell.apply(_network(kind, 1, False, len(params) == 4), input, h, c, *params)
 
 
 def lstm_cell(

@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ..autograd import TensorBase
+
 
 def call(self: Any, *args: Any, **kwargs: Any) -> Any:
     """``Module.__call__``: try costs nothing until something is raised."""
     try:
         return self.forward(*args, **kwargs)
     except Exception as error:
-        _name_layer(self, error)
+        wrong = _wrong_argument(self, error, (*args, *kwargs.values()))
+        _name_layer(self, wrong or error)
+        if wrong is not None:
+            raise wrong from error
         raise
 
 
@@ -20,7 +25,10 @@ def call_unary(self: Any, input: Any) -> Any:
     try:
         return self.forward(input)
     except Exception as error:
-        _name_layer(self, error)
+        wrong = _wrong_argument(self, error, (input,))
+        _name_layer(self, wrong or error)
+        if wrong is not None:
+            raise wrong from error
         raise
 
 
@@ -39,6 +47,16 @@ def is_unary(forward: Any) -> bool:
 
 call.__qualname__ = call_unary.__qualname__ = "Module.__call__"  # what Python calls them in its complaints
 _CALLS = (call.__code__, call_unary.__code__)
+
+
+def _wrong_argument(module: Any, error: Exception, args: tuple) -> TypeError | None:
+    """What to raise where a layer of ours failed on an argument that is no Tensor."""
+    if isinstance(error, AttributeError) and type(module).forward.__module__.startswith("fastdl."):
+        for i, argument in enumerate(args):
+            if argument is error.obj and not isinstance(argument, TensorBase):
+                got = type(argument).__name__
+                return TypeError(f"{type(module).__name__}: expected a Tensor for argument {i}, got {got}")
+    return None
 
 
 def _name_layer(module: Any, error: Exception) -> None:

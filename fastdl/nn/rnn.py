@@ -101,7 +101,10 @@ class RNNBase(Module):
         for layer in range(num_layers):
             for direction in range(directions):
                 inputs = input_size if layer == 0 else state * directions
-                shapes = {"weight_ih": (gates, inputs), "weight_hh": (gates, state)}
+                shapes: dict[str, tuple[int, ...]] = {
+                    "weight_ih": (gates, inputs),
+                    "weight_hh": (gates, state),
+                }
                 if bias:
                     shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
                 if proj_size:
@@ -196,9 +199,6 @@ class RNN(RNNBase):
     def forward(self, input: Any, hx: Tensor | None = None, *, lengths: Any = None) -> tuple[Any, Tensor]:
         output, (h_n,) = self._run(input, (hx,), lengths)
         return output, h_n
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + (", nonlinearity=relu" if self.nonlinearity == "relu" else "")
 
 
 class GRU(RNNBase):

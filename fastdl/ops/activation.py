@@ -94,6 +94,8 @@ def activation(x: np.ndarray, activation: str | tuple | None) -> np.ndarray:
     >>> activation(np.array([-1.0, 2.0]), "relu")
     array([0., 2.])
     """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"activation: expected a numpy.ndarray, got {type(x).__name__}")
     f = resolve_activation(activation)
     out = empty_like(x)
     kernels(x).activation_forward(x, out, f.kind, f.alpha, f.beta)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..autograd import Leaf, TensorBase, enable_grad, wrap
+from ..autograd import Leaf, TensorBase, enable_grad, mark_inplace, wrap
 
 
 class Optimizer:
@@ -99,6 +99,7 @@ class Optimizer:
             p = prepared[i]
             if p is None or not self._update(p, group):
                 self._prepare(i, group)
+            mark_inplace(*[p._data for p in group["params"] if p.grad is not None])
         return loss
 
     def _prepare(self, i: int, group: dict[str, Any]) -> None:

@@ -226,7 +226,7 @@ class LRSchedulerCallback(Callback):
 
 
 class ProgressBar(Callback):
-    """On a terminal a live bar with loss, metrics and time left; elsewhere one line per epoch."""
+    """One line per epoch, and while it runs, on a terminal, a live bar with loss, metrics and time left."""
 
     REFRESH = 0.1  # seconds between redraws
 
@@ -262,17 +262,13 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any]) -> None:
         text = describe({name: value for name, value in logs.items() if name != "lr"})
-        if self._bar is None:
-            out = self._out()
-            print(
-                f"Epoch {epoch}/{self.trainer.epochs}  {text}  {self.trainer.seconds:.1f} s",
-                file=out,
-                flush=True,
-            )
-            return
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update((self._bar.total or self._bar.n) - self._bar.n)
-        self._close()
+        if self._bar is not None:  # the whole line stays, however narrow the terminal; the bar goes
+            self._bar.update((self._bar.total or self._bar.n) - self._bar.n)
+            self._bar.refresh()
+            self._bar.leave = False
+            self._close()
+        line = f"Epoch {epoch}/{self.trainer.epochs}  {text}  {self.trainer.seconds:.1f} s"
+        print(line, file=self._out(), flush=True)
 
     def on_train_end(self) -> None:
         self._close()

@@ -10,6 +10,25 @@ namespace {
 constexpr int kSums = 8;
 
 template <class T, int R>
+FASTDL_INLINE void finish_rows(const ConvDepthwise<T>& p, Vec<T> (&sum)[R], int64_t r0, int64_t j,
+                               int lanes) {
+  using V = Vec<T>;
+  if (p.bias) {
+    const V bias = V::load(p.bias + j, lanes);
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] += bias;
+  }
+  if (p.residual) {
+    const T* residual = p.residual + r0 * p.residual_row + j;
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] += V::load(residual + r * p.residual_row, lanes);
+  }
+  if (p.relu) {  // a NaN in the second operand comes through
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = max(V::zero(), sum[r]);
+  }
+  T* const y = p.y + r0 * p.y_row + j;
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r].store(y + r * p.y_row, lanes);
+}
+
+template <class T, int R>
 FASTDL_INLINE void depthwise_block(const ConvDepthwise<T>& p, int64_t r0, int64_t j, int lanes) {
   using V = Vec<T>;
   V sum[R];
@@ -28,20 +47,53 @@ FASTDL_INLINE void depthwise_block(const ConvDepthwise<T>& p, int64_t r0, int64_
       FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(V::load(at + r * p.a_row, lanes), w, sum[r]);
     }
   }
-  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-    V y = sum[r];
-    if (p.bias) y += V::load(p.bias + j, lanes);
-    if (p.residual) y += V::load(p.residual + (r0 + r) * p.residual_row + j, lanes);
-    if (p.relu) y = max(V::zero(), y);  // a NaN in the second operand comes through
-    y.store(p.y + (r0 + r) * p.y_row + j, lanes);
+  finish_rows<T, R>(p, sum, r0, j, lanes);
+}
+
+// Taps in threes, each a row further than the one before: an input serves three outputs from its register.
+constexpr int kSlide = 3;
+
+template <class T>
+bool slides(const ConvDepthwise<T>& p) {
+  if (p.num_taps % kSlide != 0) return false;
+  for (int64_t t = 0; t < p.num_taps; t += kSlide) {
+    for (int i = 1; i < kSlide; ++i) {
+      if (p.taps[t + i].a - p.taps[t + i - 1].a != p.a_row) return false;
+    }
   }
+  return true;
+}
+
+template <class T, int R>
+FASTDL_INLINE void sliding_block(const ConvDepthwise<T>& p, int64_t r0, int64_t j) {
+  using V = Vec<T>;
+  V sum[R];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::zero();
+  const T* a = p.a + r0 * p.a_row + j;
+  for (int64_t t = 0; t < p.num_taps; t += kSlide) {
+    const T* at = a + p.taps[t].a;
+    V w[kSlide];
+    FASTDL_UNROLL for (int i = 0; i < kSlide; ++i) w[i] = V::load(p.b + p.taps[t + i].b + j);
+    FASTDL_UNROLL for (int x = 0; x < R + kSlide - 1; ++x) {
+      const V v = V::load(at);
+      at += p.a_row;
+      FASTDL_UNROLL for (int i = 0; i < kSlide; ++i) {
+        if (x - i >= 0 && x - i < R) sum[x - i] = fma(v, w[i], sum[x - i]);
+      }
+    }
+  }
+  finish_rows<T, R>(p, sum, r0, j, V::width);
 }
 
 template <class T>
 void depthwise(const ConvDepthwise<T>& p) {
+  const bool sliding = slides(p);
   for (int64_t j = 0; j < p.columns; j += Vec<T>::width) {
     const int lanes = p.columns - j < Vec<T>::width ? static_cast<int>(p.columns - j) : Vec<T>::width;
     int64_t r = 0;
+    if (sliding && lanes == Vec<T>::width) {
+      for (; r + kSums <= p.rows; r += kSums) sliding_block<T, kSums>(p, r, j);
+    }
     for (; r + kSums <= p.rows; r += kSums) depthwise_block<T, kSums>(p, r, j, lanes);
     for (; r + 2 <= p.rows; r += 2) depthwise_block<T, 2>(p, r, j, lanes);
     for (; r < p.rows; ++r) depthwise_block<T, 1>(p, r, j, lanes);

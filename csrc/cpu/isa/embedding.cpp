@@ -57,7 +57,8 @@ void max_rows(int64_t count, const int64_t* rows, int64_t n, const T* table, T* 
 
 template <class T>
 T dot(int64_t n, const T* a, const T* b) {
-  return row_sum<T>(n, [&](int64_t i, int m) { return Vec<T>::load(a + i, m) * Vec<T>::load(b + i, m); });
+  return row_sum<T>(n, [&](int64_t i, int m)
+                           FASTDL_FORCE_INLINE { return Vec<T>::load(a + i, m) * Vec<T>::load(b + i, m); });
 }
 
 template <class T>

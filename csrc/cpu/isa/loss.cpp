@@ -15,7 +15,7 @@ template <class T>
 struct Block {
   T sum[kRows], factor[kRows], rest[kRows];
   void finish(int rows, T* loss) const {
-    row_map<T>(rows, [&](int64_t i, int m) {
+    row_map<T>(rows, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
       fma(Vec<T>::load(factor + i, m), log(Vec<T>::load(sum + i, m)), Vec<T>::load(rest + i, m))
           .store(loss + i, m);
     });
@@ -31,9 +31,11 @@ FASTDL_INLINE Vec<T> class_weight(const T* weight, int64_t i, int m) {
 template <class T>
 FASTDL_INLINE T exponentials(int64_t n, const T* x, Vec<T> top, T* grad) {
   if (!grad) {
-    return row_sum<T>(n, [&](int64_t i, int m) { return first_lanes(exp(Vec<T>::load(x + i, m) - top), m); });
+    return row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+      return first_lanes(exp(Vec<T>::load(x + i, m) - top), m);
+    });
   }
-  return row_sum<T>(n, [&](int64_t i, int m) {
+  return row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     const Vec<T> e = first_lanes(exp(Vec<T>::load(x + i, m) - top), m);
     e.store(grad + i, m);
     return e;
@@ -52,7 +54,7 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T
       const int64_t label = labels[first + r];
       if (label == c.ignore_index) {
         block.sum[r] = T(1), block.factor[r] = block.rest[r] = T(0);
-        if (g) row_map<T>(n, [&](int64_t i, int m) { Vec<T>::zero().store(g + i, m); });
+        if (g) row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { Vec<T>::zero().store(g + i, m); });
         continue;
       }
       const T top = row_max(n, x, constant<T>(1));
@@ -62,7 +64,7 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T
       const T total = at_label + static_cast<T>(c.smooth * c.weight_sum);
       T rest = at_label * (top - x[label]);
       if (smooth != T(0)) {
-        rest -= smooth * row_sum<T>(n, [&](int64_t i, int m) {
+        rest -= smooth * row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
                   return class_weight(c.weight, i, m) * first_lanes(Vec<T>::load(x + i, m) - vtop, m);
                 });
       }
@@ -71,11 +73,12 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T
       const Vec<T> factor = Vec<T>::broadcast(scale * total / sum);
       if (smooth != T(0)) {
         const Vec<T> share = Vec<T>::broadcast(scale * smooth);
-        row_map<T>(n, [&](int64_t i, int m) {
+        row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
           fnma(share, class_weight(c.weight, i, m), Vec<T>::load(g + i, m) * factor).store(g + i, m);
         });
       } else {
-        row_map<T>(n, [&](int64_t i, int m) { (Vec<T>::load(g + i, m) * factor).store(g + i, m); });
+        row_map<T>(n, [&](int64_t i, int m)
+                          FASTDL_FORCE_INLINE { (Vec<T>::load(g + i, m) * factor).store(g + i, m); });
       }
       g[label] -= scale * at_label;
     }
@@ -95,20 +98,20 @@ void cross_entropy_soft(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, co
     for (int r = 0; r < count; ++r, x += n, target += n) {
       T* g = grad ? grad + (first + r) * n : nullptr;
       const Vec<T> top = Vec<T>::broadcast(row_max(n, x, constant<T>(1)));
-      const auto q = [&](int64_t i, int m) {
+      const auto q = [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         return class_weight(c.weight, i, m) * fma(confidence, Vec<T>::load(target + i, m), smooth);
       };
       const T sum = exponentials(n, x, top, g);
       const T total = row_sum<T>(n, q);
       // 0 log 0 = 0: a class that cannot be costs nothing where the target does not ask for it.
-      block.rest[r] = -row_sum<T>(n, [&](int64_t i, int m) {
+      block.rest[r] = -row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         const Vec<T> p = q(i, m);
         return select(p == Vec<T>::zero(), Vec<T>::zero(), p * (Vec<T>::load(x + i, m) - top));
       });
       block.sum[r] = sum, block.factor[r] = total;
       if (!g) continue;
       const Vec<T> factor = Vec<T>::broadcast(scale * total / sum), vscale = Vec<T>::broadcast(scale);
-      row_map<T>(n, [&](int64_t i, int m) {
+      row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         fnma(vscale, q(i, m), Vec<T>::load(g + i, m) * factor).store(g + i, m);
       });
     }
@@ -141,8 +144,9 @@ FASTDL_INLINE Term<T> term(Vec<T> x, Vec<T> t, Vec<T> parameter, Vec<T> positive
     const Vec<T> floor = constant<T>(-100), a = max(floor, log(x)), b = max(floor, log1p(-x));
     return {-fma(t, a, (one - t) * b), d / max(constant<T>(1e-12), x * (one - x))};
   } else if constexpr (Kind == FASTDL_LOSS_BCE_LOGITS) {
-    Vec<T> opposite;
-    const Vec<T> s = sigmoid_pair(x, opposite), rest = log1p_unit(exp(-abs(x)));
+    const Vec<T> e = exp(-abs(x)), inverse = one / (one + e), rest = log1p_unit(e), small = e * inverse;
+    const Mask<T> right = x >= zero;
+    const Vec<T> s = select(right, inverse, small), opposite = select(right, small, inverse);
     const Vec<T> yes = positive * t, no = one - t;
     return {fma(yes, max(zero, -x) + rest, no * (max(zero, x) + rest)), fnma(yes, opposite, no * s)};
   } else if constexpr (Kind == FASTDL_LOSS_KL) {
@@ -170,7 +174,7 @@ template <int Kind, class T>
 T elementwise_kind(double parameter, double scale, int64_t n, const T* x, const T* target, const T* weight,
                    const T* pos_weight, T* loss, T* grad) {
   const Vec<T> p = constant<T>(parameter), s = constant<T>(scale), one = constant<T>(1);
-  return row_sum<T>(n, [&](int64_t i, int m) {
+  return row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     const Vec<T> positive = pos_weight ? Vec<T>::load(pos_weight + i, m) : one;
     const Term<T> y = term<Kind>(Vec<T>::load(x + i, m), Vec<T>::load(target + i, m), p, positive);
     const Vec<T> w = weight ? Vec<T>::load(weight + i, m) : one;

@@ -1,5 +1,4 @@
-// Reductions over contiguous rows, shared by softmax and the losses. Four accumulators keep the adders busy;
-// the order of a sum depends on n alone.
+// Reductions over contiguous rows, shared by softmax and the losses. The order of a sum depends on n alone.
 #pragma once
 
 #include "vecmath.h"
@@ -34,17 +33,18 @@ FASTDL_INLINE T row_max(int64_t n, const T* x, Vec<T> sign) {
 template <class T, class F>
 FASTDL_INLINE T row_sum(int64_t n, F&& f) {
   constexpr int w = Vec<T>::width;
-  Vec<T> a = Vec<T>::zero(), b = a, c = a, d = a;
+  Vec<T> a = Vec<T>::zero(), b = a;
   int64_t i = 0;
-  for (; i + 4 * w <= n; i += 4 * w) {
+  for (; i + 2 * w <= n; i += 2 * w) {
     a += f(i, w);
     b += f(i + w, w);
-    c += f(i + 2 * w, w);
-    d += f(i + 3 * w, w);
   }
-  for (; i + w <= n; i += w) a += f(i, w);
+  if (i + w <= n) {
+    a += f(i, w);
+    i += w;
+  }
   if (i < n) b += f(i, static_cast<int>(n - i));
-  return reduce_add((a + b) + (c + d));
+  return reduce_add(a + b);
 }
 
 template <class T, class F>

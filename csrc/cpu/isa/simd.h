@@ -111,8 +111,8 @@ FASTDL_INLINE T reduce_min_nan(Vec<T> a) {
   return nan_or(isnan(a), reduce_min(a));
 }
 
-// log2(width) perfect shuffles of the rows transpose a square block (H. S. Stone, "Parallel Processing with the
-// Perfect Shuffle", 1971).
+// log2(width) perfect shuffles of the rows transpose a square block (H. S. Stone, "Parallel Processing with
+// the Perfect Shuffle", 1971).
 template <class T>
 FASTDL_INLINE void transpose(Vec<T> (&rows)[Vec<T>::width]) {
   constexpr int W = Vec<T>::width;

@@ -159,7 +159,8 @@ FASTDL_INLINE Vec<double> mantissa(Vec<double> x) {
   return (y & field) | Vec<double>::broadcast(1.);
 }
 
-// The unpack instructions work within 128-bit halves; exchanging halves afterwards gives the whole interleaving.
+// The unpack instructions work within 128-bit halves; exchanging halves afterwards gives the whole
+// interleaving.
 FASTDL_INLINE Vec<float> zip_lo(Vec<float> a, Vec<float> b) {
   return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20)};
 }

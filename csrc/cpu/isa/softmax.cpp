@@ -12,18 +12,21 @@ void forward_rows(int64_t rows, int64_t n, const T* x, T* y) {
   for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
     const Vec<T> top = Vec<T>::broadcast(row_max(n, x, sign));
     if constexpr (Kind == FASTDL_LOG_SOFTMAX) {
-      const T sum =
-          row_sum<T>(n, [&](int64_t i, int m) { return first_lanes(exp(Vec<T>::load(x + i, m) - top), m); });
+      const T sum = row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+        return first_lanes(exp(Vec<T>::load(x + i, m) - top), m);
+      });
       const Vec<T> log_sum = log(Vec<T>::broadcast(sum));
-      row_map<T>(n, [&](int64_t i, int m) { ((Vec<T>::load(x + i, m) - top) - log_sum).store(y + i, m); });
+      row_map<T>(n, [&](int64_t i, int m)
+                        FASTDL_FORCE_INLINE { ((Vec<T>::load(x + i, m) - top) - log_sum).store(y + i, m); });
     } else {
-      const T sum = row_sum<T>(n, [&](int64_t i, int m) {
+      const T sum = row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         const Vec<T> e = first_lanes(exp(Vec<T>::load(x + i, m) * sign - top), m);
         e.store(y + i, m);
         return e;
       });
       const Vec<T> scale = constant<T>(1) / Vec<T>::broadcast(sum);
-      row_map<T>(n, [&](int64_t i, int m) { (Vec<T>::load(y + i, m) * scale).store(y + i, m); });
+      row_map<T>(
+          n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { (Vec<T>::load(y + i, m) * scale).store(y + i, m); });
     }
   }
 }
@@ -43,10 +46,10 @@ FASTDL_INLINE Vec<T> gradient_term(Vec<T> g, Vec<T> y) {
 template <int Kind, class T>
 void backward_rows(int64_t rows, int64_t n, const T* dy, const T* y, T* dx) {
   for (int64_t row = 0; row < rows; ++row, dy += n, y += n, dx += n) {
-    const Vec<T> sum = Vec<T>::broadcast(row_sum<T>(n, [&](int64_t i, int m) {
+    const Vec<T> sum = Vec<T>::broadcast(row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
       return gradient_term<Kind>(Vec<T>::load(dy + i, m), Vec<T>::load(y + i, m));
     }));
-    row_map<T>(n, [&](int64_t i, int m) {
+    row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
       gradient<Kind>(Vec<T>::load(dy + i, m), Vec<T>::load(y + i, m), sum).store(dx + i, m);
     });
   }

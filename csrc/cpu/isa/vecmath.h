@@ -9,6 +9,10 @@
 
 #include "simd.h"
 
+// On the lambdas that loops are made of: GCC would otherwise call them, and reload their constants, per
+// vector.
+#define FASTDL_FORCE_INLINE __attribute__((always_inline))
+
 namespace fastdl::cpu::FASTDL_ISA {
 
 template <class T>
@@ -129,19 +133,24 @@ FASTDL_INLINE Vec<T> expm1(Vec<T> x0) {
   return select(abs(x0) < Vec<T>::broadcast(C::tiny), x0, y + y);
 }
 
-// log of finite x > 0: x = 2^e m, m near 1, s = (m - 1) / (m + 1), log m = 2 atanh s.
+// log of 2^e (1 + f), |f| small: s = f / (2 + f), log (1 + f) = 2 atanh s.
+template <class T>
+FASTDL_INLINE Vec<T> log_from_parts(Vec<T> f, Vec<T> e) {
+  using C = MathConstants<T>;
+  const Vec<T> s = f / (f + constant<T>(2)), z = s * s, h = constant<T>(0.5) * f * f;
+  // log m = f - (h - s (h + R)): the large terms f and h are exact or nearly so, the rest is small.
+  const Vec<T> t = fma(s, fma(z, polynomial(z, C::log_p), h), e * Vec<T>::broadcast(C::ln2_lo));
+  return fma(e, Vec<T>::broadcast(C::ln2_hi), f - (h - t));
+}
+
 template <class T>
 FASTDL_INLINE Vec<T> log_positive(Vec<T> x) {
-  using C = MathConstants<T>;
   const Vec<T> one = constant<T>(1);
   Vec<T> e = exponent(x), m = mantissa(x);
   const Mask<T> big = m > constant<T>(1.41421356237309505);
   m = select(big, m * constant<T>(0.5), m);
   e = select(big, e + one, e);
-  const Vec<T> f = m - one, s = f / (f + constant<T>(2)), z = s * s, h = constant<T>(0.5) * f * f;
-  // log m = f - (h - s (h + R)): the large terms f and h are exact or nearly so, the rest is small.
-  const Vec<T> t = fma(s, fma(z, polynomial(z, C::log_p), h), e * Vec<T>::broadcast(C::ln2_lo));
-  return fma(e, Vec<T>::broadcast(C::ln2_hi), f - (h - t));
+  return log_from_parts(m - one, e);
 }
 
 template <class T>
@@ -163,11 +172,13 @@ FASTDL_INLINE Vec<T> log1p(Vec<T> x) {
   return select(abs(x) < Vec<T>::broadcast(C::tiny), x, y);
 }
 
-// For x in [0, 1], without the special cases: what softplus and its kin need.
+// For x in [0, 1] (or NaN), what softplus and its kin need: 1 + x is never rounded, x or (x - 1) / 2 is used
+// as it is.
 template <class T>
 FASTDL_INLINE Vec<T> log1p_unit(Vec<T> x) {
-  const Vec<T> one = constant<T>(1), u = x + one;
-  return log_positive(u) + (x - (u - one)) / u;
+  const Vec<T> one = constant<T>(1);
+  const Mask<T> big = x > constant<T>(0.41421356237309505);
+  return log_from_parts(select(big, (x - one) * constant<T>(0.5), x), select(big, one, Vec<T>::zero()));
 }
 
 // An odd polynomial near 0, then 1 - 2 / (exp(2 |x|) + 1), where what is taken from 1 is at most a half.

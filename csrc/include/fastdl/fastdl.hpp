@@ -132,8 +132,6 @@ FASTDL_CHECKED(rnn_backward);
 FASTDL_CHECKED(attention_forward);
 FASTDL_CHECKED(attention_backward);
 
-FASTDL_CHECKED(dropout);
-
 FASTDL_CHECKED(layer_norm_forward);
 FASTDL_CHECKED(layer_norm_backward);
 FASTDL_CHECKED(rms_norm_forward);
@@ -162,6 +160,21 @@ FASTDL_CHECKED(softmax_backward);
 FASTDL_CHECKED(cross_entropy);
 FASTDL_CHECKED(nll_loss);
 FASTDL_CHECKED(loss);
+
+FASTDL_CHECKED(embedding_forward);
+FASTDL_CHECKED(embedding_backward);
+FASTDL_CHECKED(embedding_renorm);
+FASTDL_CHECKED(embedding_bag_forward);
+FASTDL_CHECKED(embedding_bag_backward);
+
+FASTDL_CHECKED(dropout);
+
+FASTDL_CHECKED(sgd_step);
+FASTDL_CHECKED(adam_step);
+FASTDL_CHECKED(adagrad_step);
+FASTDL_CHECKED(rmsprop_step);
+FASTDL_CHECKED(norm);
+FASTDL_CHECKED(scale);
 
 FASTDL_CHECKED(measure_peak);
 FASTDL_CHECKED(measure_copy);
