@@ -313,7 +313,9 @@ def _owned(g: Any) -> bool:
         return False
     if g.base is None:
         return True
-    return g.base.__class__ is ndarray and g.base.size == g.size and _getrefcount(g.base) == _BASE_SOLE
+    kind = g.base.__class__
+    whole = g.base.size == g.size if kind is ndarray else kind.__module__ == "fastdl._core"  # pooled memory
+    return whole and _getrefcount(g.base) == _BASE_SOLE
 
 
 # --------------------------------------------------------------------------------------- in-place modification

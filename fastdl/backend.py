@@ -44,8 +44,9 @@ def kernels(array: Any) -> ModuleType:
 
 
 def empty(shape: Any, dtype: Any) -> np.ndarray:
-    """An uninitialised C-contiguous array: every kernel output is allocated here."""
-    out = np.empty(shape, dtype)
+    """An uninitialised C-contiguous array: every kernel output is allocated here. Large ones get memory that an
+    earlier output had (`release_memory` gives it back to the system)."""
+    out = (_core or _load()).empty(shape, dtype)
     if POISON:
         _poison(out)
     return out
@@ -53,10 +54,17 @@ def empty(shape: Any, dtype: Any) -> np.ndarray:
 
 def empty_like(array: np.ndarray) -> np.ndarray:
     """An uninitialised array with the shape, dtype and memory layout of ``array``."""
-    out = np.empty_like(array)
-    if POISON:
-        _poison(out)
-    return out
+    strides, shape = array.strides, array.shape
+    if array.flags.c_contiguous or 0 in strides:
+        return empty(shape, array.dtype)
+    order = sorted(range(array.ndim), key=lambda axis: -abs(strides[axis]))  # from the outermost axis inwards
+    out = empty(tuple([shape[axis] for axis in order]), array.dtype)
+    return out.transpose(sorted(range(array.ndim), key=order.__getitem__))
+
+
+def release_memory() -> None:
+    """Give memory that is kept for later outputs back to the system."""
+    (_core or _load()).release_pool()
 
 
 def _poison(out: np.ndarray) -> None:

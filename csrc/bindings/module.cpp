@@ -19,6 +19,7 @@ void bind_softmax(py::module_&);
 void bind_loss(py::module_&);
 void bind_embedding(py::module_&);
 void bind_optim(py::module_&);
+void bind_memory(py::module_&);
 
 namespace {
 
@@ -55,4 +56,5 @@ PYBIND11_MODULE(_core, m) {
   bind_loss(m);
   bind_embedding(m);
   bind_optim(m);
+  bind_memory(m);
 }

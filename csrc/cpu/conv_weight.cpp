@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kTaskWork = 4e6;  // multiplications of a task
 constexpr int64_t kMaxTasks = 64;
+constexpr int64_t kCopyingGroups = 4;      // tasks that may share, and each copy, one region
 constexpr int64_t kCopiesBytes = 8 << 20;  // memory for the copies of dw
 // Positions per block: their data fits L1 and L2. The sums are loaded and stored once per block, so that
 // blocks are longer where they do not fit the L2 cache themselves.
@@ -371,7 +372,9 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
   p.panel_groups = p.want_weight ? std::min<int64_t>({p.panels, 2, wanted}) : 1;
   p.shares = std::min({blocks, (wanted + p.panel_groups - 1) / p.panel_groups, most});
   if (p.want_weight) {
-    p.panel_groups = std::max(p.panel_groups, std::min(p.panels, wanted / p.shares));
+    // Each of them copies its regions anew.
+    const int64_t most_groups = in.plain() && grad.plain() ? p.panels : std::min(p.panels, kCopyingGroups);
+    p.panel_groups = std::max(p.panel_groups, std::min(most_groups, wanted / p.shares));
   }
   Workspace sums(context, static_cast<size_t>(p.size * p.shares) * sizeof(T));
   p.sums = sums.as<T>();
