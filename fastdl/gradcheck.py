@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import TensorBase
+from .autograd import TensorBase, wrap
 from .grad_mode import no_grad
 from .gradients import grad
 
@@ -81,9 +81,9 @@ def _backward_jacobian(y: Any, inputs: list) -> list[np.ndarray]:
     return rows
 
 
-def _numeric_jacobian(func: Any, inputs: tuple, i: int, k: int, eps: float) -> np.ndarray:
+def _numeric_jacobian(func: Any, inputs: Any, i: int, k: int, eps: float) -> np.ndarray:
     x = inputs[i]._data
-    moved = [t.detach() if isinstance(t, TensorBase) else t for t in inputs]
+    moved = [wrap(t._data) if isinstance(t, TensorBase) else t for t in inputs]
     rows = []
     for index in np.ndindex(x.shape):
         values = []
