@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import TensorBase
+from .autograd import TensorBase, wrap
 from .grad_mode import no_grad
 from .gradients import grad
 
@@ -83,14 +83,14 @@ def _backward_jacobian(y: Any, inputs: list) -> list[np.ndarray]:
 
 def _numeric_jacobian(func: Any, inputs: tuple, i: int, k: int, eps: float) -> np.ndarray:
     x = inputs[i]._data
-    moved = [t.detach() if isinstance(t, TensorBase) else t for t in inputs]
+    moved = [wrap(t._data) if isinstance(t, TensorBase) else t for t in inputs]
     rows = []
     for index in np.ndindex(x.shape):
         values = []
         for step in (eps, -eps):
             z = x.copy()
             z[index] += step
-            moved[i] = type(moved[i])(z)
+            moved[i] = wrap(z)
             with no_grad():
                 values.append(np.array(_floats(func(*moved))[k]._data).reshape(-1))
         rows.append((values[0] - values[1]) / (2 * eps))

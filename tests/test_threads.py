@@ -98,13 +98,17 @@ def test_environment():
             got = read("_core.get_num_threads()", FASTDL_NUM_THREADS=nonsense)
             assert got == str(len(os.sched_getaffinity(0)))
     assert read("_core.get_cpu_isa()", FASTDL_CPU_ISA="generic") == "generic"
-    unknown = subprocess.run(
-        [sys.executable, "-c", "import fastdl; fastdl.get_num_threads()"],
-        env={**os.environ, "FASTDL_CPU_ISA": "avx1024"},
-        capture_output=True,
-        text=True,
-    )
-    assert "RuntimeError: FASTDL_CPU_ISA=avx1024: this machine runs generic" in unknown.stderr
+    for name, nonsense, message in (
+        ("FASTDL_CPU_ISA", "avx1024", "this machine runs generic"),
+        ("FASTDL_NUM_THREADS", "many", "expected 1 to 1024 threads"),
+    ):
+        unknown = subprocess.run(
+            [sys.executable, "-c", "import fastdl; fastdl.get_num_threads()"],
+            env={**os.environ, name: nonsense},
+            capture_output=True,
+            text=True,
+        )
+        assert f"RuntimeError: {name}={nonsense}: {message}" in unknown.stderr
 
 
 def test_set_num_threads():
