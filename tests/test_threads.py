@@ -13,6 +13,26 @@ import fastdl
 from fastdl import ops
 
 
+def python(program, **environment):
+    """Runs a program outside the source tree, where `fastdl` is what is installed."""
+    folder = os.path.dirname(os.path.dirname(fastdl.__file__))
+    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def read(code, **environment):
+    result = python(f"from fastdl import _core; print({code})", **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
 def product(rng):
     return (
         rng.standard_normal((300, 200)).astype(np.float32),
@@ -77,18 +97,8 @@ for _ in range(3):
     assert os.waitpid(child, 0)[1] == 0
 assert np.array_equal(ops.matmul(a, a), expected)
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)
-
-
-def read(code, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", f"from fastdl import _core; print({code})"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return result.stdout.strip()
+    result = python(program)
+    assert result.returncode == 0, result.stderr
 
 
 def test_environment():
@@ -102,12 +112,7 @@ def test_environment():
         ("FASTDL_CPU_ISA", "avx1024", "this machine runs generic"),
         ("FASTDL_NUM_THREADS", "many", "expected 1 to 1024 threads"),
     ):
-        unknown = subprocess.run(
-            [sys.executable, "-c", "import fastdl; fastdl.get_num_threads()"],
-            env={**os.environ, name: nonsense},
-            capture_output=True,
-            text=True,
-        )
+        unknown = python("import fastdl; fastdl.get_num_threads()", **{name: nonsense})
         assert f"RuntimeError: {name}={nonsense}: {message}" in unknown.stderr
 
 
@@ -131,4 +136,5 @@ from fastdl import ops
 fastdl.set_num_threads(4)
 ops.matmul(np.ones((500, 500)), np.ones((500, 500)))
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    result = python(program)
+    assert result.returncode == 0, result.stderr
