@@ -340,10 +340,12 @@ def mark_inplace(*arrays: Any) -> None:
         owner = _owner(array)
         key = id(owner)
         entry = _modified.get(key)
-        ref = (
-            entry[0] if entry is not None else weakref.ref(owner, lambda _, key=key: _modified.pop(key, None))
-        )
+        ref = entry[0] if entry is not None else weakref.ref(owner, partial(_forget, key))
         _modified[key] = (ref, _epoch)
+
+
+def _forget(key: int, _: Any) -> None:
+    _modified.pop(key, None)
 
 
 def version(array: Any) -> int:

@@ -81,7 +81,7 @@ def _backward_jacobian(y: Any, inputs: list) -> list[np.ndarray]:
     return rows
 
 
-def _numeric_jacobian(func: Any, inputs: tuple, i: int, k: int, eps: float) -> np.ndarray:
+def _numeric_jacobian(func: Any, inputs: Any, i: int, k: int, eps: float) -> np.ndarray:
     x = inputs[i]._data
     moved = [wrap(t._data) if isinstance(t, TensorBase) else t for t in inputs]
     rows = []
