@@ -32,13 +32,16 @@ def _load() -> ModuleType:
     wanted = os.environ.get("FASTDL_CPU_ISA")
     if wanted and wanted not in loaded.available_isas():
         raise RuntimeError(f"FASTDL_CPU_ISA={wanted}: this machine runs {', '.join(loaded.available_isas())}")
+    threads = os.environ.get("FASTDL_NUM_THREADS")
+    if threads and not (threads.strip().isdecimal() and 1 <= int(threads) <= 1024):
+        raise RuntimeError(f"FASTDL_NUM_THREADS={threads}: expected 1 to 1024 threads")
     _core = loaded
     return loaded
 
 
 def kernels(array: Any) -> ModuleType:
     """The compiled kernels that work where ``array`` lives. Raises RuntimeError if $FASTDL_CPU_ISA names an instruction
-    set that this machine does not run.
+    set that this machine does not run, or $FASTDL_NUM_THREADS no number of threads.
     """
     return _core or _load()
 

@@ -90,7 +90,7 @@ def _numeric_jacobian(func: Any, inputs: Any, i: int, k: int, eps: float) -> np.
         for step in (eps, -eps):
             z = x.copy()
             z[index] += step
-            moved[i] = type(moved[i])(z)
+            moved[i] = wrap(z)
             with no_grad():
                 values.append(np.array(_floats(func(*moved))[k]._data).reshape(-1))
         rows.append((values[0] - values[1]) / (2 * eps))

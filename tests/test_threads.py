@@ -108,8 +108,12 @@ def test_environment():
             got = read("_core.get_num_threads()", FASTDL_NUM_THREADS=nonsense)
             assert got == str(len(os.sched_getaffinity(0)))
     assert read("_core.get_cpu_isa()", FASTDL_CPU_ISA="generic") == "generic"
-    unknown = python("import fastdl; fastdl.get_num_threads()", FASTDL_CPU_ISA="avx1024")
-    assert "RuntimeError: FASTDL_CPU_ISA=avx1024: this machine runs generic" in unknown.stderr
+    for name, nonsense, message in (
+        ("FASTDL_CPU_ISA", "avx1024", "this machine runs generic"),
+        ("FASTDL_NUM_THREADS", "many", "expected 1 to 1024 threads"),
+    ):
+        unknown = python("import fastdl; fastdl.get_num_threads()", **{name: nonsense})
+        assert f"RuntimeError: {name}={nonsense}: {message}" in unknown.stderr
 
 
 def test_set_num_threads():
