@@ -129,6 +129,12 @@ def test_ops_given_no_arrays(wrong):
         (TypeError, "expected a PackedSequence, got Tensor", lambda: nn.utils.rnn.pad_packed_sequence(X)),
         (TypeError, "set_num_threads: expected an integer, got 'a'", lambda: fastdl.set_num_threads("a")),
         (TypeError, "expected a dtype such as float32, or its name, got 'foo'", lambda: X.to("foo")),
+        (
+            ValueError,
+            r"copy_: expected a shape .*\(2, 3\), got \(4,\)",
+            lambda: X.clone().copy_(fastdl.ones(4)),
+        ),
+        (ValueError, "masked_fill: expected shapes", lambda: X.masked_fill(fastdl.ones(4) > 0, 0)),
         (TypeError, "Module.__call__.* missing", lambda: nn.Linear(3, 2)()),
     ],
 )
