@@ -3,12 +3,16 @@
 # ruff: noqa: F401
 from __future__ import annotations
 
+import math
 import warnings
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 # isort: off
 from .tensor import (
     Tensor,
+    clone,
+    detach,
     is_floating_point,
     is_tensor,
     numel,
@@ -95,7 +99,7 @@ from .functional.repeating import (
 )
 from .functional.shape import (
     atleast_1d, atleast_2d, atleast_3d, broadcast_shapes, broadcast_tensors, broadcast_to, flatten,
-    moveaxis, movedim, permute, reshape, squeeze, swapaxes, swapdims, t, transpose, unflatten,
+    moveaxis, movedim, permute, ravel, reshape, squeeze, swapaxes, swapdims, t, transpose, unflatten,
     unsqueeze,
 )
 from .functional.sorting import (
@@ -106,10 +110,18 @@ from .functional.statistics import (
 )
 # isort: on
 # fmt: on
-from .random import get_rng_state, initial_seed, manual_seed, seed, set_rng_state
+from .naming import names_itself
+from .random import Generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
+
+# Calls by these names say which function was given something that is no Tensor.
+for _name, _value in list(globals().items()):
+    if isinstance(_value, FunctionType) and _value.__module__.startswith(
+        ("fastdl.functional.", "fastdl.tensor")
+    ):
+        globals()[_name] = names_itself(_value)
 
 if TYPE_CHECKING:
-    from . import data, io, nn, ops, optim, train
+    from . import cuda, data, io, nn, ops, optim, train
     from .io import load, save
     from .train import evaluate, fit, predict, summary  # type: ignore[no-redef]
 
@@ -119,13 +131,23 @@ warnings.filterwarnings("ignore", _FLAGS, RuntimeWarning, "fastdl")
 
 __version__ = "0.1.0"
 
+Size = tuple  # what `Tensor.shape` is
+dtype = type(float32)
+e, inf, nan, newaxis, pi = math.e, math.inf, math.nan, None, math.pi
+
 # Loaded at first use, so that `import fastdl` stays quick.
-_MODULES = ("data", "io", "nn", "ops", "optim", "train")
+_MODULES = ("cuda", "data", "io", "nn", "ops", "optim", "train")
 _ELSEWHERE = {
     **dict.fromkeys(("fit", "evaluate", "predict", "summary"), "train"),
     **dict.fromkeys(("load", "save"), "io"),
     "bfloat16": "dtypes",
-    **dict.fromkeys(("relu", "softmax", "log_softmax"), "nn.functional"),
+    **dict.fromkeys(
+        (
+            *("relu", "softmax", "log_softmax", "conv1d", "conv2d", "conv3d", "conv_transpose1d"),
+            *("conv_transpose2d", "conv_transpose3d", "cosine_similarity", "pairwise_distance", "layer_norm"),
+        ),
+        "nn.functional",
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -340,10 +341,12 @@ def mark_inplace(*arrays: Any) -> None:
         owner = _owner(array)
         key = id(owner)
         entry = _modified.get(key)
-        ref = (
-            entry[0] if entry is not None else weakref.ref(owner, lambda _, key=key: _modified.pop(key, None))
-        )
+        ref = entry[0] if entry is not None else weakref.ref(owner, partial(_forget, key))
         _modified[key] = (ref, _epoch)
+
+
+def _forget(key: int, _: Any) -> None:
+    _modified.pop(key, None)
 
 
 def version(array: Any) -> int:
@@ -365,12 +368,29 @@ def _check_unmodified(node: Any) -> None:
 from .custom import Function, once_differentiable  # noqa: E402  (these build on the classes above)
 from .gradients import backward, grad, retain_grad  # noqa: E402
 
+
+def gradcheck(
+    func: Any,
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
+    """Whether the gradients of ``func(*inputs)`` are those that finite differences give; see `fastdl.gradcheck`."""
+    from .gradcheck import gradcheck as check
+
+    return check(func, inputs, eps=eps, atol=atol, rtol=rtol, raise_exception=raise_exception)
+
+
 __all__ = [
     "ArrayFunction",
     "Function",
     "backward",
     "enable_grad",
     "grad",
+    "gradcheck",
     "inference_mode",
     "is_grad_enabled",
     "no_grad",

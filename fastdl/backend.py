@@ -32,13 +32,16 @@ def _load() -> ModuleType:
     wanted = os.environ.get("FASTDL_CPU_ISA")
     if wanted and wanted not in loaded.available_isas():
         raise RuntimeError(f"FASTDL_CPU_ISA={wanted}: this machine runs {', '.join(loaded.available_isas())}")
+    threads = os.environ.get("FASTDL_NUM_THREADS")
+    if threads and not (threads.strip().isdecimal() and 1 <= int(threads) <= 1024):
+        raise RuntimeError(f"FASTDL_NUM_THREADS={threads}: expected 1 to 1024 threads")
     _core = loaded
     return loaded
 
 
 def kernels(array: Any) -> ModuleType:
     """The compiled kernels that work where ``array`` lives. Raises RuntimeError if $FASTDL_CPU_ISA names an instruction
-    set that this machine does not run.
+    set that this machine does not run, or $FASTDL_NUM_THREADS no number of threads.
     """
     return _core or _load()
 
@@ -89,7 +92,9 @@ def set_default_dtype(dtype: Any) -> None:
 
 
 def set_num_threads(count: int) -> None:
-    """Set how many threads kernels use."""
+    """Set how many threads kernels use. Raises ValueError for a count out of range, TypeError for no integer."""
+    if isinstance(count, bool) or not hasattr(count, "__index__"):
+        raise TypeError(f"set_num_threads: expected an integer, got {count!r}")
     kernels(None).set_num_threads(count)
 
 

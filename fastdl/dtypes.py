@@ -44,7 +44,10 @@ def as_dtype(dtype: Any) -> np.dtype:
         return _PYTHON[dtype] or backend.get_default_dtype()
     if dtype == "bfloat16":
         return __getattr__("bfloat16")
-    return np.dtype(dtype)
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"expected a dtype such as float32, or its name, got {dtype!r}") from None
 
 
 def _category(dtype: np.dtype) -> Any:

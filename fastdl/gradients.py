@@ -74,7 +74,7 @@ _ones = {np.dtype(t): np.broadcast_to(np.ones((), t), ()) for t in (np.float32, 
 
 def _roots(name: str, tensors: Any, grads: Any) -> list:
     tensors = (tensors,) if isinstance(tensors, TensorBase) else tuple(tensors)
-    if grads is None or isinstance(grads, TensorBase):
+    if grads is None or isinstance(grads, TensorBase | np.ndarray):
         grads = (grads,) * len(tensors)
     if len(grads) != len(tensors):
         raise ValueError(f"{name}: expected one gradient per tensor ({len(tensors)}), got {len(grads)}")

@@ -28,6 +28,7 @@ from .functional import shape as S
 from .functional import sorting as So
 from .functional import statistics as St
 from .functional.core import Clone, Contiguous, cast, inplace
+from .naming import names_itself
 
 _new = object.__new__
 _Bool = bool  # the class body below has methods of these names
@@ -547,6 +548,7 @@ class Tensor(TensorBase):
     reshape = S.reshape
     view = S.view
     reshape_as = S.reshape_as
+    ravel = S.ravel
     flatten = S.flatten
     unflatten = S.unflatten
     squeeze = S.squeeze
@@ -764,6 +766,25 @@ def _rebuild(cls: Any, data: np.ndarray, requires_grad: bool, attributes: dict |
 
 autograd.Tensor = Tensor
 
+for _name in (  # those that take a second Tensor and do not convert it
+    *(
+        "addmm",
+        "addmm_",
+        "addmv",
+        "addmv_",
+        "addr",
+        "baddbmm",
+        "baddbmm_",
+        "bmm",
+        "cross",
+        "dot",
+        "expand_as",
+        "ger",
+    ),
+    *("inner", "mm", "mv", "outer", "reshape_as", "type_as", "vdot", "view_as"),
+):
+    setattr(Tensor, _name, names_itself(getattr(Tensor, _name)))
+
 
 def is_tensor(obj: Any) -> bool:
     """Whether ``obj`` is a Tensor."""
@@ -778,3 +799,13 @@ def is_floating_point(input: Tensor) -> bool:
 def numel(input: Tensor) -> int:
     """Number of elements."""
     return input._data.size
+
+
+def clone(input: Tensor) -> Tensor:
+    """A copy, through which gradients pass."""
+    return input.clone()
+
+
+def detach(input: Tensor) -> Tensor:
+    """The same memory as a Tensor without history."""
+    return input.detach()

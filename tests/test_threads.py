@@ -13,6 +13,26 @@ import fastdl
 from fastdl import ops
 
 
+def python(program, **environment):
+    """Runs a program outside the source tree, where `fastdl` is what is installed."""
+    folder = os.path.dirname(os.path.dirname(fastdl.__file__))
+    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def read(code, **environment):
+    result = python(f"from fastdl import _core; print({code})", **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
 def product(rng):
     return (
         rng.standard_normal((300, 200)).astype(np.float32),
@@ -77,18 +97,8 @@ for _ in range(3):
     assert os.waitpid(child, 0)[1] == 0
 assert np.array_equal(ops.matmul(a, a), expected)
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)
-
-
-def read(code, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", f"from fastdl import _core; print({code})"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return result.stdout.strip()
+    result = python(program)
+    assert result.returncode == 0, result.stderr
 
 
 def test_environment():
@@ -98,13 +108,12 @@ def test_environment():
             got = read("_core.get_num_threads()", FASTDL_NUM_THREADS=nonsense)
             assert got == str(len(os.sched_getaffinity(0)))
     assert read("_core.get_cpu_isa()", FASTDL_CPU_ISA="generic") == "generic"
-    unknown = subprocess.run(
-        [sys.executable, "-c", "import fastdl; fastdl.get_num_threads()"],
-        env={**os.environ, "FASTDL_CPU_ISA": "avx1024"},
-        capture_output=True,
-        text=True,
-    )
-    assert "RuntimeError: FASTDL_CPU_ISA=avx1024: this machine runs generic" in unknown.stderr
+    for name, nonsense, message in (
+        ("FASTDL_CPU_ISA", "avx1024", "this machine runs generic"),
+        ("FASTDL_NUM_THREADS", "many", "expected 1 to 1024 threads"),
+    ):
+        unknown = python("import fastdl; fastdl.get_num_threads()", **{name: nonsense})
+        assert f"RuntimeError: {name}={nonsense}: {message}" in unknown.stderr
 
 
 def test_set_num_threads():
@@ -127,4 +136,5 @@ from fastdl import ops
 fastdl.set_num_threads(4)
 ops.matmul(np.ones((500, 500)), np.ones((500, 500)))
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    result = python(program)
+    assert result.returncode == 0, result.stderr

@@ -4,7 +4,14 @@ from .dataset import ConcatDataset, Dataset, Subset, TensorDataset, random_split
 from .idx import read_idx, write_idx
 from .images import digits, fashion_mnist
 from .loader import DataLoader, default_collate
-from .sampler import BatchSampler, RandomSampler, Sampler, SequentialSampler
+from .sampler import (
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 __all__ = [
     "BatchSampler",
@@ -15,7 +22,9 @@ __all__ = [
     "Sampler",
     "SequentialSampler",
     "Subset",
+    "SubsetRandomSampler",
     "TensorDataset",
+    "WeightedRandomSampler",
     "default_collate",
     "digits",
     "fashion_mnist",

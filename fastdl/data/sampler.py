@@ -72,6 +72,68 @@ class RandomSampler(Sampler):
         return len(self.data_source) if self._num_samples is None else self._num_samples
 
 
+class SubsetRandomSampler(Sampler):
+    """The given indices in a new random order at every iteration."""
+
+    def __init__(
+        self, indices: Any, generator: np.random.Generator | None = None, *, seed: int | None = None
+    ) -> None:
+        self.indices = indices
+        self.generator = rng_for(generator, seed) if generator is not None or seed is not None else None
+
+    def __iter__(self) -> Iterator[int]:
+        for i in rng_for(self.generator, None).permutation(len(self.indices)).tolist():
+            yield int(self.indices[i])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class WeightedRandomSampler(Sampler):
+    """``num_samples`` indices drawn in proportion to ``weights`` (one per sample; they need not sum to 1).
+
+    Raises ValueError for weights that are not finite, negative, or too few for a draw without replacement.
+
+    >>> list(WeightedRandomSampler([0.0, 1.0], 3))
+    [1, 1, 1]
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        num_samples: int,
+        replacement: bool = True,
+        generator: np.random.Generator | None = None,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        self.weights = np.array(weights, np.float64)
+        if self.weights.ndim != 1 or not np.isfinite(self.weights).all() or (self.weights < 0).any():
+            raise ValueError(
+                f"WeightedRandomSampler: expected one finite weight >= 0 per sample, got {weights!r}"
+            )
+        if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples <= 0:
+            raise ValueError(
+                f"WeightedRandomSampler: expected num_samples of at least 1, got {num_samples!r}"
+            )
+        positive = np.count_nonzero(self.weights)
+        if positive < (1 if replacement else num_samples):
+            raise ValueError(
+                f"WeightedRandomSampler: expected a weight above 0 for each of {num_samples} samples, got {positive}"
+            )
+        self.num_samples = num_samples
+        self.replacement = replacement
+        self.generator = rng_for(generator, seed) if generator is not None or seed is not None else None
+
+    def __iter__(self) -> Iterator[int]:
+        p = self.weights / self.weights.sum()
+        rng = rng_for(self.generator, None)
+        yield from rng.choice(len(p), self.num_samples, self.replacement, p).tolist()
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
 class BatchSampler(Sampler):
     """Groups the indices of another sampler into lists of ``batch_size``.
 

@@ -13,6 +13,7 @@ import numpy as np
 from .. import ops
 from ..autograd import ArrayFunction, TensorBase, _mode, wrap
 from ..backend import empty_like, kernels
+from ..naming import names_itself
 from ..ops.activation import (
     CELU,
     ELU,
@@ -195,6 +196,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     return _activate("leaky_relu", input, f, inplace)
 
 
+@names_itself
 def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     """In-place `leaky_relu`."""
     return leaky_relu(input, negative_slope, True)
@@ -226,6 +228,7 @@ def rrelu(
     return overwrite("rrelu_", input, RRelu.apply(input, lower, upper))
 
 
+@names_itself
 def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
     """In-place `rrelu`."""
     return rrelu(input, lower, upper, training, True)
@@ -236,6 +239,7 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     return _activate("elu", input, Activation(ELU, alpha, 0.0, alpha > 0), inplace)
 
 
+@names_itself
 def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     """In-place `elu`."""
     return elu(input, alpha, True)
@@ -246,6 +250,7 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
     return _activate("selu", input, _SELU, inplace)
 
 
+@names_itself
 def selu_(input: Tensor) -> Tensor:
     """In-place `selu`."""
     return selu(input, True)
@@ -258,6 +263,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     return _activate("celu", input, Activation(CELU, alpha, 0.0, alpha > 0), inplace)
 
 
+@names_itself
 def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     """In-place `celu`."""
     return celu(input, alpha, True)
@@ -344,11 +350,13 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     return _activate("threshold", input, Activation(THRESHOLD, threshold, value), inplace)
 
 
+@names_itself
 def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
     """In-place `threshold`."""
     return _activate("threshold_", input, Activation(THRESHOLD, threshold, value), True)
 
 
+@names_itself
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """a * sigmoid(b), a and b the halves of x along ``dim`` (Dauphin et al. 2017, section 2).
 

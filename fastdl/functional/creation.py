@@ -110,19 +110,35 @@ def from_dlpack(x: Any) -> Tensor:
     return wrap(np.from_dlpack(x))
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    *args: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A Tensor of zeros; sizes as one tuple or one by one."""
-    return _finish(np.zeros(_size("zeros", size), _float_dtype(dtype)), device, requires_grad)
+    return _finish(
+        np.zeros(_size("zeros", args if size is None else (size,)), _float_dtype(dtype)),
+        device,
+        requires_grad,
+    )
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *args: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A Tensor of ones; sizes as one tuple or one by one."""
-    return _finish(np.ones(_size("ones", size), _float_dtype(dtype)), device, requires_grad)
+    return _finish(
+        np.ones(_size("ones", args if size is None else (size,)), _float_dtype(dtype)), device, requires_grad
+    )
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(
+    *args: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A Tensor whose elements are whatever the memory holds."""
-    return _finish(backend.empty(_size("empty", size), _float_dtype(dtype)), device, requires_grad)
+    return _finish(
+        backend.empty(_size("empty", args if size is None else (size,)), _float_dtype(dtype)),
+        device,
+        requires_grad,
+    )
 
 
 def full(
@@ -261,18 +277,36 @@ def _random(name: str, method: str, shape: tuple, dtype: Any, generator: Any) ->
 
 
 def rand(
-    *size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    *args: Any,
+    size: Any = None,
+    generator: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Uniform numbers in [0, 1)."""
-    return _finish(_random("rand", "random", _size("rand", size), dtype, generator), device, requires_grad)
+    return _finish(
+        _random("rand", "random", _size("rand", args if size is None else (size,)), dtype, generator),
+        device,
+        requires_grad,
+    )
 
 
 def randn(
-    *size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    *args: Any,
+    size: Any = None,
+    generator: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Normal numbers of mean 0 and variance 1."""
     return _finish(
-        _random("randn", "standard_normal", _size("randn", size), dtype, generator), device, requires_grad
+        _random(
+            "randn", "standard_normal", _size("randn", args if size is None else (size,)), dtype, generator
+        ),
+        device,
+        requires_grad,
     )
 
 

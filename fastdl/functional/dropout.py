@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import ops, random
 from ..autograd import ArrayFunction, wrap
+from ..naming import names_itself
 from ..tensor import Tensor
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
@@ -34,6 +35,7 @@ def _check(p: float, op: str) -> None:
         raise ValueError(f"{op}: expected a probability between 0 and 1, got {p}")
 
 
+@names_itself
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability ``p`` and scale the others by 1 / (1 - p), if ``training`` (Srivastava et
     al. 2014). input: any shape, float32 or float64. Raises ValueError for p outside [0, 1].
@@ -75,6 +77,7 @@ def _feature_dropout(
     return input.mul_(mask) if inplace else input * mask
 
 
+@names_itself
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero whole channels of (N, C, L) or (C, L) with probability ``p`` (Tompson et al. 2015, section 3.2).
 
@@ -85,6 +88,7 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     return _feature_dropout(1, True, input, p, training, inplace)
 
 
+@names_itself
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero whole channels of (N, C, H, W), or of (N, C, L), with probability ``p``; see `dropout1d`.
 
@@ -95,6 +99,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     return _feature_dropout(2, False, input, p, training, inplace)
 
 
+@names_itself
 def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero whole channels of (N, C, D, H, W) or (C, D, H, W) with probability ``p``; see `dropout1d`.
 

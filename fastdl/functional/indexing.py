@@ -262,7 +262,12 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         value = cast(value, input._data.dtype)
     else:
         value = np.asarray(value).astype(input._data.dtype)
-    return MaskedFill.apply(input, m, value)
+    try:
+        return MaskedFill.apply(input, m, value)
+    except ValueError:
+        raise ValueError(
+            f"masked_fill: expected shapes that broadcast together, got {input._data.shape} and {m.shape}"
+        ) from None
 
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:

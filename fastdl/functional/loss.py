@@ -12,6 +12,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, wrap
 from ..backend import empty, empty_like, kernels
+from ..naming import names_itself
 from ..ops.loss import (
     BCE,
     BCE_LOGITS,
@@ -168,6 +169,7 @@ def _operands(op: str, input: Any, target: Any) -> tuple[Any, Any]:
 # ------------------------------------------------------------------------------------------- classification
 
 
+@names_itself
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -209,6 +211,7 @@ def _soft_cross_entropy(
     return _reduced(losses, code)
 
 
+@names_itself
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -332,6 +335,7 @@ def _wants_gradient(*tensors: Any) -> bool:
     return any(isinstance(t, TensorBase) and t._node is not None for t in tensors)
 
 
+@names_itself
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -354,6 +358,7 @@ def binary_cross_entropy(
     return ElementLoss.apply(input, target, BCE, code, 1.0, _full(op, "weight", weight, input), None)
 
 
+@names_itself
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float, wrap
+from ..naming import names_itself
 from ..ops.loss import HINGE_EMBEDDING, SOFT_MARGIN
 from .core import as_tensor
 from .loss import ElementLoss, _code, _operands, _reduced, binary_cross_entropy_with_logits
@@ -55,6 +56,7 @@ def soft_margin_loss(
     return ElementLoss.apply(x, t.detach(), SOFT_MARGIN, code, 1.0, None, None)
 
 
+@names_itself
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -83,6 +85,7 @@ def margin_ranking_loss(
     return _reduced(((input2 - input1) * target + margin).relu(), code)
 
 
+@names_itself
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -164,6 +167,7 @@ def triplet_margin_with_distance_loss(
     return _reduced((near - far + margin).relu(), code)
 
 
+@names_itself
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,

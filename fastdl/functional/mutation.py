@@ -19,7 +19,12 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     check_inplace("copy_", self)
     src = as_tensor(src)
     if src._data.shape != self._data.shape:
-        src = src.expand(self._data.shape)
+        try:
+            src = src.expand(self._data.shape)
+        except ValueError:
+            raise ValueError(
+                f"copy_: expected a shape that broadcasts to {self._data.shape}, got {src._data.shape}"
+            ) from None
     if src._data.dtype != self._data.dtype:
         src = cast(src, self._data.dtype)
     return overwrite("copy_", self, Clone.apply(src) if src._node is not None else src)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..autograd import ArrayFunction
+from ..naming import names_itself
 from ..tensor import Tensor
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
@@ -81,6 +82,7 @@ class BatchNorm(ArrayFunction):
         return ops.batch_norm_backward(grad, x, weight, mean, rstd, ctx.training, ctx.needs)
 
 
+@names_itself
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -100,6 +102,7 @@ def layer_norm(
     return LayerNorm.apply(input, weight, bias, tuple(normalized_shape), eps)
 
 
+@names_itself
 def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
@@ -113,6 +116,7 @@ def rms_norm(
     return RMSNorm.apply(input, weight, tuple(normalized_shape), eps)
 
 
+@names_itself
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -130,6 +134,7 @@ def group_norm(
     return GroupNorm.apply(input, weight, bias, num_groups, eps)
 
 
+@names_itself
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -152,6 +157,7 @@ def batch_norm(
     return BatchNorm.apply(input, weight, bias, mean, var, training, momentum, eps)
 
 
+@names_itself
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,

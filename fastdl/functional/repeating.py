@@ -38,9 +38,9 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     return Tile.apply(input, counts)
 
 
-def tile(input: Tensor, *dims: Any) -> Tensor:
+def tile(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
     """As `repeat`, but fewer counts than dimensions are filled up with ones in front."""
-    counts = tuple([int(n) for n in sizes(dims)])
+    counts = tuple([int(n) for n in sizes(args if dims is None else (dims,))])
     return repeat(input, (1,) * (input._data.ndim - len(counts)) + counts)
 
 
@@ -86,9 +86,10 @@ class Flip(ArrayFunction):
         return np.flip(grad, ctx.axes)
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
-    """The order reversed along ``dims`` (a copy)."""
-    axes = tuple([normalize_dim("flip", d, input._data.ndim) for d in sizes(dims)])
+def flip(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
+    """The order reversed along ``dims`` (a copy): ``flip(x, 0, 1)`` or ``flip(x, (0, 1))``."""
+    dims = sizes(args if dims is None else (dims,))
+    axes = tuple([normalize_dim("flip", d, input._data.ndim) for d in dims])
     return Flip.apply(input, axes if input._data.ndim else ())
 
 

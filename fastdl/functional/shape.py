@@ -107,9 +107,10 @@ def _integers(name: str, shape: tuple) -> tuple:
         raise TypeError(f"{name}: expected sizes as integers or one tuple of them, got {shape}") from None
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, *args: Any, shape: Any = None) -> Tensor:
     """The same elements in another shape: a view where possible, else a copy. One size may be -1."""
     x = input._data
+    shape = args if shape is None else (shape,)
     try:
         return Reshape.apply(input, shape if len(shape) != 1 else shape[0])
     except (ValueError, TypeError):
@@ -152,6 +153,11 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return Reshape.apply(input, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
+def ravel(input: Tensor) -> Tensor:
+    """All elements in one dimension."""
+    return flatten(input)
+
+
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """Dimension ``dim`` split into ``sizes`` (one may be -1)."""
     shape = input._data.shape
@@ -176,12 +182,13 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return Reshape.apply(input, (*shape[:dim], 1, *shape[dim:]))
 
 
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
     """The dimensions in another order."""
     n = input._data.ndim
-    order = tuple([normalize_dim("permute", d, n) for d in sizes(dims)])
+    dims = sizes(args if dims is None else (dims,))
+    order = tuple([normalize_dim("permute", d, n) for d in dims])
     if sorted(order) != list(range(n)):
-        raise ValueError(f"permute: expected an order of the {n} dimensions, got {sizes(dims)}")
+        raise ValueError(f"permute: expected an order of the {n} dimensions, got {dims}")
     return Permute.apply(input, order)
 
 

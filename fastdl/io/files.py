@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device import check_device
 from ..tensor import Tensor
 
 _TREE = "fastdl.tree"
@@ -76,12 +77,16 @@ def save(obj: Any, path: Path, metadata: Mapping[str, str] | None = None) -> Non
     atomic_write(path, _serialize(arrays, texts))
 
 
-def load(path: Path) -> Any:
+def load(path: Path, map_location: Any = None, *, weights_only: bool = True) -> Any:
     """What ``save`` wrote: a dict of Tensors, or the nested structure.
+
+    ``map_location`` may name the CPU only; ``weights_only`` changes nothing, for no file here can hold code.
 
     Raises FileNotFoundError or another OSError when the file cannot be read, ValueError naming the file and
     what is wrong when it is truncated, corrupt or of another format.
     """
+    if map_location is not None:
+        check_device(map_location)
     return load_with_metadata(path)[0]
 
 
@@ -113,6 +118,8 @@ def atomic_write(path: Path, data: bytes) -> None:
     try:
         if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, "is a directory")
+        if os.path.exists(target) and not os.path.isfile(target):  # a device or a pipe must not be replaced
+            raise OSError(errno.EINVAL, "not a regular file")
         descriptor, temporary = tempfile.mkstemp(
             prefix=f".{os.path.basename(target)[:100]}.", suffix=".tmp", dir=folder
         )
@@ -270,6 +277,11 @@ def _header_problem(file: Any, size: int) -> str | None:
     start = file.read(1)
     if length > _MAX_HEADER or (start and start != b"{"):
         first = (length.to_bytes(8, "little") + start).hex(" ")
+        if first.startswith("50 4b 03 04"):
+            return (
+                "a zip archive, as torch.save writes, not a safetensors file; convert it where torch is installed: "
+                "safetensors.torch.save_file(torch.load(path), new_path)"
+            )
         return f"not a safetensors file: expected a length and a JSON header, got {first}"
     if 8 + length > size:
         return f"truncated: expected a header of {length} bytes, got {size - 8}"

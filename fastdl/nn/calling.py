@@ -45,6 +45,7 @@ def is_unary(forward: Any) -> bool:
     )
 
 
+call.__qualname__ = call_unary.__qualname__ = "Module.__call__"  # what Python calls them in its complaints
 _CALLS = (call.__code__, call_unary.__code__)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import empty, empty_like, kernels
+from ..naming import names_itself_on_arrays
 
 # The kinds of fastdl_activation_kind (csrc/include/fastdl/activation.h).
 NONE, RELU, RELU6, LEAKY_RELU, ELU, SELU, CELU, GELU, GELU_TANH, SILU, MISH, SOFTPLUS = range(12)
@@ -93,6 +94,8 @@ def activation(x: np.ndarray, activation: str | tuple | None) -> np.ndarray:
     >>> activation(np.array([-1.0, 2.0]), "relu")
     array([0., 2.])
     """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"activation: expected a numpy.ndarray, got {type(x).__name__}")
     f = resolve_activation(activation)
     out = empty_like(x)
     kernels(x).activation_forward(x, out, f.kind, f.alpha, f.beta)
@@ -107,6 +110,7 @@ def activation_backward(grad: np.ndarray, saved: np.ndarray, activation: str | t
     return out
 
 
+@names_itself_on_arrays
 def glu(x: np.ndarray, dim: int = -1) -> np.ndarray:
     """a * sigmoid(b), a and b the halves of x along ``dim`` (Dauphin et al. 2017, section 2).
 
@@ -125,6 +129,7 @@ def glu(x: np.ndarray, dim: int = -1) -> np.ndarray:
     return out
 
 
+@names_itself_on_arrays
 def glu_backward(grad: np.ndarray, x: np.ndarray, dim: int = -1) -> np.ndarray:
     """The gradient of `glu` with respect to x."""
     out = empty(x.shape, x.dtype)

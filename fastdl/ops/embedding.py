@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import empty, empty_like, kernels
+from ..naming import names_itself_on_arrays
 
 BAG_MODES = {"sum": 0, "mean": 1, "max": 2}  # fastdl_bag_mode
 
 
+@names_itself_on_arrays
 def embedding(weight: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """weight[indices]: weight (V, D) float32 or float64, indices (*), result (*, D).
 
@@ -29,6 +31,7 @@ def embedding(weight: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return out
 
 
+@names_itself_on_arrays
 def embedding_backward(
     grad: np.ndarray,
     indices: np.ndarray,
@@ -47,6 +50,7 @@ def renormalise(weight: np.ndarray, indices: np.ndarray, max_norm: float, norm_t
     kernels(weight).embedding_renorm(weight, indices, max_norm, norm_type)
 
 
+@names_itself_on_arrays
 def embedding_bag(
     weight: np.ndarray,
     indices: np.ndarray,
@@ -82,6 +86,7 @@ def embedding_bag(
     return out, which
 
 
+@names_itself_on_arrays
 def embedding_bag_backward(
     grad: np.ndarray,
     weight: np.ndarray,

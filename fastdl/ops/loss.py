@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import empty, empty_like, kernels
+from ..naming import names_itself_on_arrays
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # fastdl_reduction
 # fastdl_loss_kind
@@ -30,6 +31,7 @@ def _rows_shape(x: np.ndarray) -> tuple[int, ...]:
     return x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
 
 
+@names_itself_on_arrays
 def cross_entropy(
     x: np.ndarray,
     target: np.ndarray,
@@ -56,6 +58,7 @@ def cross_entropy(
     return (loss, grad) if with_grad else loss
 
 
+@names_itself_on_arrays
 def nll_loss(
     x: np.ndarray,
     target: np.ndarray,

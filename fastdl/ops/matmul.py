@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import empty, kernels
+from ..naming import names_itself_on_arrays
 from .activation import Activation, resolve_activation
 
 __all__ = [
@@ -34,8 +35,15 @@ class PackedB:
         return f"PackedB(shape={self.shape}, dtype={self.dtype}, isa={self.isa!r})"
 
 
+def _no_arrays(op: str, a: Any, b: Any) -> TypeError:
+    return TypeError(f"{op}: expected numpy.ndarrays, got {type(a).__name__} and {type(b).__name__}")
+
+
 def _out_shape(a: Any, b: Any, op: str) -> tuple[int, ...]:
-    sa, sb = a.shape, b.shape
+    try:
+        sa, sb = a.shape, b.shape
+    except AttributeError:
+        raise _no_arrays(op, a, b) from None
     if not sa or not sb:
         raise ValueError(f"{op}: expected operands of at least 1 dimension, got shapes {sa} and {sb}")
     if sa[-1] != sb[-2 if len(sb) > 1 else 0]:
@@ -160,7 +168,10 @@ def linear(
     >>> linear(np.array([1.0, 2.0]), np.array([[3.0, 4.0]]), np.array([-1.0])).tolist()
     [10.0]
     """
-    sx, sw = x.shape, weight.shape
+    try:
+        sx, sw = x.shape, weight.shape
+    except AttributeError:
+        raise _no_arrays("linear", x, weight) from None
     if not sx or not 1 <= len(sw) <= 2 or sx[-1] != sw[-1]:
         raise ValueError(f"linear: expected x (..., k) and weight (n, k) or (k,), got shapes {sx} and {sw}")
     out = empty(sx[:-1] + sw[:-1], x.dtype)
@@ -202,6 +213,7 @@ def linear_backward(
     return dx, dw, db
 
 
+@names_itself_on_arrays
 def pack_b(b: np.ndarray) -> PackedB:
     """Lay out a matrix (k, n) for use as the right-hand operand of many calls of `matmul`.
 
@@ -226,12 +238,14 @@ def _check_dims(op: str, a: Any, b: Any, da: int, db: int) -> None:
         )
 
 
+@names_itself_on_arrays
 def mm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Product of two matrices: (m, k) x (k, n)."""
     _check_dims("mm", a, b, 2, 2)
     return matmul(a, b)
 
 
+@names_itself_on_arrays
 def bmm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Products of two batches of as many matrices: (batch, m, k) x (batch, k, n)."""
     _check_dims("bmm", a, b, 3, 3)
@@ -240,18 +254,21 @@ def bmm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return matmul(a, b)
 
 
+@names_itself_on_arrays
 def mv(a: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Product of a matrix (m, k) and a vector (k,)."""
     _check_dims("mv", a, x, 2, 1)
     return matmul(a, x)
 
 
+@names_itself_on_arrays
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Inner product of two vectors of one length, as a 0-d array."""
     _check_dims("dot", a, b, 1, 1)
     return matmul(a, b)
 
 
+@names_itself_on_arrays
 def addmm(
     c: np.ndarray, a: np.ndarray, b: np.ndarray, *, beta: float = 1.0, alpha: float = 1.0
 ) -> np.ndarray:

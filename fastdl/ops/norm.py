@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import empty, empty_like, kernels
+from ..naming import names_itself_on_arrays
 from .pool import channels_last_empty
 
 __all__ = [
@@ -37,6 +38,7 @@ def _normalized(x: np.ndarray, normalized_shape: Sequence[int], op: str) -> int:
     return k
 
 
+@names_itself_on_arrays
 def layer_norm(
     x: np.ndarray,
     normalized_shape: Sequence[int],
@@ -62,6 +64,7 @@ def layer_norm(
     return out, mean, rstd
 
 
+@names_itself_on_arrays
 def layer_norm_backward(
     grad: np.ndarray,
     x: np.ndarray,
@@ -86,6 +89,7 @@ def layer_norm_backward(
     return grad_x, grad_w, grad_b
 
 
+@names_itself_on_arrays
 def rms_norm(
     x: np.ndarray, normalized_shape: Sequence[int], weight: np.ndarray | None = None, eps: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -102,6 +106,7 @@ def rms_norm(
     return out, rstd
 
 
+@names_itself_on_arrays
 def rms_norm_backward(
     grad: np.ndarray,
     x: np.ndarray,
@@ -132,6 +137,7 @@ def _check_channels(x: np.ndarray, op: str) -> None:
         raise ValueError(f"{op}: expected an input of shape (N, C, ...), got {x.shape}")
 
 
+@names_itself_on_arrays
 def group_norm(
     x: np.ndarray,
     num_groups: int,
@@ -160,6 +166,7 @@ def group_norm(
     return out, mean, rstd
 
 
+@names_itself_on_arrays
 def group_norm_backward(
     grad: np.ndarray,
     x: np.ndarray,
@@ -183,6 +190,7 @@ def group_norm_backward(
     return grad_x, grad_w, grad_b
 
 
+@names_itself_on_arrays
 def batch_norm(
     x: np.ndarray,
     running_mean: np.ndarray | None,
@@ -229,6 +237,7 @@ def batch_norm(
     return out, mean, rstd
 
 
+@names_itself_on_arrays
 def batch_norm_backward(
     grad: np.ndarray,
     x: np.ndarray,

@@ -11,6 +11,8 @@ SOFTMAX, LOG_SOFTMAX, SOFTMIN = range(3)  # fastdl_softmax_kind
 
 
 def _forward(x: np.ndarray, dim: int, kind: int) -> np.ndarray:
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"softmax: expected a numpy.ndarray, got {type(x).__name__}")
     out = empty_like(x)
     backend.kernels(x).softmax_forward(x, out, dim, kind)
     return out

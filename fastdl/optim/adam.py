@@ -45,6 +45,8 @@ class Adam(Optimizer):
         name = type(self).__name__
         check_range(name, "lr", lr)
         check_range(name, "eps", eps)
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise TypeError(f"{name}: expected betas to be a pair of numbers, got {betas!r}")
         check_range(name, "betas[0]", betas[0], 0, 1)
         check_range(name, "betas[1]", betas[1], 0, 1)
         check_range(name, "weight_decay", weight_decay)

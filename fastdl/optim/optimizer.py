@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,13 @@ class Optimizer:
         self.state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
         self._prepared = []
-        groups = list(params)
+        try:
+            groups = list(params)
+        except TypeError:
+            raise TypeError(
+                f"{type(self).__name__}: expected an iterable of Tensors or dicts (model.parameters()), "
+                f"got {type(params).__name__}"
+            ) from None
         if not groups:
             raise ValueError(f"{type(self).__name__}: got an empty parameter list")
         if not isinstance(groups[0], dict):
@@ -43,6 +49,10 @@ class Optimizer:
         if not isinstance(param_group, dict):
             raise TypeError(
                 f"{name}: expected a parameter group to be a dict, got {type(param_group).__name__}"
+            )
+        if "params" not in param_group:
+            raise ValueError(
+                f"{name}: expected a parameter group with 'params', got keys {list(param_group)}"
             )
         params = param_group["params"]
         if isinstance(params, TensorBase):
@@ -152,6 +162,12 @@ class Optimizer:
         Raises ValueError, with nothing changed, where groups, parameters or shapes do not fit.
         """
         name = type(self).__name__
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{name}: expected a state dict, got {type(state_dict).__name__}")
+        if "param_groups" not in state_dict or "state" not in state_dict:
+            raise ValueError(
+                f"{name}: expected a state dict with 'state' and 'param_groups', got keys {list(state_dict)[:8]}"
+            )
         saved = state_dict["param_groups"]
         if len(saved) != len(self.param_groups):
             raise ValueError(
@@ -204,7 +220,11 @@ def _state_value(name: str, key: str, value: Any, p: Any) -> Any:
 
 def check_range(name: str, option: str, value: Any, low: float = 0.0, high: float | None = None) -> None:
     """ValueError unless low <= value (< high)."""
-    if not (low <= value and (high is None or value < high)):
+    try:
+        fits = low <= value and (high is None or value < high)
+    except TypeError:
+        raise TypeError(f"{name}: expected {option} to be a number, got {value!r}") from None
+    if not fits:
         limits = f">= {low:g}" if high is None else f"in [{low:g}, {high:g})"
         raise ValueError(f"{name}: expected {option} {limits}, got {value}")
 

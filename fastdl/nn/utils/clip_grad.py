@@ -59,6 +59,8 @@ def clip_grad_norm_(
     >>> p.grad
     tensor([0.6000, 0.8000])
     """
+    if isinstance(max_norm, str) or float(max_norm) < 0:
+        raise ValueError(f"clip_grad_norm_: expected max_norm >= 0, got {max_norm!r}")
     arrays = _gradients(parameters)
     norm = _norm("clip_grad_norm_", arrays, norm_type, error_if_nonfinite)
     if not arrays:

@@ -177,6 +177,8 @@ def pad_packed_sequence(
     >>> pad_packed_sequence(packed, padding_value=-1)[0].tolist()
     [[1, 2], [3, -1]]
     """
+    if not isinstance(sequence, PackedSequence):
+        raise TypeError(f"pad_packed_sequence: expected a PackedSequence, got {type(sequence).__name__}")
     sizes = sequence.batch_sizes._data
     steps, batch = len(sizes), int(sizes[0])
     if total_length is not None:
