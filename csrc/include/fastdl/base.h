@@ -95,7 +95,8 @@ FASTDL_API int32_t fastdl_get_num_threads(void);
 FASTDL_API fastdl_status fastdl_set_num_threads(int32_t n);
 
 /* Instruction sets: "generic", "avx2", "avx512". The best one is chosen when the library is first used,
-   unless FASTDL_CPU_ISA names another. For tests and measurements: to be set while no other thread computes. */
+   unless FASTDL_CPU_ISA names another. For tests and measurements: to be set while no other thread computes.
+ */
 FASTDL_API const char* fastdl_get_cpu_isa(void);
 FASTDL_API fastdl_status fastdl_set_cpu_isa(const char* name);
 /* Comma-separated names of those this machine runs, best last. */
