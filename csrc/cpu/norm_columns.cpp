@@ -329,7 +329,6 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
     FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
                  "%s: groups must divide the number of channels %lld, got %lld", op,
                  static_cast<long long>(s.c), static_cast<long long>(groups));
-    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
     View dx;
     if (grad_x) {
       dx = out_view(grad_x, dy.dtype, op, "grad_x");
