@@ -621,3 +621,13 @@ def test_damaged_packed_operand():
 def test_rnn_reserve_size_overflow():
     with pytest.raises(ValueError, match="too many"):
         _core.rnn_reserve_size(_core.RnnOptions(3, 2, True, True, False, 0.0, 0, 0), 2**62, 2**40, 2**40)
+
+
+@pytest.mark.parametrize("shape", [(2**61,), (2**60,), (2**63 - 1,), (2**62, 4), (2**40, 2**40)])
+def test_empty_of_an_impossible_size(shape):
+    with pytest.raises((ValueError, MemoryError)):
+        _core.empty(shape, np.dtype("f4"))
+
+
+def test_empty_of_objects():
+    assert _core.empty((1 << 17,), np.dtype(object))[-1] is None

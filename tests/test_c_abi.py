@@ -42,6 +42,120 @@ int main(void) {
 }
 """
 
+HOSTILE_PROGRAM = r"""
+#include <fastdl/fastdl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPECT(call, status)                                                            \
+  do {                                                                                  \
+    const fastdl_status got = (call);                                                   \
+    if (got != (status)) printf("line %d: %d: %s\n", __LINE__, got, fastdl_last_error()); \
+  } while (0)
+
+static void* take(size_t bytes, void* user) { ++*(int*)user; return malloc(bytes); }
+static void give(void* p, size_t bytes, void* user) { (void)bytes, --*(int*)user; free(p); }
+
+int main(void) {
+  float data[6] = {3, -1, 2, 0.5f, 0, 1}, result[6] = {0}, scalar = 7;
+  int64_t shape[2] = {2, 3}, negative[2] = {2, -3}, zero_stride[2] = {0, 1}, huge[2] = {0, 1};
+  int64_t none[2] = {0, 3}, label[2] = {1, 2}, rows[1] = {2}, repeated[2] = {0, 0};
+  fastdl_tensor x, y, t, labels, loss;
+  fastdl_activation relu = {FASTDL_ACT_RELU, 0, 0};
+  huge[0] = INT64_MAX, huge[1] = 1;
+  memset(&x, 0, sizeof x);
+  x.data = data, x.device.type = FASTDL_CPU, x.ndim = 2, x.shape = shape;
+  x.dtype.code = FASTDL_FLOAT, x.dtype.bits = 32, x.dtype.lanes = 1;
+  y = x, y.data = result;
+
+  /* views */
+#define BAD(field, status)                                               \
+  do {                                                                   \
+    t = x;                                                               \
+    t.field;                                                             \
+    EXPECT(fastdl_activation_forward(NULL, &t, &y, &relu), status);      \
+  } while (0)
+  BAD(data = NULL, FASTDL_ERROR_VALUE);
+  BAD(shape = NULL, FASTDL_ERROR_VALUE);
+  BAD(shape = negative, FASTDL_ERROR_SHAPE);
+  BAD(strides = huge, FASTDL_ERROR_SHAPE);
+  BAD(ndim = -1, FASTDL_ERROR_SHAPE);
+  BAD(ndim = FASTDL_MAX_NDIM + 1, FASTDL_ERROR_SHAPE);
+  BAD(device.type = FASTDL_CUDA, FASTDL_ERROR_DEVICE);
+  BAD(dtype.lanes = 4, FASTDL_ERROR_DTYPE);
+  BAD(dtype.bits = 16, FASTDL_ERROR_DTYPE);
+  t = y, t.strides = zero_stride;
+  EXPECT(fastdl_activation_forward(NULL, &x, &t, &relu), FASTDL_ERROR_SHAPE);
+  {  /* a view of one element that claims 2^80 of them */
+    int64_t many[2];
+    many[0] = many[1] = (int64_t)1 << 40;
+    t = x, t.shape = many, t.strides = repeated;
+    EXPECT(fastdl_matmul(NULL, &t, &t, NULL, NULL, &y, NULL), FASTDL_ERROR_SHAPE);
+  }
+  t = x, t.shape = none, t.data = NULL;
+  EXPECT(fastdl_activation_forward(NULL, &t, &t, &relu), FASTDL_OK);
+  if (fastdl_activation_from_output(NULL)) return 1;
+
+  /* options: an older caller's are shorter, a newer one's longer */
+  labels = x, labels.data = label, labels.ndim = 1, labels.shape = rows;
+  labels.dtype.code = FASTDL_INT, labels.dtype.bits = 64;
+  loss = x, loss.data = &scalar, loss.ndim = 0;
+  {
+    struct { fastdl_cross_entropy_options known; double unknown[4]; } o = {FASTDL_CROSS_ENTROPY_OPTIONS_INIT, {0}};
+    o.known.reduction = FASTDL_REDUCTION_SUM;
+    o.known.label_smoothing = 77;  /* not in the older struct */
+    o.known.struct_size = offsetof(fastdl_cross_entropy_options, label_smoothing);
+    EXPECT(fastdl_cross_entropy(NULL, &x, &labels, NULL, &loss, NULL, &o.known), FASTDL_OK);
+    printf("%.4f\n", scalar);
+    o.known.label_smoothing = 0;
+    o.known.struct_size = sizeof o;
+    EXPECT(fastdl_cross_entropy(NULL, &x, &labels, NULL, &loss, NULL, &o.known), FASTDL_OK);
+    printf("%.4f\n", scalar);
+    o.known.struct_size = 0;
+    EXPECT(fastdl_cross_entropy(NULL, &x, &labels, NULL, &loss, NULL, &o.known), FASTDL_ERROR_VALUE);
+  }
+
+  /* lists */
+  {
+    const fastdl_tensor *one = &y, *missing = NULL;
+    const fastdl_sgd_options sgd = FASTDL_SGD_OPTIONS_INIT;
+    double norm;
+    EXPECT(fastdl_sgd_step(NULL, 1, NULL, &one, NULL, NULL, &sgd), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_sgd_step(NULL, 1, &one, NULL, NULL, NULL, &sgd), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_sgd_step(NULL, 1, &one, &missing, NULL, NULL, &sgd), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_sgd_step(NULL, -1, &one, &one, NULL, NULL, &sgd), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_adam_step(NULL, 1, &one, &one, NULL, NULL, NULL, NULL, NULL), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_adam_step(NULL, 1, &one, &one, &one, &one, NULL, NULL, NULL), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_adagrad_step(NULL, 1, &one, &one, NULL, NULL, NULL), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_rmsprop_step(NULL, 1, &one, &one, NULL, NULL, NULL, NULL, NULL), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_norm(NULL, 1, NULL, 2, &norm), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_norm(NULL, 1, &one, 2, NULL), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_scale(NULL, 1, NULL, 2), FASTDL_ERROR_VALUE);
+  }
+
+  /* contexts */
+  {
+    fastdl_context_options o = FASTDL_CONTEXT_OPTIONS_INIT;
+    fastdl_context* context;
+    int blocks = 0;
+    o.allocate = take;
+    EXPECT(fastdl_context_create(&o, &context), FASTDL_ERROR_VALUE);
+    o.deallocate = give, o.user = &blocks, o.num_threads = -1;
+    EXPECT(fastdl_context_create(&o, &context), FASTDL_ERROR_VALUE);
+    o.num_threads = 100000;
+    EXPECT(fastdl_context_create(&o, &context), FASTDL_ERROR_VALUE);
+    o.num_threads = 2;
+    EXPECT(fastdl_context_create(&o, NULL), FASTDL_ERROR_VALUE);
+    EXPECT(fastdl_context_create(&o, &context), FASTDL_OK);
+    EXPECT(fastdl_cross_entropy(context, &x, &labels, NULL, &loss, NULL, NULL), FASTDL_OK);
+    fastdl_context_destroy(context);
+    if (blocks != 0) printf("%d blocks were not given back\n", blocks);
+  }
+  return 0;
+}
+"""
+
 CPP_PROGRAM = r"""
 #include <fastdl/fastdl.hpp>
 #include <cstdio>
@@ -94,6 +208,12 @@ def test_c99_program(tmp_path, plain_library):
     out = run_program("cc", C_PROGRAM, "program.c", ["-std=c99"], tmp_path)
     assert out[0] == "0 2 0 4 0 6"
     assert out[1] == "activation: expected out to have the shape of x, (2, 3), got (3, 2)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of Unix compilers")
+def test_hostile_c_program(tmp_path, plain_library):
+    out = run_program("cc", HOSTILE_PROGRAM, "program.c", ["-std=c99"], tmp_path)
+    assert out == ["5.0068", "5.0068", ""]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of Unix compilers")

@@ -170,7 +170,8 @@ py::object empty(py::handle shape, py::handle dtype) {
   const size_t bytes = dims.bytes(static_cast<size_t>(type.itemsize()));
   void* data = nullptr;
   py::object owner;
-  if (bytes >= kLarge && bytes != SIZE_MAX) {
+  // NumPy refuses sizes of more than half the address space, and objects it has to clear itself.
+  if (bytes >= kLarge && bytes <= SIZE_MAX / 2 && type.kind() != 'O') {
     auto* block = new Block(bytes);
     data = block->data;
     owner = py::cast(block, py::return_value_policy::take_ownership);
