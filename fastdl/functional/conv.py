@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
 from ..autograd import ArrayFunction
 from ..backend import empty_like, kernels
 from ..ops.activation import NONE, Activation, resolve_activation
+from ..ops.conv import conv, conv_backward, conv_transpose, conv_transpose_backward
+from ..ops.conv import fold as fold_array
+from ..ops.conv import unfold as unfold_array
 from ..tensor import Tensor
 
 __all__ = [
@@ -63,11 +65,11 @@ class Conv(ArrayFunction):
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, residual: Any, a: Any, *options: Any) -> np.ndarray:
-        return _run(ctx, ops.conv, a, residual, x, weight, bias, *options)
+        return _run(ctx, conv, a, residual, x, weight, bias, *options)
 
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> Any:
-        return _run_backward(ctx, ops.conv_backward, grad)
+        return _run_backward(ctx, conv_backward, grad)
 
 
 class ConvTranspose(ArrayFunction):
@@ -75,11 +77,11 @@ class ConvTranspose(ArrayFunction):
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, residual: Any, a: Any, *options: Any) -> np.ndarray:
-        return _run(ctx, ops.conv_transpose, a, residual, x, weight, bias, *options)
+        return _run(ctx, conv_transpose, a, residual, x, weight, bias, *options)
 
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> Any:
-        return _run_backward(ctx, ops.conv_transpose_backward, grad)
+        return _run_backward(ctx, conv_transpose_backward, grad)
 
 
 class Unfold(ArrayFunction):
@@ -88,11 +90,11 @@ class Unfold(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, *window: Any) -> np.ndarray:
         ctx.size, ctx.window = x.shape[-2:], window
-        return ops.unfold(x, *window)
+        return unfold_array(x, *window)
 
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> np.ndarray:
-        return ops.fold(grad, ctx.size, *ctx.window)
+        return fold_array(grad, ctx.size, *ctx.window)
 
 
 class Fold(ArrayFunction):
@@ -101,11 +103,11 @@ class Fold(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, size: Any, *window: Any) -> np.ndarray:
         ctx.window = window
-        return ops.fold(x, size, *window)
+        return fold_array(x, size, *window)
 
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> np.ndarray:
-        return ops.unfold(grad, *ctx.window)
+        return unfold_array(grad, *ctx.window)
 
 
 def _check(op: str, n: int, input: Any, weight: Any) -> None:
