@@ -162,6 +162,27 @@ void for_windows(const Plan& p, int64_t begin, int64_t end, Body&& body) {
   }
 }
 
+// True if the windows along the last dimension all have the same taps, a fixed step apart (no padding in
+// them), and positions are small enough for the row kernels.
+bool uniform_rows(const Plan& p) {
+  const std::vector<Range>& w = p.ranges[2];
+  if (w.empty() || p.in_plane() > int64_t{1} << 24) return false;
+  const int64_t step = w.size() > 1 ? w[1].begin - w[0].begin : 1;
+  for (size_t o = 0; o < w.size(); ++o) {
+    if (w[o].count != w[0].count || w[o].begin != w[0].begin + static_cast<int64_t>(o) * step) return false;
+  }
+  return w[0].count > 0;
+}
+
+// Row `row` of D x H as one PoolRow; `positions` has room for all taps. No taps: the row sees nothing.
+PoolRow pool_row(const Plan& p, int64_t row, int64_t* positions) {
+  const Window first{&p.ranges[0][static_cast<size_t>(row / p.out[1])],
+                     &p.ranges[1][static_cast<size_t>(row % p.out[1])], &p.ranges[2][0]};
+  int64_t taps = 0;
+  for_taps(p, first, [&](int64_t position) { positions[taps++] = position; });
+  return {p.out[2], p.out[2] > 1 ? p.ranges[2][1].begin - p.ranges[2][0].begin : 1, taps, positions, p.c};
+}
+
 double work_per_window(const Plan& p) {
   return static_cast<double>(p.c * p.taps(0) * p.taps(1) * p.taps(2)) * 0.25;
 }
@@ -170,10 +191,17 @@ template <class T>
 void max_forward(Context* context, const Plan& p, const T* x, T* out, int32_t* where) {
   const auto& table = table_for<T>(*kernels().pool);
   const int64_t rows = p.out[0] * p.out[1], taps = p.taps(0) * p.taps(1) * p.taps(2);
+  const bool uniform = uniform_rows(p);
   parallel_for(context, p.n * rows, work_per_window(p) * static_cast<double>(p.out[2]), [&](int64_t task) {
     const int64_t n = task / rows, row = task % rows;
     const T* xn = x + n * p.in_plane() * p.c;
-    const Workspace scratch(context, where ? 0 : static_cast<size_t>(taps) * sizeof(T*));
+    static_assert(sizeof(T*) <= sizeof(int64_t), "scratch serves pointers or positions");
+    const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(int64_t));
+    if (where && uniform) {
+      const PoolRow r = pool_row(p, row, scratch.as<int64_t>());
+      const int64_t at = (n * p.out_plane() + row * p.out[2]) * p.c;
+      if (r.taps > 0) return table.max_row(r, xn, out + at, where + at);
+    }
     const T** pointers = scratch.as<const T*>();
     for_windows(p, row, row + 1, [&](const Window& w, int64_t o) {
       T* y = out + (n * p.out_plane() + o) * p.c;
@@ -221,7 +249,7 @@ void avg_forward(Context* context, const Plan& p, const T* x, T* out) {
 template <class T, class Body>
 void backward_planes(Context* context, const Plan& p, T* dx, Body&& body) {
   constexpr int64_t kBlock = 256;  // channels: long enough runs, and tasks enough for a batch of one
-  const int64_t blocks = (p.c + kBlock - 1) / kBlock, rows = p.out[0] * p.out[1];
+  const int64_t blocks = (p.c + kBlock - 1) / kBlock;
   const double cost = work_per_window(p) * static_cast<double>(p.out_plane()) / static_cast<double>(blocks);
   parallel_for(context, p.n * blocks, cost, [&](int64_t task) {
     const int64_t n = task / blocks, c0 = task % blocks * kBlock, cs = std::min(kBlock, p.c - c0);
@@ -232,26 +260,43 @@ void backward_planes(Context* context, const Plan& p, T* dx, Body&& body) {
       for (int64_t i = 0; i < p.in_plane(); ++i)
         std::memset(plane + i * p.c, 0, static_cast<size_t>(cs) * sizeof(T));
     }
-    for_windows(p, 0, rows, [&](const Window& w, int64_t o) {
-      const int64_t at = (n * p.out_plane() + o) * p.c + c0;
-      for_taps(p, w, [&](int64_t position) { body(w, at, cs, position, plane + position * p.c); });
-    });
+    body(n * p.out_plane() * p.c + c0, cs, plane);
   });
 }
 
 template <class T>
 void max_backward(Context* context, const Plan& p, const T* dy, const int32_t* where, T* dx) {
   const auto& table = table_for<T>(*kernels().pool);
-  backward_planes(context, p, dx, [&](const Window&, int64_t at, int64_t cs, int64_t position, T* to) {
-    table.max_scatter(cs, dy + at, where + at, static_cast<int32_t>(position), to);
+  const int64_t rows = p.out[0] * p.out[1], taps = p.taps(0) * p.taps(1) * p.taps(2);
+  const bool uniform = uniform_rows(p);
+  backward_planes(context, p, dx, [&](int64_t first, int64_t cs, T* plane) {
+    if (uniform) {
+      const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(int64_t));
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t at = first + row * p.out[2] * p.c;
+        table.max_scatter_row(pool_row(p, row, scratch.as<int64_t>()), cs, dy + at, where + at, plane);
+      }
+      return;
+    }
+    for_windows(p, 0, rows, [&](const Window& w, int64_t o) {
+      const int64_t at = first + o * p.c;
+      for_taps(p, w, [&](int64_t position) {
+        table.max_scatter(cs, dy + at, where + at, static_cast<int32_t>(position), plane + position * p.c);
+      });
+    });
   });
 }
 
 template <class T>
 void avg_backward(Context* context, const Plan& p, const T* dy, T* dx) {
   const auto& table = table_for<T>(*kernels().pool);
-  backward_planes(context, p, dx, [&](const Window& w, int64_t at, int64_t cs, int64_t, T* to) {
-    table.add_scaled(cs, dy + at, static_cast<T>(1 / divisor_of(p, w)), to);
+  backward_planes(context, p, dx, [&](int64_t first, int64_t cs, T* plane) {
+    for_windows(p, 0, p.out[0] * p.out[1], [&](const Window& w, int64_t o) {
+      const T scale = static_cast<T>(1 / divisor_of(p, w));
+      for_taps(p, w, [&](int64_t position) {
+        table.add_scaled(cs, dy + first + o * p.c, scale, plane + position * p.c);
+      });
+    });
   });
 }
 

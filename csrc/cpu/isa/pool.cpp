@@ -27,6 +27,80 @@ void max_next(int64_t n, const T* __restrict x, int32_t position, T* __restrict 
   }
 }
 
+// Positions travel through vectors of T; compilers vectorise the conversions.
+template <class T>
+FASTDL_INLINE void store_positions(Vec<T> v, int32_t* to, int lanes) {
+  T values[Vec<T>::width];
+  v.store(values);
+  for (int i = 0; i < lanes; ++i) to[i] = static_cast<int32_t>(values[i]);
+}
+template <class T>
+FASTDL_INLINE Vec<T> load_positions(const int32_t* from, int lanes) {
+  T values[Vec<T>::width] = {};
+  for (int i = 0; i < lanes; ++i) values[i] = static_cast<T>(from[i]);
+  return Vec<T>::load(values);
+}
+
+// Calls body(channel, lanes) over n channels; `lanes` is a constant in all but the last call.
+template <class T, class Body>
+FASTDL_INLINE void for_channels(int64_t n, Body body) {
+  constexpr int kWidth = Vec<T>::width;
+  int64_t c = 0;
+  for (; c + kWidth <= n; c += kWidth) body(c, kWidth);
+  if (c < n) body(c, static_cast<int>(n - c));
+}
+
+template <class T>
+FASTDL_INLINE Vec<T> load_lanes(const T* p, int lanes) {
+  return lanes == Vec<T>::width ? Vec<T>::load(p) : Vec<T>::load(p, lanes);
+}
+template <class T>
+FASTDL_INLINE void store_lanes(Vec<T> v, T* p, int lanes) {
+  if (lanes == Vec<T>::width) v.store(p);
+  else v.store(p, lanes);
+}
+
+template <class T>
+void max_row(const PoolRow& row, const T* x, T* best, int32_t* where) {
+  using V = Vec<T>;
+  for (int64_t o = 0; o < row.outputs; ++o, best += row.channels, where += row.channels) {
+    for_channels<T>(row.channels, [&](int64_t c, int lanes) {
+      V top, at;
+      for (int64_t t = 0; t < row.taps; ++t) {
+        const int64_t position = row.positions[t] + o * row.step;
+        const V v = load_lanes(x + position * row.channels + c, lanes);
+        const V here = V::broadcast(static_cast<T>(position));
+        if (t == 0) {
+          top = v;
+          at = here;
+          continue;
+        }
+        const Mask<T> take = (v > top) | (v != v);  // a NaN stays: nothing compares larger
+        top = select(take, v, top);
+        at = select(take, here, at);
+      }
+      store_lanes(top, best + c, lanes);
+      store_positions(at, where + c, lanes);
+    });
+  }
+}
+
+template <class T>
+void max_scatter_row(const PoolRow& row, int64_t n, const T* dy, const int32_t* where, T* dx) {
+  using V = Vec<T>;
+  for (int64_t o = 0; o < row.outputs; ++o, dy += row.channels, where += row.channels) {
+    for_channels<T>(n, [&](int64_t c, int lanes) {
+      const V g = load_lanes(dy + c, lanes), at = load_positions<T>(where + c, lanes);
+      for (int64_t t = 0; t < row.taps; ++t) {
+        const int64_t position = row.positions[t] + o * row.step;
+        T* to = dx + position * row.channels + c;
+        const Mask<T> hit = at == V::broadcast(static_cast<T>(position));
+        store_lanes(load_lanes(to, lanes) + select(hit, g, V::zero()), to, lanes);
+      }
+    });
+  }
+}
+
 template <class T, class Reduce, class Finish>
 FASTDL_INLINE void reduce_taps(int64_t n, int64_t taps, const T* const* x, T* out, Reduce reduce,
                                Finish finish) {
@@ -71,7 +145,8 @@ void add_scaled(int64_t n, const T* __restrict dy, T scale, T* __restrict dx) {
 
 template <class T>
 constexpr PoolTable<T> table_of() {
-  return {max_first<T>, max_next<T>, max_of<T>, max_scatter<T>, sum_of<T>, add_scaled<T>};
+  return {max_row<T>, max_scatter_row<T>, max_first<T>, max_next<T>,
+          max_of<T>,  max_scatter<T>,     sum_of<T>,    add_scaled<T>};
 }
 
 }  // namespace

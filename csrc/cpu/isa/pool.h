@@ -1,12 +1,25 @@
-// Kernels of the pool family: one output position (or tap) at a time over contiguous channels.
+// Kernels of the pool family: one output position (or tap) at a time over contiguous channels, or a row of
+// windows that all have the same taps.
 #pragma once
 
 #include <cstdint>
 
 namespace fastdl::cpu {
 
+// A row of windows: window o has its taps at positions[t] + o * step of the plane. Positions are below 2^24,
+// so that float32 holds them exactly.
+struct PoolRow {
+  int64_t outputs, step, taps;
+  const int64_t* positions;
+  int64_t channels;  // elements from one position to the next
+};
+
 template <class T>
 struct PoolTable {
+  // Maxima and their positions of a row of windows over all channels; x: the input plane.
+  void (*max_row)(const PoolRow& row, const T* x, T* best, int32_t* where);
+  // Adds dy to dx, the plane, where `where` says, for the first n channels.
+  void (*max_scatter_row)(const PoolRow& row, int64_t n, const T* dy, const int32_t* where, T* dx);
   // best[c] = x[c], where[c] = position.
   void (*max_first)(int64_t n, const T* x, int32_t position, T* best, int32_t* where);
   // Where x[c] > best[c] or x[c] is NaN: best[c] = x[c], where[c] = position.
