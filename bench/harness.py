@@ -52,14 +52,15 @@ def compare(
         for name in names:
             samples[name].append(block_time(theirs[name], block))
     best = min(names, key=lambda n: statistics.median(samples[n]))
-    ratios = [b / a for a, b in zip(samples["fastdl"], samples[best], strict=True)]
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    ratios = {n: [b / a for a, b in zip(samples["fastdl"], samples[n], strict=True)] for n in names}
+    low, middle, high = np.percentile(ratios[best], [25, 50, 75])
     return {
         "fastdl_s": statistics.median(samples["fastdl"]),
         "peer": best,
         "peer_s": statistics.median(samples[best]),
         "ratio": float(middle),
         "ratio_quartiles": [float(low), float(high)],
+        "ratio_to_each": {n: statistics.median(r) for n, r in ratios.items()},
         "samples": samples,
     }
 

@@ -169,9 +169,11 @@ def main() -> None:
     for name, make, target in SPEED:
         r = compare(*make(), rounds=args.rounds)
         low, high = r["ratio_quartiles"]
+        rest = [f"{ratio:.2f}x {n}" for n, ratio in r["ratio_to_each"].items() if n != r["peer"]]
+        others = "; " + ", ".join(rest) if rest else ""
         print(
             f"| {name} | {duration(r['fastdl_s'])} | {r['peer']} {duration(r['peer_s'])} "
-            f"| **{r['ratio']:.2f}x** ({low:.2f} to {high:.2f}) | {target}x |",
+            f"| **{r['ratio']:.2f}x** ({low:.2f} to {high:.2f}){others} | {target}x |",
             flush=True,
         )
         rows.append({"name": name, "target": target, **r})

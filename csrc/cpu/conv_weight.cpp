@@ -10,8 +10,9 @@
 namespace fastdl::cpu::conv {
 namespace {
 
-constexpr double kTaskWork = 4e6;  // multiplications of a task
-constexpr int64_t kMaxTasks = 64;
+constexpr double kTaskWork = 4e6;   // multiplications of a task,
+constexpr double kLeastWork = 5e5;  // or fewer, where there would not be kFewTasks to share out
+constexpr int64_t kFewTasks = 8, kMaxTasks = 64;
 constexpr int64_t kCopyingGroups = 4;      // tasks that may share, and each copy, one region
 constexpr int64_t kCopiesBytes = 8 << 20;  // memory for the copies of dw
 // Positions per block: their data fits L1 and L2. The sums are loaded and stored once per block, so that
@@ -367,7 +368,8 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
 
   const double additions = static_cast<double>(g.n * g.out[0] * g.out[1] * g.out[2] * g.o);
   const double work = p.want_weight ? g.multiplications() + additions : additions;
-  const int64_t wanted = std::clamp<int64_t>(static_cast<int64_t>(work / kTaskWork), 1, kMaxTasks);
+  const int64_t few = std::clamp<int64_t>(static_cast<int64_t>(work / kLeastWork), 1, kFewTasks);
+  const int64_t wanted = std::clamp<int64_t>(static_cast<int64_t>(work / kTaskWork), few, kMaxTasks);
   const int64_t blocks = std::max<int64_t>(p.blocks.count(), 1);
   const int64_t most =
       std::max<int64_t>(1, kCopiesBytes / (std::max<int64_t>(p.size, 1) * static_cast<int64_t>(sizeof(T))));
