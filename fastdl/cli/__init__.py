@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # What a user's input or machine can cause; anything else is a bug and keeps its traceback.
 _EXPECTED = (
@@ -29,6 +29,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"fastdl: error: {message} (see {self.prog} --help)\n")
 
 
+class _PrintPath(argparse.Action):
+    """Prints ``const`` and exits. argparse's own "version" would break a long path over two lines."""
+
+    def __init__(self, **options: Any):
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(self.const)
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, 2 after an error, 130 after Ctrl-C."""
     parser = _Parser(
@@ -47,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         parser.add_argument(
             f"--{name}",
-            action="version",
-            version=os.path.join(package, folder),
+            action=_PrintPath,
+            const=os.path.join(package, folder),
             help=f"print the folder of {what} and exit",
         )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
