@@ -399,11 +399,12 @@ def test_info_tolerates_a_strange_machine(capsys, monkeypatch):
     assert status == 0 and re.search(r"caches +unknown", out)
 
 
-def test_version_help_and_folders(capsys):
+def test_version_help_and_folders(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")  # paths are for other programs: no line breaks in them
     assert call(capsys, "--version") == (0, f"fastdl {fastdl.__version__}\n", "")
     status, out, _ = call(capsys, "--help")
     assert status == 0 and all(word in out for word in ("train", "eval", "info"))
     assert call(capsys)[0] == 0
     for flag, end in (("--includedir", "include"), ("--libdir", "lib"), ("--cmakedir", "cmake/fastdl")):
         status, out, _ = call(capsys, flag)
-        assert status == 0 and out.strip().endswith(end)
+        assert status == 0 and out.endswith(f"{end}\n") and out.count("\n") == 1
