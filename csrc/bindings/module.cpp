@@ -40,6 +40,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("version", [] { return fastdl_version(); });
   m.def("get_num_threads", [] { return fastdl_get_num_threads(); });
   m.def("set_num_threads", [](int n) { run([&] { return fastdl_set_num_threads(n); }); });
+  m.def("get_float32_precision", [] { return fastdl_get_float32_precision(); });
+  m.def("set_float32_precision", [](int p) { run([&] { return fastdl_set_float32_precision(p); }); });
   m.def("get_cpu_isa", [] { return fastdl_get_cpu_isa(); });
   m.def("set_cpu_isa",
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });

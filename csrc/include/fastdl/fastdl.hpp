@@ -117,6 +117,7 @@ struct Checked {
   inline constexpr Checked<fastdl_##name> name {}
 
 FASTDL_CHECKED(set_num_threads);
+FASTDL_CHECKED(set_float32_precision);
 FASTDL_CHECKED(set_cpu_isa);
 
 FASTDL_CHECKED(matmul);
