@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -197,6 +198,10 @@ extern "C" {
 
 fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_tensor* x_,
                                         const fastdl_tensor* out_, const fastdl_activation* activation) {
+  if (is_narrow(x_)) {
+    return in_float32("activation", fastdl_activation_forward, context, reads(x_, "x"), writes(out_, "out"),
+                      activation);
+  }
   return guarded([&] {
     const char* op = "activation";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -216,6 +221,10 @@ fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_te
 fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                          const fastdl_tensor* saved_, const fastdl_tensor* grad_x,
                                          const fastdl_activation* activation, int32_t from_output) {
+  if (is_narrow(grad_out)) {
+    return in_float32("activation_backward", fastdl_activation_backward, context, reads(grad_out, "grad_out"),
+                      reads(saved_, "saved"), writes(grad_x, "grad_x"), activation, from_output);
+  }
   return guarded([&] {
     const char* op = "activation_backward";
     const View dy = float_view(grad_out, op, "grad_out");
@@ -241,6 +250,9 @@ fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_t
 
 fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
                                 int32_t kind) {
+  if (is_narrow(x_)) {
+    return in_float32("elementary", fastdl_elementary, context, reads(x_, "x"), writes(out_, "out"), kind);
+  }
   return guarded([&] {
     const char* op = "elementary";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -260,6 +272,9 @@ fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_
 
 fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
                                  int32_t dim) {
+  if (is_narrow(x_)) {
+    return in_float32("glu", fastdl_glu_forward, context, reads(x_, "x"), writes(out_, "out"), dim);
+  }
   return guarded([&] {
     const char* op = "glu";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -280,6 +295,10 @@ fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x
 
 fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                   const fastdl_tensor* x_, const fastdl_tensor* grad_x, int32_t dim) {
+  if (is_narrow(grad_out)) {
+    return in_float32("glu_backward", fastdl_glu_backward, context, reads(grad_out, "grad_out"),
+                      reads(x_, "x"), writes(grad_x, "grad_x"), dim);
+  }
   return guarded([&] {
     const char* op = "glu_backward";
     const View dy = float_view(grad_out, op, "grad_out");
@@ -303,6 +322,10 @@ fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* 
 
 fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor* x_,
                                    const fastdl_tensor* weight_, const fastdl_tensor* out_) {
+  if (is_narrow(x_)) {
+    return in_float32("prelu", fastdl_prelu_forward, context, reads(x_, "x"), reads(weight_, "weight"),
+                      writes(out_, "out"));
+  }
   return guarded([&] {
     const char* op = "prelu";
     View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -326,6 +349,11 @@ fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor*
 fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                     const fastdl_tensor* x_, const fastdl_tensor* weight_,
                                     const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight) {
+  if (is_narrow(grad_out)) {
+    return in_float32("prelu_backward", fastdl_prelu_backward, context, reads(grad_out, "grad_out"),
+                      reads(x_, "x"), reads(weight_, "weight"), writes(grad_x, "grad_x"),
+                      writes(grad_weight, "grad_weight"));
+  }
   return guarded([&] {
     const char* op = "prelu_backward";
     View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");

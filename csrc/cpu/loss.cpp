@@ -7,6 +7,7 @@
 #include "cpu/kernels.h"
 #include "cpu/loss.h"
 #include "cpu/parallel.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -226,6 +227,11 @@ fastdl_status fastdl_cross_entropy(fastdl_context* context, const fastdl_tensor*
                                    const fastdl_tensor* target, const fastdl_tensor* weight,
                                    const fastdl_tensor* loss, const fastdl_tensor* grad_logits,
                                    const fastdl_cross_entropy_options* options_) {
+  if (is_narrow(logits)) {
+    return in_float32("cross_entropy", fastdl_cross_entropy, context, reads(logits, "logits"),
+                      of_any_dtype(reads(target, "target")), or_float32(reads(weight, "weight")),
+                      or_float32(writes(loss, "loss")), writes(grad_logits, "grad_logits"), options_);
+  }
   return guarded([&] {
     const char* op = "cross_entropy";
     const fastdl_cross_entropy_options options = checked(options_, op);
@@ -237,6 +243,11 @@ fastdl_status fastdl_cross_entropy(fastdl_context* context, const fastdl_tensor*
 fastdl_status fastdl_nll_loss(fastdl_context* context, const fastdl_tensor* x, const fastdl_tensor* target,
                               const fastdl_tensor* weight, const fastdl_tensor* loss,
                               const fastdl_tensor* grad_x, const fastdl_cross_entropy_options* options_) {
+  if (is_narrow(x)) {
+    return in_float32("nll_loss", fastdl_nll_loss, context, reads(x, "x"),
+                      of_any_dtype(reads(target, "target")), or_float32(reads(weight, "weight")),
+                      or_float32(writes(loss, "loss")), writes(grad_x, "grad_x"), options_);
+  }
   return guarded([&] {
     const char* op = "nll_loss";
     const fastdl_cross_entropy_options options = checked(options_, op);

@@ -10,6 +10,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -350,6 +351,10 @@ extern "C" {
 fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tensor* x_,
                                       const fastdl_tensor* out_, const fastdl_tensor* indices,
                                       const fastdl_pool_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32("max_pool", fastdl_max_pool_forward, context, reads(x_, "x"), writes(out_, "out"),
+                      indices, options);
+  }
   return guarded([&] {
     const char* op = "max_pool";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -378,6 +383,10 @@ fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tens
 fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                        const fastdl_tensor* indices, const fastdl_tensor* grad_x,
                                        const fastdl_pool_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("max_pool_backward", fastdl_max_pool_backward, context, reads(grad_out, "grad_out"),
+                      indices, writes(grad_x, "grad_x"), options);
+  }
   return guarded([&] {
     const char* op = "max_pool_backward";
     const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
@@ -397,6 +406,10 @@ fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_ten
 
 fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tensor* x_,
                                       const fastdl_tensor* out_, const fastdl_pool_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32("avg_pool", fastdl_avg_pool_forward, context, reads(x_, "x"), writes(out_, "out"),
+                      options);
+  }
   return guarded([&] {
     const char* op = "avg_pool";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -414,6 +427,10 @@ fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tens
 
 fastdl_status fastdl_avg_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                        const fastdl_tensor* grad_x, const fastdl_pool_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("avg_pool_backward", fastdl_avg_pool_backward, context, reads(grad_out, "grad_out"),
+                      writes(grad_x, "grad_x"), options);
+  }
   return guarded([&] {
     const char* op = "avg_pool_backward";
     const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
