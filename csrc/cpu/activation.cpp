@@ -94,17 +94,9 @@ struct PreluShape {
   int64_t outer = 1, channels = 1, inner = 1;
 };
 
-// Puts the channels last if that makes x (and others like it) contiguous; the copies made otherwise keep
-// them.
-void channels_to_end(View& v) {
-  int order[FASTDL_MAX_NDIM];
-  for (int i = 0; i < v.ndim; ++i) order[i] = i == 0 ? 0 : i + 1 < v.ndim ? i + 1 : 1;
-  v = permuted(v, order);
-}
-bool channels_last(const View& v) {
-  View p = v;
-  if (v.ndim > 2) channels_to_end(p);
-  return v.ndim > 2 && p.contiguous() && !v.contiguous();
+// True if x's memory has the channels last and is contiguous so.
+bool has_channels_last(const View& v) {
+  return v.ndim > 2 && channels_last(v).contiguous() && !v.contiguous();
 }
 
 PreluShape prelu_shape(const View& x, int64_t weights, bool last, const char* op) {
@@ -331,9 +323,9 @@ fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor*
     View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const View weight = view_like(weight_, x.dtype, op, "weight");
     check_same_shape(x, "x", out, "out", op);
-    const bool last = channels_last(x) && weight.size() != 1;
+    const bool last = has_channels_last(x) && weight.size() != 1;
     const PreluShape s = prelu_shape(x, weight.size(), last, op);
-    if (last) channels_to_end(x), channels_to_end(out);
+    if (last) x = channels_last(x), out = channels_last(out);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
       const Contiguous wc(context, weight);
@@ -363,9 +355,9 @@ fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor
     check_same_shape(x, "x", dy, "grad_out", op);
     check_same_shape(x, "x", dx, "grad_x", op);
     check_same_shape(weight, "weight", dw, "grad_weight", op);
-    const bool last = channels_last(x) && weight.size() != 1;
+    const bool last = has_channels_last(x) && weight.size() != 1;
     const PreluShape s = prelu_shape(x, weight.size(), last, op);
-    if (last) channels_to_end(x), channels_to_end(dy), channels_to_end(dx);
+    if (last) x = channels_last(x), dy = channels_last(dy), dx = channels_last(dx);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
       const Contiguous gc(context, dy), xc(context, x), wc(context, weight);

@@ -23,16 +23,6 @@ fastdl_cross_entropy_options checked(const fastdl_cross_entropy_options* options
   return o;
 }
 
-// (N, C, d1, ...) -> (N, d1, ..., C)
-View classes_last(const View& v) {
-  if (v.ndim < 2) return v;
-  int order[FASTDL_MAX_NDIM];
-  order[0] = 0;
-  for (int i = 1; i + 1 < v.ndim; ++i) order[i] = i + 1;
-  order[v.ndim - 1] = 1;
-  return permuted(v, order);
-}
-
 View without_last(const View& v) {
   View r = v;
   --r.ndim;
@@ -110,7 +100,7 @@ Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, c
   const View x = float_view(x_, op, "input");
   FASTDL_CHECK(x.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected (C), (N, C) or (N, C, d1, ...), got a scalar",
                op);
-  o.x = classes_last(x);
+  o.x = channels_last(x);
   o.classes = o.x.extent(-1);
   const View lead = without_last(o.x);
   o.rows = lead.size();
@@ -118,7 +108,7 @@ Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, c
   o.soft = o.target.dtype == x.dtype;
   if (o.soft) {
     check_same_shape(x, "input", o.target, "target", op);
-    o.target = classes_last(o.target);
+    o.target = channels_last(o.target);
   } else {
     FASTDL_CHECK(
         o.target.dtype == DType::kInt64 || o.target.dtype == DType::kInt32, FASTDL_ERROR_DTYPE,
@@ -142,7 +132,7 @@ Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, c
   if (o.has_grad) {
     const View grad = out_view(grad_, x.dtype, op, "grad");
     check_same_shape(x, "input", grad, "grad", op);
-    o.grad = classes_last(grad);
+    o.grad = channels_last(grad);
   }
   return o;
 }

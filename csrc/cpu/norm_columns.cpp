@@ -31,13 +31,6 @@ Shape shape_of(const View& x, bool per_sample, const char* op) {
   return {1, x.shape[0] * positions, x.shape[1]};
 }
 
-View channels_last(const View& v) {
-  int order[FASTDL_MAX_NDIM] = {0};
-  for (int i = 1; i < v.ndim - 1; ++i) order[i] = i + 1;
-  order[v.ndim - 1] = 1;
-  return permuted(v, order);
-}
-
 // A vector of the caller's with any stride; false for one that was not given.
 template <class T>
 struct Strided {

@@ -119,14 +119,6 @@ Plan make_plan(const View& x, const View& out, const fastdl_pool_options* option
   return plan;
 }
 
-// (N, C, *spatial) as (N, *spatial, C).
-View channels_last(const View& v) {
-  int order[FASTDL_MAX_NDIM] = {0};
-  for (int i = 1; i < v.ndim - 1; ++i) order[i] = i + 1;
-  order[v.ndim - 1] = 1;
-  return permuted(v, order);
-}
-
 // One window: its three ranges and the divisor of its average.
 struct Window {
   const Range *d, *h, *w;
