@@ -13,8 +13,9 @@ from fastdl import _core
 ERRORS = (ValueError, TypeError, IndexError, RuntimeError, MemoryError)
 CALLS = 40  # per function and seed
 FUNCTIONS_WITHOUT_ARRAYS = {
-    "available_isas", "empty", "get_cpu_isa", "get_num_threads", "measure_copy", "measure_peak", "pooled_bytes",
-    "release_pool", "rnn_dropout_size", "rnn_reserve_size", "set_cpu_isa", "set_num_threads", "version",
+    "available_isas", "empty", "get_cpu_isa", "get_float32_precision", "get_num_threads", "measure_copy",
+    "measure_peak", "pooled_bytes", "release_pool", "rnn_dropout_size", "rnn_reserve_size", "set_cpu_isa",
+    "set_float32_precision", "set_num_threads", "version",
 }  # fmt: skip
 
 
@@ -308,6 +309,11 @@ class Cases:
     def dropout(self):
         shape = self.sizes(3)
         return [self.x(*shape), Out(*shape), 0.5, 1, 2]
+
+    def convert(self):
+        shape = self.sizes(3)
+        self.dtype = np.float32
+        return [self.x(*shape), Out(*shape, dtype=np.float16)]
 
     def softmax_forward(self):
         shape = self.sizes(3)

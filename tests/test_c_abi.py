@@ -145,7 +145,9 @@ int main(void) {
     EXPECT(fastdl_context_create(&o, &context), FASTDL_ERROR_VALUE);
     o.num_threads = 100000;
     EXPECT(fastdl_context_create(&o, &context), FASTDL_ERROR_VALUE);
-    o.num_threads = 2;
+    o.num_threads = 2, o.float32_precision = 3;
+    EXPECT(fastdl_context_create(&o, &context), FASTDL_ERROR_VALUE);
+    o.float32_precision = FASTDL_PRECISION_HIGH;
     EXPECT(fastdl_context_create(&o, NULL), FASTDL_ERROR_VALUE);
     EXPECT(fastdl_context_create(&o, &context), FASTDL_OK);
     EXPECT(fastdl_cross_entropy(context, &x, &labels, NULL, &loss, NULL, NULL), FASTDL_OK);

@@ -1,7 +1,6 @@
 #include "cpu/isa/attention.h"
 
-#include "cpu/isa/simd.h"
-#include "cpu/isa/vecmath.h"
+#include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
@@ -12,20 +11,6 @@ constexpr double kLag = 8;
 
 template <class T>
 constexpr T kLowest = T(-__builtin_inf());
-
-template <class T>
-FASTDL_INLINE void put(Vec<T> v, T* p, int lanes) {
-  if (lanes == Vec<T>::width) v.store(p);
-  else v.store(p, lanes);
-}
-
-template <class T, class Body>
-FASTDL_INLINE void for_vectors(int64_t n, Body body) {
-  constexpr int kWidth = Vec<T>::width;
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) body(i, kWidth);
-  if (i < n) body(i, static_cast<int>(n - i));
-}
 
 template <class T>
 void mask(const ScoreRows<T>& b, const ScoreMask<T>& m) {
@@ -115,8 +100,9 @@ void scale_rows(int64_t rows, int64_t n, const T* x, int64_t ldx, const T* facto
   for (int64_t r = 0; r < rows; ++r) {
     if (x == y && factor[r] == T(1)) continue;
     const V f = V::broadcast(factor[r]);
-    for_vectors<T>(
-        n, [&](int64_t c, int lanes) { put(V::load(x + r * ldx + c, lanes) * f, y + r * ldy + c, lanes); });
+    for_vectors<T>(n, [&](int64_t c, int lanes) FASTDL_FORCE_INLINE {
+      store(load(x + r * ldx + c, lanes) * f, y + r * ldy + c, lanes);
+    });
   }
 }
 
@@ -124,8 +110,8 @@ template <class T>
 T dot(int64_t n, const T* a, const T* b) {
   using V = Vec<T>;
   V sum = V::zero();
-  for_vectors<T>(n,
-                 [&](int64_t i, int lanes) { sum = fma(V::load(a + i, lanes), V::load(b + i, lanes), sum); });
+  for_vectors<T>(n, [&](int64_t i, int lanes)
+                        FASTDL_FORCE_INLINE { sum = fma(load(a + i, lanes), load(b + i, lanes), sum); });
   return reduce_add(sum);
 }
 
