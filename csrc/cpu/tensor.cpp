@@ -290,6 +290,14 @@ void ContiguousOut::write_back() {
   if (view_.data != target_.data) copy(context_, view_, target_);
 }
 
+View channels_last(const View& v) {
+  if (v.ndim < 2) return v;
+  int order[FASTDL_MAX_NDIM] = {0};
+  for (int i = 1; i < v.ndim - 1; ++i) order[i] = i + 1;
+  order[v.ndim - 1] = 1;
+  return permuted(v, order);
+}
+
 View permuted(const View& v, const int* order) {
   View p = v;
   for (int i = 0; i < v.ndim; ++i) {

@@ -136,6 +136,8 @@ class ContiguousOut {
 
 // A view with dims reordered: result dim i is v's dim order[i].
 View permuted(const View& v, const int* order);
+// (N, C, ...) -> (N, ..., C); fewer than two dims stay as they are.
+View channels_last(const View& v);
 
 // Calls f(T{}) with T = float or double.
 template <class F>

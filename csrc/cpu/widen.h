@@ -49,16 +49,16 @@ struct OperandList {
   Accepts accepts = Accepts::kSame;
 };
 
-inline Operand in(const fastdl_tensor* t, const char* name) { return {t, name, Access::kRead}; }
-inline Operand out(const fastdl_tensor* t, const char* name) { return {t, name, Access::kWrite}; }
-inline Operand in_out(const fastdl_tensor* t, const char* name) { return {t, name, Access::kUpdate}; }
-inline OperandList in(const fastdl_tensor* const* t, int32_t count, const char* name) {
+inline Operand reads(const fastdl_tensor* t, const char* name) { return {t, name, Access::kRead}; }
+inline Operand writes(const fastdl_tensor* t, const char* name) { return {t, name, Access::kWrite}; }
+inline Operand updates(const fastdl_tensor* t, const char* name) { return {t, name, Access::kUpdate}; }
+inline OperandList reads(const fastdl_tensor* const* t, int32_t count, const char* name) {
   return {t, count, name, Access::kRead};
 }
-inline OperandList out(const fastdl_tensor* const* t, int32_t count, const char* name) {
+inline OperandList writes(const fastdl_tensor* const* t, int32_t count, const char* name) {
   return {t, count, name, Access::kWrite};
 }
-inline OperandList in_out(const fastdl_tensor* const* t, int32_t count, const char* name) {
+inline OperandList updates(const fastdl_tensor* const* t, int32_t count, const char* name) {
   return {t, count, name, Access::kUpdate};
 }
 template <class Argument>
