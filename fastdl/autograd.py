@@ -38,6 +38,8 @@ class TensorBase:
 
 
 Tensor: Any = TensorBase  # replaced by fastdl.tensor once that class exists
+autocasting = 0  # how many `fastdl.autocast` blocks threads are in
+cast_arguments: Any = None  # from fastdl.casting
 
 
 def wrap(array: Any) -> Any:
@@ -70,6 +72,7 @@ class ArrayFunction:
     needs: Any = _NO_NEEDS
     inputs: Any = ()
     none_grads = False
+    autocast: Any = None  # inside `fastdl.autocast`: "lower" (products), "float32" (losses), "promote" (one dtype for all)
     key: int
     epoch: int
     forward: Callable[..., Any]
@@ -82,6 +85,8 @@ class ArrayFunction:
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run forward on the arrays inside ``args`` and, where a gradient is wanted, record the call."""
+        if autocasting:
+            args = cast_arguments(cls, args)
         ctx = cls()
         arrays = []
         nodes = []

@@ -75,6 +75,8 @@ class Glu(ArrayFunction):
 class Prelu(ArrayFunction):
     """x where x > 0, else weight * x."""
 
+    autocast = "lower"
+
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         ctx.save(x, weight)

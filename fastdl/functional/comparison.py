@@ -73,9 +73,11 @@ def _compare(name: str, function: Any, symbol: str) -> Any:
         if other is NotImplemented:
             return NotImplemented
         a, b = promote(name, input, other)
-        a = a._data if isinstance(a, TensorBase) else a
-        b = b._data if isinstance(b, TensorBase) else b
-        return wrap(_broadcast(name, function, a, b))
+        x = a._data if isinstance(a, TensorBase) else a
+        y = b._data if isinstance(b, TensorBase) else b
+        if y.__class__ is not np.ndarray and x.dtype.kind == "V":  # as torch: the number is rounded first
+            y = x.dtype.type(y)
+        return wrap(_broadcast(name, function, x, y))
 
     compare.__name__ = compare.__qualname__ = name
     compare.__doc__ = f"Elementwise ``input {symbol} other``, a bool tensor."

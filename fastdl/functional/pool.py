@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import autograd, casting, ops
 from ..autograd import ArrayFunction
 from ..tensor import Tensor
 
@@ -109,6 +109,8 @@ def _max_pool(n: int, x: Tensor, return_indices: bool, *window: Any) -> Any:
 
 def _avg_pool(n: int, x: Tensor, *window: Any) -> Tensor:
     x, batched = _batched(x, n, f"avg_pool{n}d")
+    if n == 3 and autograd.autocasting:
+        (x,) = casting.in_float32(x)
     out = AvgPool.apply(x, *window)
     return out if batched else out.squeeze(0)
 
