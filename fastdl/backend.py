@@ -71,7 +71,7 @@ def release_memory() -> None:
 
 
 def _poison(out: np.ndarray) -> None:
-    if out.dtype.kind == "f":
+    if out.dtype.kind == "f" or out.dtype.name == "bfloat16":
         out.fill(np.nan)
     elif out.dtype.kind in "iu":
         out.fill(np.iinfo(out.dtype).min // 3)

@@ -310,6 +310,11 @@ class Cases:
         shape = self.sizes(3)
         return [self.x(*shape), Out(*shape), 0.5, 1, 2]
 
+    def convert(self):
+        shape = self.sizes(3)
+        self.dtype = np.float32
+        return [self.x(*shape), Out(*shape, dtype=np.float16)]
+
     def softmax_forward(self):
         shape = self.sizes(3)
         return [self.x(*shape), Out(*shape), self.size(0, 3), self.size(0, 3)]

@@ -19,6 +19,7 @@ void bind_softmax(py::module_&);
 void bind_loss(py::module_&);
 void bind_embedding(py::module_&);
 void bind_optim(py::module_&);
+void bind_convert(py::module_&);
 void bind_memory(py::module_&);
 
 namespace {
@@ -58,5 +59,6 @@ PYBIND11_MODULE(_core, m) {
   bind_loss(m);
   bind_embedding(m);
   bind_optim(m);
+  bind_convert(m);
   bind_memory(m);
 }

@@ -13,6 +13,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -391,6 +392,11 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* k, const fastdl_tensor* v,
                                        const fastdl_tensor* mask, const fastdl_tensor* out_,
                                        const fastdl_tensor* lse_, const fastdl_attention_options* options) {
+  if (is_narrow(q)) {
+    return in_float32("scaled_dot_product_attention", fastdl_attention_forward, context, reads(q, "q"),
+                      reads(k, "k"), reads(v, "v"), of_any_dtype(reads(mask, "mask")), writes(out_, "out"),
+                      lse_, options);
+  }
   return guarded([&] {
     const char* op = "scaled_dot_product_attention";
     Problem p = check(q, k, v, mask, options, op);
@@ -414,6 +420,13 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* grad_q, const fastdl_tensor* grad_k,
                                         const fastdl_tensor* grad_v, const fastdl_tensor* grad_mask,
                                         const fastdl_attention_options* options) {
+  if (is_narrow(q)) {
+    return in_float32("scaled_dot_product_attention_backward", fastdl_attention_backward, context,
+                      reads(grad_out, "grad_out"), reads(q, "q"), reads(k, "k"), reads(v, "v"),
+                      of_any_dtype(reads(mask, "mask")), reads(out_, "out"), lse_, writes(grad_q, "grad_q"),
+                      writes(grad_k, "grad_k"), writes(grad_v, "grad_v"),
+                      or_float32(writes(grad_mask, "grad_mask")), options);
+  }
   return guarded([&] {
     const char* op = "scaled_dot_product_attention_backward";
     Problem p = check(q, k, v, mask, options, op);
