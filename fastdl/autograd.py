@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from .backend import is_float
 from .grad_mode import _mode, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 
 _keys = count(0, -1)
@@ -72,7 +73,9 @@ class ArrayFunction:
     needs: Any = _NO_NEEDS
     inputs: Any = ()
     none_grads = False
-    autocast: Any = None  # inside `fastdl.autocast`: "lower" (products), "float32" (losses), "promote" (one dtype for all)
+    autocast: Any = (
+        None  # inside `fastdl.autocast`: "lower" (products), "float32" (losses), "promote" (one dtype)
+    )
     key: int
     epoch: int
     forward: Callable[..., Any]
@@ -166,11 +169,6 @@ class Leaf:
     def __init__(self, tensor: Any):
         self.tensor = weakref.ref(tensor)
         self.key = next(_keys)
-
-
-def is_float(dtype: Any) -> bool:
-    """Whether a dtype can carry gradients (ml_dtypes' bfloat16 has kind V)."""
-    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
 
 
 def _wrap_outputs(ctx: Any, outputs: tuple) -> tuple:

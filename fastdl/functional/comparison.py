@@ -74,10 +74,11 @@ def _compare(name: str, function: Any, symbol: str) -> Any:
             return NotImplemented
         a, b = promote(name, input, other)
         x = a._data if isinstance(a, TensorBase) else a
-        y = b._data if isinstance(b, TensorBase) else b
-        if y.__class__ is not np.ndarray and x.dtype.kind == "V":  # as torch: the number is rounded first
-            y = x.dtype.type(y)
-        return wrap(_broadcast(name, function, x, y))
+        if isinstance(b, TensorBase):
+            return wrap(_broadcast(name, function, x, b._data))
+        if x.dtype.kind == "V":  # as torch: the number is rounded first
+            b = x.dtype.type(b)
+        return wrap(_broadcast(name, function, x, b))
 
     compare.__name__ = compare.__qualname__ = name
     compare.__doc__ = f"Elementwise ``input {symbol} other``, a bool tensor."

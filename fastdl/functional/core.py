@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import autograd, backend, casting
 from ..autograd import ArrayFunction, Leaf, TensorBase, _mode, is_float, mark_inplace, wrap
+from ..backend import convert
 from ..dtypes import combine, promote_types, scalar_dtype
 
 if TYPE_CHECKING:
@@ -154,11 +155,11 @@ class Cast(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, dtype: Any) -> Any:
         ctx.dtype = x.dtype
-        return x.astype(dtype)
+        return convert(x, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        return grad.astype(ctx.dtype)
+        return convert(grad, ctx.dtype)
 
 
 def cast(x: Any, dtype: np.dtype) -> Any:

@@ -87,8 +87,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
         weight = as_tensor(weight)
     if bias is not None and not isinstance(bias, TensorBase):
         bias = as_tensor(bias)
-    if autograd.autocasting or _mode.enabled and (
-        weight._node is not None or input._node is not None or (bias is not None and bias._node is not None)
+    if autograd.autocasting or (
+        _mode.enabled
+        and (
+            weight._node is not None
+            or input._node is not None
+            or (bias is not None and bias._node is not None)
+        )
     ):
         return Linear.apply(input, weight, bias, f)
     return wrap(ops.linear(input._data, weight._data, None if bias is None else bias._data, f))

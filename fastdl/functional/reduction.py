@@ -79,6 +79,8 @@ class Mean(ArrayFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
+        if grad.dtype.itemsize == 2:  # a count may have more digits than bfloat16 holds
+            return spread((grad.astype(np.float32) / ctx.count).astype(grad.dtype), *ctx.how)
         return spread(np.asarray(grad / ctx.count), *ctx.how)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import empty, kernels, xp
+from ..backend import empty, kernels, sum_dtype, xp
 
 __all__ = ["scaled_dot_product_attention", "scaled_dot_product_attention_backward"]
 
@@ -111,7 +111,7 @@ def scaled_dot_product_attention(
     """
     a = _Operands(query, key, value, attn_mask, enable_gqa)
     out = empty(a.q.shape[:-1] + a.v.shape[-1:], query.dtype)
-    lse = empty(a.q.shape[:-1], query.dtype)
+    lse = empty(a.q.shape[:-1], sum_dtype(query.dtype))
     kernels(query).attention_forward(
         a.q, a.k, a.v, a.mask, out, lse, scale, is_causal, dropout_p, seed, offset
     )
@@ -174,4 +174,5 @@ def _sum_to(grad: np.ndarray, shape: tuple[int, ...]) -> Any:
         return grad
     lead = grad.ndim - len(shape)
     axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1))
-    return xp.sum(grad, axis=axes, keepdims=True).reshape(shape)
+    total = xp.sum(grad, axis=axes, dtype=sum_dtype(grad.dtype), keepdims=True)
+    return total.reshape(shape).astype(grad.dtype, copy=False)
