@@ -19,7 +19,8 @@ xp = np
 #: unwritten is caught. Tests set it; it costs a pass over memory.
 POISON = False
 
-_default_dtype = _FLOAT32 = np.dtype(np.float32)
+_FLOAT32 = np.dtype(np.float32)
+_default_dtype = _FLOAT32
 
 
 _core: Any = None  # loaded at first use: `import fastdl` need not wait for the shared library
@@ -65,9 +66,9 @@ def empty_like(array: np.ndarray, dtype: Any = None) -> np.ndarray:
     return out.transpose(sorted(range(array.ndim), key=order.__getitem__))
 
 
-def sum_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype of sums over, and statistics of, arrays of ``dtype``: float32 for 16-bit floats, else the same."""
-    return _FLOAT32 if dtype.itemsize == 2 else dtype
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype of sums, and of what an op keeps for its backward pass: float32 beside two-byte floats."""
+    return dtype if dtype.itemsize > 2 else _FLOAT32
 
 
 def convert(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction
-from ..backend import sum_dtype
+from ..backend import wide
 from .core import add_at, as_tensor, normalize_dim
 from .reduction import total
 from .shape import expand, reshape, sizes, transpose
@@ -148,7 +148,7 @@ class Unfold(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         shape, axis, size, step = ctx.how
-        out = np.zeros(shape, sum_dtype(grad.dtype))
+        out = np.zeros(shape, wide(grad.dtype))
         count = grad.shape[axis]
         for i in range(size):
             out[(slice(None),) * axis + (slice(i, i + step * count, step),)] += grad[..., i]

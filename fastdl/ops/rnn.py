@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ..backend import empty, kernels, sum_dtype
+from ..backend import empty, kernels, wide
 
 __all__ = [
     "Network",
@@ -137,8 +137,9 @@ class Network:
         c_n = empty((count, batch, hidden), dtype) if self.lstm else None
         reserve = None
         if save:
-            size = core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state)
-            reserve = empty(size, sum_dtype(dtype))
+            reserve = empty(
+                core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state), wide(dtype)
+            )
         core.rnn_forward(x, h0, c0, params, lengths, y, h_n, c_n, reserve, self.options)
         return y.swapaxes(0, 1) if self.batch_first else y, h_n, c_n, reserve
 

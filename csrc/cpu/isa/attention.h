@@ -1,36 +1,46 @@
-// Kernels of the attention family: what happens to a block of scores between its two matrix products.
+// Kernels of the attention family: what happens to a block of scores between its two matrix products. Scores
+// are logarithms to base 2: log2(e) is a factor of the scale, which the products apply.
 #pragma once
 
 #include <cstdint>
 
 namespace fastdl::cpu {
 
-// A block of raw scores q k^T; row r is scaled, gets its bias, and keeps the columns that its masks allow.
+// Rows of scores, each as long as the block of keys; padded() columns of every row may be written.
 template <class T>
-struct ScoreBlock {
+struct ScoreRows {
   T* s;
   int64_t rows, cols, ld;
-  T scale;
+};
+
+// What row r is left with: bias added, -inf where a mask forbids.
+template <class T>
+struct ScoreMask {
   const T* bias;  // or null; rows bias_row apart, columns contiguous
   int64_t bias_row;
   const unsigned char* keep;  // or null; 0: may not attend
   int64_t keep_row;
-  int64_t visible;  // row r may see columns below visible + r (causal), or a number past all columns
+  int64_t visible;  // row r may see columns below visible + r (causal)
 };
 
 template <class T>
 struct AttentionTable {
-  // Online softmax (Milakov, Gimelshein 2018): with m, l the running maximum and sum of each row, s becomes
-  // exp(score - m'), l its sum, and decay[r] = exp(m - m') what earlier sums must be scaled by.
-  void (*softmax)(const ScoreBlock<T>& block, T* m, T* l, T* decay);
-  // s becomes exp(score - lse[r]), 0 where nothing may be seen.
-  void (*probabilities)(const ScoreBlock<T>& block, const T* lse);
-  // dp becomes p * (dp - delta[r]).
-  void (*score_gradient)(int64_t rows, int64_t cols, int64_t ld, const T* p, const T* delta, T* dp);
-  // x[r][c] *= factor[r].
-  void (*scale_rows)(int64_t rows, int64_t cols, int64_t ld, const T* factor, T* x);
+  int64_t width;  // lanes of a vector: rows of scores are padded to a multiple of it
+  // Applies the masks, and sets the padding to -inf.
+  void (*mask)(const ScoreRows<T>& block, const ScoreMask<T>& mask);
+  // Online softmax (Milakov, Gimelshein 2018). top[r] is what earlier weights of row r were scaled by, sums
+  // its `width` partial sums; s becomes 2^(s - top). Where a score exceeds top by more than kLag, top moves
+  // up and decay[r] != 1 is what earlier sums must be multiplied by (sums already are). Returns whether any
+  // row moved.
+  bool (*softmax)(const ScoreRows<T>& block, T* top, T* sums, T* decay);
+  // s becomes the probabilities p = 2^(s - lse[r]), dp, with rows as far apart, p * (dp - delta[r]).
+  void (*gradients)(const ScoreRows<T>& s, const T* lse, const T* delta, T* dp);
+  // y[r][c] = x[r][c] * factor[r], n columns; y may be x.
+  void (*scale_rows)(int64_t rows, int64_t n, const T* x, int64_t ldx, const T* factor, T* y, int64_t ldy);
   // sum of a[i] * b[i].
   T (*dot)(int64_t n, const T* a, const T* b);
+  // sum of the `width` numbers at x.
+  T (*total)(const T* x);
 };
 
 struct AttentionKernels {
