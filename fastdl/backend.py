@@ -19,7 +19,8 @@ xp = np
 #: unwritten is caught. Tests set it; it costs a pass over memory.
 POISON = False
 
-_default_dtype = np.dtype(np.float32)
+_FLOAT32 = np.dtype(np.float32)
+_default_dtype = _FLOAT32
 
 
 _core: Any = None  # loaded at first use: `import fastdl` need not wait for the shared library
@@ -63,6 +64,11 @@ def empty_like(array: np.ndarray) -> np.ndarray:
     order = sorted(range(array.ndim), key=lambda axis: -abs(strides[axis]))  # from the outermost axis inwards
     out = empty(tuple([shape[axis] for axis in order]), array.dtype)
     return out.transpose(sorted(range(array.ndim), key=order.__getitem__))
+
+
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype of what an op keeps for its backward pass (statistics, gates): float32 beside two-byte floats."""
+    return dtype if dtype.itemsize > 2 else _FLOAT32
 
 
 def release_memory() -> None:
