@@ -157,9 +157,10 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
             top, left = a * sh - ph, b * sw - pw
             r0, r1, s0, s1 = max(0, -top), min(r, h - top), max(0, -left), min(s, w - left)
             patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
-            expected = (flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64)
-            pairs.append((y[i, :, a, b], expected))
-        return worst([tuple(np.stack(side) for side in zip(*pairs))])
+            value = (flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64)
+            pairs.append((y[i, :, a, b], value))
+        actual, expected = (np.stack(side) for side in zip(*pairs))
+        return worst([(actual, expected)])
 
     contest = Contest(
         peers, lambda: (ops.conv(x, weight, bias, stride, padding, dilation, groups),), error, _LIMITS[dtype]
@@ -167,10 +168,11 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     def torch_calls(torch: Any) -> dict[str, Any]:
         conv, tb = torch.nn.functional.conv2d, to_torch(torch, bias)
-        return {
-            name: no_grad(torch, lambda tx=tx, tw=tw: (conv(tx, tw, tb, stride, padding, dilation, groups),))
-            for name, (tx, tw) in _formats(torch, x, weight).items()
-        }
+
+        def call(tx: Any, tw: Any) -> Any:
+            return no_grad(torch, lambda: (conv(tx, tw, tb, stride, padding, dilation, groups),))
+
+        return {name: call(*tensors) for name, tensors in _formats(torch, x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
