@@ -143,8 +143,8 @@ def test_convert_refuses():
 # --- every op: the float32 op on the widened inputs, rounded once -----------------------------------------------
 
 # These have kernels of their own for bfloat16, which may add up in another order: the last place may differ.
-NATIVE_BFLOAT16: set[str] = set()
-WITHOUT_16_BIT_RESULT = {"convert", "matmul_packed_b_size", "matmul_pack_b"}
+NATIVE_BFLOAT16 = {"matmul", "linear", "linear_backward"}
+ELSEWHERE = {"convert", "matmul_packed_b_size", "matmul_pack_b", "matmul_packed"}  # have tests of their own
 
 
 def memory_orders(a, rng):
@@ -182,7 +182,7 @@ def realised(argument, dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", [f for f in FUNCTIONS if f not in WITHOUT_16_BIT_RESULT])
+@pytest.mark.parametrize("name", [f for f in FUNCTIONS if f not in ELSEWHERE])
 def test_result_is_the_rounded_float32_result(name, dtype, rng):
     function = getattr(_core, name)
     with np.errstate(all="ignore"):
@@ -230,6 +230,21 @@ def test_accumulation_into_out(dtype, rng):
     single = np.full((7, 9), np.nan, np.float32)
     _core.matmul(a, b, None, None, single, 1.0, 0.0, 0, 0.0, 0.0)
     assert_same_bits(out, single.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_packed_operands(isa, dtype, rng):
+    for k, n in [(1, 1), (7, 9), (40, 70), (0, 3)]:
+        a, b = rng.normal(size=(5, k)).astype(dtype), rng.normal(size=(n, k)).astype(dtype).T
+        packed = ops.pack_b(b)
+        assert packed.dtype == dtype and packed.shape == (k, n)
+        assert_same_bits(ops.matmul(a, packed), ops.matmul(a, b))
+        with pytest.raises(TypeError, match="packed b"):
+            ops.matmul(a.astype(np.float32), packed)
+    with pytest.raises(ValueError, match="not made by matmul_pack_b"):
+        _core.matmul_packed(
+            a, np.zeros(90, dtype), None, None, np.empty((5, 3), dtype), 1.0, 0.0, 0, 0.0, 0.0
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
