@@ -7,6 +7,10 @@
 #if defined(FASTDL_X86)
 #include <cpuid.h>
 #endif
+#if defined(FASTDL_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "cpu/error.h"
 #include "cpu/kernels.h"
@@ -23,6 +27,15 @@ extern const Kernels table;
 namespace avx512 {
 extern const Kernels table;
 }
+namespace avx512_bf16 {
+extern const Bf16Kernels bf16_kernels;
+}
+namespace amx {
+extern const Bf16Kernels bf16_kernels;
+}
+namespace amx_emulated {
+extern const Bf16Kernels bf16_kernels;
+}
 #endif
 
 namespace {
@@ -33,25 +46,57 @@ bool has_f16c() {
   unsigned a, b, c, d;
   return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+}
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// The processor's word (CPUID leaf 7: AMX-BF16, AMX-TILE), and Linux's leave for the whole process to use the tiles'
+// 8 KiB of state (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA).
+bool has_amx() {
+#if defined(__linux__)
+  static const bool granted = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+    if (!(d & kAmxBf16) || !(d & kAmxTile)) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return granted;
+#else
+  return false;
+#endif
+}
+
+// AVX-512 with bfloat16 products added.
+Kernels with_bf16(const char* isa, const Bf16Kernels* kernels) {
+  Kernels k = avx512::table;
+  k.isa = isa;
+  k.gemm_bf16 = kernels;
+  return k;
+}
+const Kernels avx512_bf16_table = with_bf16("avx512_bf16", &avx512_bf16::bf16_kernels);
+const Kernels amx_table = with_bf16("amx", &amx::bf16_kernels);
+const Kernels amx_emulated_table = with_bf16("amx_emulated", &amx_emulated::bf16_kernels);
 #endif
 
 struct Candidate {
   const Kernels* table;
   bool (*runs_here)();
+  bool automatic;  // false: only when asked for by name
 };
 
 // Best last.
 const Candidate candidates[] = {
-    {&generic::table, [] { return true; }},
+    {&generic::table, [] { return true; }, true},
 #if defined(FASTDL_X86)
-    {&avx2::table,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
-    {&avx512::table,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("fma");
-     }},
+    {&avx2::table, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }, true},
+    {&avx512::table, has_avx512, true},
+    {&amx_emulated_table, has_avx512, false},
+    {&avx512_bf16_table, has_avx512_bf16, true},
+    {&amx_table, has_amx, true},
 #endif
 };
 
@@ -70,7 +115,7 @@ const Kernels* choose() {
   }
   const Kernels* best = nullptr;
   for (const Candidate& c : candidates) {
-    if (c.runs_here()) best = c.table;
+    if (c.automatic && c.runs_here()) best = c.table;
   }
   return best;
 }

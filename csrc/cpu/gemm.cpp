@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cpu/gemm_cut.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -24,12 +25,7 @@ constexpr int64_t kFewRows = 28;
 // A panel of B of so many elements is packed on the stack: that saves a small product half of its overhead.
 constexpr int64_t kSmallPanel = 2048;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// parallel_for counts in elementary operations; some 32 multiply-adds take the time of one.
-double cost_of(int64_t m, int64_t n, int64_t k) {
-  return static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / 32;
-}
+double cost_of(int64_t m, int64_t n, int64_t k) { return gemm_cost(m, n, k, 32); }
 
 template <class T>
 void activate_rows(const fastdl_activation& f, T* c, int64_t ldc, int64_t rows, int64_t cols) {
@@ -149,25 +145,10 @@ void pack_panels(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>
   });
 }
 
-// How C is cut into tasks. Any cut gives the same bits.
-struct Cut {
-  int64_t rows, cols;  // of a task's block
-};
+// Any cut gives the same bits.
 template <class T>
-Cut cut_of(const GemmKernelsOf<T>& kernel, int64_t m, int64_t n, int64_t k) {
-  const int64_t mr = kernel.mr, nr = kernel.nr, row_tiles = ceil_div(m, mr), panels = ceil_div(n, nr);
-  const int64_t most = kABlock / (mr * kernel.kc * int64_t{sizeof(T)});
-  int64_t tiles = std::min(row_tiles, most), strips = 1;
-  if (cost_of(m, n, k) > kSerialCost) {
-    constexpr int64_t kTasks = 16;  // balance a few threads
-    if (row_tiles > most || panels < kTasks) {
-      // Rows first: a block of A is then packed once, not once per strip of B.
-      tiles = std::max(std::min(tiles, row_tiles / kTasks), std::min<int64_t>(row_tiles, 3));
-    }
-    strips = std::min(panels, ceil_div(kTasks, ceil_div(row_tiles, tiles)));
-  }
-  tiles = ceil_div(row_tiles, ceil_div(row_tiles, tiles));  // even blocks
-  return {tiles * mr, ceil_div(panels, strips) * nr};
+GemmCut cut_for(const GemmKernelsOf<T>& kernel, int64_t m, int64_t n, int64_t k) {
+  return cut_of(kernel.mr, kernel.nr, kABlock / (kernel.mr * kernel.kc * int64_t{sizeof(T)}), m, n, cost_of(m, n, k));
 }
 
 template <class T>
@@ -176,7 +157,7 @@ void gemm_blocked(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T
   const int64_t nr = kernel.nr, panels = ceil_div(g.n, nr);
   // With one block of rows each panel of B is used once: its task packs it. Otherwise they are packed for all
   // tasks.
-  const bool alone = pack_b && cut_of(kernel, g.m, g.n, g.k).rows >= g.m;
+  const bool alone = pack_b && cut_for(kernel, g.m, g.n, g.k).rows >= g.m;
   const bool ahead = pack_b && !alone;
   const int64_t most = std::max<int64_t>(kPackedB / std::max<int64_t>(g.k * nr * int64_t{sizeof(T)}, 1), 8);
   const int64_t chunk = ahead ? std::min(panels, most) : panels;
@@ -186,7 +167,7 @@ void gemm_blocked(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T
     const int64_t count = std::min(chunk, panels - jc), n = std::min(count * nr, g.n - jc * nr);
     if (ahead) pack_panels(context, kernel, g, jc, count, b_space.as<T>());
     const T* b_panels = g.packed_b ? g.packed_b + jc * nr * g.k : ahead ? b_space.as<T>() : nullptr;
-    const Cut cut = cut_of(kernel, g.m, n, g.k);
+    const GemmCut cut = cut_for(kernel, g.m, n, g.k);
     const int64_t strips = ceil_div(n, cut.cols), tasks = ceil_div(g.m, cut.rows) * strips;
     parallel_for(
         context, tasks, cost_of(cut.rows, cut.cols, g.k), [&](int64_t task) {  // 3rd loop (ic): blocks of A

@@ -10,6 +10,7 @@
 #include "cpu/isa/dropout.h"
 #include "cpu/isa/embedding.h"
 #include "cpu/isa/gemm.h"
+#include "cpu/isa/gemm_bf16.h"
 #include "cpu/isa/loss.h"
 #include "cpu/isa/norm.h"
 #include "cpu/isa/optim.h"
@@ -34,6 +35,7 @@ struct Kernels {
   const OptimKernels* optim;
   const GemmKernels* gemm;
   const ConvertKernels* convert;
+  const Bf16Kernels* gemm_bf16;  // null where there are no bfloat16 products
 };
 
 // The table of the ISA in force: the best this machine runs, unless FASTDL_CPU_ISA or fastdl_set_cpu_isa says

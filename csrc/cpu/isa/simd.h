@@ -34,6 +34,9 @@
 #define FASTDL_ISA_ID_avx2 2
 #define FASTDL_ISA_ID_avx512 3
 #define FASTDL_ISA_ID_neon 4
+#define FASTDL_ISA_ID_avx512_bf16 5
+#define FASTDL_ISA_ID_amx 6
+#define FASTDL_ISA_ID_amx_emulated 7
 #define FASTDL_CONCAT_(a, b) a##b
 #define FASTDL_CONCAT(a, b) FASTDL_CONCAT_(a, b)
 #define FASTDL_ISA_ID FASTDL_CONCAT(FASTDL_ISA_ID_, FASTDL_ISA)
@@ -56,7 +59,7 @@ template <class T>
 struct Mask;
 }  // namespace fastdl::cpu::FASTDL_ISA
 
-#if FASTDL_ISA_ID == 3
+#if FASTDL_ISA_ID == 3 || FASTDL_ISA_ID >= 5
 #include "simd_avx512.h"
 #elif FASTDL_ISA_ID == 2
 #include "simd_avx2.h"

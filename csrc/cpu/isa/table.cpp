@@ -36,6 +36,7 @@ const Kernels table = {
     &optim_kernels,
     &gemm_kernels,
     &convert_kernels,
+    nullptr,
 };
 
 }  // namespace fastdl::cpu::FASTDL_ISA
