@@ -176,4 +176,5 @@ def _sum_to(grad: np.ndarray, shape: tuple[int, ...]) -> Any:
         return grad
     lead = grad.ndim - len(shape)
     axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1))
-    return xp.sum(grad, axis=axes, keepdims=True).reshape(shape)
+    total = xp.sum(grad, axis=axes, dtype=wide(grad.dtype), keepdims=True)
+    return total.reshape(shape).astype(grad.dtype, copy=False)

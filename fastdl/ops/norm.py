@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ..backend import empty, empty_like, kernels, wide
-from ..dtypes import finfo
 from ..naming import names_itself_on_arrays
 from .pool import channels_last_empty
 
@@ -103,7 +102,9 @@ def rms_norm(
     k = _normalized(x, normalized_shape, "rms_norm")
     out = empty_like(x)
     rstd = empty(x.shape[:-k], wide(x.dtype))
-    kernels(x).rms_norm_forward(x, weight, out, rstd, k, float(finfo(x.dtype).eps) if eps is None else eps)
+    if eps is None:
+        eps = float(np.finfo(rstd.dtype).eps)
+    kernels(x).rms_norm_forward(x, weight, out, rstd, k, eps)
     return out, rstd
 
 
@@ -124,7 +125,11 @@ def rms_norm_backward(
     [1.0, 1.0]
     """
     grad_x = empty_like(x) if needs[0] else None
-    grad_w = empty(x.shape[x.ndim - normalized_ndim :], (x if weight is None else weight).dtype) if needs[1] else None
+    grad_w = (
+        empty(x.shape[x.ndim - normalized_ndim :], (x if weight is None else weight).dtype)
+        if needs[1]
+        else None
+    )
     kernels(x).rms_norm_backward(grad, x, weight, rstd, grad_x, grad_w, normalized_ndim)
     return grad_x, grad_w
 
