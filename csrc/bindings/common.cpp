@@ -1,9 +1,23 @@
 #include "bindings/common.h"
 
+#include <cstring>
 #include <string>
 
 namespace fastdl::bindings {
 namespace {
+
+// ml_dtypes' bfloat16, which NumPy knows as a user type of kind V: recognised by the name of its scalar type
+// once, by that type's address afterwards.
+bool is_bfloat16(const py::detail::PyArrayDescr_Proxy* descr) {
+  static PyObject* known = nullptr;  // guarded by the GIL
+  if (descr->typeobj == known) return true;
+  const char* name = reinterpret_cast<PyTypeObject*>(descr->typeobj)->tp_name;
+  const char* dot = std::strrchr(name, '.');
+  if (std::strcmp(dot ? dot + 1 : name, "bfloat16") != 0) return false;
+  Py_INCREF(descr->typeobj);
+  known = descr->typeobj;
+  return true;
+}
 
 // NumPy's type numbers for the built-in types are fixed by its ABI.
 bool dtype_of(const py::detail::PyArrayDescr_Proxy* descr, int64_t item_size, fastdl_dtype* out) {
@@ -22,6 +36,9 @@ bool dtype_of(const py::detail::PyArrayDescr_Proxy* descr, int64_t item_size, fa
     case 'b':
       out->code = FASTDL_BOOL;
       return true;
+    case 'V':
+      out->code = FASTDL_BFLOAT;
+      return item_size == 2 && is_bfloat16(descr);
     default:
       return false;
   }

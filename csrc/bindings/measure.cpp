@@ -8,11 +8,14 @@ void bind_measure(py::module_& m) {
     run([&] { return fastdl_measure_peak(nullptr, &gflops); });
     return gflops;
   });
-  m.def("measure_copy", [] {
-    double gbytes = 0;
-    run([&] { return fastdl_measure_copy(nullptr, &gbytes); });
-    return gbytes;
-  });
+  m.def(
+      "measure_copy",
+      [](size_t bytes) {
+        double gbytes = 0;
+        run([&] { return fastdl_measure_copy(nullptr, bytes, &gbytes); });
+        return gbytes;
+      },
+      py::arg("bytes") = size_t{64} << 20);
 }
 
 }  // namespace fastdl::bindings

@@ -19,6 +19,7 @@ void bind_softmax(py::module_&);
 void bind_loss(py::module_&);
 void bind_embedding(py::module_&);
 void bind_optim(py::module_&);
+void bind_convert(py::module_&);
 void bind_memory(py::module_&);
 
 namespace {
@@ -39,6 +40,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("version", [] { return fastdl_version(); });
   m.def("get_num_threads", [] { return fastdl_get_num_threads(); });
   m.def("set_num_threads", [](int n) { run([&] { return fastdl_set_num_threads(n); }); });
+  m.def("get_float32_precision", [] { return fastdl_get_float32_precision(); });
+  m.def("set_float32_precision", [](int p) { run([&] { return fastdl_set_float32_precision(p); }); });
   m.def("get_cpu_isa", [] { return fastdl_get_cpu_isa(); });
   m.def("set_cpu_isa",
         [](const std::string& name) { run([&] { return fastdl_set_cpu_isa(name.c_str()); }); });
@@ -56,5 +59,6 @@ PYBIND11_MODULE(_core, m) {
   bind_loss(m);
   bind_embedding(m);
   bind_optim(m);
+  bind_convert(m);
   bind_memory(m);
 }

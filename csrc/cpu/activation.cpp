@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -93,17 +94,9 @@ struct PreluShape {
   int64_t outer = 1, channels = 1, inner = 1;
 };
 
-// Puts the channels last if that makes x (and others like it) contiguous; the copies made otherwise keep
-// them.
-void channels_to_end(View& v) {
-  int order[FASTDL_MAX_NDIM];
-  for (int i = 0; i < v.ndim; ++i) order[i] = i == 0 ? 0 : i + 1 < v.ndim ? i + 1 : 1;
-  v = permuted(v, order);
-}
-bool channels_last(const View& v) {
-  View p = v;
-  if (v.ndim > 2) channels_to_end(p);
-  return v.ndim > 2 && p.contiguous() && !v.contiguous();
+// True if x's memory has the channels last and is contiguous so.
+bool has_channels_last(const View& v) {
+  return v.ndim > 2 && channels_last(v).contiguous() && !v.contiguous();
 }
 
 PreluShape prelu_shape(const View& x, int64_t weights, bool last, const char* op) {
@@ -197,6 +190,10 @@ extern "C" {
 
 fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_tensor* x_,
                                         const fastdl_tensor* out_, const fastdl_activation* activation) {
+  if (is_narrow(x_)) {
+    return in_float32("activation", fastdl_activation_forward, context, reads(x_, "x"), writes(out_, "out"),
+                      activation);
+  }
   return guarded([&] {
     const char* op = "activation";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -216,6 +213,10 @@ fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_te
 fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                          const fastdl_tensor* saved_, const fastdl_tensor* grad_x,
                                          const fastdl_activation* activation, int32_t from_output) {
+  if (is_narrow(grad_out)) {
+    return in_float32("activation_backward", fastdl_activation_backward, context, reads(grad_out, "grad_out"),
+                      reads(saved_, "saved"), writes(grad_x, "grad_x"), activation, from_output);
+  }
   return guarded([&] {
     const char* op = "activation_backward";
     const View dy = float_view(grad_out, op, "grad_out");
@@ -241,6 +242,9 @@ fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_t
 
 fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
                                 int32_t kind) {
+  if (is_narrow(x_)) {
+    return in_float32("elementary", fastdl_elementary, context, reads(x_, "x"), writes(out_, "out"), kind);
+  }
   return guarded([&] {
     const char* op = "elementary";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -260,6 +264,9 @@ fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_
 
 fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
                                  int32_t dim) {
+  if (is_narrow(x_)) {
+    return in_float32("glu", fastdl_glu_forward, context, reads(x_, "x"), writes(out_, "out"), dim);
+  }
   return guarded([&] {
     const char* op = "glu";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -280,6 +287,10 @@ fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x
 
 fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                   const fastdl_tensor* x_, const fastdl_tensor* grad_x, int32_t dim) {
+  if (is_narrow(grad_out)) {
+    return in_float32("glu_backward", fastdl_glu_backward, context, reads(grad_out, "grad_out"),
+                      reads(x_, "x"), writes(grad_x, "grad_x"), dim);
+  }
   return guarded([&] {
     const char* op = "glu_backward";
     const View dy = float_view(grad_out, op, "grad_out");
@@ -303,14 +314,18 @@ fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* 
 
 fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor* x_,
                                    const fastdl_tensor* weight_, const fastdl_tensor* out_) {
+  if (is_narrow(x_)) {
+    return in_float32("prelu", fastdl_prelu_forward, context, reads(x_, "x"), reads(weight_, "weight"),
+                      writes(out_, "out"));
+  }
   return guarded([&] {
     const char* op = "prelu";
     View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const View weight = view_like(weight_, x.dtype, op, "weight");
     check_same_shape(x, "x", out, "out", op);
-    const bool last = channels_last(x) && weight.size() != 1;
+    const bool last = has_channels_last(x) && weight.size() != 1;
     const PreluShape s = prelu_shape(x, weight.size(), last, op);
-    if (last) channels_to_end(x), channels_to_end(out);
+    if (last) x = channels_last(x), out = channels_last(out);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
       const Contiguous wc(context, weight);
@@ -326,6 +341,11 @@ fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor*
 fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                     const fastdl_tensor* x_, const fastdl_tensor* weight_,
                                     const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight) {
+  if (is_narrow(grad_out)) {
+    return in_float32("prelu_backward", fastdl_prelu_backward, context, reads(grad_out, "grad_out"),
+                      reads(x_, "x"), reads(weight_, "weight"), writes(grad_x, "grad_x"),
+                      writes(grad_weight, "grad_weight"));
+  }
   return guarded([&] {
     const char* op = "prelu_backward";
     View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
@@ -335,9 +355,9 @@ fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor
     check_same_shape(x, "x", dy, "grad_out", op);
     check_same_shape(x, "x", dx, "grad_x", op);
     check_same_shape(weight, "weight", dw, "grad_weight", op);
-    const bool last = channels_last(x) && weight.size() != 1;
+    const bool last = has_channels_last(x) && weight.size() != 1;
     const PreluShape s = prelu_shape(x, weight.size(), last, op);
-    if (last) channels_to_end(x), channels_to_end(dy), channels_to_end(dx);
+    if (last) x = channels_last(x), dy = channels_last(dy), dx = channels_last(dx);
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
       const Contiguous gc(context, dy), xc(context, x), wc(context, weight);

@@ -1,5 +1,6 @@
 #include "cpu/context.h"
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -59,6 +60,8 @@ class BlockCache {
   size_t total_ = 0;
 };
 
+std::atomic<int32_t> default_precision{FASTDL_PRECISION_HIGHEST};
+
 BlockCache& block_cache() {
   thread_local BlockCache cache;
   return cache;
@@ -94,6 +97,11 @@ int num_threads(const Context* context) {
   return context && context->num_threads > 0 ? context->num_threads : default_num_threads();
 }
 
+fastdl_precision float32_precision(const Context* context) {
+  const int32_t own = context ? context->float32_precision : -1;
+  return static_cast<fastdl_precision>(own >= 0 ? own : default_precision.load(std::memory_order_relaxed));
+}
+
 }  // namespace fastdl::cpu
 
 using namespace fastdl::cpu;
@@ -109,7 +117,10 @@ fastdl_status fastdl_context_create(const fastdl_context_options* options, fastd
                  "context_create: expected 0 to 1024 threads, got %d", o.num_threads);
     FASTDL_CHECK((o.allocate != nullptr) == (o.deallocate != nullptr), FASTDL_ERROR_VALUE,
                  "context_create: allocate and deallocate go together");
-    *out = new fastdl_context{o.num_threads, o.allocate, o.deallocate, o.user};
+    FASTDL_CHECK(o.float32_precision >= -1 && o.float32_precision <= FASTDL_PRECISION_MEDIUM,
+                 FASTDL_ERROR_VALUE, "context_create: expected a float32_precision of -1 to 2, got %d",
+                 o.float32_precision);
+    *out = new fastdl_context{o.num_threads, o.allocate, o.deallocate, o.user, o.float32_precision};
   });
 }
 
@@ -129,6 +140,16 @@ fastdl_status fastdl_set_num_threads(int32_t n) {
     FASTDL_CHECK(n >= 1 && n <= 1024, FASTDL_ERROR_VALUE,
                  "set_num_threads: expected 1 to 1024 threads, got %d", n);
     set_default_num_threads(n);
+  });
+}
+
+int32_t fastdl_get_float32_precision(void) { return float32_precision(nullptr); }
+
+fastdl_status fastdl_set_float32_precision(int32_t precision) {
+  return guarded([&] {
+    FASTDL_CHECK(precision >= FASTDL_PRECISION_HIGHEST && precision <= FASTDL_PRECISION_MEDIUM,
+                 FASTDL_ERROR_VALUE, "set_float32_precision: expected 0 to 2, got %d", precision);
+    default_precision.store(precision, std::memory_order_relaxed);
   });
 }
 }

@@ -11,6 +11,7 @@ struct fastdl_context {
   void* (*allocate)(size_t, void*) = nullptr;
   void (*deallocate)(void*, size_t, void*) = nullptr;
   void* user = nullptr;
+  int32_t float32_precision = -1;  // -1: follow the process-wide setting
 };
 
 namespace fastdl::cpu {
@@ -18,6 +19,8 @@ namespace fastdl::cpu {
 using Context = fastdl_context;
 
 int num_threads(const Context* context);  // context may be NULL
+// How exact products of float32 matrices have to be. Read once per call, before work is handed to threads.
+fastdl_precision float32_precision(const Context* context);  // context may be NULL
 
 // Scratch memory for one scope, 64-byte aligned, uninitialised. Comes from a cache of this thread's, so that
 // packing buffers are reused from call to call; usable inside parallel tasks.

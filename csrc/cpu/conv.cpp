@@ -11,6 +11,7 @@
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -339,12 +340,20 @@ fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* weight, const fastdl_tensor* bias,
                                   const fastdl_tensor* residual, const fastdl_tensor* out,
                                   const fastdl_conv_options* options) {
+  if (is_narrow(x)) {
+    return in_float32("conv", fastdl_conv_forward, context, reads(x, "x"), reads(weight, "weight"),
+                      reads(bias, "bias"), reads(residual, "residual"), writes(out, "out"), options);
+  }
   return guarded([&] { conv::forward(context, x, weight, bias, residual, out, options, false); });
 }
 
 fastdl_status fastdl_conv_backward_data(fastdl_context* context, const fastdl_tensor* grad_out,
                                         const fastdl_tensor* saved, const fastdl_tensor* weight,
                                         const fastdl_tensor* grad_x, const fastdl_conv_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("conv_backward_data", fastdl_conv_backward_data, context, reads(grad_out, "grad_out"),
+                      reads(saved, "saved"), reads(weight, "weight"), writes(grad_x, "grad_x"), options);
+  }
   return guarded([&] { conv::backward_data(context, grad_out, saved, weight, grad_x, options, false); });
 }
 
@@ -352,6 +361,11 @@ fastdl_status fastdl_conv_backward_weight(fastdl_context* context, const fastdl_
                                           const fastdl_tensor* saved, const fastdl_tensor* x,
                                           const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
                                           const fastdl_conv_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("conv_backward_weight", fastdl_conv_backward_weight, context,
+                      reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
+                      writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);
+  }
   return guarded(
       [&] { conv::backward_weight(context, grad_out, saved, x, grad_weight, grad_bias, options, false); });
 }
@@ -360,6 +374,11 @@ fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, const fastd
                                             const fastdl_tensor* weight, const fastdl_tensor* bias,
                                             const fastdl_tensor* residual, const fastdl_tensor* out,
                                             const fastdl_conv_options* options) {
+  if (is_narrow(x)) {
+    return in_float32("conv_transpose", fastdl_conv_transpose_forward, context, reads(x, "x"),
+                      reads(weight, "weight"), reads(bias, "bias"), reads(residual, "residual"),
+                      writes(out, "out"), options);
+  }
   return guarded([&] { conv::forward(context, x, weight, bias, residual, out, options, true); });
 }
 
@@ -367,6 +386,11 @@ fastdl_status fastdl_conv_transpose_backward_data(fastdl_context* context, const
                                                   const fastdl_tensor* saved, const fastdl_tensor* weight,
                                                   const fastdl_tensor* grad_x,
                                                   const fastdl_conv_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("conv_transpose_backward_data", fastdl_conv_transpose_backward_data, context,
+                      reads(grad_out, "grad_out"), reads(saved, "saved"), reads(weight, "weight"),
+                      writes(grad_x, "grad_x"), options);
+  }
   return guarded([&] { conv::backward_data(context, grad_out, saved, weight, grad_x, options, true); });
 }
 
@@ -375,6 +399,11 @@ fastdl_status fastdl_conv_transpose_backward_weight(fastdl_context* context, con
                                                     const fastdl_tensor* grad_weight,
                                                     const fastdl_tensor* grad_bias,
                                                     const fastdl_conv_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("conv_transpose_backward_weight", fastdl_conv_transpose_backward_weight, context,
+                      reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
+                      writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);
+  }
   return guarded(
       [&] { conv::backward_weight(context, grad_out, saved, x, grad_weight, grad_bias, options, true); });
 }

@@ -4,6 +4,7 @@
 
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 #include "fastdl/conv.h"
 
 namespace fastdl::cpu::conv {
@@ -135,6 +136,10 @@ extern "C" {
 
 fastdl_status fastdl_unfold(fastdl_context* context, const fastdl_tensor* image_, const int64_t kernel[2],
                             const fastdl_tensor* columns_, const fastdl_conv_options* options) {
+  if (is_narrow(image_)) {
+    return in_float32("unfold", fastdl_unfold, context, reads(image_, "the image"), kernel,
+                      writes(columns_, "the columns"), options);
+  }
   return guarded([&] {
     const View image = float_view(image_, "unfold", "the image");
     const View columns = out_view(columns_, image.dtype, "unfold", "the columns");
@@ -144,6 +149,10 @@ fastdl_status fastdl_unfold(fastdl_context* context, const fastdl_tensor* image_
 
 fastdl_status fastdl_fold(fastdl_context* context, const fastdl_tensor* columns_, const int64_t kernel[2],
                           const fastdl_tensor* image_, const fastdl_conv_options* options) {
+  if (is_narrow(columns_)) {
+    return in_float32("fold", fastdl_fold, context, reads(columns_, "the columns"), kernel,
+                      writes(image_, "the image"), options);
+  }
   return guarded([&] {
     const View image = float_view(image_, "fold", "the image");
     const View columns = view_like(columns_, image.dtype, "fold", "the columns");

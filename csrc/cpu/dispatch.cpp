@@ -4,6 +4,10 @@
 #include <cstring>
 #include <string>
 
+#if defined(FASTDL_X86)
+#include <cpuid.h>
+#endif
+
 #include "cpu/error.h"
 #include "cpu/kernels.h"
 
@@ -23,6 +27,14 @@ extern const Kernels table;
 
 namespace {
 
+#if defined(FASTDL_X86)
+// Conversions of float16; not all compilers' __builtin_cpu_supports knows the name.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 struct Candidate {
   const Kernels* table;
   bool (*runs_here)();
@@ -32,7 +44,8 @@ struct Candidate {
 const Candidate candidates[] = {
     {&generic::table, [] { return true; }},
 #if defined(FASTDL_X86)
-    {&avx2::table, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {&avx2::table,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
     {&avx512::table,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 #include "fastdl/dropout.h"
 
 namespace fastdl::cpu {
@@ -34,6 +35,10 @@ using namespace fastdl::cpu;
 
 extern "C" fastdl_status fastdl_dropout(fastdl_context* context, const fastdl_tensor* x_,
                                         const fastdl_tensor* out_, double p, uint64_t seed, uint64_t offset) {
+  if (is_narrow(x_)) {
+    return in_float32("dropout", fastdl_dropout, context, reads(x_, "x"), writes(out_, "out"), p, seed,
+                      offset);
+  }
   return guarded([&] {
     const char* op = "dropout";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");

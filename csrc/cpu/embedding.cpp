@@ -1,4 +1,5 @@
 #include "cpu/embedding.h"
+#include "cpu/widen.h"
 
 #include <algorithm>
 #include <cmath>
@@ -87,7 +88,8 @@ fastdl_status fastdl_embedding_forward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* indices_, const fastdl_tensor* out_) {
   return guarded([&] {
     const char* op = "embedding";
-    const View weight = table_view(weight_, op, "weight"), out = out_view(out_, weight.dtype, op, "out");
+    const View weight = any_float_view(weight_, op, "weight"), out = out_view(out_, weight.dtype, op, "out");
+    check_ndim(weight, 2, op, "weight");
     const int64_t d = weight.shape[1];
     check_rows(out, indices_, d, op, "out");
     const std::vector<int64_t> indices = read_indices(indices_, weight.shape[0], op, "indices");
@@ -110,6 +112,10 @@ fastdl_status fastdl_embedding_forward(fastdl_context* context, const fastdl_ten
 fastdl_status fastdl_embedding_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                         const fastdl_tensor* indices_, const fastdl_tensor* grad_weight,
                                         int64_t padding_idx, int32_t scale_grad_by_freq) {
+  if (is_narrow(grad_out)) {
+    return in_float32("embedding_backward", fastdl_embedding_backward, context, reads(grad_out, "grad_out"),
+                      indices_, writes(grad_weight, "grad_weight"), padding_idx, scale_grad_by_freq);
+  }
   return guarded([&] {
     const char* op = "embedding_backward";
     const View dw = table_view(grad_weight, op, "grad_weight");
@@ -136,6 +142,10 @@ fastdl_status fastdl_embedding_backward(fastdl_context* context, const fastdl_te
 
 fastdl_status fastdl_embedding_renorm(fastdl_context* context, const fastdl_tensor* weight_,
                                       const fastdl_tensor* indices_, double max_norm, double norm_type) {
+  if (is_narrow(weight_)) {
+    return in_float32("embedding_renorm", fastdl_embedding_renorm, context, updates(weight_, "weight"),
+                      indices_, max_norm, norm_type);
+  }
   return guarded([&] {
     const char* op = "embedding_renorm";
     const View weight = table_view(weight_, op, "weight");

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cpu/embedding.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -168,6 +169,11 @@ fastdl_status fastdl_embedding_bag_forward(fastdl_context* context, const fastdl
                                            const fastdl_tensor* scales_, const fastdl_tensor* out_,
                                            const fastdl_tensor* max_indices,
                                            const fastdl_embedding_bag_options* options) {
+  if (is_narrow(weight_)) {
+    return in_float32("embedding_bag", fastdl_embedding_bag_forward, context, reads(weight_, "weight"),
+                      indices_, offsets_, reads(scales_, "per_sample_weights"), writes(out_, "out"),
+                      max_indices, options);
+  }
   return guarded([&] {
     const char* op = "embedding_bag";
     const fastdl_embedding_bag_options o = checked(options, scales_, indices_, op);
@@ -201,6 +207,12 @@ fastdl_status fastdl_embedding_bag_backward(fastdl_context* context, const fastd
                                             const fastdl_tensor* grad_weight,
                                             const fastdl_tensor* grad_scales,
                                             const fastdl_embedding_bag_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("embedding_bag_backward", fastdl_embedding_bag_backward, context,
+                      reads(grad_out, "grad_out"), reads(weight_, "weight"), indices_, offsets_,
+                      reads(scales_, "per_sample_weights"), max_indices, writes(grad_weight, "grad_weight"),
+                      writes(grad_scales, "grad_per_sample_weights"), options);
+  }
   return guarded([&] {
     const char* op = "embedding_bag_backward";
     const fastdl_embedding_bag_options o = checked(options, scales_, indices_, op);

@@ -6,6 +6,7 @@
 #include "cpu/isa/activation.h"
 #include "cpu/isa/attention.h"
 #include "cpu/isa/conv.h"
+#include "cpu/isa/convert.h"
 #include "cpu/isa/dropout.h"
 #include "cpu/isa/embedding.h"
 #include "cpu/isa/gemm.h"
@@ -32,6 +33,7 @@ struct Kernels {
   const EmbeddingKernels* embedding;
   const OptimKernels* optim;
   const GemmKernels* gemm;
+  const ConvertKernels* convert;
 };
 
 // The table of the ISA in force: the best this machine runs, unless FASTDL_CPU_ISA or fastdl_set_cpu_isa says

@@ -7,6 +7,7 @@
 #include "cpu/kernels.h"
 #include "cpu/loss.h"
 #include "cpu/parallel.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -20,16 +21,6 @@ fastdl_cross_entropy_options checked(const fastdl_cross_entropy_options* options
   FASTDL_CHECK(o.label_smoothing >= 0 && o.label_smoothing <= 1, FASTDL_ERROR_VALUE,
                "%s: expected label_smoothing in [0, 1], got %g", op, o.label_smoothing);
   return o;
-}
-
-// (N, C, d1, ...) -> (N, d1, ..., C)
-View classes_last(const View& v) {
-  if (v.ndim < 2) return v;
-  int order[FASTDL_MAX_NDIM];
-  order[0] = 0;
-  for (int i = 1; i + 1 < v.ndim; ++i) order[i] = i + 1;
-  order[v.ndim - 1] = 1;
-  return permuted(v, order);
 }
 
 View without_last(const View& v) {
@@ -109,7 +100,7 @@ Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, c
   const View x = float_view(x_, op, "input");
   FASTDL_CHECK(x.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected (C), (N, C) or (N, C, d1, ...), got a scalar",
                op);
-  o.x = classes_last(x);
+  o.x = channels_last(x);
   o.classes = o.x.extent(-1);
   const View lead = without_last(o.x);
   o.rows = lead.size();
@@ -117,7 +108,7 @@ Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, c
   o.soft = o.target.dtype == x.dtype;
   if (o.soft) {
     check_same_shape(x, "input", o.target, "target", op);
-    o.target = classes_last(o.target);
+    o.target = channels_last(o.target);
   } else {
     FASTDL_CHECK(
         o.target.dtype == DType::kInt64 || o.target.dtype == DType::kInt32, FASTDL_ERROR_DTYPE,
@@ -141,7 +132,7 @@ Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, c
   if (o.has_grad) {
     const View grad = out_view(grad_, x.dtype, op, "grad");
     check_same_shape(x, "input", grad, "grad", op);
-    o.grad = classes_last(grad);
+    o.grad = channels_last(grad);
   }
   return o;
 }
@@ -226,6 +217,11 @@ fastdl_status fastdl_cross_entropy(fastdl_context* context, const fastdl_tensor*
                                    const fastdl_tensor* target, const fastdl_tensor* weight,
                                    const fastdl_tensor* loss, const fastdl_tensor* grad_logits,
                                    const fastdl_cross_entropy_options* options_) {
+  if (is_narrow(logits)) {
+    return in_float32("cross_entropy", fastdl_cross_entropy, context, reads(logits, "logits"),
+                      of_any_dtype(reads(target, "target")), or_float32(reads(weight, "weight")),
+                      or_float32(writes(loss, "loss")), writes(grad_logits, "grad_logits"), options_);
+  }
   return guarded([&] {
     const char* op = "cross_entropy";
     const fastdl_cross_entropy_options options = checked(options_, op);
@@ -237,6 +233,11 @@ fastdl_status fastdl_cross_entropy(fastdl_context* context, const fastdl_tensor*
 fastdl_status fastdl_nll_loss(fastdl_context* context, const fastdl_tensor* x, const fastdl_tensor* target,
                               const fastdl_tensor* weight, const fastdl_tensor* loss,
                               const fastdl_tensor* grad_x, const fastdl_cross_entropy_options* options_) {
+  if (is_narrow(x)) {
+    return in_float32("nll_loss", fastdl_nll_loss, context, reads(x, "x"),
+                      of_any_dtype(reads(target, "target")), or_float32(reads(weight, "weight")),
+                      or_float32(writes(loss, "loss")), writes(grad_x, "grad_x"), options_);
+  }
   return guarded([&] {
     const char* op = "nll_loss";
     const fastdl_cross_entropy_options options = checked(options_, op);

@@ -2,6 +2,7 @@
 #include "cpu/kernels.h"
 #include "cpu/loss.h"
 #include "cpu/parallel.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -78,6 +79,11 @@ extern "C" fastdl_status fastdl_loss(fastdl_context* context, const fastdl_tenso
                                      const fastdl_tensor* target_, const fastdl_tensor* weight_,
                                      const fastdl_tensor* pos_weight_, const fastdl_tensor* loss_,
                                      const fastdl_tensor* grad_x, const fastdl_loss_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32("loss", fastdl_loss, context, reads(x_, "x"), or_float32(reads(target_, "target")),
+                      or_float32(reads(weight_, "weight")), or_float32(reads(pos_weight_, "pos_weight")),
+                      or_float32(writes(loss_, "loss")), writes(grad_x, "grad_x"), options);
+  }
   return guarded([&] {
     const char* op = "loss";
     const auto o = read_options(options, fastdl_loss_options FASTDL_LOSS_OPTIONS_INIT, op);

@@ -7,6 +7,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -223,6 +224,11 @@ int64_t packed_elements(const View& b) {
   return n;
 }
 
+// Whether out takes part in the sum; options may be those of an older caller, shorter than ours.
+bool reads_out(const fastdl_matmul_options* o) {
+  return o && o->struct_size >= offsetof(fastdl_matmul_options, beta) + sizeof o->beta && o->beta != 0;
+}
+
 // Gives 1-d operands their missing dim, in out (and residual) too.
 void add_missing_dims(View& a, View& b, View& out, View* residual) {
   if (a.ndim > 1 && b.ndim > 1) return;
@@ -246,6 +252,11 @@ extern "C" {
 fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a_, const fastdl_tensor* b_,
                             const fastdl_tensor* bias_, const fastdl_tensor* residual_,
                             const fastdl_tensor* out_, const fastdl_matmul_options* options) {
+  if (is_narrow(a_)) {
+    return in_float32("matmul", fastdl_matmul, context, reads(a_, "a"), reads(b_, "b"), reads(bias_, "bias"),
+                      reads(residual_, "residual"),
+                      or_float32(reads_out(options) ? updates(out_, "out") : writes(out_, "out")), options);
+  }
   return guarded([&] {
     const char* op = "matmul";
     View a = float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"),
@@ -262,7 +273,11 @@ fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a_, co
   });
 }
 
-fastdl_status fastdl_matmul_packed_b_size(fastdl_context*, const fastdl_tensor* b_, int64_t* elements) {
+fastdl_status fastdl_matmul_packed_b_size(fastdl_context* context, const fastdl_tensor* b_,
+                                          int64_t* elements) {
+  if (is_narrow(b_)) {
+    return in_float32("matmul_packed_b_size", fastdl_matmul_packed_b_size, context, reads(b_, "b"), elements);
+  }
   return guarded([&] {
     const char* op = "matmul_packed_b_size";
     const View b = float_view(b_, op, "b");
@@ -274,6 +289,9 @@ fastdl_status fastdl_matmul_packed_b_size(fastdl_context*, const fastdl_tensor* 
 
 fastdl_status fastdl_matmul_pack_b(fastdl_context* context, const fastdl_tensor* b_,
                                    const fastdl_tensor* packed_) {
+  if (is_narrow(b_)) {
+    return in_float32("matmul_pack_b", fastdl_matmul_pack_b, context, reads(b_, "b"), packed_);
+  }
   return guarded([&] {
     const char* op = "matmul_pack_b";
     const View b = float_view(b_, op, "b"), packed = out_view(packed_, b.dtype, op, "packed");
@@ -297,6 +315,11 @@ fastdl_status fastdl_matmul_packed(fastdl_context* context, const fastdl_tensor*
                                    const fastdl_tensor* packed_, const fastdl_tensor* bias_,
                                    const fastdl_tensor* residual_, const fastdl_tensor* out_,
                                    const fastdl_matmul_options* options) {
+  if (is_narrow(a_)) {
+    return in_float32("matmul_packed", fastdl_matmul_packed, context, reads(a_, "a"), packed_,
+                      reads(bias_, "bias"), reads(residual_, "residual"),
+                      or_float32(reads_out(options) ? updates(out_, "out") : writes(out_, "out")), options);
+  }
   return guarded([&] {
     const char* op = "matmul_packed";
     View a = float_view(a_, op, "a"), out = out_view(out_, a.dtype, op, "out");

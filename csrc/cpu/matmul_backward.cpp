@@ -3,6 +3,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 #include "fastdl/matmul.h"
 
 namespace fastdl::cpu {
@@ -139,6 +140,12 @@ extern "C" fastdl_status fastdl_linear_backward(fastdl_context* context, const f
                                                 const fastdl_tensor* grad_weight_,
                                                 const fastdl_tensor* grad_bias_,
                                                 const fastdl_matmul_options* options) {
+  if (is_narrow(grad_)) {
+    return in_float32("linear_backward", fastdl_linear_backward, context, reads(grad_, "grad"),
+                      reads(saved_, "saved"), reads(x_, "x"), reads(weight_, "weight"),
+                      writes(grad_x_, "grad_x"), or_float32(writes(grad_weight_, "grad_weight")),
+                      or_float32(writes(grad_bias_, "grad_bias")), options);
+  }
   return guarded([&] {
     const char* op = "linear_backward";
     const View grad = float_view(grad_, op, "grad");

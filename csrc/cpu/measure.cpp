@@ -24,7 +24,9 @@ double best_time(int repeats, Body&& body) {
   return best;
 }
 
-constexpr double kManyOperations = 1e9;  // per task, so that every thread joins in
+constexpr size_t kLargestCopy = size_t{1} << 40;
+constexpr size_t kCopied = size_t{32} << 20;  // at least, per timed run: milliseconds
+constexpr double kManyOperations = 1e9;       // per task, so that every thread joins in
 
 }  // namespace
 }  // namespace fastdl::cpu
@@ -51,20 +53,28 @@ fastdl_status fastdl_measure_peak(fastdl_context* context, double* gflops) {
   });
 }
 
-fastdl_status fastdl_measure_copy(fastdl_context* context, double* gbytes) {
+fastdl_status fastdl_measure_copy(fastdl_context* context, size_t bytes, double* gbytes) {
   return guarded([&] {
     FASTDL_CHECK(gbytes != nullptr, FASTDL_ERROR_VALUE, "measure_copy: gbytes is NULL");
-    constexpr size_t kBytes = size_t{64} << 20, kChunk = size_t{1} << 20;
-    const Workspace space(context, 2 * kBytes);
-    char* const p = space.as<char>();
-    std::memset(p, 1, 2 * kBytes);
-    const double seconds = best_time(8, [&] {
-      parallel_for(context, kBytes / kChunk, kManyOperations, [&](int64_t i) {
-        std::memcpy(p + kBytes + static_cast<size_t>(i) * kChunk, p + static_cast<size_t>(i) * kChunk,
-                    kChunk);
-      });
-    });
-    *gbytes = 2.0 * static_cast<double>(kBytes) / seconds * 1e-9;
+    FASTDL_CHECK(bytes > 0 && bytes <= kLargestCopy, FASTDL_ERROR_VALUE,
+                 "measure_copy: expected 1 to %zu bytes, got %zu", kLargestCopy, bytes);
+    // One part per thread, so that a part stays in its core's cache; long parts in chunks, which memcpy keeps
+    // cached.
+    const size_t parts = static_cast<size_t>(num_threads(context)), part = (bytes + parts - 1) / parts;
+    const size_t chunk = std::min(part, size_t{1} << 20), rounds = std::max<size_t>(1, kCopied / bytes);
+    const Workspace space(context, 2 * parts * part);
+    char* const source = space.as<char>();
+    char* const copy = source + parts * part;
+    const auto task = [&](int64_t i) {
+      const size_t begin = static_cast<size_t>(i) * part;
+      for (size_t round = 0; round < rounds; ++round)
+        for (size_t at = 0; at < part; at += chunk)
+          std::memcpy(copy + begin + at, source + begin + at, std::min(chunk, part - at));
+    };
+    std::memset(source, 1, 2 * parts * part);
+    const double seconds =
+        best_time(8, [&] { parallel_for(context, static_cast<int64_t>(parts), kManyOperations, task); });
+    *gbytes = 2.0 * static_cast<double>(parts * part * rounds) / seconds * 1e-9;
   });
 }
 }

@@ -13,4 +13,20 @@ struct float16 {  // IEEE binary16
   uint16_t bits;
 };
 
+// The type in which elements stored as S are computed with.
+template <class S>
+struct Compute {
+  using type = S;
+};
+template <>
+struct Compute<bfloat16> {
+  using type = float;
+};
+template <>
+struct Compute<float16> {
+  using type = float;
+};
+template <class S>
+using compute_t = typename Compute<S>::type;
+
 }  // namespace fastdl::cpu

@@ -9,6 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 #include "fastdl/norm.h"
 
 namespace fastdl::cpu {
@@ -28,13 +29,6 @@ Shape shape_of(const View& x, bool per_sample, const char* op) {
   for (int i = 2; i < x.ndim; ++i) positions *= x.shape[i];
   if (per_sample) return {x.shape[0], positions, x.shape[1]};
   return {1, x.shape[0] * positions, x.shape[1]};
-}
-
-View channels_last(const View& v) {
-  int order[FASTDL_MAX_NDIM] = {0};
-  for (int i = 1; i < v.ndim - 1; ++i) order[i] = i + 1;
-  order[v.ndim - 1] = 1;
-  return permuted(v, order);
 }
 
 // A vector of the caller's with any stride; false for one that was not given.
@@ -173,6 +167,12 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* out_, const fastdl_tensor* mean_,
                                         const fastdl_tensor* rstd_,
                                         const fastdl_batch_norm_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32(
+        "batch_norm", fastdl_batch_norm_forward, context, reads(x_, "x"), or_float32(reads(weight, "weight")),
+        or_float32(reads(bias, "bias")), or_float32(updates(running_mean, "running_mean")),
+        or_float32(updates(running_var, "running_var")), writes(out_, "out"), mean_, rstd_, options);
+  }
   return guarded([&] {
     const char* op = "batch_norm";
     const auto o = read_options(options, fastdl_batch_norm_options FASTDL_BATCH_NORM_OPTIONS_INIT, op);
@@ -225,6 +225,12 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
                                          const fastdl_tensor* mean_, const fastdl_tensor* rstd_,
                                          const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
                                          const fastdl_tensor* grad_bias, int32_t training) {
+  if (is_narrow(grad_out)) {
+    return in_float32("batch_norm_backward", fastdl_batch_norm_backward, context, reads(grad_out, "grad_out"),
+                      reads(x_, "x"), or_float32(reads(weight, "weight")), mean_, rstd_,
+                      writes(grad_x, "grad_x"), or_float32(writes(grad_weight, "grad_weight")),
+                      or_float32(writes(grad_bias, "grad_bias")), training);
+  }
   return guarded([&] {
     const char* op = "batch_norm_backward";
     const View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
@@ -272,6 +278,11 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* weight, const fastdl_tensor* bias,
                                         const fastdl_tensor* out_, const fastdl_tensor* mean_,
                                         const fastdl_tensor* rstd_, int64_t groups, double eps) {
+  if (is_narrow(x_)) {
+    return in_float32("group_norm", fastdl_group_norm_forward, context, reads(x_, "x"),
+                      or_float32(reads(weight, "weight")), or_float32(reads(bias, "bias")),
+                      writes(out_, "out"), mean_, rstd_, groups, eps);
+  }
   return guarded([&] {
     const char* op = "group_norm";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -321,6 +332,12 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
                                          const fastdl_tensor* mean_, const fastdl_tensor* rstd_,
                                          const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
                                          const fastdl_tensor* grad_bias, int64_t groups) {
+  if (is_narrow(grad_out)) {
+    return in_float32("group_norm_backward", fastdl_group_norm_backward, context, reads(grad_out, "grad_out"),
+                      reads(x_, "x"), or_float32(reads(weight, "weight")), mean_, rstd_,
+                      writes(grad_x, "grad_x"), or_float32(writes(grad_weight, "grad_weight")),
+                      or_float32(writes(grad_bias, "grad_bias")), groups);
+  }
   return guarded([&] {
     const char* op = "group_norm_backward";
     const View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");

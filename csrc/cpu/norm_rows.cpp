@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 #include "fastdl/norm.h"
 
 namespace fastdl::cpu {
@@ -158,6 +159,11 @@ fastdl_status fastdl_layer_norm_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* weight, const fastdl_tensor* bias,
                                         const fastdl_tensor* out, const fastdl_tensor* mean,
                                         const fastdl_tensor* rstd, int32_t normalized_ndim, double eps) {
+  if (is_narrow(x)) {
+    return in_float32("layer_norm", fastdl_layer_norm_forward, context, reads(x, "x"),
+                      or_float32(reads(weight, "weight")), or_float32(reads(bias, "bias")),
+                      writes(out, "out"), mean, rstd, normalized_ndim, eps);
+  }
   return guarded(
       [&] { forward(context, "layer_norm", x, weight, bias, out, mean, rstd, normalized_ndim, eps, false); });
 }
@@ -167,6 +173,12 @@ fastdl_status fastdl_layer_norm_backward(fastdl_context* context, const fastdl_t
                                          const fastdl_tensor* mean, const fastdl_tensor* rstd,
                                          const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
                                          const fastdl_tensor* grad_bias, int32_t normalized_ndim) {
+  if (is_narrow(grad_out)) {
+    return in_float32("layer_norm_backward", fastdl_layer_norm_backward, context, reads(grad_out, "grad_out"),
+                      reads(x, "x"), or_float32(reads(weight, "weight")), mean, rstd,
+                      writes(grad_x, "grad_x"), or_float32(writes(grad_weight, "grad_weight")),
+                      or_float32(writes(grad_bias, "grad_bias")), normalized_ndim);
+  }
   return guarded([&] {
     backward(context, "layer_norm_backward", grad_out, x, weight, mean, rstd, grad_x, grad_weight, grad_bias,
              normalized_ndim, false);
@@ -176,6 +188,10 @@ fastdl_status fastdl_layer_norm_backward(fastdl_context* context, const fastdl_t
 fastdl_status fastdl_rms_norm_forward(fastdl_context* context, const fastdl_tensor* x,
                                       const fastdl_tensor* weight, const fastdl_tensor* out,
                                       const fastdl_tensor* rstd, int32_t normalized_ndim, double eps) {
+  if (is_narrow(x)) {
+    return in_float32("rms_norm", fastdl_rms_norm_forward, context, reads(x, "x"),
+                      or_float32(reads(weight, "weight")), writes(out, "out"), rstd, normalized_ndim, eps);
+  }
   return guarded([&] {
     forward(context, "rms_norm", x, weight, nullptr, out, nullptr, rstd, normalized_ndim, eps, true);
   });
@@ -185,6 +201,11 @@ fastdl_status fastdl_rms_norm_backward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* x, const fastdl_tensor* weight,
                                        const fastdl_tensor* rstd, const fastdl_tensor* grad_x,
                                        const fastdl_tensor* grad_weight, int32_t normalized_ndim) {
+  if (is_narrow(grad_out)) {
+    return in_float32("rms_norm_backward", fastdl_rms_norm_backward, context, reads(grad_out, "grad_out"),
+                      reads(x, "x"), or_float32(reads(weight, "weight")), rstd, writes(grad_x, "grad_x"),
+                      or_float32(writes(grad_weight, "grad_weight")), normalized_ndim);
+  }
   return guarded([&] {
     backward(context, "rms_norm_backward", grad_out, x, weight, nullptr, rstd, grad_x, grad_weight, nullptr,
              normalized_ndim, true);

@@ -8,6 +8,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -162,6 +163,11 @@ extern "C" {
 fastdl_status fastdl_sgd_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
                               fastdl_tensor_list grads, fastdl_tensor_list buffers, const uint8_t* fresh,
                               const fastdl_sgd_options* options) {
+  if (any_narrow(params, count) || any_narrow(grads, count) || any_narrow(buffers, count)) {
+    return in_float32("sgd", fastdl_sgd_step, context, count, of_any_dtype(updates(params, count, "param")),
+                      of_any_dtype(reads(grads, count, "grad")),
+                      of_any_dtype(updates(buffers, count, "momentum_buffer")), fresh, options);
+  }
   return guarded([&] {
     const char* op = "sgd";
     const auto o = read_options(options, fastdl_sgd_options FASTDL_SGD_OPTIONS_INIT, op);
@@ -185,6 +191,14 @@ fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_te
                                fastdl_tensor_list grads, fastdl_tensor_list avgs, fastdl_tensor_list avg_sqs,
                                fastdl_tensor_list max_avg_sqs, fastdl_tensor_list steps,
                                const fastdl_adam_options* options) {
+  if (any_narrow(params, count) || any_narrow(grads, count) || any_narrow(avgs, count) ||
+      any_narrow(avg_sqs, count) || any_narrow(max_avg_sqs, count)) {
+    return in_float32("adam", fastdl_adam_step, context, count, of_any_dtype(updates(params, count, "param")),
+                      of_any_dtype(reads(grads, count, "grad")),
+                      of_any_dtype(updates(avgs, count, "exp_avg")),
+                      of_any_dtype(updates(avg_sqs, count, "exp_avg_sq")),
+                      of_any_dtype(updates(max_avg_sqs, count, "max_exp_avg_sq")), steps, options);
+  }
   return guarded([&] {
     const char* op = "adam";
     const auto o = read_options(options, fastdl_adam_options FASTDL_ADAM_OPTIONS_INIT, op);
@@ -228,6 +242,11 @@ fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_te
 fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
                                   fastdl_tensor_list grads, fastdl_tensor_list sums, fastdl_tensor_list steps,
                                   const fastdl_adagrad_options* options) {
+  if (any_narrow(params, count) || any_narrow(grads, count) || any_narrow(sums, count)) {
+    return in_float32(
+        "adagrad", fastdl_adagrad_step, context, count, of_any_dtype(updates(params, count, "param")),
+        of_any_dtype(reads(grads, count, "grad")), of_any_dtype(updates(sums, count, "sum")), steps, options);
+  }
   return guarded([&] {
     const char* op = "adagrad";
     const auto o = read_options(options, fastdl_adagrad_options FASTDL_ADAGRAD_OPTIONS_INIT, op);
@@ -253,6 +272,14 @@ fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl
                                   fastdl_tensor_list grads, fastdl_tensor_list square_avgs,
                                   fastdl_tensor_list avgs, fastdl_tensor_list buffers,
                                   fastdl_tensor_list steps, const fastdl_rmsprop_options* options) {
+  if (any_narrow(params, count) || any_narrow(grads, count) || any_narrow(square_avgs, count) ||
+      any_narrow(avgs, count) || any_narrow(buffers, count)) {
+    return in_float32(
+        "rmsprop", fastdl_rmsprop_step, context, count, of_any_dtype(updates(params, count, "param")),
+        of_any_dtype(reads(grads, count, "grad")), of_any_dtype(updates(square_avgs, count, "square_avg")),
+        of_any_dtype(updates(avgs, count, "grad_avg")),
+        of_any_dtype(updates(buffers, count, "momentum_buffer")), steps, options);
+  }
   return guarded([&] {
     const char* op = "rmsprop";
     const auto o = read_options(options, fastdl_rmsprop_options FASTDL_RMSPROP_OPTIONS_INIT, op);
@@ -280,6 +307,10 @@ fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl
 
 fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors, double p,
                           double* result) {
+  if (any_narrow(tensors, count)) {
+    return in_float32("norm", fastdl_norm, context, count, of_any_dtype(reads(tensors, count, "tensor")), p,
+                      result);
+  }
   return guarded([&] {
     const char* op = "norm";
     FASTDL_CHECK(result != nullptr, FASTDL_ERROR_VALUE, "%s: norm is NULL", op);
@@ -303,6 +334,10 @@ fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fastdl_tensor_
 
 fastdl_status fastdl_scale(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
                            double factor) {
+  if (any_narrow(tensors, count)) {
+    return in_float32("scale", fastdl_scale, context, count, of_any_dtype(updates(tensors, count, "tensor")),
+                      factor);
+  }
   return guarded([&] {
     Items items(context, "scale", count, {tensors}, {"tensor"}, -1);
     items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {

@@ -10,6 +10,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -116,14 +117,6 @@ Plan make_plan(const View& x, const View& out, const fastdl_pool_options* option
   FASTDL_CHECK(plan.divisor >= 0, FASTDL_ERROR_VALUE, "%s: divisor_override must be positive, got %lld", op,
                static_cast<long long>(plan.divisor));
   return plan;
-}
-
-// (N, C, *spatial) as (N, *spatial, C).
-View channels_last(const View& v) {
-  int order[FASTDL_MAX_NDIM] = {0};
-  for (int i = 1; i < v.ndim - 1; ++i) order[i] = i + 1;
-  order[v.ndim - 1] = 1;
-  return permuted(v, order);
 }
 
 // One window: its three ranges and the divisor of its average.
@@ -350,6 +343,10 @@ extern "C" {
 fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tensor* x_,
                                       const fastdl_tensor* out_, const fastdl_tensor* indices,
                                       const fastdl_pool_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32("max_pool", fastdl_max_pool_forward, context, reads(x_, "x"), writes(out_, "out"),
+                      indices, options);
+  }
   return guarded([&] {
     const char* op = "max_pool";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -378,6 +375,10 @@ fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tens
 fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                        const fastdl_tensor* indices, const fastdl_tensor* grad_x,
                                        const fastdl_pool_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("max_pool_backward", fastdl_max_pool_backward, context, reads(grad_out, "grad_out"),
+                      indices, writes(grad_x, "grad_x"), options);
+  }
   return guarded([&] {
     const char* op = "max_pool_backward";
     const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
@@ -397,6 +398,10 @@ fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_ten
 
 fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tensor* x_,
                                       const fastdl_tensor* out_, const fastdl_pool_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32("avg_pool", fastdl_avg_pool_forward, context, reads(x_, "x"), writes(out_, "out"),
+                      options);
+  }
   return guarded([&] {
     const char* op = "avg_pool";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -414,6 +419,10 @@ fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tens
 
 fastdl_status fastdl_avg_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                        const fastdl_tensor* grad_x, const fastdl_pool_options* options) {
+  if (is_narrow(grad_out)) {
+    return in_float32("avg_pool_backward", fastdl_avg_pool_backward, context, reads(grad_out, "grad_out"),
+                      writes(grad_x, "grad_x"), options);
+  }
   return guarded([&] {
     const char* op = "avg_pool_backward";
     const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");

@@ -6,6 +6,7 @@
 
 #include "cpu/rnn_layout.h"
 #include "cpu/rnn_stage.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -279,6 +280,11 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
                                  int32_t num_params, const fastdl_tensor* lengths, const fastdl_tensor* y_,
                                  const fastdl_tensor* h_n_, const fastdl_tensor* c_n_,
                                  const fastdl_tensor* reserve, const fastdl_rnn_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32("rnn", fastdl_rnn_forward, context, reads(x_, "x"), reads(h0_, "h0"), reads(c0_, "c0"),
+                      reads(params, num_params, "params"), num_params, lengths, writes(y_, "y"),
+                      writes(h_n_, "h_n"), writes(c_n_, "c_n"), reserve, options);
+  }
   return guarded([&] {
     const Problem p = check_problem("rnn", x_, h0_, c0_, params, num_params, lengths, y_, reserve, options);
     FASTDL_CHECK(p.shape.lstm() || !c_n_, FASTDL_ERROR_VALUE, "%s: c_n is for LSTM only", p.op);
@@ -315,6 +321,14 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* grad_h0_, const fastdl_tensor* grad_c0_,
                                   const fastdl_tensor* const* grad_params,
                                   const fastdl_rnn_options* options) {
+  if (is_narrow(x_)) {
+    return in_float32("rnn_backward", fastdl_rnn_backward, context, reads(grad_y_, "grad_y"),
+                      reads(grad_h_n_, "grad_h_n"), reads(grad_c_n_, "grad_c_n"), reads(x_, "x"),
+                      reads(h0_, "h0"), reads(c0_, "c0"), reads(params, num_params, "params"), num_params,
+                      lengths, reads(y_, "y"), reserve, writes(grad_x_, "grad_x"),
+                      writes(grad_h0_, "grad_h0"), writes(grad_c0_, "grad_c0"),
+                      writes(grad_params, num_params, "a gradient of params"), options);
+  }
   return guarded([&] {
     const char* op = "rnn_backward";
     FASTDL_CHECK(reserve, FASTDL_ERROR_VALUE, "%s: the reserve of the forward call is required", op);

@@ -1,32 +1,28 @@
 #include <cstring>
 
-#include "cpu/gemm.h"
-#include "cpu/kernels.h"
 #include "cpu/parallel_steps.h"
 #include "cpu/rnn_layout.h"
+#include "cpu/rnn_product.h"
 
 namespace fastdl::cpu {
 namespace {
 
-// out[j] (+)= sum over rows of a[r, j], rows in order: out does not depend on how columns are shared out.
-template <class T>
-void column_sums(Context* context, int64_t rows, int64_t columns, const T* a, bool add, T* out) {
-  constexpr int64_t kColumns = 256;  // 1 KiB of float32 a row
-  parallel_ranges(context, columns, kColumns, static_cast<double>(rows) / 4, [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end && !add; ++j) out[j] = T(0);
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t j = begin; j < end; ++j) out[j] += a[r * columns + j];
-    }
-  });
-}
+template <class S>
+struct BackwardScratch {
+  S *gates_x, *gates_h, *grad_h, *packed, *h_prev;
+  compute_t<S>*carry, *wide;
+  const S* zeros;
+};
 
 // One layer, both directions: the loop over steps for the gradients of the gates, then products over all
 // steps.
-template <class T>
+template <class S>
 class BackwardLayer {
  public:
-  BackwardLayer(Context* context, const RnnBackward<T>& p, int64_t layer, const T* x, const T* y,
-                const T* grad_y)
+  using A = compute_t<S>;
+
+  BackwardLayer(Context* context, const RnnBackward<S>& p, int64_t layer, const S* x, const S* y,
+                const S* grad_y)
       : context_(context),
         p_(p),
         shape_(p.shape),
@@ -36,156 +32,162 @@ class BackwardLayer {
         y_(y),
         grad_y_(grad_y) {}
 
-  struct Scratch {
-    T *gates_x, *gates_h, *carry, *grad_h, *packed, *h_prev;
-    const T* zeros;
-  };
-
-  void run(const Scratch& scratch, T* grad_x) {
+  void run(const BackwardScratch<S>& scratch, S* grad_x) {
     const RnnShape& s = shape_;
-    const auto& table = table_for<T>(*kernels().rnn);
-    table_ = &table;
-    recurrent_ = {1, s.state, s.gates * s.hidden, table.plain_units};
-    projection_ = {1, s.hidden, s.state, table.plain_units};
+    table_ = rnn_table(*kernels().rnn, S{}).backward;
+    one_step_ = rows_.steps == 1 && !s.projection;
     const RnnReserve reserve(s, rows_.rows);
     const int64_t sequences = rows_.sequences, gates_size = rows_.rows * s.gates * s.hidden;
-    T* packed = scratch.packed;
+    S* packed = scratch.packed;
+    const auto pack = [&](RnnMatrix<S>& m, const S* weight) {
+      m.pack(context_, weight, 1, m.count, packed);
+      packed += m.size();
+    };
     for (int64_t d = 0; d < s.directions; ++d) {
       Direction& dir = direction_[d];
-      const int64_t index = layer_ * s.directions + d;
-      const RnnWeights<T>& w = p_.weights[static_cast<size_t>(index)];
+      const int64_t index = layer_ * s.directions + d, states = sequences * s.hidden;
+      const RnnWeights<S>& w = p_.weights[static_cast<size_t>(index)];
       dir.gates = p_.reserve + reserve.gates(layer_, d);
       dir.state = p_.reserve + reserve.state(layer_, d);
       dir.unprojected = p_.reserve + reserve.unprojected(layer_, d);
       dir.h0 = p_.h0 ? p_.h0 + index * sequences * s.state : scratch.zeros;
-      dir.c0 = p_.c0 ? p_.c0 + index * sequences * s.hidden : scratch.zeros;
+      dir.c0 = p_.c0 ? p_.c0 + index * states : scratch.zeros;
       dir.grad_h_n = p_.grad_h_n ? p_.grad_h_n + index * sequences * s.state : nullptr;
       dir.gates_x = scratch.gates_x + d * gates_size;
       dir.gates_h = s.gru() ? scratch.gates_h + d * gates_size : dir.gates_x;
-      dir.carry = scratch.carry + d * sequences * s.hidden;
+      dir.carry = scratch.carry + d * states;
       dir.grad_h = s.projection ? scratch.grad_h + d * rows_.rows * s.state : nullptr;
-      dir.packed = packed;
+      dir.hh = {1, s.state, s.gates * s.hidden};
+      dir.hr = {1, s.hidden, s.state};
       // A single step has no product but that for h0, which first_states() leaves to the general one.
-      if (rows_.steps > 1 || s.projection) rnn_pack(context_, recurrent_, w.hh, 1, s.state, packed);
-      packed += recurrent_.size();
-      if (s.projection) {
-        dir.packed_hr = packed;
-        rnn_pack(context_, projection_, w.hr, 1, s.hidden, packed);
-        packed += projection_.size();
-      }
-      const size_t carry_bytes = sizeof(T) * static_cast<size_t>(sequences * s.hidden);
-      if (carry_bytes == 0) continue;
-      if (s.lstm() && p_.grad_c_n) {
-        std::memcpy(dir.carry, p_.grad_c_n + index * sequences * s.hidden, carry_bytes);
-      } else {
-        std::memset(dir.carry, 0, carry_bytes);
-      }
+      if (!one_step_) pack(dir.hh, w.hh);
+      if (s.projection) pack(dir.hr, w.hr);
+      if (s.lstm() && p_.grad_c_n) rnn_widen(p_.grad_c_n + index * states, dir.carry, states);
+      else if (states > 0) std::memset(dir.carry, 0, sizeof(A) * static_cast<size_t>(states));
     }
-    if (grad_x && s.directions == 2 && rows_.rows > 0) {
-      std::memset(grad_x, 0, sizeof(T) * static_cast<size_t>(rows_.rows * s.input_of(layer_)));
+    steps();
+    for (int64_t d = 0; d < s.directions; ++d) {
+      weight_gradients(d, scratch.h_prev);
+      first_states(d);
     }
-    const int64_t block = rnn_block_steps(s, rows_, sizeof(T));
-    for (int64_t begin = 0; begin < rows_.steps; begin += block) {
-      const int64_t end = begin + block < rows_.steps ? begin + block : rows_.steps;
-      steps(begin, end);
-      for (int64_t d = 0; d < s.directions; ++d) {
-        const auto span = rows_.span(d == 0 ? rows_.steps - end : begin, d == 0 ? rows_.steps - begin : end);
-        if (grad_x) input_gradient(d, span, s.directions == 2, grad_x);
-        weight_gradients(d, begin, end, span, begin > 0, scratch.h_prev);
-      }
-    }
-    for (int64_t d = 0; d < s.directions; ++d) first_states(d);
+    if (grad_x) input_gradient(scratch.wide, grad_x);
   }
 
  private:
   struct Direction {
-    const T *gates, *state, *unprojected, *h0, *c0, *grad_h_n, *packed, *packed_hr;
-    T *gates_x, *gates_h, *carry;
-    T* grad_h;  // with a projection: [rows, P]
+    const S *gates, *state, *unprojected, *h0, *c0, *grad_h_n;
+    S *gates_x, *gates_h;
+    S* grad_h;  // with a projection: [rows, P]
+    A* carry;
+    RnnMatrix<S> hh, hr;
   };
 
-  void steps(int64_t first, int64_t last) {
+  void steps() {
     const RnnShape& s = shape_;
-    const int64_t directions = s.directions;
-    const int64_t elements = recurrent_.size() + (s.projection ? projection_.size() : 0);
-    const double row_cost = (rows_.steps == 1 ? 0.0 : static_cast<double>(elements) / 8) +
+    const int64_t directions = s.directions, count = rows_.steps, groups = cell_groups();
+    const int64_t elements = direction_[0].hh.size() + (s.projection ? direction_[0].hr.size() : 0);
+    const double row_cost = (one_step_ ? 0.0 : static_cast<double>(elements) / 32) +
                             16.0 * static_cast<double>(s.gates * s.hidden);
-    const RnnSplit split = rnn_split(context_, rows_.sequences, directions, recurrent_.panels(),
-                                     elements * static_cast<int64_t>(sizeof(T)),
-                                     row_cost * static_cast<double>(rows_.sequences));
-    const int64_t count = last - first;
-    const double task_cost = row_cost * static_cast<double>(rows_.rows) * static_cast<double>(count) /
-                             static_cast<double>(split.chunks * rows_.steps);
+    const RnnSplit split =
+        rnn_split(context_, rows_.sequences, directions, groups, elements * static_cast<int64_t>(sizeof(S)));
+    const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
-        const int64_t d = task % directions, begin = task / directions * split.chunk;
-        for (int64_t step = first; step < last; ++step) {
-          if (s.projection) through_projection(d, step, begin, begin + split.chunk, 0, recurrent_.panels());
-          cells(d, step, begin, begin + split.chunk, 0, cell_panels().panels());
+        const int64_t d = task % directions, begin = task / directions * split.chunk,
+                      end = begin + split.chunk;
+        for (int64_t step = 0; step < count; ++step) {
+          if (s.projection) through_projection(d, step, begin, end, 0, direction_[d].hh.groups());
+          cells(d, step, begin, end, 0, groups);
         }
       });
       return;
     }
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
     parallel_steps(context_, count * phases, directions * split.chunks,
-                   task_cost / static_cast<double>(count), [&](int64_t step, int64_t task) {
+                   task_cost / static_cast<double>(count), [&](int64_t phase, int64_t task) {
                      const int64_t d = task / split.chunks, chunk = task % split.chunks;
-                     const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
-                     if (step % phases + 1 == phases) {
-                       const int64_t n = cell_panels().panels();
-                       cells(d, first + step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                     const auto share = [&](int64_t n, int64_t i) { return n * i / split.chunks; };
+                     if (phase % phases + 1 == phases) {
+                       cells(d, phase / phases, 0, all, share(groups, chunk), share(groups, chunk + 1));
                      } else {
-                       const int64_t n = recurrent_.panels();
-                       through_projection(d, first + step / phases, 0, all, share(n, chunk),
-                                          share(n, chunk + 1));
+                       const int64_t n = direction_[d].hh.groups();
+                       through_projection(d, phase / phases, 0, all, share(n, chunk), share(n, chunk + 1));
                      }
                    });
   }
 
-  const RnnPanels& cell_panels() const { return shape_.projection ? projection_ : recurrent_; }
+  int64_t cell_groups() const { return (shape_.projection ? direction_[0].hr : direction_[0].hh).groups(); }
 
   // The step of time t, counted against the direction.
   int64_t time(int64_t d, int64_t step) const { return d == 0 ? rows_.steps - 1 - step : step; }
   int64_t row_of(int64_t t, int64_t sequence) const { return rows_.offset_at(t) + sequence; }
 
-  RnnOperand<T> next_gates(int64_t d, int64_t t, const RnnRun& run) const {
+  // Calls finish(group, row, count, sums) with the product of the next step's gradients of the gates; sums is
+  // NULL where there is no next step.
+  template <class Finish>
+  void through_recurrence(int64_t d, int64_t t, int64_t step, const RnnRun& run, int64_t first, int64_t last,
+                          Finish&& finish) const {
+    const Direction& dir = direction_[d];
     const int64_t depth = shape_.gates * shape_.hidden, count = run.end - run.begin;
-    if (!run.has_after) return {nullptr, 0, 0, count};
-    return {direction_[d].gates_h + row_of(d == 0 ? t + 1 : t - 1, run.begin) * depth, depth, depth, count};
+    if (!run.has_after) {
+      for (int64_t u = first; u < last; ++u) finish(u, int64_t{0}, count, nullptr, int64_t{0});
+      return;
+    }
+    // Every other step backwards: what a cache smaller than the weights still holds of them is then used
+    // first.
+    dir.hh.each_group(dir.gates_h + row_of(d == 0 ? t + 1 : t - 1, run.begin) * depth, depth, count, first,
+                      last, step % 2 != 0, finish);
   }
 
   void cells(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const int64_t t = time(d, step), ld = s.width(), hidden = s.hidden;
+    const int64_t t = time(d, step);
     each_run(rows_, t, d == 1, begin, end, [&](const RnnRun& run) {
-      const int64_t row = row_of(t, run.begin);
-      const int64_t before = run.has_before ? row_of(d == 0 ? t - 1 : t + 1, run.begin) : 0;
-      RnnBackwardStep<T> b{};
-      b.hidden = hidden;
+      const auto finish = [&](int64_t u, int64_t r, int64_t count, const A* sums, int64_t) {
+        cell_group(d, t, run, u, r, count, sums);
+      };
       if (s.projection) {
-        b.next = {dir.grad_h + row * s.state, s.state, s.state, run.end - run.begin};
+        dir.hr.each_group(dir.grad_h + row_of(t, run.begin) * s.state, s.state, run.end - run.begin, first,
+                          last, false, finish);
       } else {
-        b.next = next_gates(d, t, run);
-        b.grad_y = grad_y_ ? grad_y_ + row * ld + d * s.state : nullptr;
-        b.ld_grad_y = ld;
-        b.grad_h_n = !run.has_after && dir.grad_h_n ? dir.grad_h_n + run.begin * hidden : nullptr;
+        through_recurrence(d, t, step, run, first, last, finish);
       }
-      b.carry = dir.carry + run.begin * hidden;
-      b.gates = dir.gates + row * s.gates * hidden;
-      b.new_part = b.c = dir.state + row * hidden;
-      b.c_prev = run.has_before ? dir.state + before * hidden : dir.c0 + run.begin * hidden;
-      if (s.gru() && !run.has_before) {
-        b.h = dir.h0 + run.begin * hidden;
-        b.ld_h = hidden;
-      } else {
-        b.h = y_ + (s.gru() ? before : row) * ld + d * s.state;
-        b.ld_h = ld;
-      }
-      b.grad_gates_x = dir.gates_x + row * s.gates * hidden;
-      b.grad_gates_h = dir.gates_h + row * s.gates * hidden;
-      table_->backward->cell[s.kind](b, dir.packed_hr ? dir.packed_hr : dir.packed, first, last);
     });
+  }
+
+  // The units of a group, sequences [run.begin + r, run.begin + r + count).
+  void cell_group(int64_t d, int64_t t, const RnnRun& run, int64_t group, int64_t r, int64_t count,
+                  const A* sums) const {
+    const RnnShape& s = shape_;
+    const Direction& dir = direction_[d];
+    const int64_t ld = s.width(), hidden = s.hidden, unit = group * RnnMatrix<S>::nr();
+    const int64_t sequence = run.begin + r, row = row_of(t, sequence);
+    const int64_t before = run.has_before ? row_of(d == 0 ? t - 1 : t + 1, sequence) : 0;
+    RnnBackwardStep<S> b{};
+    b.rows = count;
+    b.units = std::min(RnnMatrix<S>::nr(), hidden - unit);
+    b.hidden = hidden;
+    b.sums = sums;
+    if (!s.projection) {
+      b.grad_y = grad_y_ ? grad_y_ + row * ld + d * s.state + unit : nullptr;
+      b.ld_grad_y = ld;
+      b.grad_h_n = !run.has_after && dir.grad_h_n ? dir.grad_h_n + sequence * hidden + unit : nullptr;
+    }
+    b.carry = dir.carry + sequence * hidden + unit;
+    b.gates = dir.gates + row * s.gates * hidden + unit;
+    b.state = dir.state + row * hidden + unit;
+    b.state_before = (run.has_before ? dir.state + before * hidden : dir.c0 + sequence * hidden) + unit;
+    if (s.gru() && !run.has_before) {
+      b.h = dir.h0 + sequence * hidden + unit;
+      b.ld_h = hidden;
+    } else {
+      b.h = y_ + (s.gru() ? before : row) * ld + d * s.state + unit;
+      b.ld_h = ld;
+    }
+    b.grad_gates_x = dir.gates_x + row * s.gates * hidden + unit;
+    b.grad_gates_h = dir.gates_h + row * s.gates * hidden + unit;
+    table_->cell[s.kind](b);
   }
 
   // With a projection: the gradient of the projected h, which then goes through the projection to the cell.
@@ -193,19 +195,24 @@ class BackwardLayer {
                           int64_t last) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const int64_t t = time(d, step);
+    const int64_t t = time(d, step), ld = s.width();
     each_run(rows_, t, d == 1, begin, end, [&](const RnnRun& run) {
-      const int64_t row = row_of(t, run.begin);
-      RnnPlainStep<T> f{};
-      f.a = next_gates(d, t, run);
-      f.count = s.state;
-      f.add[0] = grad_y_ ? grad_y_ + row * s.width() + d * s.state : nullptr;
-      f.ld_add[0] = s.width();
-      f.add[1] = !run.has_after && dir.grad_h_n ? dir.grad_h_n + run.begin * s.state : nullptr;
-      f.ld_add[1] = s.state;
-      f.out = dir.grad_h + row * s.state;
-      f.ld_out = s.state;
-      table_->backward->plain(f, dir.packed, first, last);
+      through_recurrence(
+          d, t, step, run, first, last, [&](int64_t u, int64_t r, int64_t count, const A* sums, int64_t) {
+            const int64_t unit = u * RnnMatrix<S>::nr(), row = row_of(t, run.begin + r);
+            RnnPlainStep<S> f{};
+            f.rows = count;
+            f.units = dir.hh.units(u);
+            f.sums = sums;
+            f.add[0] = grad_y_ ? grad_y_ + row * ld + d * s.state + unit : nullptr;
+            f.ld_add[0] = ld;
+            f.add[1] =
+                !run.has_after && dir.grad_h_n ? dir.grad_h_n + (run.begin + r) * s.state + unit : nullptr;
+            f.ld_add[1] = s.state;
+            f.out = dir.grad_h + row * s.state + unit;
+            f.ld_out = s.state;
+            table_->plain(f);
+          });
     });
   }
 
@@ -213,131 +220,136 @@ class BackwardLayer {
   void first_states(int64_t d) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const int64_t index = (layer_ * s.directions + d) * rows_.sequences;
-    if (p_.grad_c0 && rows_.sequences > 0) {
-      std::memcpy(p_.grad_c0 + index * s.hidden, dir.carry,
-                  sizeof(T) * static_cast<size_t>(rows_.sequences * s.hidden));
-    }
-    if (!p_.grad_h0 || rows_.sequences == 0) return;
-    const int64_t depth = s.gates * s.hidden;
-    if (rows_.steps == 1 && !s.projection) {
-      const T* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
-      Gemm<T> g{rows_.sequences,
-                s.state,
-                depth,
-                dir.gates_h,
-                depth,
-                1,
-                weight,
-                s.state,
-                1,
-                p_.grad_h0 + index * s.state,
-                s.state};
-      g.end.residual = s.gru() ? dir.carry : nullptr;
-      g.end.ld_residual = s.hidden;
-      return gemm(context_, g);
+    const int64_t index = (layer_ * s.directions + d) * rows_.sequences, depth = s.gates * s.hidden;
+    if (p_.grad_c0) rnn_narrow(dir.carry, p_.grad_c0 + index * s.hidden, rows_.sequences * s.hidden);
+    if (!p_.grad_h0) return;
+    S* const grad_h0 = p_.grad_h0 + index * s.state;
+    if (one_step_) {
+      const S* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
+      gemm_wide<S>(context_, rows_.sequences, s.state, depth, dir.gates_h, depth, 1, weight, s.state, 1,
+                   dir.carry, s.state, s.gru());
+      return rnn_narrow(dir.carry, grad_h0, rows_.sequences * s.state);
     }
     for (int64_t t = 0; t < rows_.steps; ++t) {
       each_run(rows_, t, d == 1, 0, rows_.sequences, [&](const RnnRun& run) {
         if (run.has_before) return;
-        RnnPlainStep<T> f{};
-        f.a = {dir.gates_h + row_of(t, run.begin) * depth, depth, depth, run.end - run.begin};
-        f.count = s.state;
-        f.add[0] = s.gru() ? dir.carry + run.begin * s.hidden : nullptr;
-        f.ld_add[0] = s.hidden;
-        f.out = p_.grad_h0 + (index + run.begin) * s.state;
-        f.ld_out = s.state;
-        parallel_for(context_, recurrent_.panels(),
-                     static_cast<double>(recurrent_.panel_size() * f.a.rows) / 8,
-                     [&](int64_t panel) { table_->backward->plain(f, dir.packed, panel, panel + 1); });
+        const auto finish = [&](int64_t u, int64_t r, int64_t count, const A* sums, int64_t) {
+          const int64_t unit = u * RnnMatrix<S>::nr(), sequence = run.begin + r;
+          RnnPlainStep<S> f{};
+          f.rows = count;
+          f.units = dir.hh.units(u);
+          f.sums = sums;
+          f.add_wide = s.gru() ? dir.carry + sequence * s.hidden + unit : nullptr;
+          f.ld_wide = s.hidden;
+          f.out = grad_h0 + sequence * s.state + unit;
+          f.ld_out = s.state;
+          table_->plain(f);
+        };
+        const int64_t count = run.end - run.begin, groups = dir.hh.groups();
+        constexpr int64_t kGroups = 4;
+        parallel_for(context_, (groups + kGroups - 1) / kGroups,
+                     static_cast<double>(kGroups * dir.hh.panel_size() * count) / 32, [&](int64_t task) {
+                       dir.hh.each_group(dir.gates_h + row_of(t, run.begin) * depth, depth, count,
+                                         task * kGroups, std::min(groups, (task + 1) * kGroups), false,
+                                         finish);
+                     });
       });
     }
   }
 
-  void input_gradient(int64_t d, RnnRows::Span span, bool add, T* grad_x) const {
+  void input_gradient(A* wide, S* grad_x) const {
     const int64_t depth = shape_.gates * shape_.hidden, columns = shape_.input_of(layer_);
-    const T* weight = p_.weights[static_cast<size_t>(layer_ * shape_.directions + d)].ih;
-    Gemm<T> g{span.count, columns,
-              depth,      direction_[d].gates_x + span.row * depth,
-              depth,      1,
-              weight,     columns,
-              1,          grad_x + span.row * columns,
-              columns};
-    g.end.beta = add ? T(1) : T(0);
-    gemm(context_, g);
+    // Where S is narrow, two directions are added before they are rounded.
+    A* const sum = shape_.directions == 2 ? wide_of(wide, grad_x) : nullptr;
+    for (int64_t d = 0; d < shape_.directions; ++d) {
+      const S* weight = p_.weights[static_cast<size_t>(layer_ * shape_.directions + d)].ih;
+      const S* grad = direction_[d].gates_x;
+      if (sum)
+        gemm_wide<S>(context_, rows_.rows, columns, depth, grad, depth, 1, weight, columns, 1, sum, columns,
+                     d > 0);
+      else
+        gemm_narrow<S>(context_, rows_.rows, columns, depth, grad, depth, 1, weight, columns, 1, grad_x,
+                       columns);
+    }
+    if constexpr (sizeof(S) == 2) {
+      if (sum) rnn_narrow(sum, grad_x, rows_.rows * columns);
+    }
+  }
+  static A* wide_of(A* wide, S* out) {
+    if constexpr (sizeof(S) == 2) return wide;
+    else return out;
   }
 
-  // out [m, n] (+)= a^T b over the rows of a span: a [rows, m], b [rows, n].
-  void outer_product(int64_t rows, int64_t m, const T* a, int64_t n, const T* b, bool add, T* out) const {
-    Gemm<T> g{m, n, rows, a, 1, m, b, n, 1, out, n};
-    g.end.beta = add ? T(1) : T(0);
-    gemm(context_, g);
-  }
-
-  // What the rows of steps [begin, end) (those of `span`) add to the gradients of the weights.
-  void weight_gradients(int64_t d, int64_t begin, int64_t end, RnnRows::Span span, bool add,
-                        T* h_prev) const {
+  void weight_gradients(int64_t d, S* h_prev) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const RnnWeights<T>& g = p_.grads[static_cast<size_t>(layer_ * s.directions + d)];
-    const int64_t n = span.count, columns = s.gates * s.hidden, input = s.input_of(layer_);
-    const T *x = dir.gates_x + span.row * columns, *h = dir.gates_h + span.row * columns;
-    if (g.ih) outer_product(n, columns, x, input, x_ + span.row * input, add, g.ih);
-    if (g.bias_ih) column_sums(context_, n, columns, x, add, g.bias_ih);
+    const RnnWeights<S>& g = p_.grads[static_cast<size_t>(layer_ * s.directions + d)];
+    const int64_t n = rows_.rows, columns = s.gates * s.hidden, input = s.input_of(layer_);
+    // out [m, k] = a^T b over the rows: a [n, m], b [n, k].
+    const auto outer = [&](int64_t m, const S* a, int64_t k, const S* b, S* out) {
+      gemm_narrow<S>(context_, m, k, n, a, 1, m, b, k, 1, out, k);
+    };
+    if (g.ih) outer(columns, dir.gates_x, input, x_, g.ih);
+    if (g.bias_ih) column_sums(columns, dir.gates_x, g.bias_ih);
     if (g.bias_hh && g.bias_ih && !s.gru()) {
-      std::memcpy(g.bias_hh, g.bias_ih, sizeof(T) * static_cast<size_t>(columns));
+      std::memcpy(g.bias_hh, g.bias_ih, sizeof(S) * static_cast<size_t>(columns));
     } else if (g.bias_hh) {
-      column_sums(context_, n, columns, h, add, g.bias_hh);
+      column_sums(columns, dir.gates_h, g.bias_hh);
     }
     if (g.hh) {
-      gather_previous(d, begin, end, span.row, h_prev);
-      outer_product(n, columns, h, s.state, h_prev, add, g.hh);
+      gather_previous(d, h_prev);
+      outer(columns, dir.gates_h, s.state, h_prev, g.hh);
     }
-    if (g.hr) {
-      outer_product(n, s.state, dir.grad_h + span.row * s.state, s.hidden,
-                    dir.unprojected + span.row * s.hidden, add, g.hr);
-    }
+    if (g.hr) outer(s.state, dir.grad_h, s.hidden, dir.unprojected, g.hr);
   }
 
-  // h_prev[row - first_row] = the state that row's step began with, for the rows of steps [begin, end).
-  void gather_previous(int64_t d, int64_t begin, int64_t end, int64_t first_row, T* h_prev) const {
+  void column_sums(int64_t columns, const S* a, S* out) const {
+    constexpr int64_t kColumns = 256;  // 1 KiB of float32 a row
+    parallel_ranges(context_, columns, kColumns, static_cast<double>(rows_.rows) / 4,
+                    [&](int64_t begin, int64_t end) {
+                      A sums[kColumns];
+                      table_->column_sums(a + begin, columns, rows_.rows, end - begin, sums);
+                      rnn_narrow(sums, out + begin, end - begin);
+                    });
+  }
+
+  // h_prev[row] = the state that row's step began with.
+  void gather_previous(int64_t d, S* h_prev) const {
     const RnnShape& s = shape_;
     const int64_t ld = s.width();
-    const double cost = static_cast<double>(rows_.sequences * s.state) / 4;
-    parallel_for(context_, end - begin, cost, [&](int64_t i) {
-      const int64_t t = time(d, begin + i);
+    const double cost = static_cast<double>(rows_.sequences * s.state) / 16;
+    parallel_for(context_, rows_.steps, cost, [&](int64_t t) {
       each_run(rows_, t, d == 1, 0, rows_.sequences, [&](const RnnRun& run) {
         for (int64_t k = run.begin; k < run.end; ++k) {
-          const T* from = run.has_before ? y_ + row_of(d == 0 ? t - 1 : t + 1, k) * ld + d * s.state
+          const S* from = run.has_before ? y_ + row_of(d == 0 ? t - 1 : t + 1, k) * ld + d * s.state
                                          : direction_[d].h0 + k * s.state;
-          std::memcpy(h_prev + (row_of(t, k) - first_row) * s.state, from,
-                      sizeof(T) * static_cast<size_t>(s.state));
+          std::memcpy(h_prev + row_of(t, k) * s.state, from, sizeof(S) * static_cast<size_t>(s.state));
         }
       });
     });
   }
 
   Context* context_;
-  const RnnBackward<T>& p_;
+  const RnnBackward<S>& p_;
   const RnnShape& shape_;
   const RnnRows& rows_;
   const int64_t layer_;
-  const T *x_, *y_, *grad_y_;
-  const RnnTable<T>* table_ = nullptr;
-  RnnPanels recurrent_, projection_;
+  const S *x_, *y_, *grad_y_;
+  bool one_step_ = false;
+  const RnnBackwardTable<S>* table_ = nullptr;
   Direction direction_[2]{};
 };
 
 // Without a single row, the gradients of the weights are zero and the others are empty.
-template <class T>
-void no_rows(const RnnBackward<T>& p) {
+template <class S>
+void no_rows(const RnnBackward<S>& p) {
   const RnnShape& s = p.shape;
-  const auto zero = [](T* g, int64_t n) {
-    if (g) std::memset(g, 0, sizeof(T) * static_cast<size_t>(n));
+  const auto zero = [](S* g, int64_t n) {
+    if (g) std::memset(g, 0, sizeof(S) * static_cast<size_t>(n));
   };
   const int64_t rows = s.gates * s.hidden;
   for (size_t i = 0; i < p.grads.size(); ++i) {
-    const RnnWeights<T>& g = p.grads[i];
+    const RnnWeights<S>& g = p.grads[i];
     zero(g.ih, rows * s.input_of(static_cast<int64_t>(i) / s.directions));
     zero(g.hh, rows * s.state);
     zero(g.bias_ih, rows);
@@ -348,39 +360,39 @@ void no_rows(const RnnBackward<T>& p) {
 
 }  // namespace
 
-template <class T>
-void rnn_backward(Context* context, const RnnBackward<T>& p) {
+template <class S>
+void rnn_backward(Context* context, const RnnBackward<S>& p) {
+  using A = compute_t<S>;
   const RnnShape& s = p.shape;
   if (p.rows.rows == 0) return no_rows(p);
-  const auto& table = table_for<T>(*kernels().rnn);
-  const auto bytes = [](int64_t n) { return sizeof(T) * static_cast<size_t>(n); };
+  const auto bytes = [](int64_t n, size_t item) { return item * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
-  const int64_t rows = p.rows.rows, sequences = p.rows.sequences,
-                gates = s.directions * rows * s.gates * s.hidden;
-  const RnnPanels recurrent{1, s.state, s.gates * s.hidden, table.plain_units};
-  const RnnPanels projection{1, s.hidden, s.state, table.plain_units};
-  const Workspace gates_x(context, bytes(gates)), gates_h(context, s.gru() ? bytes(gates) : 0);
-  const Workspace carry(context, bytes(s.directions * sequences * s.hidden));
-  const Workspace grad_h(context, s.projection ? bytes(s.directions * rows * s.state) : 0);
-  const Workspace packed(context,
-                         bytes(s.directions * (recurrent.size() + (s.projection ? projection.size() : 0))));
-  const Workspace h_prev(context, bytes(rnn_block_steps(s, p.rows, sizeof(T)) * sequences * s.state));
-  const Workspace between(context, s.layers > 1 ? bytes(2 * rows * s.width()) : 0);
-  const int64_t zero_count =
-      p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);
-  const Workspace zeros(context, bytes(zero_count));
-  if (zero_count > 0) std::memset(zeros.as<void>(), 0, bytes(zero_count));
-  const typename BackwardLayer<T>::Scratch scratch{gates_x.as<T>(), gates_h.as<T>(), carry.as<T>(),
-                                                   grad_h.as<T>(),  packed.as<T>(),  h_prev.as<T>(),
-                                                   zeros.as<T>()};
-  const T* grad_y = p.grad_y;
+  const int64_t rows = p.rows.rows, sequences = p.rows.sequences, directions = s.directions;
+  const int64_t gates = directions * rows * s.gates * s.hidden;
+  const int64_t packed_size = RnnMatrix<S>{1, s.state, s.gates * s.hidden}.size() +
+                              (s.projection ? RnnMatrix<S>{1, s.hidden, s.state}.size() : 0);
+  const int64_t widest = s.layers > 1 ? std::max(s.input, s.width()) : s.input;
+  const Workspace gates_x(context, bytes(gates, sizeof(S))),
+      gates_h(context, bytes(s.gru() ? gates : 0, sizeof(S)));
+  const Workspace carry(context, bytes(directions * sequences * s.hidden, sizeof(A)));
+  const Workspace grad_h(context, bytes(s.projection ? directions * rows * s.state : 0, sizeof(S)));
+  const Workspace packed(context, bytes(directions * packed_size, sizeof(S)));
+  const Workspace h_prev(context, bytes(rows * s.state, sizeof(S)));
+  const Workspace wide(context, bytes(sizeof(S) == 2 && directions == 2 ? rows * widest : 0, sizeof(A)));
+  const Workspace between(context, bytes(s.layers > 1 ? 2 * rows * s.width() : 0, sizeof(S)));
+  const int64_t zero_count = p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * std::max(s.hidden, s.state);
+  const Workspace zeros(context, bytes(zero_count, sizeof(S)));
+  if (zero_count > 0) std::memset(zeros.as<void>(), 0, bytes(zero_count, sizeof(S)));
+  const BackwardScratch<S> scratch{gates_x.as<S>(), gates_h.as<S>(), grad_h.as<S>(), packed.as<S>(),
+                                   h_prev.as<S>(),  carry.as<A>(),   wide.as<A>(),   zeros.as<S>()};
+  const S* grad_y = p.grad_y;
   for (int64_t layer = s.layers - 1; layer >= 0; --layer) {
-    const T* y = layer + 1 == s.layers ? p.y : p.reserve + reserve.y(layer);
-    const T* x = layer == 0      ? p.x
+    const S* y = layer + 1 == s.layers ? p.y : p.reserve + reserve.y(layer);
+    const S* x = layer == 0      ? p.x
                  : s.dropout > 0 ? p.reserve + reserve.dropped(layer - 1)
                                  : p.reserve + reserve.y(layer - 1);
-    T* grad_x = layer == 0 ? p.grad_x : between.as<T>() + layer % 2 * rows * s.width();
-    BackwardLayer<T>(context, p, layer, x, y, grad_y).run(scratch, grad_x);
+    S* grad_x = layer == 0 ? p.grad_x : between.as<S>() + layer % 2 * rows * s.width();
+    BackwardLayer<S>(context, p, layer, x, y, grad_y).run(scratch, grad_x);
     if (layer > 0 && s.dropout > 0) rnn_dropout(context, s, rows, layer - 1, grad_x, grad_x);
     grad_y = grad_x;
   }

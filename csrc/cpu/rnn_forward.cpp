@@ -1,298 +1,374 @@
 #include <cstring>
 
-#include "cpu/gemm.h"
-#include "cpu/kernels.h"
 #include "cpu/parallel_steps.h"
 #include "cpu/rnn_layout.h"
+#include "cpu/rnn_product.h"
 
 namespace fastdl::cpu {
 namespace {
 
-// One layer, both directions: block by block, one product for x W_ih^T, then the steps.
-template <class T>
+// x W_ih^T is computed for blocks of steps of about so many rows: enough that the weights, read once a block,
+// cost little, and so few that the result is still in the L2 cache when its step comes.
+constexpr int64_t kBlockRows = 128;
+// Up to so many rows in all, packing W_ih would cost more than it saves.
+constexpr int64_t kUnpackedRows = 32;
+
+template <class S>
+struct ForwardScratch {
+  compute_t<S>*pre, *state, *biases, *new_parts;  // for every direction
+  S *unprojected, *packed;
+  const S* zeros;
+};
+
+// One layer, both directions. Per block of steps the gates' inputs, then step by step the recurrent product
+// of one unit group and, while its sums are in the L1 cache, its gates.
+template <class S>
 class ForwardLayer {
  public:
-  ForwardLayer(Context* context, const RnnForward<T>& p, int64_t layer, const T* x, T* y)
-      : context_(context),
-        p_(p),
-        shape_(p.shape),
-        rows_(p.rows),
-        layer_(layer),
-        one_step_(p.rows.steps == 1 && !p.shape.projection),
-        x_(x),
-        y_(y) {}
+  using A = compute_t<S>;
 
-  // gates, cells, unprojected: scratch for every direction where there is no reserve.
-  void run(T* gates, T* cells, T* unprojected, T* packed, const T* zeros) {
+  ForwardLayer(Context* context, const RnnForward<S>& p, int64_t layer, const S* x, S* y)
+      : context_(context), p_(p), shape_(p.shape), rows_(p.rows), layer_(layer), x_(x), y_(y) {}
+
+  // Sizes of the scratch, per direction.
+  static bool one_step(const RnnForward<S>& p) { return p.rows.steps == 1 && !p.shape.projection; }
+  static bool ahead(const RnnForward<S>& p) { return p.rows.rows <= kUnpackedRows; }
+  static int64_t block_steps(const RnnForward<S>& p) {
+    if (ahead(p)) return std::max<int64_t>(p.rows.steps, 1);
+    return std::max<int64_t>(1, std::min(p.rows.steps, kBlockRows / p.rows.sequences));
+  }
+  static int64_t padded(int64_t n) {
+    return (n + RnnMatrix<S>::nr() - 1) / RnnMatrix<S>::nr() * RnnMatrix<S>::nr();
+  }
+
+  void run(const ForwardScratch<S>& scratch) {
     const RnnShape& s = shape_;
-    const int64_t columns = s.gates * s.hidden, depth = s.input_of(layer_);
-    const int64_t block = rnn_block_steps(s, rows_, sizeof(T)), blocks = (rows_.steps + block - 1) / block;
-    const Workspace biases(context_, s.bias ? bytes(s.directions * columns) : 0);
-    const Workspace inputs(context_, blocks > 1 ? bytes(s.directions * packed_b_size<T>(depth, columns)) : 0);
-    const Workspace new_parts(
-        context_, one_step_ && s.gru() && !p_.reserve ? bytes(s.directions * rows_.sequences * s.hidden) : 0);
-    const auto& table = table_for<T>(*kernels().rnn);
-    table_ = &table;
-    panels_ = {s.gates, s.hidden, s.state, table.forward_units[s.kind]};
-    projection_ = {1, s.state, s.hidden, table.plain_units};
+    const int64_t padded_hidden = padded(s.hidden), biases = (s.gates + 1) * padded_hidden;
+    one_step_ = one_step(p_);
+    ahead_ = ahead(p_);
+    block_ = block_steps(p_);
+    block_rows_ = block_ * rows_.sequences;
+    table_ = &rnn_table(*kernels().rnn, S{});
     const RnnReserve reserve(s, rows_.rows);
+    S* packed = scratch.packed;
     for (int64_t d = 0; d < s.directions; ++d) {
       Direction& dir = direction_[d];
-      const int64_t index = layer_ * s.directions + d;
-      const RnnWeights<T>& w = p_.weights[static_cast<size_t>(index)];
+      const int64_t index = layer_ * s.directions + d, states = rows_.sequences * s.hidden;
+      const RnnWeights<S>& w = p_.weights[static_cast<size_t>(index)];
       dir.saved = p_.reserve != nullptr;
-      dir.gates =
-          dir.saved ? p_.reserve + reserve.gates(layer_, d) : gates + d * block * rows_.sequences * columns;
-      dir.cell = dir.saved ? p_.reserve + reserve.state(layer_, d) : cells + d * rows_.sequences * s.hidden;
-      dir.unprojected = dir.saved ? p_.reserve + reserve.unprojected(layer_, d)
-                                  : unprojected + d * rows_.sequences * s.hidden;
-      dir.h0 = p_.h0 ? p_.h0 + index * rows_.sequences * s.state : zeros;
-      dir.c0 = p_.c0 ? p_.c0 + index * rows_.sequences * s.hidden : zeros;
-      dir.bias_hn = s.gru() && s.bias ? w.bias_hh + 2 * s.hidden : nullptr;
-      dir.packed = packed;
-      if (!one_step_) rnn_pack(context_, panels_, w.hh, s.state, 1, packed);
-      packed += panels_.size();
-      if (s.projection) {
-        dir.packed_hr = packed;
-        rnn_pack(context_, projection_, w.hr, s.hidden, 1, packed);
-        packed += projection_.size();
-      }
-      if (s.lstm() && !dir.saved && rows_.sequences > 0) {
-        std::memcpy(dir.cell, dir.c0, sizeof(T) * static_cast<size_t>(rows_.sequences * s.hidden));
-      }
-      dir.bias = s.bias ? biases.as<T>() + d * columns : nullptr;
-      if (s.bias) add_biases(w, biases.as<T>() + d * columns);
-      dir.ih = w.ih;
-      if (blocks > 1) {
-        T* packed_ih = inputs.as<T>() + d * packed_b_size<T>(depth, columns);
-        pack_b<T>(context_, w.ih, 1, depth, depth, columns, packed_ih);
-        dir.packed_ih = packed_ih;
-      }
+      dir.pre = scratch.pre + d * block_rows_ * s.gates * padded_hidden;
+      dir.gates = dir.saved ? p_.reserve + reserve.gates(layer_, d) : nullptr;
+      dir.saved_state = dir.saved ? p_.reserve + reserve.state(layer_, d) : nullptr;
+      dir.unprojected =
+          dir.saved ? p_.reserve + reserve.unprojected(layer_, d) : scratch.unprojected + d * states;
+      dir.h0 = p_.h0 ? p_.h0 + index * rows_.sequences * s.state : scratch.zeros;
+      const S* c0 = s.gru() ? dir.h0 : p_.c0 ? p_.c0 + index * states : scratch.zeros;
+      dir.state = scratch.state + d * states;
+      if (s.lstm() || s.gru()) rnn_widen(c0, dir.state, states);
+      if (s.bias) add_biases(dir, w, scratch.biases + d * biases, padded_hidden);
+      dir.ih = {s.gates, s.hidden, s.input_of(layer_)};
+      dir.hh = {s.gates, s.hidden, s.state};
+      if (!ahead_) packed = pack(dir.ih, w.ih, packed);
+      if (!one_step_) packed = pack(dir.hh, w.hh, packed);
+      dir.hr = {1, s.state, s.hidden};
+      if (s.projection) packed = pack(dir.hr, w.hr, packed);
+      if (ahead_) input_ahead(d, w);
+      if (one_step_) one_step_products(d, w, scratch.new_parts + d * states);
     }
-    for (int64_t begin = 0; begin < rows_.steps; begin += block) {
-      const int64_t end = begin + block < rows_.steps ? begin + block : rows_.steps;
-      for (int64_t d = 0; d < s.directions; ++d) input_product(d, begin, end);
-      if (one_step_) one_step_products(new_parts.as<T>());
-      steps(begin, end);
-    }
+    steps();
     for (int64_t d = 0; d < s.directions; ++d) last_states(d);
   }
 
  private:
   struct Direction {
     bool saved;
-    T *gates, *cell, *unprojected;
-    int64_t first_row;  // the row `gates` begins with
+    A *pre, *state;
+    S *gates, *saved_state, *unprojected;
+    const S* h0;
+    const A *bias, *bias_hn;  // bias: [gates][padded hidden]
     int64_t ld_bias_hn;
-    const T *h0, *c0, *bias, *bias_hn, *packed, *packed_hr, *ih, *packed_ih;
+    RnnMatrix<S> ih, hh, hr;
   };
 
-  static size_t bytes(int64_t n) { return sizeof(T) * static_cast<size_t>(n); }
-
-  // The GRU's b_hn is multiplied by the reset gate, so it stays with the recurrent part.
-  void add_biases(const RnnWeights<T>& w, T* sum) const {
-    const int64_t columns = shape_.gates * shape_.hidden, both = shape_.gru() ? 2 * shape_.hidden : columns;
-    for (int64_t i = 0; i < columns; ++i) sum[i] = i < both ? w.bias_ih[i] + w.bias_hh[i] : w.bias_ih[i];
+  S* pack(RnnMatrix<S>& m, const S* weight, S* out) const {
+    m.pack(context_, weight, m.depth, 1, out);
+    return out + m.size();
   }
 
-  // gates = x W_ih^T + biases for the rows of steps [begin, end).
-  void input_product(int64_t d, int64_t begin, int64_t end) {
+  // The GRU's b_hn is multiplied by the reset gate, so it stays with the recurrent part.
+  void add_biases(Direction& dir, const RnnWeights<S>& w, A* sums, int64_t padded_hidden) const {
+    const int64_t hidden = shape_.hidden;
+    std::memset(sums, 0, sizeof(A) * static_cast<size_t>((shape_.gates + 1) * padded_hidden));
+    const Workspace wide(context_, sizeof(A) * static_cast<size_t>(hidden));
+    for (int64_t g = 0; g < shape_.gates; ++g) {
+      A *const to = sums + g * padded_hidden, *const other = wide.as<A>();
+      rnn_widen(w.bias_ih + g * hidden, to, hidden);
+      if (shape_.gru() && g == 2) {
+        dir.bias_hn = sums + 3 * padded_hidden;
+        rnn_widen(w.bias_hh + g * hidden, sums + 3 * padded_hidden, hidden);
+      } else {
+        rnn_widen(w.bias_hh + g * hidden, other, hidden);
+        for (int64_t i = 0; i < hidden; ++i) to[i] += other[i];
+      }
+    }
+    dir.bias = sums;
+  }
+
+  // Where the inputs of the gates of a group lie: [group][gate][row of the block][nr], or with ahead_
+  // [row][gate][unit].
+  int64_t pre_row() const { return ahead_ ? shape_.gates * shape_.hidden : RnnMatrix<S>::nr(); }
+  int64_t pre_gate() const { return ahead_ ? shape_.hidden : block_rows_ * RnnMatrix<S>::nr(); }
+  A* pre(const Direction& dir, int64_t group, int64_t row) const {
+    const int64_t nr = RnnMatrix<S>::nr();
+    return dir.pre + group * nr * (ahead_ ? 1 : shape_.gates * block_rows_) + row * pre_row();
+  }
+
+  // c (+)= a W^T, in full precision.
+  void product(int64_t m, int64_t n, int64_t k, const S* a, const S* weight, A* c, int64_t ldc,
+               bool add) const {
+    gemm_wide<S>(context_, m, n, k, a, k, 1, weight, 1, k, c, ldc, add);
+  }
+
+  // All inputs of the gates at once, W_ih as it lies.
+  void input_ahead(int64_t d, const RnnWeights<S>& w) {
+    const int64_t hidden = shape_.hidden, columns = shape_.gates * hidden, depth = shape_.input_of(layer_);
     Direction& dir = direction_[d];
-    const int64_t columns = shape_.gates * shape_.hidden, depth = shape_.input_of(layer_);
-    const auto [row, count] =
-        rows_.span(d == 0 ? begin : rows_.steps - end, d == 0 ? end : rows_.steps - begin);
-    dir.first_row = dir.saved ? 0 : row;
-    if (count == 0) return;
-    Gemm<T> g{count,  columns,
-              depth,  x_ + row * depth,
-              depth,  1,
-              dir.ih, 1,
-              depth,  dir.gates + (row - dir.first_row) * columns,
-              columns};
-    g.packed_b = dir.packed_ih;
-    g.end.bias = dir.bias;
-    gemm(context_, g);
+    for (int64_t r = 0; r < rows_.rows && dir.bias; ++r) {
+      for (int64_t g = 0; g < shape_.gates; ++g) {
+        std::memcpy(dir.pre + r * columns + g * hidden, dir.bias + g * padded(hidden),
+                    sizeof(A) * static_cast<size_t>(hidden));
+      }
+    }
+    product(rows_.rows, columns, depth, x_, w.ih, dir.pre, columns, dir.bias != nullptr);
   }
 
   // A single step is not worth packing the recurrent weights for: its product is added to the gates here.
-  void one_step_products(T* new_parts) {
+  void one_step_products(int64_t d, const RnnWeights<S>& w, A* part) {
     const RnnShape& s = shape_;
-    const int64_t n = rows_.sequences, columns = s.gates * s.hidden;
-    const int64_t into_gates = s.gru() ? 2 * s.hidden : columns;
-    for (int64_t d = 0; d < s.directions && n > 0; ++d) {
-      Direction& dir = direction_[d];
-      const T* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
-      Gemm<T> g{n, into_gates, s.state, dir.h0, s.state, 1, weight, 1, s.state, dir.gates, columns};
-      g.end.beta = T(1);
-      gemm(context_, g);
-      if (!s.gru()) continue;
-      T* part = dir.saved ? dir.cell : new_parts + d * n * s.hidden;
-      Gemm<T> r{n, s.hidden, s.state, dir.h0,  s.state, 1, weight + into_gates * s.state,
-                1, s.state,  part,    s.hidden};
-      r.end.bias = dir.bias_hn;
-      gemm(context_, r);
-      dir.bias_hn = part;
-      dir.ld_bias_hn = s.hidden;
+    Direction& dir = direction_[d];
+    const int64_t n = rows_.sequences, into_gates = (s.gru() ? 2 : s.gates) * s.hidden;
+    product(n, into_gates, s.state, dir.h0, w.hh, dir.pre, s.gates * s.hidden, true);
+    if (!s.gru()) return;
+    for (int64_t r = 0; r < n && dir.bias_hn; ++r) {
+      std::memcpy(part + r * s.hidden, dir.bias_hn, sizeof(A) * static_cast<size_t>(s.hidden));
     }
+    product(n, s.hidden, s.state, dir.h0, w.hh + into_gates * s.state, part, s.hidden,
+            dir.bias_hn != nullptr);
+    dir.bias_hn = part;
+    dir.ld_bias_hn = s.hidden;
   }
 
-  void steps(int64_t first, int64_t last) {
+  void steps() {
     const RnnShape& s = shape_;
-    const int64_t directions = s.directions;
-    const double row_cost = (one_step_ ? 0.0 : static_cast<double>(panels_.size()) / 8) +
+    const int64_t directions = s.directions, groups = direction_[0].hh.groups(), count = rows_.steps;
+    const double row_cost = static_cast<double>((one_step_ ? 0 : direction_[0].hh.size()) +
+                                                (ahead_ ? 0 : direction_[0].ih.size())) /
+                                32 +
                             16.0 * static_cast<double>(s.gates * s.hidden);
-    const RnnSplit split = rnn_split(context_, rows_.sequences, directions, panels_.panels(),
-                                     panels_.size() * static_cast<int64_t>(sizeof(T)),
-                                     row_cost * static_cast<double>(rows_.sequences));
-    const int64_t count = last - first;
-    const double task_cost = row_cost * static_cast<double>(rows_.rows) * static_cast<double>(count) /
-                             static_cast<double>(split.chunks * rows_.steps);
+    const RnnSplit split = rnn_split(
+        context_, rows_.sequences, directions, groups,
+        (direction_[0].hh.size() + (ahead_ ? 0 : direction_[0].ih.size())) * static_cast<int64_t>(sizeof(S)));
+    const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
-        const int64_t d = task % directions, begin = task / directions * split.chunk;
-        for (int64_t step = first; step < last; ++step) {
-          cells(d, step, begin, begin + split.chunk, 0, panels_.panels());
-          if (s.projection) project(d, step, begin, begin + split.chunk, 0, projection_.panels());
+        const int64_t d = task % directions, begin = task / directions * split.chunk,
+                      end = begin + split.chunk;
+        for (int64_t step = 0; step < count; ++step) {
+          if (step % block_ == 0) input_of_sequences(d, step, begin, end);
+          cells(d, step, begin, end, 0, groups);
+          if (s.projection) project(d, step, begin, end, 0, direction_[d].hr.groups());
         }
       });
       return;
     }
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
     parallel_steps(context_, count * phases, directions * split.chunks,
-                   task_cost / static_cast<double>(count), [&](int64_t step, int64_t task) {
-                     const int64_t d = task / split.chunks, chunk = task % split.chunks;
-                     const auto share = [&](int64_t panels, int64_t i) { return panels * i / split.chunks; };
-                     if (step % phases == 0) {
-                       const int64_t n = panels_.panels();
-                       cells(d, first + step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                   task_cost / static_cast<double>(count > 0 ? count : 1), [&](int64_t phase, int64_t task) {
+                     const int64_t d = task / split.chunks, chunk = task % split.chunks,
+                                   step = phase / phases;
+                     const auto share = [&](int64_t n, int64_t i) { return n * i / split.chunks; };
+                     if (phase % phases == 0) {
+                       const int64_t first = share(groups, chunk), last = share(groups, chunk + 1);
+                       if (step % block_ == 0) input(d, step, first, last);
+                       cells(d, step, 0, all, first, last);
                      } else {
-                       const int64_t n = projection_.panels();
-                       project(d, first + step / phases, 0, all, share(n, chunk), share(n, chunk + 1));
+                       const int64_t n = direction_[d].hr.groups();
+                       project(d, step, 0, all, share(n, chunk), share(n, chunk + 1));
                      }
                    });
   }
 
   int64_t time(int64_t d, int64_t step) const { return d == 0 ? step : rows_.steps - 1 - step; }
 
-  // Sequences [begin, end), panels [first, last) of one step.
+  // The rows of the block that begins with `step`.
+  RnnRows::Span block_span(int64_t d, int64_t step) const {
+    const int64_t end = std::min(step + block_, rows_.steps);
+    return rows_.span(d == 0 ? step : rows_.steps - end, d == 0 ? end : rows_.steps - step);
+  }
+
+  // The gates' inputs of groups [first, last), for the block that begins with `step`.
+  void input(int64_t d, int64_t step, int64_t first, int64_t last) const {
+    if (ahead_) return;
+    const auto span = block_span(d, step);
+    for (int64_t u = first; u < last; ++u) input_rows(d, u, span.row, span.count, 0);
+  }
+  // The same of all groups for sequences [begin, end).
+  void input_of_sequences(int64_t d, int64_t step, int64_t begin, int64_t end) const {
+    if (ahead_) return;
+    const int64_t stop = std::min(step + block_, rows_.steps), first_row = block_span(d, step).row;
+    for (int64_t u = 0; u < direction_[d].ih.groups(); ++u) {
+      for (int64_t i = step; i < stop; ++i) {
+        const int64_t t = time(d, i), count = std::min(end, rows_.batch_at(t)) - begin;
+        const int64_t row = rows_.offset_at(t) + begin;
+        if (count > 0) input_rows(d, u, row, count, row - first_row);
+      }
+    }
+  }
+  void input_rows(int64_t d, int64_t group, int64_t row, int64_t count, int64_t place) const {
+    const Direction& dir = direction_[d];
+    const int64_t depth = dir.ih.depth, nr = RnnMatrix<S>::nr();
+    for (int64_t g = 0; g < shape_.gates; ++g) {
+      const A* bias = dir.bias ? dir.bias + g * dir.ih.groups() * nr + group * nr : nullptr;
+      dir.ih.multiply(x_ + row * depth, depth, count, dir.ih.panel(g, group), dir.ih.units(group), bias,
+                      pre(dir, group, place) + g * pre_gate(), nr);
+    }
+  }
+
+  // Sequences [begin, end), groups [first, last) of one step.
   void cells(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const int64_t t = time(d, step), ld = s.width(), hidden = s.hidden;
+    const int64_t t = time(d, step), ld = s.width();
+    const int64_t first_row = ahead_ ? 0 : block_span(d, step - step % block_).row;
     each_run(rows_, t, d == 1, begin, end, [&](const RnnRun& run) {
       const int64_t row = rows_.offset_at(t) + run.begin;
       const int64_t before = run.has_before ? rows_.offset_at(d == 0 ? t - 1 : t + 1) + run.begin : 0;
-      RnnForwardStep<T> f{};
-      if (run.has_before) f.h_prev = {y_ + before * ld + d * s.state, ld, s.state, run.end - run.begin};
-      else f.h_prev = {dir.h0 + run.begin * s.state, s.state, s.state, run.end - run.begin};
-      f.hidden = hidden;
-      if (one_step_) f.h_prev.depth = 0;
-      f.bias_hn = dir.bias_hn ? dir.bias_hn + run.begin * dir.ld_bias_hn : nullptr;
-      f.ld_bias_hn = dir.ld_bias_hn;
-      f.gates = dir.gates + (row - dir.first_row) * s.gates * hidden;
-      f.save = dir.saved;
-      if (dir.saved) {
-        f.c = f.new_part = dir.cell + row * hidden;
-        f.c_prev = run.has_before ? dir.cell + before * hidden : dir.c0 + run.begin * hidden;
-      } else {
-        f.c = dir.cell + run.begin * hidden;
-        f.c_prev = f.c;
+      const S* h_prev = run.has_before ? y_ + before * ld + d * s.state : dir.h0 + run.begin * s.state;
+      const auto finish = [&](int64_t u, int64_t r, int64_t count, const A* sums, int64_t gate_stride) {
+        step_group(dir, u, run.begin + r, count, row + r, row + r - first_row, sums, gate_stride,
+                   (s.projection ? unprojected(dir, t, run.begin + r) : y_ + (row + r) * ld + d * s.state) +
+                       u * RnnMatrix<S>::nr());
+      };
+      if (one_step_) {
+        for (int64_t u = first; u < last; ++u) finish(u, 0, run.end - run.begin, nullptr, 0);
+        return;
       }
-      if (s.projection) {
-        f.h = unprojected(dir, t, run.begin);
-        f.ld_h = hidden;
-      } else {
-        f.h = y_ + row * ld + d * s.state;
-        f.ld_h = ld;
-      }
-      table_->forward[s.kind](f, dir.packed, first, last);
+      // Every other step goes through the groups backwards: what a cache smaller than the weights still holds
+      // of them is then used first.
+      dir.hh.each_group(h_prev, run.has_before ? ld : s.state, run.end - run.begin, first, last,
+                        step % 2 != 0, finish);
     });
   }
 
-  void project(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
-    const int64_t t = time(d, step), ld = shape_.width();
-    if (end > rows_.batch_at(t)) end = rows_.batch_at(t);
-    if (begin >= end) return;
-    const Direction& dir = direction_[d];
-    RnnPlainStep<T> f{};
-    f.a = {unprojected(dir, t, begin), shape_.hidden, shape_.hidden, end - begin};
-    f.count = shape_.state;
-    f.out = y_ + (rows_.offset_at(t) + begin) * ld + d * shape_.state;
-    f.ld_out = ld;
-    table_->backward->plain(f, dir.packed_hr, first, last);
+  void step_group(const Direction& dir, int64_t group, int64_t sequence, int64_t count, int64_t row,
+                  int64_t place, const A* sums, int64_t gate_stride, S* h) const {
+    const RnnShape& s = shape_;
+    const int64_t unit = group * RnnMatrix<S>::nr();
+    RnnForwardStep<S> f{};
+    f.rows = count;
+    f.units = dir.hh.units(group);
+    f.hidden = s.hidden;
+    f.sums = sums;
+    f.gate_stride = gate_stride;
+    f.pre = pre(dir, group, place);
+    f.pre_gate = pre_gate();
+    f.pre_row = pre_row();
+    f.bias_hn = dir.bias_hn ? dir.bias_hn + sequence * dir.ld_bias_hn + unit : nullptr;
+    f.ld_bias_hn = dir.ld_bias_hn;
+    f.state = dir.state + sequence * s.hidden + unit;
+    if (dir.saved && (s.lstm() || s.gru())) {
+      f.gates = dir.gates + row * s.gates * s.hidden + unit;
+      f.saved_state = dir.saved_state + row * s.hidden + unit;
+    }
+    f.h = h;
+    f.ld_h = s.projection ? s.hidden : s.width();
+    table_->forward[s.kind](f);
   }
 
-  T* unprojected(const Direction& dir, int64_t t, int64_t sequence) const {
+  void project(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
+    const int64_t t = time(d, step), ld = shape_.width(), nr = RnnMatrix<S>::nr();
+    const int64_t rows = std::min(end, rows_.batch_at(t)) - begin;
+    const Direction& dir = direction_[d];
+    S* const y = y_ + (rows_.offset_at(t) + begin) * ld + d * shape_.state;
+    dir.hr.each_group(unprojected(dir, t, begin), shape_.hidden, rows, first, last, false,
+                      [&](int64_t u, int64_t r, int64_t count, const A* sums, int64_t) {
+                        RnnPlainStep<S> f{};
+                        f.rows = count;
+                        f.units = dir.hr.units(u);
+                        f.sums = sums;
+                        f.out = y + r * ld + u * nr;
+                        f.ld_out = ld;
+                        table_->backward->plain(f);
+                      });
+  }
+
+  S* unprojected(const Direction& dir, int64_t t, int64_t sequence) const {
     return dir.unprojected + (dir.saved ? rows_.offset_at(t) + sequence : sequence) * shape_.hidden;
   }
 
   void last_states(int64_t d) const {
     const RnnShape& s = shape_;
-    const Direction& dir = direction_[d];
     const int64_t index = (layer_ * s.directions + d) * rows_.sequences;
-    for (int64_t i = 0; i < rows_.sequences; ++i) {
+    for (int64_t i = 0; i < rows_.sequences && p_.h_n; ++i) {
       const int64_t row = rows_.offset_at(d == 0 ? rows_.length[static_cast<size_t>(i)] - 1 : 0) + i;
-      if (p_.h_n) {
-        std::memcpy(p_.h_n + (index + i) * s.state, y_ + row * s.width() + d * s.state,
-                    sizeof(T) * static_cast<size_t>(s.state));
-      }
-      if (p_.c_n) {
-        std::memcpy(p_.c_n + (index + i) * s.hidden, dir.cell + (dir.saved ? row : i) * s.hidden,
-                    sizeof(T) * static_cast<size_t>(s.hidden));
-      }
+      std::memcpy(p_.h_n + (index + i) * s.state, y_ + row * s.width() + d * s.state,
+                  sizeof(S) * static_cast<size_t>(s.state));
     }
+    if (p_.c_n) rnn_narrow(direction_[d].state, p_.c_n + index * s.hidden, rows_.sequences * s.hidden);
   }
 
   Context* context_;
-  const RnnForward<T>& p_;
+  const RnnForward<S>& p_;
   const RnnShape& shape_;
   const RnnRows& rows_;
   const int64_t layer_;
-  const bool one_step_;
-  const T* x_;
-  T* y_;
-  const RnnTable<T>* table_ = nullptr;
-  RnnPanels panels_, projection_;
+  const S* x_;
+  S* y_;
+  bool one_step_ = false, ahead_ = false;
+  int64_t block_ = 1, block_rows_ = 0;  // steps of a block, most rows of it
+  const RnnTable<S>* table_ = nullptr;
   Direction direction_[2]{};
 };
 
 }  // namespace
 
-template <class T>
-void rnn_forward(Context* context, const RnnForward<T>& p) {
+template <class S>
+void rnn_forward(Context* context, const RnnForward<S>& p) {
+  using A = compute_t<S>;
+  using Layer = ForwardLayer<S>;
   const RnnShape& s = p.shape;
-  const auto& table = table_for<T>(*kernels().rnn);
-  const auto bytes = [](int64_t n) { return sizeof(T) * static_cast<size_t>(n); };
+  const auto bytes = [](int64_t n, size_t item) { return item * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
-  const int64_t rows = p.rows.rows, sequences = p.rows.sequences;
-  const bool inference = p.reserve == nullptr;
-  const Workspace gates(context, inference ? bytes(s.directions * rnn_block_steps(s, p.rows, sizeof(T)) *
-                                                   sequences * s.gates * s.hidden)
-                                           : 0);
-  const Workspace cells(context, inference && s.lstm() ? bytes(s.directions * sequences * s.hidden) : 0);
-  const Workspace unprojected(context,
-                              inference && s.projection ? bytes(s.directions * sequences * s.hidden) : 0);
-  const Workspace between(context, inference && s.layers > 1 ? bytes(2 * rows * s.width()) : 0);
-  const RnnPanels panels{s.gates, s.hidden, s.state, table.forward_units[s.kind]};
-  const RnnPanels projection{1, s.state, s.hidden, table.plain_units};
-  const Workspace packed(context,
-                         bytes(s.directions * (panels.size() + (s.projection ? projection.size() : 0))));
-  const int64_t zero_count =
-      p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * (s.hidden > s.state ? s.hidden : s.state);
-  const Workspace zeros(context, bytes(zero_count));
-  if (zero_count > 0) std::memset(zeros.as<void>(), 0, bytes(zero_count));
-
-  const T* x = p.x;
+  const int64_t rows = p.rows.rows, sequences = p.rows.sequences, directions = s.directions;
+  const bool inference = p.reserve == nullptr, ahead = Layer::ahead(p), one_step = Layer::one_step(p);
+  const int64_t padded_hidden = Layer::padded(s.hidden), states = directions * sequences * s.hidden;
+  const int64_t widest = s.layers > 1 ? std::max(s.input, s.width()) : s.input;
+  const int64_t packed_size = (ahead ? 0 : RnnMatrix<S>{s.gates, s.hidden, widest}.size()) +
+                              (one_step ? 0 : RnnMatrix<S>{s.gates, s.hidden, s.state}.size()) +
+                              (s.projection ? RnnMatrix<S>{1, s.state, s.hidden}.size() : 0);
+  const Workspace pre(
+      context, bytes(directions * Layer::block_steps(p) * sequences * s.gates * padded_hidden, sizeof(A)));
+  const Workspace state(context, bytes(s.lstm() || s.gru() ? states : 0, sizeof(A)));
+  const Workspace biases(context, bytes(s.bias ? directions * (s.gates + 1) * padded_hidden : 0, sizeof(A)));
+  const Workspace new_parts(context, bytes(one_step && s.gru() ? states : 0, sizeof(A)));
+  const Workspace unprojected(context, bytes(inference && s.projection ? states : 0, sizeof(S)));
+  const Workspace packed(context, bytes(directions * packed_size, sizeof(S)));
+  const Workspace between(context, bytes(inference && s.layers > 1 ? 2 * rows * s.width() : 0, sizeof(S)));
+  const int64_t zero_count = p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * std::max(s.hidden, s.state);
+  const Workspace zeros(context, bytes(zero_count, sizeof(S)));
+  if (zero_count > 0) std::memset(zeros.as<void>(), 0, bytes(zero_count, sizeof(S)));
+  const ForwardScratch<S> scratch{pre.as<A>(),         state.as<A>(),  biases.as<A>(), new_parts.as<A>(),
+                                  unprojected.as<S>(), packed.as<S>(), zeros.as<S>()};
+  const S* x = p.x;
   for (int64_t layer = 0; layer < s.layers; ++layer) {
     const bool last = layer + 1 == s.layers;
-    T* y = last        ? p.y
-           : inference ? between.as<T>() + layer % 2 * rows * s.width()
+    S* y = last        ? p.y
+           : inference ? between.as<S>() + layer % 2 * rows * s.width()
                        : p.reserve + reserve.y(layer);
-    ForwardLayer<T>(context, p, layer, x, y)
-        .run(gates.as<T>(), cells.as<T>(), unprojected.as<T>(), packed.as<T>(), zeros.as<T>());
+    Layer(context, p, layer, x, y).run(scratch);
     x = y;
     if (!last && s.dropout > 0) {
-      T* dropped = inference ? y : p.reserve + reserve.dropped(layer);
+      S* dropped = inference ? y : p.reserve + reserve.dropped(layer);
       rnn_dropout(context, s, rows, layer, y, dropped);
       x = dropped;
     }

@@ -1,5 +1,7 @@
 #include "cpu/rnn_layout.h"
 
+#include <cstring>
+
 #include "cpu/dropout.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -17,25 +19,6 @@ RnnReserve::RnnReserve(const RnnShape& s, int64_t rows) {
   size_ = (s.layers - 1) * layer_size_ + all_gates;
 }
 
-template <class T>
-void rnn_pack(Context* context, const RnnPanels& layout, const T* source, int64_t column_stride,
-              int64_t row_stride, T* packed) {
-  const auto& table = table_for<T>(*kernels().rnn);
-  parallel_for(context, layout.panels(), static_cast<double>(layout.panel_size()),
-               [&](int64_t panel) { table.pack(layout, source, column_stride, row_stride, panel, packed); });
-}
-
-int64_t rnn_block_steps(const RnnShape& s, const RnnRows& rows, int64_t item_size) {
-  constexpr int64_t kBlockBytes = 2 << 20;  // two cores' L2 caches
-  constexpr int64_t kLeastRows = 384;       // with fewer, products lose more than the cache gains
-  const int64_t block = kBlockBytes / (s.gates * s.hidden * item_size);
-  // A remainder of less than half a block is not worth a block of its own.
-  if (block < kLeastRows || rows.sequences == 0 || rows.rows <= block + block / 2) {
-    return rows.steps > 0 ? rows.steps : 1;
-  }
-  return (block + rows.sequences - 1) / rows.sequences;
-}
-
 int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows) { return rows * shape.width(); }
 
 template <class T>
@@ -49,8 +32,22 @@ void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t 
   });
 }
 
-RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t panels,
-                   int64_t weight_bytes, double) {
+template <class S>
+void rnn_widen(const S* x, compute_t<S>* y, int64_t n) {
+  if (n == 0) return;
+  if constexpr (sizeof(S) == 2) convert_table(*kernels().convert, S{}).widen(n, x, 1, y, 1);
+  else std::memcpy(y, x, sizeof(S) * static_cast<size_t>(n));
+}
+
+template <class S>
+void rnn_narrow(const compute_t<S>* x, S* y, int64_t n) {
+  if (n == 0) return;
+  if constexpr (sizeof(S) == 2) convert_table(*kernels().convert, S{}).narrow(n, x, 1, y, 1);
+  else std::memcpy(y, x, sizeof(S) * static_cast<size_t>(n));
+}
+
+RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t groups,
+                   int64_t weight_bytes) {
   const int64_t threads = num_threads(context);
   // Half of the smallest L2 cache in use today.
   constexpr int64_t kWeightsInCache = 512 << 10;
@@ -63,13 +60,14 @@ RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions
     const int64_t chunk = (sequences + chunks - 1) / chunks;
     return {true, chunk < 1 ? 1 : chunk, chunks};
   }
-  chunks = panels < wanted ? panels : wanted;
-  return {false, (panels + chunks - 1) / chunks, chunks};
+  chunks = groups < wanted ? groups : wanted;
+  return {false, 0, chunks};
 }
 
-#define FASTDL_INSTANTIATE(T)                                                         \
-  template void rnn_pack(Context*, const RnnPanels&, const T*, int64_t, int64_t, T*); \
-  template void rnn_dropout(Context*, const RnnShape&, int64_t, int64_t, const T*, T*);
+#define FASTDL_INSTANTIATE(S)                                                           \
+  template void rnn_dropout(Context*, const RnnShape&, int64_t, int64_t, const S*, S*); \
+  template void rnn_widen(const S*, compute_t<S>*, int64_t);                            \
+  template void rnn_narrow(const compute_t<S>*, S*, int64_t);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 

@@ -4,8 +4,9 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/isa/rnn.h"
+#include "cpu/narrow.h"
 #include "cpu/tensor.h"
+#include "fastdl/rnn.h"
 
 namespace fastdl::cpu {
 
@@ -86,53 +87,51 @@ struct RnnReserve {
   int64_t directions_, gates_size_, state_size_, direction_size_, y_size_, layer_size_, size_;
 };
 
+// S is the type elements are stored in; what lives from step to step inside a call is compute_t<S>.
+
 // The weights of one direction of one layer, C-contiguous; biases NULL where there are none.
-template <class T>
+template <class S>
 struct RnnWeights {
-  T *ih = nullptr, *hh = nullptr, *bias_ih = nullptr, *bias_hh = nullptr, *hr = nullptr;
+  S *ih = nullptr, *hh = nullptr, *bias_ih = nullptr, *bias_hh = nullptr, *hr = nullptr;
 };
 
 // What the entry points hand to the algorithms, all C-contiguous and in the order of RnnRows. y is [rows,
 // D*P]; states are [L*D, B, P] and [L*D, B, H].
-template <class T>
+template <class S>
 struct RnnForward {
   RnnShape shape;
   RnnRows rows;
-  std::vector<RnnWeights<T>> weights;  // [layer * directions + direction]
-  const T *x, *h0, *c0;                // h0, c0: NULL for zeros
-  T *y, *h_n, *c_n, *reserve;          // h_n, c_n, reserve: NULL if not wanted
+  std::vector<RnnWeights<S>> weights;  // [layer * directions + direction]
+  const S *x, *h0, *c0;                // h0, c0: NULL for zeros
+  S *y, *h_n, *c_n, *reserve;          // h_n, c_n, reserve: NULL if not wanted
 };
 
-template <class T>
+template <class S>
 struct RnnBackward {
   RnnShape shape;
   RnnRows rows;
-  std::vector<RnnWeights<T>> weights, grads;  // grads: NULL where not wanted
-  const T *x, *h0, *c0, *y, *reserve;
-  const T *grad_y, *grad_h_n, *grad_c_n;  // NULL for zeros
-  T *grad_x, *grad_h0, *grad_c0;          // NULL if not wanted
+  std::vector<RnnWeights<S>> weights, grads;  // grads: NULL where not wanted
+  const S *x, *h0, *c0, *y, *reserve;
+  const S *grad_y, *grad_h_n, *grad_c_n;  // NULL for zeros
+  S *grad_x, *grad_h0, *grad_c0;          // NULL if not wanted
 };
 
-template <class T>
-void rnn_forward(Context* context, const RnnForward<T>& p);
-template <class T>
-void rnn_backward(Context* context, const RnnBackward<T>& p);
+template <class S>
+void rnn_forward(Context* context, const RnnForward<S>& p);
+template <class S>
+void rnn_backward(Context* context, const RnnBackward<S>& p);
 
 // y = x after dropout of the outputs of `layer` ([rows, width] contiguous; y may be x); the same call on
 // gradients is its backward.
 int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows);
-template <class T>
-void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const T* x, T* y);
+template <class S>
+void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const S* x, S* y);
 
-// Steps are taken in blocks whose gates fit the L2 cache: what a block's products leave there, its steps
-// read, and the other way round. Returns the steps of a block: all of them where rows are few or too wide for
-// that.
-int64_t rnn_block_steps(const RnnShape& shape, const RnnRows& rows, int64_t item_size);
-
-// Packs for the kernels; see RnnPanels.
-template <class T>
-void rnn_pack(Context* context, const RnnPanels& layout, const T* source, int64_t column_stride,
-              int64_t row_stride, T* packed);
+// n elements to the type they are computed with, and back.
+template <class S>
+void rnn_widen(const S* x, compute_t<S>* y, int64_t n);
+template <class S>
+void rnn_narrow(const compute_t<S>* x, S* y, int64_t n);
 
 // How the steps of a layer are shared out. Bits do not depend on it: every element is one chain of
 // operations.
@@ -141,9 +140,9 @@ void rnn_pack(Context* context, const RnnPanels& layout, const T* source, int64_
 //            sequences, or weights too large for one core's cache.
 struct RnnSplit {
   bool by_rows;
-  int64_t chunk, chunks;  // sequences or panels per task, tasks per direction
+  int64_t chunk, chunks;  // sequences per task; tasks per direction
 };
-RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t panels,
-                   int64_t weight_bytes, double step_cost);
+RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t groups,
+                   int64_t weight_bytes);
 
 }  // namespace fastdl::cpu

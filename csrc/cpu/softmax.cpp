@@ -3,6 +3,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
+#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -91,6 +92,10 @@ extern "C" {
 
 fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tensor* x_,
                                      const fastdl_tensor* out_, int32_t dim_, int32_t kind) {
+  if (is_narrow(x_)) {
+    return in_float32("softmax", fastdl_softmax_forward, context, reads(x_, "x"), writes(out_, "out"), dim_,
+                      kind);
+  }
   return guarded([&] {
     const char* op = "softmax";
     const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
@@ -112,6 +117,10 @@ fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tenso
 fastdl_status fastdl_softmax_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                       const fastdl_tensor* out_, const fastdl_tensor* grad_x, int32_t dim_,
                                       int32_t kind) {
+  if (is_narrow(grad_out)) {
+    return in_float32("softmax_backward", fastdl_softmax_backward, context, reads(grad_out, "grad_out"),
+                      reads(out_, "out"), writes(grad_x, "grad_x"), dim_, kind);
+  }
   return guarded([&] {
     const char* op = "softmax_backward";
     const View dy = float_view(grad_out, op, "grad_out");

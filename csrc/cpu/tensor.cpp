@@ -13,6 +13,8 @@ bool parse_dtype(fastdl_dtype d, DType* out) {
   if (d.lanes != 1) return false;
   if (d.code == FASTDL_FLOAT && d.bits == 32) *out = DType::kFloat32;
   else if (d.code == FASTDL_FLOAT && d.bits == 64) *out = DType::kFloat64;
+  else if (d.code == FASTDL_BFLOAT && d.bits == 16) *out = DType::kBFloat16;
+  else if (d.code == FASTDL_FLOAT && d.bits == 16) *out = DType::kFloat16;
   else if (d.code == FASTDL_INT && d.bits == 32) *out = DType::kInt32;
   else if (d.code == FASTDL_INT && d.bits == 64) *out = DType::kInt64;
   else if (d.code == FASTDL_UINT && d.bits == 8) *out = DType::kUInt8;
@@ -90,6 +92,10 @@ const char* name_of(DType t) {
       return "float32";
     case DType::kFloat64:
       return "float64";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kFloat16:
+      return "float16";
     case DType::kInt32:
       return "int32";
     case DType::kInt64:
@@ -154,6 +160,14 @@ View float_view(const fastdl_tensor* t, const char* op, const char* name) {
   const View v = view(t, op, name);
   FASTDL_CHECK(v.dtype == DType::kFloat32 || v.dtype == DType::kFloat64, FASTDL_ERROR_DTYPE,
                "%s: expected %s to be float32 or float64, got %s", op, name, name_of(v.dtype));
+  return v;
+}
+
+View any_float_view(const fastdl_tensor* t, const char* op, const char* name) {
+  const View v = view(t, op, name);
+  FASTDL_CHECK(is_float(v.dtype), FASTDL_ERROR_DTYPE,
+               "%s: expected %s to be float32, float64, bfloat16 or float16, got %s", op, name,
+               name_of(v.dtype));
   return v;
 }
 
@@ -254,6 +268,8 @@ void copy(Context* context, const View& src, const View& dst) {
       return copy_rows<uint64_t>(context, src, dst);
     case 4:
       return copy_rows<uint32_t>(context, src, dst);
+    case 2:
+      return copy_rows<uint16_t>(context, src, dst);
     default:
       return copy_rows<uint8_t>(context, src, dst);
   }
@@ -272,6 +288,14 @@ ContiguousOut::ContiguousOut(Context* context, const View& v)
 
 void ContiguousOut::write_back() {
   if (view_.data != target_.data) copy(context_, view_, target_);
+}
+
+View channels_last(const View& v) {
+  if (v.ndim < 2) return v;
+  int order[FASTDL_MAX_NDIM] = {0};
+  for (int i = 1; i < v.ndim - 1; ++i) order[i] = i + 1;
+  order[v.ndim - 1] = 1;
+  return permuted(v, order);
 }
 
 View permuted(const View& v, const int* order) {

@@ -7,15 +7,21 @@
 
 #include "cpu/context.h"
 #include "cpu/error.h"
+#include "cpu/narrow.h"
 #include "fastdl/base.h"
 
 namespace fastdl::cpu {
 
-enum class DType : uint8_t { kFloat32, kFloat64, kInt32, kInt64, kUInt8, kBool };
+enum class DType : uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16, kInt32, kInt64, kUInt8, kBool };
 
 constexpr int64_t item_size(DType t) {
-  return t == DType::kFloat64 || t == DType::kInt64 ? 8 : t == DType::kFloat32 || t == DType::kInt32 ? 4 : 1;
+  return t == DType::kFloat64 || t == DType::kInt64      ? 8
+         : t == DType::kFloat32 || t == DType::kInt32    ? 4
+         : t == DType::kBFloat16 || t == DType::kFloat16 ? 2
+                                                         : 1;
 }
+constexpr bool is_narrow(DType t) { return t == DType::kBFloat16 || t == DType::kFloat16; }
+constexpr bool is_float(DType t) { return t <= DType::kFloat16; }
 const char* name_of(DType t);
 
 template <class T>
@@ -27,6 +33,14 @@ struct DTypeOf<float> {
 template <>
 struct DTypeOf<double> {
   static constexpr DType value = DType::kFloat64;
+};
+template <>
+struct DTypeOf<bfloat16> {
+  static constexpr DType value = DType::kBFloat16;
+};
+template <>
+struct DTypeOf<float16> {
+  static constexpr DType value = DType::kFloat16;
 };
 
 // A validated tensor: plain pointer (byte offset applied), strides always present, in elements.
@@ -58,6 +72,8 @@ struct View {
 View view(const fastdl_tensor* t, const char* op, const char* name);
 // The same, but only float32 and float64 pass.
 View float_view(const fastdl_tensor* t, const char* op, const char* name);
+// The same, and bfloat16 and float16 pass too.
+View any_float_view(const fastdl_tensor* t, const char* op, const char* name);
 // The same with the dtype of another operand required.
 View view_like(const fastdl_tensor* t, DType dtype, const char* op, const char* name);
 // The same for a tensor that will be written: its elements must not share memory.
@@ -120,12 +136,29 @@ class ContiguousOut {
 
 // A view with dims reordered: result dim i is v's dim order[i].
 View permuted(const View& v, const int* order);
+// (N, C, ...) -> (N, ..., C); fewer than two dims stay as they are.
+View channels_last(const View& v);
 
 // Calls f(T{}) with T = float or double.
 template <class F>
 void dispatch_float(DType dtype, F&& f) {
   if (dtype == DType::kFloat32) f(float{});
   else f(double{});
+}
+
+// Calls f(S{}) with S = float, double, bfloat16 or float16, the type the elements are stored in.
+template <class F>
+void dispatch_storage(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return f(bfloat16{});
+    case DType::kFloat16:
+      return f(float16{});
+    case DType::kFloat64:
+      return f(double{});
+    default:
+      return f(float{});
+  }
 }
 
 }  // namespace fastdl::cpu

@@ -1,4 +1,4 @@
-"""The command line: ``fastdl train | eval | info``. Each subcommand is a module with ``add`` and ``run``."""
+"""The command line: ``fastdl train | eval | info | bench``. Each subcommand is a module with ``add`` and ``run``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, 2 after an error, 130 after Ctrl-C."""
     parser = _Parser(
         prog="fastdl",
-        description="Train and evaluate small models on real images, on fastdl's own kernels.",
+        description="Train, evaluate and measure small models and kernels, on fastdl's own kernels.",
         epilog="FASTDL_DEBUG=1 shows the traceback of an error.",
     )
     from .. import __version__
@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
 
-    from . import evaluate, info, train
+    from . import bench, evaluate, info, train
 
-    for module in (train, evaluate, info):
+    for module in (train, evaluate, info, bench):
         module.add(commands)
     args = parser.parse_args(argv)
     if not hasattr(args, "run"):

@@ -2,38 +2,22 @@
 #include "cpu/isa/activation.h"
 
 #include "cpu/isa/activation_inline.h"
+#include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-// How many elements come before the first vector that is aligned in y, if it is worth stopping there: NumPy
-// aligns arrays to 16 bytes, and every vector would cross a cache line otherwise.
-template <class T>
-FASTDL_INLINE int lead(int64_t n, const T* y) {
-  constexpr int w = Vec<T>::width;
-  return n < 4 * w ? 0 : static_cast<int>((0 - reinterpret_cast<uintptr_t>(y)) / sizeof(T) % w);
-}
-
-// y[i] = f(x[i]) on vectors, the first and the last one partial.
+// y[i] = f(x[i])
 template <class T, class F>
 FASTDL_INLINE void map(int64_t n, const T* x, T* y, F&& f) {
-  constexpr int w = Vec<T>::width;
-  int64_t i = lead(n, y);
-  if (i) f(Vec<T>::load(x, static_cast<int>(i))).store(y, static_cast<int>(i));
-  for (; i + w <= n; i += w) f(Vec<T>::load(x + i)).store(y + i);
-  if (i < n) f(Vec<T>::load(x + i, static_cast<int>(n - i))).store(y + i, static_cast<int>(n - i));
+  for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(f(load(x + i, m)), y + i, m); });
 }
 
 template <class T, class F>
 FASTDL_INLINE void map2(int64_t n, const T* a, const T* b, T* y, F&& f) {
-  constexpr int w = Vec<T>::width;
-  const auto partial = [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-    f(Vec<T>::load(a + i, m), Vec<T>::load(b + i, m)).store(y + i, m);
-  };
-  int64_t i = lead(n, y);
-  if (i) partial(0, static_cast<int>(i));
-  for (; i + w <= n; i += w) f(Vec<T>::load(a + i), Vec<T>::load(b + i)).store(y + i);
-  if (i < n) partial(i, static_cast<int>(n - i));
+  for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+    store(f(load(a + i, m), load(b + i, m)), y + i, m);
+  });
 }
 
 template <class T>
@@ -70,15 +54,13 @@ void glu(int64_t n, const T* a, const T* b, T* y) {
 
 template <class T>
 void glu_backward(int64_t n, const T* dy, const T* a, const T* b, T* da, T* db) {
-  constexpr int w = Vec<T>::width;
-  for (int64_t i = 0; i < n; i += w) {
-    const int m = n - i < w ? static_cast<int>(n - i) : w;
-    const Vec<T> g = Vec<T>::load(dy + i, m), u = Vec<T>::load(a + i, m);
+  for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+    const Vec<T> g = load(dy + i, m), u = load(a + i, m);
     Vec<T> opposite;
-    const Vec<T> gs = g * sigmoid_pair(Vec<T>::load(b + i, m), opposite);
-    gs.store(da + i, m);
-    (gs * u * opposite).store(db + i, m);
-  }
+    const Vec<T> gs = g * sigmoid_pair(load(b + i, m), opposite);
+    store(gs, da + i, m);
+    store(gs * u * opposite, db + i, m);
+  });
 }
 
 template <class T>
@@ -91,19 +73,17 @@ void prelu(int64_t n, const T* x, const T* weight, bool per_element, T* y) {
 
 template <class T>
 void prelu_backward(int64_t n, const T* dy, const T* x, const T* weight, bool per_element, T* dx, T* dw) {
-  constexpr int w = Vec<T>::width;
   Vec<T> total = Vec<T>::zero();
-  for (int64_t i = 0; i < n; i += w) {
-    const int m = n - i < w ? static_cast<int>(n - i) : w;
-    const Vec<T> g = Vec<T>::load(dy + i, m), v = Vec<T>::load(x + i, m);
-    const Vec<T> slope = per_element ? Vec<T>::load(weight + i, m) : Vec<T>::broadcast(*weight);
+  for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+    const Vec<T> g = load(dy + i, m), v = load(x + i, m);
+    const Vec<T> slope = per_element ? load(weight + i, m) : Vec<T>::broadcast(*weight);
     const Mask<T> positive = v > Vec<T>::zero();
-    if (dx) select(positive, g, g * slope).store(dx + i, m);
-    if (!dw) continue;
+    if (dx) store(select(positive, g, g * slope), dx + i, m);
+    if (!dw) return;
     const Vec<T> part = select(positive, Vec<T>::zero(), g * v);
-    if (per_element) (Vec<T>::load(dw + i, m) + part).store(dw + i, m);
+    if (per_element) store(load(dw + i, m) + part, dw + i, m);
     else total += part;
-  }
+  });
   if (dw && !per_element) *dw += reduce_add(total);
 }
 

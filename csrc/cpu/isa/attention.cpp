@@ -1,107 +1,108 @@
 #include "cpu/isa/attention.h"
 
-#include "cpu/isa/simd.h"
-#include "cpu/isa/vecmath.h"
+#include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-// Scores [c, c + lanes) of row r: scaled, biased, -inf where a mask forbids and in lanes past the end.
+// A running maximum may lag behind by 2^8: weights then reach 256 instead of 1, which costs a float nothing,
+// and once the first block has been seen hardly any row needs its sums rescaled.
+constexpr double kLag = 8;
+
 template <class T>
-FASTDL_INLINE Vec<T> score(const ScoreBlock<T>& b, int64_t r, int64_t c, int lanes, int64_t visible) {
+constexpr T kLowest = T(-__builtin_inf());
+
+template <class T>
+void mask(const ScoreRows<T>& b, const ScoreMask<T>& m) {
   using V = Vec<T>;
-  const V forbidden = V::broadcast(T(-__builtin_inf()));
-  const bool whole = lanes == V::width;
-  V s = (whole ? V::load(b.s + r * b.ld + c) : V::load(b.s + r * b.ld + c, lanes)) * V::broadcast(b.scale);
-  if (b.bias) s = s + V::load(b.bias + r * b.bias_row + c, lanes);
-  if (b.keep) s = select(load_mask<T>(b.keep + r * b.keep_row + c, lanes), s, forbidden);
-  const int64_t seen = visible - c < lanes ? visible - c : lanes;
-  if (seen < V::width) s = select(Mask<T>::first(seen > 0 ? static_cast<int>(seen) : 0), s, forbidden);
-  return s;
-}
-
-template <class T>
-FASTDL_INLINE void put(Vec<T> v, T* p, int lanes) {
-  if (lanes == Vec<T>::width) v.store(p);
-  else v.store(p, lanes);
-}
-
-template <class T, class Body>
-FASTDL_INLINE void for_vectors(int64_t n, Body body) {
-  constexpr int kWidth = Vec<T>::width;
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) body(i, kWidth);
-  if (i < n) body(i, static_cast<int>(n - i));
-}
-
-template <class T>
-void softmax(const ScoreBlock<T>& b, T* m, T* l, T* decay) {
-  using V = Vec<T>;
-  const T lowest = T(-__builtin_inf());
+  const V lowest = V::broadcast(kLowest<T>);
+  const V log2e = V::broadcast(MathConstants<T>::log2e);
   for (int64_t r = 0; r < b.rows; ++r) {
     T* row = b.s + r * b.ld;
-    const int64_t visible = b.visible + r;
-    V top = V::broadcast(m[r]);
-    for_vectors<T>(b.cols, [&](int64_t c, int lanes) {
-      const V s = score(b, r, c, lanes, visible);
-      put(s, row + c, lanes);
-      top = max_nan(top, s);
-    });
-    T high = reduce_max(top);
-    if (any(top != top)) high = T(__builtin_nan(""));
-    // Nothing seen so far: any finite number serves as the maximum, and every weight below is exp(-inf) = 0.
-    const V shift = V::broadcast(high == lowest ? T(0) : high);
-    V sum = V::zero();
-    for_vectors<T>(b.cols, [&](int64_t c, int lanes) {
-      V p;
-      if (lanes == V::width) {
-        p = exp(V::load(row + c) - shift);
-      } else {
-        p = select(Mask<T>::first(lanes), exp(V::load(row + c, lanes) - shift), V::zero());
-      }
-      put(p, row + c, lanes);
-      sum = sum + p;
-    });
-    T before[V::width];
-    exp(V::broadcast(m[r]) - shift).store(before);
-    decay[r] = m[r] == lowest ? T(1) : before[0];
-    l[r] = l[r] * decay[r] + reduce_add(sum);
-    m[r] = high;
+    const int64_t seen = m.visible + r < b.cols ? m.visible + r : b.cols;
+    // Whole vectors of seen scores change only where there is a mask.
+    int64_t c = m.bias || m.keep || seen < 0 ? 0 : seen / V::width * V::width;
+    for (; c < b.cols; c += V::width) {
+      const int lanes = b.cols - c < V::width ? static_cast<int>(b.cols - c) : V::width;
+      V s = V::load(row + c, lanes);
+      if (m.bias) s = fma(V::load(m.bias + r * m.bias_row + c, lanes), log2e, s);
+      if (m.keep) s = select(load_mask<T>(m.keep + r * m.keep_row + c, lanes), s, lowest);
+      const int64_t in = seen - c;
+      if (in < V::width) s = select(Mask<T>::first(in > 0 ? static_cast<int>(in) : 0), s, lowest);
+      s.store(row + c);
+    }
   }
 }
 
 template <class T>
-void probabilities(const ScoreBlock<T>& b, const T* lse) {
+bool softmax(const ScoreRows<T>& b, T* top, T* sums, T* decay) {
   using V = Vec<T>;
-  const T lowest = T(-__builtin_inf());
+  constexpr int W = V::width;
+  bool moved = false;
   for (int64_t r = 0; r < b.rows; ++r) {
-    const V shift = V::broadcast(lse[r] == lowest ? T(0) : lse[r]);
-    for_vectors<T>(b.cols, [&](int64_t c, int lanes) {
-      put(exp(score(b, r, c, lanes, b.visible + r) - shift), b.s + r * b.ld + c, lanes);
-    });
+    T* row = b.s + r * b.ld;
+    V high = V::load(row), more = high;
+    int64_t c = W;
+    for (; c + W < b.cols; c += 2 * W) {
+      high = max(high, V::load(row + c));
+      more = max(more, V::load(row + c + W));
+    }
+    if (c < b.cols) more = max(more, V::load(row + c));
+    high = max(high, more);
+    V sum = V::load(sums + r * W);
+    decay[r] = T(1);
+    if (any(high > V::broadcast(top[r] + T(kLag)))) {
+      const T now = reduce_max(high);
+      T factor[W];
+      exp2_bounded(V::broadcast(top[r] - now)).store(factor);  // 0 from -inf
+      decay[r] = factor[0];
+      sum = sum * V::broadcast(factor[0]);
+      top[r] = now;
+      moved = true;
+    }
+    // Nothing seen so far: any finite number serves, and every weight below is 2^-inf = 0.
+    const V shift = V::broadcast(top[r] == kLowest<T> ? T(0) : top[r]);
+    V other = V::zero();
+    for (c = 0; c + W < b.cols; c += 2 * W) {
+      const V p = exp2_bounded(V::load(row + c) - shift), q = exp2_bounded(V::load(row + c + W) - shift);
+      p.store(row + c);
+      q.store(row + c + W);
+      sum += p;
+      other += q;
+    }
+    if (c < b.cols) {
+      const V p = exp2_bounded(V::load(row + c) - shift);
+      p.store(row + c);
+      sum += p;
+    }
+    (sum + other).store(sums + r * W);
+  }
+  return moved;
+}
+
+template <class T>
+void gradients(const ScoreRows<T>& b, const T* lse, const T* delta, T* dp) {
+  using V = Vec<T>;
+  for (int64_t r = 0; r < b.rows; ++r) {
+    const V shift = V::broadcast(lse[r]), d = V::broadcast(delta[r]);
+    T *row = b.s + r * b.ld, *out = dp + r * b.ld;
+    for (int64_t c = 0; c < b.cols; c += V::width) {
+      const V p = exp2_bounded(V::load(row + c) - shift);
+      p.store(row + c);
+      (p * (V::load(out + c) - d)).store(out + c);
+    }
   }
 }
 
 template <class T>
-void score_gradient(int64_t rows, int64_t cols, int64_t ld, const T* p, const T* delta, T* dp) {
+void scale_rows(int64_t rows, int64_t n, const T* x, int64_t ldx, const T* factor, T* y, int64_t ldy) {
   using V = Vec<T>;
   for (int64_t r = 0; r < rows; ++r) {
-    const V d = V::broadcast(delta[r]);
-    for_vectors<T>(cols, [&](int64_t c, int lanes) {
-      const int64_t at = r * ld + c;
-      put(V::load(p + at, lanes) * (V::load(dp + at, lanes) - d), dp + at, lanes);
-    });
-  }
-}
-
-template <class T>
-void scale_rows(int64_t rows, int64_t cols, int64_t ld, const T* factor, T* x) {
-  using V = Vec<T>;
-  for (int64_t r = 0; r < rows; ++r) {
-    if (factor[r] == T(1)) continue;
+    if (x == y && factor[r] == T(1)) continue;
     const V f = V::broadcast(factor[r]);
-    for_vectors<T>(
-        cols, [&](int64_t c, int lanes) { put(V::load(x + r * ld + c, lanes) * f, x + r * ld + c, lanes); });
+    for_vectors<T>(n, [&](int64_t c, int lanes) FASTDL_FORCE_INLINE {
+      store(load(x + r * ldx + c, lanes) * f, y + r * ldy + c, lanes);
+    });
   }
 }
 
@@ -109,19 +110,29 @@ template <class T>
 T dot(int64_t n, const T* a, const T* b) {
   using V = Vec<T>;
   V sum = V::zero();
-  for_vectors<T>(n,
-                 [&](int64_t i, int lanes) { sum = fma(V::load(a + i, lanes), V::load(b + i, lanes), sum); });
+  for_vectors<T>(n, [&](int64_t i, int lanes)
+                        FASTDL_FORCE_INLINE { sum = fma(load(a + i, lanes), load(b + i, lanes), sum); });
   return reduce_add(sum);
 }
 
 template <class T>
+T total(const T* x) {
+  return reduce_add(Vec<T>::load(x));
+}
+
+template <class T>
 constexpr AttentionTable<T> table_of() {
-  return {softmax<T>, probabilities<T>, score_gradient<T>, scale_rows<T>, dot<T>};
+  return {Vec<T>::width, mask<T>, softmax<T>, gradients<T>, scale_rows<T>, dot<T>, total<T>};
 }
 
 }  // namespace
 
+extern const DecodeTable<float, float> decode_f32;
+extern const DecodeTable<double, double> decode_f64;
+extern const DecodeTable<bfloat16, float> decode_bf16;
+
 extern const AttentionKernels attention_kernels;
-const AttentionKernels attention_kernels = {table_of<float>(), table_of<double>()};
+const AttentionKernels attention_kernels = {table_of<float>(), table_of<double>(), &decode_f32, &decode_f64,
+                                            &decode_bf16};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

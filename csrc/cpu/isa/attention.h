@@ -1,42 +1,76 @@
-// Kernels of the attention family: what happens to a block of scores between its two matrix products.
+// Kernels of the attention family: what happens to a block of scores between its two matrix products. Scores
+// are logarithms to base 2: log2(e) is a factor of the scale, which the products apply.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
+
 namespace fastdl::cpu {
 
-// A block of raw scores q k^T; row r is scaled, gets its bias, and keeps the columns that its masks allow.
+// Rows of scores, each as long as the block of keys; padded() columns of every row may be written.
 template <class T>
-struct ScoreBlock {
+struct ScoreRows {
   T* s;
   int64_t rows, cols, ld;
-  T scale;
+};
+
+// What row r is left with: bias added, -inf where a mask forbids.
+template <class T>
+struct ScoreMask {
   const T* bias;  // or null; rows bias_row apart, columns contiguous
   int64_t bias_row;
   const unsigned char* keep;  // or null; 0: may not attend
   int64_t keep_row;
-  int64_t visible;  // row r may see columns below visible + r (causal), or a number past all columns
+  int64_t visible;  // row r may see columns below visible + r (causal)
+};
+
+// One query against keys as they lie in memory: each is read once, by whole vectors. S: as stored, T:
+// computed with.
+template <class S, class T>
+struct DecodeTable {
+  static constexpr int kMaxRows = 4;
+  // s[r * ld + j] = sum of q[r * e + i] * k[j * k_row + i], rows <= kMaxRows.
+  void (*scores)(int rows, int64_t e, const T* q, int64_t cols, const S* k, int64_t k_row, T* s, int64_t ld);
+  // o[r * ev + i] += sum of p[r * ld + j] * v[j * v_row + i].
+  void (*weighted)(int rows, int64_t ev, const T* p, int64_t ld, int64_t cols, const S* v, int64_t v_row,
+                   T* o);
 };
 
 template <class T>
 struct AttentionTable {
-  // Online softmax (Milakov, Gimelshein 2018): with m, l the running maximum and sum of each row, s becomes
-  // exp(score - m'), l its sum, and decay[r] = exp(m - m') what earlier sums must be scaled by.
-  void (*softmax)(const ScoreBlock<T>& block, T* m, T* l, T* decay);
-  // s becomes exp(score - lse[r]), 0 where nothing may be seen.
-  void (*probabilities)(const ScoreBlock<T>& block, const T* lse);
-  // dp becomes p * (dp - delta[r]).
-  void (*score_gradient)(int64_t rows, int64_t cols, int64_t ld, const T* p, const T* delta, T* dp);
-  // x[r][c] *= factor[r].
-  void (*scale_rows)(int64_t rows, int64_t cols, int64_t ld, const T* factor, T* x);
+  int64_t width;  // lanes of a vector: rows of scores are padded to a multiple of it
+  // Applies the masks, and sets the padding to -inf.
+  void (*mask)(const ScoreRows<T>& block, const ScoreMask<T>& mask);
+  // Online softmax (Milakov, Gimelshein 2018). top[r] is what earlier weights of row r were scaled by, sums
+  // its `width` partial sums; s becomes 2^(s - top). Where a score exceeds top by more than kLag, top moves
+  // up and decay[r] != 1 is what earlier sums must be multiplied by (sums already are). Returns whether any
+  // row moved.
+  bool (*softmax)(const ScoreRows<T>& block, T* top, T* sums, T* decay);
+  // s becomes the probabilities p = 2^(s - lse[r]), dp, with rows as far apart, p * (dp - delta[r]).
+  void (*gradients)(const ScoreRows<T>& s, const T* lse, const T* delta, T* dp);
+  // y[r][c] = x[r][c] * factor[r], n columns; y may be x.
+  void (*scale_rows)(int64_t rows, int64_t n, const T* x, int64_t ldx, const T* factor, T* y, int64_t ldy);
   // sum of a[i] * b[i].
   T (*dot)(int64_t n, const T* a, const T* b);
+  // sum of the `width` numbers at x.
+  T (*total)(const T* x);
 };
 
 struct AttentionKernels {
   AttentionTable<float> f32;
   AttentionTable<double> f64;
+  const DecodeTable<float, float>* decode_f32;
+  const DecodeTable<double, double>* decode_f64;
+  const DecodeTable<bfloat16, float>* decode_bf16;
 };
+
+template <class S>
+const DecodeTable<S, compute_t<S>>& decode_table_for(const AttentionKernels& k) {
+  if constexpr (sizeof(S) == 4) return *k.decode_f32;
+  else if constexpr (sizeof(S) == 8) return *k.decode_f64;
+  else return *k.decode_bf16;
+}
 
 template <class T>
 const AttentionTable<T>& table_for(const AttentionKernels& k) {

@@ -15,7 +15,7 @@ template <class T>
 struct Block {
   T sum[kRows], factor[kRows], rest[kRows];
   void finish(int rows, T* loss) const {
-    row_map<T>(rows, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+    for_vectors<T>(rows, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
       fma(Vec<T>::load(factor + i, m), log(Vec<T>::load(sum + i, m)), Vec<T>::load(rest + i, m))
           .store(loss + i, m);
     });
@@ -54,7 +54,8 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T
       const int64_t label = labels[first + r];
       if (label == c.ignore_index) {
         block.sum[r] = T(1), block.factor[r] = block.rest[r] = T(0);
-        if (g) row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { Vec<T>::zero().store(g + i, m); });
+        if (g)
+          for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { Vec<T>::zero().store(g + i, m); });
         continue;
       }
       const T top = row_max(n, x, constant<T>(1));
@@ -73,12 +74,12 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T
       const Vec<T> factor = Vec<T>::broadcast(scale * total / sum);
       if (smooth != T(0)) {
         const Vec<T> share = Vec<T>::broadcast(scale * smooth);
-        row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+        for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
           fnma(share, class_weight(c.weight, i, m), Vec<T>::load(g + i, m) * factor).store(g + i, m);
         });
       } else {
-        row_map<T>(n, [&](int64_t i, int m)
-                          FASTDL_FORCE_INLINE { (Vec<T>::load(g + i, m) * factor).store(g + i, m); });
+        for_vectors<T>(n, [&](int64_t i, int m)
+                              FASTDL_FORCE_INLINE { (Vec<T>::load(g + i, m) * factor).store(g + i, m); });
       }
       g[label] -= scale * at_label;
     }
@@ -111,7 +112,7 @@ void cross_entropy_soft(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, co
       block.sum[r] = sum, block.factor[r] = total;
       if (!g) continue;
       const Vec<T> factor = Vec<T>::broadcast(scale * total / sum), vscale = Vec<T>::broadcast(scale);
-      row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+      for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         fnma(vscale, q(i, m), Vec<T>::load(g + i, m) * factor).store(g + i, m);
       });
     }

@@ -1,32 +1,9 @@
 #include "cpu/isa/norm.h"
 
-#include "cpu/isa/simd.h"
+#include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
-
-// Calls body(offset, lanes) for each vector of a row of n; body gets lanes = width except for the tail.
-template <class T, class Body>
-FASTDL_INLINE void for_vectors(int64_t n, Body body) {
-  constexpr int kWidth = Vec<T>::width;
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) body(i, kWidth);
-  if (i < n) body(i, static_cast<int>(n - i));
-}
-
-template <class T>
-FASTDL_INLINE Vec<T> load(const T* p, int lanes) {
-  return lanes == Vec<T>::width ? Vec<T>::load(p) : Vec<T>::load(p, lanes);
-}
-template <class T>
-FASTDL_INLINE void store(Vec<T> v, T* p, int lanes) {
-  if (lanes == Vec<T>::width) v.store(p);
-  else v.store(p, lanes);
-}
-template <class T>
-FASTDL_INLINE Vec<T> lanes_of(Vec<T> v, int lanes) {  // lanes past the end become 0
-  return lanes == Vec<T>::width ? v : select(Mask<T>::first(lanes), v, Vec<T>::zero());
-}
 
 // Four accumulators hide the latency of the additions and shorten the sums.
 template <class T, class Term>
@@ -61,7 +38,7 @@ void row_forward(int64_t n, const T* x, const T* w, const T* b, bool rms, T eps,
   const V m = V::broadcast(mean);
   const T var = sum_row<T>(n,
                            [&](int64_t i, int lanes) {
-                             const V d = lanes_of(load(x + i, lanes) - m, lanes);
+                             const V d = first_lanes(load(x + i, lanes) - m, lanes);
                              return d * d;
                            }) /
                 static_cast<T>(n);
@@ -91,7 +68,7 @@ void row_backward(int64_t n, const T* dy, const T* x, const T* w, T mean, T rstd
     if (!rms) c1 = sum_row<T>(n, scaled) / static_cast<T>(n);
     const T c2 = sum_row<T>(n,
                             [&](int64_t i, int lanes) {
-                              return lanes_of(scaled(i, lanes) * ((load(x + i, lanes) - m) * r), lanes);
+                              return first_lanes(scaled(i, lanes) * ((load(x + i, lanes) - m) * r), lanes);
                             }) /
                  static_cast<T>(n);
     const V v1 = V::broadcast(c1), v2 = V::broadcast(c2);

@@ -1,43 +1,17 @@
 // Optimizer updates: every tensor read and written once.
 #include "cpu/isa/optim.h"
 
-#include "vecmath.h"
+#include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
-
-// f(i, m) for vectors of m lanes starting at i. The first is cut short so that the others are aligned in p:
-// NumPy aligns arrays to 16 bytes, and every vector would cross a cache line otherwise.
-template <class T, class F>
-FASTDL_INLINE void for_vectors(int64_t n, const T* p, F&& f) {
-  constexpr int w = Vec<T>::width;
-  const int64_t ahead = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) / sizeof(T) % w);
-  int64_t i = 0;
-  if (ahead && n >= 4 * w) {
-    f(0, static_cast<int>(ahead));
-    i = ahead;
-  }
-  for (; i + w <= n; i += w) f(i, w);
-  if (i < n) f(i, static_cast<int>(n - i));
-}
-
-// Whole vectors avoid the masked forms.
-template <class T>
-FASTDL_INLINE Vec<T> load(const T* p, int m) {
-  return m == Vec<T>::width ? Vec<T>::load(p) : Vec<T>::load(p, m);
-}
-template <class T>
-FASTDL_INLINE void store(Vec<T> v, T* p, int m) {
-  if (m == Vec<T>::width) v.store(p);
-  else v.store(p, m);
-}
 
 template <class T>
 void sgd(const fastdl_sgd_options& o, bool fresh, int64_t n, T* p, const T* g, T* buffer) {
   const Vec<T> sign = constant<T>(o.maximize ? -1 : 1), decay = constant<T>(o.weight_decay);
   const Vec<T> rate = constant<T>(o.lr), momentum = constant<T>(o.momentum);
   const Vec<T> damping = constant<T>(1 - o.dampening);
-  for_vectors<T>(n, p, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+  for_aligned(n, p, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     const Vec<T> x = load(p + i, m);
     Vec<T> d = fma(decay, x, load(g + i, m) * sign);
     if (buffer) {
@@ -55,7 +29,7 @@ void adam(const AdamScalars& o, int64_t n, T* p, const T* g, T* mean, T* square,
   const Vec<T> decay = constant<T>(o.decay), rate = constant<T>(o.rate), eps = constant<T>(o.eps);
   const Vec<T> rest1 = constant<T>(1 - o.beta1), beta2 = constant<T>(o.beta2);
   const Vec<T> rest2 = constant<T>(1 - o.beta2), root_inverse = constant<T>(o.root_inverse);
-  for_vectors<T>(n, p, [&](int64_t i, int k) FASTDL_FORCE_INLINE {
+  for_aligned(n, p, [&](int64_t i, int k) FASTDL_FORCE_INLINE {
     const Vec<T> x = load(p + i, k) * decay;
     const Vec<T> d = fma(weight_decay, x, load(g + i, k) * sign);
     Vec<T> m = load(mean + i, k), v = load(square + i, k);
@@ -75,7 +49,7 @@ template <class T>
 void adagrad(const fastdl_adagrad_options& o, double rate_, int64_t n, T* p, const T* g, T* sum) {
   const Vec<T> sign = constant<T>(o.maximize ? -1 : 1), decay = constant<T>(o.weight_decay);
   const Vec<T> rate = constant<T>(rate_), eps = constant<T>(o.eps);
-  for_vectors<T>(n, p, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+  for_aligned(n, p, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     const Vec<T> x = load(p + i, m), d = fma(decay, x, load(g + i, m) * sign);
     const Vec<T> s = fma(d, d, load(sum + i, m));
     store(s, sum + i, m);
@@ -88,7 +62,7 @@ void rmsprop(const fastdl_rmsprop_options& o, int64_t n, T* p, const T* g, T* sq
   const Vec<T> sign = constant<T>(o.maximize ? -1 : 1), decay = constant<T>(o.weight_decay);
   const Vec<T> rate = constant<T>(o.lr), eps = constant<T>(o.eps), momentum = constant<T>(o.momentum);
   const Vec<T> alpha = constant<T>(o.alpha), rest = constant<T>(1 - o.alpha);
-  for_vectors<T>(n, p, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+  for_aligned(n, p, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     const Vec<T> x = load(p + i, m), d = fma(decay, x, load(g + i, m) * sign);
     Vec<T> v = fma(rest * d, d, alpha * load(square + i, m));
     store(v, square + i, m);
@@ -138,7 +112,7 @@ double norm(double p, int64_t n, const T* x) {
 template <class T>
 void scale(double factor, int64_t n, T* x) {
   const Vec<T> f = constant<T>(factor);
-  for_vectors<T>(n, x, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(load(x + i, m) * f, x + i, m); });
+  for_aligned(n, x, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(load(x + i, m) * f, x + i, m); });
 }
 
 template <class T>

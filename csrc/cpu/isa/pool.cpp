@@ -2,7 +2,7 @@
 // ISA.
 #include "cpu/isa/pool.h"
 
-#include "cpu/isa/simd.h"
+#include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
@@ -41,34 +41,15 @@ FASTDL_INLINE Vec<T> load_positions(const int32_t* from, int lanes) {
   return Vec<T>::load(values);
 }
 
-// Calls body(channel, lanes) over n channels; `lanes` is a constant in all but the last call.
-template <class T, class Body>
-FASTDL_INLINE void for_channels(int64_t n, Body body) {
-  constexpr int kWidth = Vec<T>::width;
-  int64_t c = 0;
-  for (; c + kWidth <= n; c += kWidth) body(c, kWidth);
-  if (c < n) body(c, static_cast<int>(n - c));
-}
-
-template <class T>
-FASTDL_INLINE Vec<T> load_lanes(const T* p, int lanes) {
-  return lanes == Vec<T>::width ? Vec<T>::load(p) : Vec<T>::load(p, lanes);
-}
-template <class T>
-FASTDL_INLINE void store_lanes(Vec<T> v, T* p, int lanes) {
-  if (lanes == Vec<T>::width) v.store(p);
-  else v.store(p, lanes);
-}
-
 template <class T>
 void max_row(const PoolRow& row, const T* x, T* best, int32_t* where) {
   using V = Vec<T>;
   for (int64_t o = 0; o < row.outputs; ++o, best += row.channels, where += row.channels) {
-    for_channels<T>(row.channels, [&](int64_t c, int lanes) {
+    for_vectors<T>(row.channels, [&](int64_t c, int lanes) {
       V top, at;
       for (int64_t t = 0; t < row.taps; ++t) {
         const int64_t position = row.positions[t] + o * row.step;
-        const V v = load_lanes(x + position * row.channels + c, lanes);
+        const V v = load(x + position * row.channels + c, lanes);
         const V here = V::broadcast(static_cast<T>(position));
         if (t == 0) {
           top = v;
@@ -79,7 +60,7 @@ void max_row(const PoolRow& row, const T* x, T* best, int32_t* where) {
         top = select(take, v, top);
         at = select(take, here, at);
       }
-      store_lanes(top, best + c, lanes);
+      store(top, best + c, lanes);
       store_positions(at, where + c, lanes);
     });
   }
@@ -89,13 +70,13 @@ template <class T>
 void max_scatter_row(const PoolRow& row, int64_t n, const T* dy, const int32_t* where, T* dx) {
   using V = Vec<T>;
   for (int64_t o = 0; o < row.outputs; ++o, dy += row.channels, where += row.channels) {
-    for_channels<T>(n, [&](int64_t c, int lanes) {
-      const V g = load_lanes(dy + c, lanes), at = load_positions<T>(where + c, lanes);
+    for_vectors<T>(n, [&](int64_t c, int lanes) {
+      const V g = load(dy + c, lanes), at = load_positions<T>(where + c, lanes);
       for (int64_t t = 0; t < row.taps; ++t) {
         const int64_t position = row.positions[t] + o * row.step;
         T* to = dx + position * row.channels + c;
         const Mask<T> hit = at == V::broadcast(static_cast<T>(position));
-        store_lanes(load_lanes(to, lanes) + select(hit, g, V::zero()), to, lanes);
+        store(load(to, lanes) + select(hit, g, V::zero()), to, lanes);
       }
     });
   }
@@ -104,19 +85,11 @@ void max_scatter_row(const PoolRow& row, int64_t n, const T* dy, const int32_t* 
 template <class T, class Reduce, class Finish>
 FASTDL_INLINE void reduce_taps(int64_t n, int64_t taps, const T* const* x, T* out, Reduce reduce,
                                Finish finish) {
-  using V = Vec<T>;
-  int64_t c = 0;
-  for (; c + V::width <= n; c += V::width) {
-    V v = V::load(x[0] + c);
-    for (int64_t t = 1; t < taps; ++t) v = reduce(v, V::load(x[t] + c));
-    finish(v).store(out + c);
-  }
-  if (c < n) {
-    const int rest = static_cast<int>(n - c);
-    V v = V::load(x[0] + c, rest);
-    for (int64_t t = 1; t < taps; ++t) v = reduce(v, V::load(x[t] + c, rest));
-    finish(v).store(out + c, rest);
-  }
+  for_vectors<T>(n, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
+    Vec<T> v = load(x[0] + c, m);
+    for (int64_t t = 1; t < taps; ++t) v = reduce(v, load(x[t] + c, m));
+    store(finish(v), out + c, m);
+  });
 }
 
 template <class T>

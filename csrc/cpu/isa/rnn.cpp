@@ -1,120 +1,142 @@
-// Forward cells, packing, and the family's table.
+// Forward cells, the product of a few rows, and the family's table.
 #include "cpu/isa/rnn.h"
 
-#include "cpu/isa/rnn_gates.h"
-#include "cpu/isa/rnn_tile.h"
+#include "cpu/isa/rnn_cells.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 
 extern const RnnBackwardTable<float> rnn_backward_f32;
 extern const RnnBackwardTable<double> rnn_backward_f64;
+extern const RnnBackwardTable<bfloat16> rnn_backward_bf16;
 
 namespace {
 
-template <class T, bool kRelu>
-struct RnnCell {
-  static constexpr int kVectors = 4, kUnits = 4 * Vec<T>::width;
-  static FASTDL_INLINE void row(const RnnForwardStep<T>& s, int64_t r, int64_t j, const T* sums) {
-    using V = Vec<T>;
-    for (int v = 0; v < kVectors && j < s.hidden; ++v, j += V::width) {
-      const Lane<T> lane(s.hidden - j);
-      const V a = lane.load(s.gates + r * s.hidden + j) + V::load(sums + v * V::width);
-      lane.store(s.h + r * s.ld_h + j, kRelu ? select(a < V::zero(), V::zero(), a) : gate_tanh(a));
-    }
-  }
-};
+// The pre-activation of one gate.
+template <class S, class A = compute_t<S>>
+FASTDL_INLINE Vec<A> input_of(const RnnForwardStep<S>& s, const Lane<A>& lane, int64_t gate, int64_t r,
+                              int64_t j) {
+  const Vec<A> pre = lane.load(s.pre + gate * s.pre_gate + r * s.pre_row + j);
+  return s.sums ? pre + Vec<A>::load(s.sums + gate * s.gate_stride + r * kPanel<A> + j) : pre;
+}
 
-template <class T>
-struct GruCell {
-  static constexpr int kVectors = 3, kUnits = Vec<T>::width;
-  static FASTDL_INLINE void row(const RnnForwardStep<T>& s, int64_t r, int64_t j, const T* sums) {
-    using V = Vec<T>;
-    const Lane<T> lane(s.hidden - j);
-    const int64_t hidden = s.hidden;
-    T* gates = s.gates + r * 3 * hidden + j;
-    V part = V::load(sums + 2 * V::width);
+template <class S, bool kRelu>
+void rnn(const RnnForwardStep<S>& s) {
+  using A = compute_t<S>;
+  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+    const Vec<A> a = input_of(s, lane, 0, r, j);
+    lane.store(s.h + r * s.ld_h + j, kRelu ? select(a < Vec<A>::zero(), Vec<A>::zero(), a) : gate_tanh(a));
+  });
+}
+
+template <class S>
+void gru(const RnnForwardStep<S>& s) {
+  using A = compute_t<S>;
+  using V = Vec<A>;
+  const int64_t hidden = s.hidden;
+  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+    V part = s.sums ? V::load(s.sums + 2 * s.gate_stride + r * kPanel<A> + j) : V::zero();
     if (s.bias_hn) part = part + lane.load(s.bias_hn + r * s.ld_bias_hn + j);
-    const V reset = gate_sigmoid(lane.load(gates) + V::load(sums));
-    const V update = gate_sigmoid(lane.load(gates + hidden) + V::load(sums + V::width));
-    const V fresh = gate_tanh(fma(reset, part, lane.load(gates + 2 * hidden)));
-    const V before = lane.load(s.h_prev.data + r * s.h_prev.ld + j);
-    lane.store(s.h + r * s.ld_h + j, fma(update, before - fresh, fresh));
-    if (s.save) {
+    const V reset = gate_sigmoid(input_of(s, lane, 0, r, j));
+    const V update = gate_sigmoid(input_of(s, lane, 1, r, j));
+    const V fresh = gate_tanh(fma(reset, part, lane.load(s.pre + 2 * s.pre_gate + r * s.pre_row + j)));
+    A* state = s.state + r * hidden + j;
+    const V h = fma(update, lane.load(state) - fresh, fresh);
+    lane.store(state, h);
+    lane.store(s.h + r * s.ld_h + j, h);
+    if (s.gates) {
+      S* gates = s.gates + r * 3 * hidden + j;
       lane.store(gates, reset);
       lane.store(gates + hidden, update);
       lane.store(gates + 2 * hidden, fresh);
-      lane.store(s.new_part + r * hidden + j, part);
+      lane.store(s.saved_state + r * hidden + j, part);
     }
-  }
-};
+  });
+}
 
-template <class T>
-struct LstmCell {
-  static constexpr int kVectors = 4, kUnits = Vec<T>::width;
-  static FASTDL_INLINE void row(const RnnForwardStep<T>& s, int64_t r, int64_t j, const T* sums) {
-    using V = Vec<T>;
-    const Lane<T> lane(s.hidden - j);
-    const int64_t hidden = s.hidden;
-    T* gates = s.gates + r * 4 * hidden + j;
-    const V input = gate_sigmoid(lane.load(gates) + V::load(sums));
-    const V forget = gate_sigmoid(lane.load(gates + hidden) + V::load(sums + V::width));
-    const V cell = gate_tanh(lane.load(gates + 2 * hidden) + V::load(sums + 2 * V::width));
-    const V output = gate_sigmoid(lane.load(gates + 3 * hidden) + V::load(sums + 3 * V::width));
-    const V c = fma(forget, lane.load(s.c_prev + r * hidden + j), input * cell);
-    lane.store(s.c + r * hidden + j, c);
+template <class S>
+void lstm(const RnnForwardStep<S>& s) {
+  using A = compute_t<S>;
+  using V = Vec<A>;
+  const int64_t hidden = s.hidden;
+  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+    const V input = gate_sigmoid(input_of(s, lane, 0, r, j));
+    const V forget = gate_sigmoid(input_of(s, lane, 1, r, j));
+    const V cell = gate_tanh(input_of(s, lane, 2, r, j));
+    const V output = gate_sigmoid(input_of(s, lane, 3, r, j));
+    A* state = s.state + r * hidden + j;
+    const V c = fma(forget, lane.load(state), input * cell);
+    lane.store(state, c);
     lane.store(s.h + r * s.ld_h + j, output * gate_tanh(c));
-    if (s.save) {
+    if (s.gates) {
+      S* gates = s.gates + r * 4 * hidden + j;
       lane.store(gates, input);
       lane.store(gates + hidden, forget);
       lane.store(gates + 2 * hidden, cell);
       lane.store(gates + 3 * hidden, output);
+      lane.store(s.saved_state + r * hidden + j, c);
     }
-  }
-};
-
-template <class T, class Cell>
-void forward(const RnnForwardStep<T>& step, const T* packed, int64_t begin, int64_t end) {
-  run_cell<T, Cell>(step.h_prev, step, packed, begin, end);
+  });
 }
 
-template <class T>
-void pack(const RnnPanels& layout, const T* source, int64_t column_stride, int64_t row_stride, int64_t panel,
-          T* packed) {
-  const int64_t units = layout.units, width = layout.gates * units, depth = layout.depth;
-  T* out = packed + panel * layout.panel_size();
-  // Blocks of k of one cache line of the source, so that each line is read once and the output block stays in
-  // L1.
-  constexpr int64_t kBlock = 64 / sizeof(T);
-  for (int64_t k0 = 0; k0 < depth; k0 += kBlock) {
-    const int64_t k1 = k0 + kBlock < depth ? k0 + kBlock : depth;
-    for (int64_t g = 0; g < layout.gates; ++g) {
-      for (int64_t u = 0; u < units; ++u) {
-        const int64_t j = panel * units + u;
-        T* column = out + g * units + u;
-        const T* from = source + (g * layout.count + j) * column_stride;
-        if (j < layout.count) {
-          for (int64_t k = k0; k < k1; ++k) column[k * width] = from[k * row_stride];
-        } else {
-          for (int64_t k = k0; k < k1; ++k) column[k * width] = T(0);
-        }
+// Each lane is one chain of multiply-adds in the order of k, as in the tiles.
+template <class T, int kRows, int kPanels>
+void few(const RnnFewRows<T>& f) {
+  using V = Vec<T>;
+  constexpr int W = V::width;
+  V sums[kPanels][kRows][2];
+  FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
+    FASTDL_UNROLL for (int r = 0; r < kRows; ++r) sums[p][r][0] = sums[p][r][1] = V::zero();
+  }
+  const T* a = f.a;
+  const T* w = f.packed;
+  const int64_t ld = f.ld, stride = f.panel_stride;
+  for (int64_t k = 0; k < f.depth; ++k, ++a, w += 2 * W) {
+    FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
+      const V lo = V::load(w + p * stride), hi = V::load(w + p * stride + W);
+      FASTDL_UNROLL for (int r = 0; r < kRows; ++r) {
+        const V x = V::broadcast(a[r * ld]);
+        sums[p][r][0] = fma(x, lo, sums[p][r][0]);
+        sums[p][r][1] = fma(x, hi, sums[p][r][1]);
       }
     }
   }
+  FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
+    FASTDL_UNROLL for (int r = 0; r < kRows; ++r) {
+      sums[p][r][0].store(f.out + p * f.out_stride + r * 2 * W);
+      sums[p][r][1].store(f.out + p * f.out_stride + r * 2 * W + W);
+    }
+  }
 }
 
 template <class T>
-constexpr RnnTable<T> make_table(const RnnBackwardTable<T>* backward) {
-  return {{RnnCell<T, false>::kUnits, RnnCell<T, true>::kUnits, GruCell<T>::kUnits, LstmCell<T>::kUnits},
-          4 * Vec<T>::width,
-          pack<T>,
-          {forward<T, RnnCell<T, false>>, forward<T, RnnCell<T, true>>, forward<T, GruCell<T>>,
-           forward<T, LstmCell<T>>},
-          backward};
+void few_rows(const RnnFewRows<T>& f) {
+  using F = void (*)(const RnnFewRows<T>&);
+  constexpr F table[4][4] = {{few<T, 1, 1>, few<T, 1, 2>, few<T, 1, 3>, few<T, 1, 4>},
+                             {few<T, 2, 1>, few<T, 2, 2>, few<T, 2, 3>, few<T, 2, 4>},
+                             {few<T, 3, 1>, few<T, 3, 2>, few<T, 3, 3>, few<T, 3, 4>}};
+  // 32 registers hold 24 sums, 16 registers 12.
+  const int fit = (Vec<float>::width == 16 ? 12 : 6) / f.rows, most = fit < 4 ? fit : 4;
+  RnnFewRows<T> some = f;
+  for (int64_t left = f.panels; left > 0;) {
+    const int n = static_cast<int>(left < most ? left : most);
+    table[f.rows - 1][n - 1](some);
+    some.packed += n * f.panel_stride;
+    some.out += n * f.out_stride;
+    left -= n;
+  }
+}
+
+template <class S>
+constexpr RnnTable<S> make_table(const RnnBackwardTable<S>* backward, void (*few)(const RnnFewRows<S>&)) {
+  return {{rnn<S, false>, rnn<S, true>, gru<S>, lstm<S>}, few, backward};
 }
 
 }  // namespace
 
 extern const RnnKernels rnn_kernels;
-const RnnKernels rnn_kernels = {make_table<float>(&rnn_backward_f32), make_table<double>(&rnn_backward_f64)};
+constexpr RnnKernels kTable = {make_table<float>(&rnn_backward_f32, few_rows<float>),
+                               make_table<double>(&rnn_backward_f64, few_rows<double>),
+                               make_table<bfloat16>(&rnn_backward_bf16, nullptr)};
+const RnnKernels rnn_kernels = kTable;
 
 }  // namespace fastdl::cpu::FASTDL_ISA

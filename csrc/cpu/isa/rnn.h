@@ -1,102 +1,112 @@
-// Kernels of the rnn family: one step of one direction, the recurrent product and the gate math in one pass.
+// Kernels of the rnn family: what a step does around its matrix product.
 //
-// The recurrent weights are packed once per call into panels: a panel holds, for every k, the columns of
-// `units` neighbouring outputs, all gates of them side by side, so that the sums a gate needs meet in
-// registers.
+// The products run on the tiles of isa/gemm.h, over panels of `nr` columns packed per gate, so that one unit
+// group (the nr hidden units of one panel of every gate) is computed from start to end by one thread while
+// its sums lie in the L1 cache. S is the type elements are stored in; sums, states and gate math are
+// compute_t<S>.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
 #include "fastdl/rnn.h"
 
 namespace fastdl::cpu {
 
-// How a matrix of gates * count columns and `depth` rows is packed. Element (k, g, j) comes from
-// source[(g * count + j) * column_stride + k * row_stride]; columns beyond `count` are zero.
-struct RnnPanels {
-  int64_t gates = 1, count = 0, depth = 0, units = 0;
-  int64_t panels() const { return (count + units - 1) / units; }
-  int64_t panel_size() const { return gates * units * depth; }
-  int64_t size() const { return panels() * panel_size(); }
-};
-
-// The left operand of the recurrent product: `rows` rows of `depth` elements; depth 0 for no product
-// (forward: it has been added to the gates already).
-template <class T>
-struct RnnOperand {
-  const T* data;
-  int64_t ld, depth, rows;
-};
-
-template <class T>
+// `rows` rows of one unit group, `units` <= nr of its units; every pointer is that of the group's first unit.
+// Sums: element (gate, row, unit) at sums[gate * gate_stride + row * nr + unit].
+template <class S>
 struct RnnForwardStep {
-  RnnOperand<T> h_prev;
-  int64_t hidden;
-  const T*
+  using A = compute_t<S>;
+  int64_t rows, units, hidden;
+  const A* sums;  // the recurrent product, or NULL: pre has it already
+  int64_t gate_stride;
+  const A* pre;  // W_ih x + b, element (gate, row, unit) at pre[gate * pre_gate + row * pre_row + unit]
+  int64_t pre_gate, pre_row;
+  const A*
       bias_hn;  // GRU, or NULL: rows ld_bias_hn apart (0: one for all) are added to the sums of the new gate
   int64_t ld_bias_hn;
-  const T* c_prev;  // LSTM: [rows, hidden]
-  T* c;             // LSTM: [rows, hidden], may be c_prev
-  T* gates;         // [rows, gates * hidden]: W_ih x + b before, the activated gates after if `save`
-  T* new_part;      // GRU with `save`: W_hn h + b_hn, [rows, hidden]
-  T* h;
+  A* state;  // [rows, hidden]: c (LSTM), h (GRU) in full precision; of the step before, then of this one
+  S* gates;  // [rows, gates * hidden]: activated, or NULL: not saved
+  S* saved_state;  // with gates: c (LSTM), W_hn h + b_hn (GRU), [rows, hidden]
+  S* h;
   int64_t ld_h;
-  bool save;
 };
 
-template <class T>
+template <class S>
 struct RnnBackwardStep {
-  RnnOperand<T> next;  // gradients of the recurrent gates one step later
-  int64_t hidden;
-  const T* grad_y;  // [rows, hidden] of row stride ld_grad_y, or NULL
+  using A = compute_t<S>;
+  int64_t rows, units, hidden;
+  const A* sums;    // gradient of h through the step after: rows nr apart, or NULL
+  const S* grad_y;  // rows ld_grad_y apart, or NULL
   int64_t ld_grad_y;
-  const T* grad_h_n;  // [rows, hidden], or NULL
-  T* carry;  // [rows, hidden]: what reaches the previous step elementwise (LSTM: grad of c; GRU: z grad_h)
-  const T *gates, *new_part, *c, *c_prev;  // as forward saved them
-  const T* h;                              // RNN: this step's h; GRU: the previous one
+  const S* grad_h_n;  // [rows, hidden], or NULL
+  A* carry;  // [rows, hidden]: what reaches the previous step elementwise (LSTM: grad of c; GRU: z grad_h)
+  const S *gates, *state, *state_before;  // as forward saved them; state_before: LSTM
+  const S* h;                             // RNN: this step's h; GRU: the previous one
   int64_t ld_h;
-  T* grad_gates_x;  // [rows, gates * hidden]
-  T* grad_gates_h;  // GRU: the same for the recurrent side; others: the same array as grad_gates_x
+  S* grad_gates_x;  // [rows, gates * hidden]
+  S* grad_gates_h;  // GRU: the same for the recurrent side; others: the same array as grad_gates_x
 };
 
-// out = product + add[0] + add[1] (NULL: nothing).
-template <class T>
+// out = sums + add[0] + add[1] (NULL: nothing).
+template <class S>
 struct RnnPlainStep {
-  RnnOperand<T> a;
-  int64_t count;
-  const T* add[2];
+  using A = compute_t<S>;
+  int64_t rows, units;
+  const A* sums;  // rows nr apart, or NULL
+  const S* add[2];
   int64_t ld_add[2];
-  T* out;
+  const A* add_wide;  // rows ld_wide apart, or NULL
+  int64_t ld_wide;
+  S* out;
   int64_t ld_out;
 };
 
-// Each runs every row of the step and panels [begin, end) of the packed weights.
-template <class T>
-struct RnnBackwardTable {
-  void (*cell[4])(const RnnBackwardStep<T>& step, const T* packed, int64_t begin, int64_t end);
-  void (*plain)(const RnnPlainStep<T>& step, const T* packed, int64_t begin, int64_t end);
+// The product of a few rows with several panels, as many at once as keep the multiply-adds busy: panel p
+// begins p * panel_stride after `packed`, its sums p * out_stride after `out`, rows nr apart.
+template <class S>
+struct RnnFewRows {
+  const S* a;
+  int64_t ld, depth;
+  int rows;  // up to kMostRows
+  int64_t panels;
+  const S* packed;
+  int64_t panel_stride;
+  compute_t<S>* out;
+  int64_t out_stride;
+  static constexpr int kMostRows = 3;
 };
 
-template <class T>
+template <class S>
+struct RnnBackwardTable {
+  void (*cell[4])(const RnnBackwardStep<S>&);
+  void (*plain)(const RnnPlainStep<S>&);
+  // out[j] = sum over rows of a[r * ld + j], rows in order.
+  void (*column_sums)(const S* a, int64_t ld, int64_t rows, int64_t columns, compute_t<S>* out);
+};
+
+template <class S>
 struct RnnTable {
-  int64_t forward_units[4];  // hidden units of one panel, by fastdl_rnn_kind
-  int64_t plain_units;       // columns of a panel of everything else
-  // Packs one panel.
-  void (*pack)(const RnnPanels& layout, const T* source, int64_t column_stride, int64_t row_stride,
-               int64_t panel, T* packed);
-  void (*forward[4])(const RnnForwardStep<T>& step, const T* packed, int64_t begin, int64_t end);
-  const RnnBackwardTable<T>* backward;
+  void (*forward[4])(const RnnForwardStep<S>&);  // by fastdl_rnn_kind
+  void (*few_rows)(const RnnFewRows<S>&);        // NULL: use the tiles
+  const RnnBackwardTable<S>* backward;
 };
 
 struct RnnKernels {
   RnnTable<float> f32;
   RnnTable<double> f64;
+  RnnTable<bfloat16> bf16;
 };
 
-template <class T>
-const RnnTable<T>& table_for(const RnnKernels& k) {
-  if constexpr (sizeof(T) == 4) return k.f32;
-  else return k.f64;
+inline __attribute__((always_inline)) const RnnTable<float>& rnn_table(const RnnKernels& k, float) {
+  return k.f32;
+}
+inline __attribute__((always_inline)) const RnnTable<double>& rnn_table(const RnnKernels& k, double) {
+  return k.f64;
+}
+inline __attribute__((always_inline)) const RnnTable<bfloat16>& rnn_table(const RnnKernels& k, bfloat16) {
+  return k.bf16;
 }
 
 }  // namespace fastdl::cpu

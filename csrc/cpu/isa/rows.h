@@ -1,7 +1,7 @@
 // Reductions over contiguous rows, shared by softmax and the losses. The order of a sum depends on n alone.
 #pragma once
 
-#include "vecmath.h"
+#include "vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 
@@ -45,20 +45,6 @@ FASTDL_INLINE T row_sum(int64_t n, F&& f) {
   }
   if (i < n) b += f(i, static_cast<int>(n - i));
   return reduce_add(a + b);
-}
-
-template <class T, class F>
-FASTDL_INLINE void row_map(int64_t n, F&& f) {
-  constexpr int w = Vec<T>::width;
-  int64_t i = 0;
-  for (; i + w <= n; i += w) f(i, w);
-  if (i < n) f(i, static_cast<int>(n - i));
-}
-
-// Zero in the lanes from m on.
-template <class T>
-FASTDL_INLINE Vec<T> first_lanes(Vec<T> v, int m) {
-  return m == Vec<T>::width ? v : select(Mask<T>::first(m), v, Vec<T>::zero());
 }
 
 }  // namespace fastdl::cpu::FASTDL_ISA

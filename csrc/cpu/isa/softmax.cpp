@@ -16,8 +16,9 @@ void forward_rows(int64_t rows, int64_t n, const T* x, T* y) {
         return first_lanes(exp(Vec<T>::load(x + i, m) - top), m);
       });
       const Vec<T> log_sum = log(Vec<T>::broadcast(sum));
-      row_map<T>(n, [&](int64_t i, int m)
-                        FASTDL_FORCE_INLINE { ((Vec<T>::load(x + i, m) - top) - log_sum).store(y + i, m); });
+      for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+        ((Vec<T>::load(x + i, m) - top) - log_sum).store(y + i, m);
+      });
     } else {
       const T sum = row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         const Vec<T> e = first_lanes(exp(Vec<T>::load(x + i, m) * sign - top), m);
@@ -25,7 +26,7 @@ void forward_rows(int64_t rows, int64_t n, const T* x, T* y) {
         return e;
       });
       const Vec<T> scale = constant<T>(1) / Vec<T>::broadcast(sum);
-      row_map<T>(
+      for_vectors<T>(
           n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { (Vec<T>::load(y + i, m) * scale).store(y + i, m); });
     }
   }
@@ -49,7 +50,7 @@ void backward_rows(int64_t rows, int64_t n, const T* dy, const T* y, T* dx) {
     const Vec<T> sum = Vec<T>::broadcast(row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
       return gradient_term<Kind>(Vec<T>::load(dy + i, m), Vec<T>::load(y + i, m));
     }));
-    row_map<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+    for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
       gradient<Kind>(Vec<T>::load(dy + i, m), Vec<T>::load(y + i, m), sum).store(dx + i, m);
     });
   }

@@ -18,6 +18,7 @@ extern const LossKernels loss_kernels;
 extern const EmbeddingKernels embedding_kernels;
 extern const OptimKernels optim_kernels;
 extern const GemmKernels gemm_kernels;
+extern const ConvertKernels convert_kernels;
 
 extern const Kernels table;
 const Kernels table = {
@@ -34,6 +35,7 @@ const Kernels table = {
     &embedding_kernels,
     &optim_kernels,
     &gemm_kernels,
+    &convert_kernels,
 };
 
 }  // namespace fastdl::cpu::FASTDL_ISA

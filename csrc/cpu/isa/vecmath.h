@@ -32,6 +32,10 @@ struct MathConstants<float> {
   // exp(r) = 1 + r + r^2 q(r) on [-ln2/2, ln2/2], 5e-11
   static constexpr float exp_q[] = {5.000000000e-01f, 1.666666716e-01f, 4.166627303e-02f,
                                     8.333264850e-03f, 1.394580933e-03f, 1.991820172e-04f};
+  static constexpr float exp2_min = -150.f;  // below: 0
+  // 2^f = 1 + f q(f) on [-1/2, 1/2], 3e-9
+  static constexpr float exp2_q[] = {6.931472150e-01f, 2.402265278e-01f, 5.550310551e-02f,
+                                     9.617692973e-03f, 1.340664390e-03f, 1.559467816e-04f};
   // log((1+s)/(1-s)) = 2s + s^3 p(s^2), 2e-9
   static constexpr float log_p[] = {6.666676402e-01f, 3.997860551e-01f, 2.984780669e-01f};
   // erf(x) = x + x p(x^2) up to erf_split, 6e-9
@@ -61,6 +65,12 @@ struct MathConstants<double> {
       5.00000000000001221e-01, 1.66666666666666963e-01, 4.16666666665218427e-02, 8.33333333330805830e-03,
       1.38888889455769269e-03, 1.98412699157895069e-04, 2.48014912570101945e-05, 2.75572175570745375e-06,
       2.76308575655284471e-07, 2.51175045090993072e-08};
+  static constexpr double exp2_min = -1075.;
+  // 2e-17
+  static constexpr double exp2_q[] = {
+      6.93147180559945697e-01, 2.40226506959100980e-01, 5.55041086647903946e-02, 9.61812910760700238e-03,
+      1.33335581534399647e-03, 1.54035304415721303e-04, 1.52527273851938682e-05, 1.32154426753298221e-06,
+      1.01806476592341389e-07, 7.07257041281442351e-09, 4.07807192958833667e-10};
   // 3e-18
   static constexpr double log_p[] = {
       6.66666666666669849e-01, 3.99999999996119182e-01, 2.85714287038625725e-01, 2.22222021396566549e-01,
@@ -119,6 +129,17 @@ FASTDL_INLINE Vec<T> exp(Vec<T> x) {
   Vec<T> n;
   const Vec<T> p = reduced_expm1(x, n);
   return scale_by_pow2(p + constant<T>(1), n);
+}
+
+// 2^x for x up to 127 (1023), what the exponentials of a softmax need: its base is the caller's to choose, and
+// with base 2 the reduction is exact and needs no constants of ln 2. 1 ulp; -inf gives 0, NaN gives NaN.
+template <class T>
+FASTDL_INLINE Vec<T> exp2_bounded(Vec<T> x) {
+  using C = MathConstants<T>;
+  const Vec<T> magic = Vec<T>::broadcast(C::round_magic);
+  x = max(Vec<T>::broadcast(C::exp2_min), x);
+  const Vec<T> n = (x + magic) - magic, f = x - n;
+  return scale_by_pow2(fma(f, polynomial(f, C::exp2_q), constant<T>(1)), n);
 }
 
 // 2^n (p + 1) - 1, with half of 2^n so that it does not overflow before the result does.

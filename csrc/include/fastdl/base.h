@@ -51,8 +51,8 @@ typedef struct fastdl_device {
 } fastdl_device;
 
 typedef struct fastdl_dtype {
-  uint8_t code;   /* FASTDL_FLOAT, ... */
-  uint8_t bits;   /* 32, 64, ... */
+  uint8_t code;   /* FASTDL_FLOAT, ...; bfloat16 is FASTDL_BFLOAT, float16 FASTDL_FLOAT of 16 bits */
+  uint8_t bits;   /* 16, 32, 64, ... */
   uint16_t lanes; /* 1 */
 } fastdl_dtype;
 
@@ -67,6 +67,13 @@ typedef struct fastdl_tensor {
   uint64_t byte_offset; /* added to data */
 } fastdl_tensor;
 
+/* How products of float32 matrices (matmul, convolution, recurrent layers, attention) may be computed. */
+typedef enum fastdl_precision {
+  FASTDL_PRECISION_HIGHEST = 0, /* as accurate as float32 multiply-adds; how is the kernel's business */
+  FASTDL_PRECISION_HIGH = 1,    /* may keep 16 significant bits of each factor */
+  FASTDL_PRECISION_MEDIUM = 2   /* may round each factor to bfloat16 (8 bits); sums stay float32 */
+} fastdl_precision;
+
 /* Threads, allocator and precision of a call. NULL stands for the default context everywhere. */
 typedef struct fastdl_context fastdl_context;
 
@@ -78,8 +85,9 @@ typedef struct fastdl_context_options {
   void* (*allocate)(size_t bytes, void* user);
   void (*deallocate)(void* p, size_t bytes, void* user);
   void* user;
+  int32_t float32_precision; /* a fastdl_precision, or -1: follow fastdl_set_float32_precision */
 } fastdl_context_options;
-#define FASTDL_CONTEXT_OPTIONS_INIT {sizeof(fastdl_context_options), 0, NULL, NULL, NULL}
+#define FASTDL_CONTEXT_OPTIONS_INIT {sizeof(fastdl_context_options), 0, NULL, NULL, NULL, -1}
 
 FASTDL_API fastdl_status fastdl_context_create(const fastdl_context_options* options, fastdl_context** out);
 FASTDL_API void fastdl_context_destroy(fastdl_context* context);
@@ -93,6 +101,12 @@ FASTDL_API const char* fastdl_version(void);
    Results never depend on it. set: 1 <= n <= 1024. */
 FASTDL_API int32_t fastdl_get_num_threads(void);
 FASTDL_API fastdl_status fastdl_set_num_threads(int32_t n);
+
+/* The fastdl_precision of calls with the default context: FASTDL_PRECISION_HIGHEST unless set. A lower one
+   allows faster kernels and asks for none: where there is none, results are those of HIGHEST. float64 and
+   16-bit tensors are not touched by it. */
+FASTDL_API int32_t fastdl_get_float32_precision(void);
+FASTDL_API fastdl_status fastdl_set_float32_precision(int32_t precision);
 
 /* Instruction sets: "generic", "avx2", "avx512". The best one is chosen when the library is first used,
    unless FASTDL_CPU_ISA names another. For tests and measurements: to be set while no other thread computes.

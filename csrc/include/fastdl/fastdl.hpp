@@ -31,12 +31,22 @@ inline void check(fastdl_status status) {
   if (status != FASTDL_OK) throw Error(status, fastdl_last_error());
 }
 
+// The bits of 16-bit floating-point numbers, for programs that have no type of their own for them.
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
 // The dtype of a C++ type.
 template <class T>
 constexpr fastdl_dtype dtype_of() {
   using U = std::remove_const_t<T>;
   constexpr auto bits = static_cast<uint8_t>(8 * sizeof(U));
   if constexpr (std::is_same_v<U, bool>) return {FASTDL_BOOL, 8, 1};
+  else if constexpr (std::is_same_v<U, bfloat16>) return {FASTDL_BFLOAT, 16, 1};
+  else if constexpr (std::is_same_v<U, float16>) return {FASTDL_FLOAT, 16, 1};
   else if constexpr (std::is_floating_point_v<U>) return {FASTDL_FLOAT, bits, 1};
   else if constexpr (std::is_signed_v<U>) return {FASTDL_INT, bits, 1};
   else return {FASTDL_UINT, bits, 1};
@@ -107,6 +117,7 @@ struct Checked {
   inline constexpr Checked<fastdl_##name> name {}
 
 FASTDL_CHECKED(set_num_threads);
+FASTDL_CHECKED(set_float32_precision);
 FASTDL_CHECKED(set_cpu_isa);
 
 FASTDL_CHECKED(matmul);
@@ -176,6 +187,7 @@ FASTDL_CHECKED(rmsprop_step);
 FASTDL_CHECKED(norm);
 FASTDL_CHECKED(scale);
 
+FASTDL_CHECKED(convert);
 FASTDL_CHECKED(measure_peak);
 FASTDL_CHECKED(measure_copy);
 

@@ -1,0 +1,187 @@
+// What the files of attention share: the problem, its operands, and products of blocks on the register tiles.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/dropout.h"
+#include "cpu/kernels.h"
+#include "cpu/tensor.h"
+
+namespace fastdl::cpu {
+
+struct AttentionProblem {
+  int64_t batch, heads, groups, queries, keys, e, ev;
+  double scale;
+  bool causal;
+  double dropout;
+  DropoutMask mask_of_weights;
+  View q, k, v, out, mask;  // mask.data NULL: none
+
+  int64_t group_size() const { return heads / groups; }
+  // Keys that queries up to `end` (exclusive) see: causal ones beyond the diagonal are skipped.
+  int64_t key_end(int64_t end) const { return causal ? std::min(keys, end) : keys; }
+};
+
+struct AttentionGradients {
+  View dout, dq, dk, dv, dmask;  // dmask.data NULL: not wanted
+};
+
+template <class T>
+void attention_forward(Context* context, const AttentionProblem& p, T* lse);
+template <class T>
+void attention_backward(Context* context, const AttentionProblem& p, const AttentionGradients& g,
+                        const T* lse);
+
+// Few queries: every key and value is read once and used little, so nothing is packed.
+bool attention_is_decode(const AttentionProblem& p);
+template <class S>
+void attention_decode(Context* context, const AttentionProblem& p, compute_t<S>* lse);
+
+// ---------------------------------------------------------------------------------------------------------
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Row i of head h of sample b.
+template <class T>
+T* row_of(const View& x, int64_t b, int64_t h, int64_t i) {
+  return x.as<T>() + b * x.strides[0] + h * x.strides[1] + i * x.strides[2];
+}
+
+// to[i] = from[i * stride], widened or rounded where the types differ.
+template <class From, class To>
+void copy_row(const From* from, int64_t stride, int64_t n, To* to) {
+  if constexpr (std::is_same_v<From, To>) {
+    if (stride == 1) {
+      std::memcpy(to, from, static_cast<size_t>(n) * sizeof(To));
+    } else {
+      for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
+    }
+  } else if constexpr (sizeof(From) < sizeof(To)) {
+    convert_table(*kernels().convert, From{}).widen(n, from, stride, to, 1);
+  } else {
+    convert_table(*kernels().convert, To{}).narrow(n, from, stride, to, 1);
+  }
+}
+
+// `count` things cut into the fewest parts of at most `most`, as even as can be: part i is [begin(i), begin(i
+// + 1)).
+struct EvenParts {
+  int64_t count, parts;
+  EvenParts(int64_t count, int64_t most) : count(count), parts(ceil_div(count, most)) {}
+  int64_t begin(int64_t i) const { return count * i / parts; }
+  int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
+};
+
+// A matrix as the tiles take it: element (row, k) of A at data[row * row_stride + k * k_stride].
+template <class T>
+struct TileRows {
+  const T* data;
+  int64_t row, k;
+};
+
+// c[rows x cols] = alpha * a b + beta * c, rows <= mr; b's columns [n, n + nr) are a panel at b + n / nr *
+// panel, in which row k starts at k * b_k.
+template <class T>
+void tile_row(const GemmKernelsOf<T>& kernel, int64_t rows, int64_t cols, int64_t k, TileRows<T> a,
+              const T* b, int64_t b_k, int64_t panel, T* c, int64_t ldc, T alpha, T beta) {
+  GemmPiece<T> piece{a.data, b, k};
+  GemmTile<T> t{};
+  t.pieces = &piece;
+  t.count = 1;
+  t.a_row = a.row;
+  t.a_k = a.k;
+  t.b_k = b_k;
+  t.rows = static_cast<int>(rows);
+  t.ldc = ldc;
+  t.alpha = alpha;
+  t.beta = beta;
+  for (int64_t n = 0; n < cols; n += kernel.nr) {
+    t.cols = static_cast<int>(std::min<int64_t>(kernel.nr, cols - n));
+    t.c = c + n;
+    gemm_tile(kernel, t);
+    piece.b += panel;
+  }
+}
+
+// Columns [0, n) of the transpose of x[n x k], in panels of nr.
+template <class T>
+void pack_transposed(const GemmKernelsOf<T>& kernel, const T* x, int64_t row, int64_t col, int64_t n,
+                     int64_t k, T* out) {
+  for (int64_t i = 0; i < n; i += kernel.nr) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kernel.nr, n - i));
+    kernel.pack(x + i * row, col, row, k, lanes, kernel.nr, out + i * k);
+  }
+}
+
+// x[k x n] in panels of nr columns.
+template <class T>
+void pack_panels(const GemmKernelsOf<T>& kernel, const T* x, int64_t row, int64_t col, int64_t k, int64_t n,
+                 T* out) {
+  for (int64_t i = 0; i < n; i += kernel.nr) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kernel.nr, n - i));
+    kernel.pack(x + i * col, row, col, k, lanes, kernel.nr, out + i * k);
+  }
+}
+
+// The masks of one (batch, head), with contiguous columns (copied if they are not).
+template <class T>
+class ScoreMasks {
+ public:
+  ScoreMasks(Context* context, const AttentionProblem& p, int64_t rows, int64_t cols)
+      : p_(p),
+        width_(table_for<T>(*kernels().attention).width),
+        keep_(p.mask.data && p.mask.dtype == DType::kBool),
+        copies_(p.mask.data && p.mask.strides[3] != 1 && p.keys > 1),
+        cols_(cols),
+        scratch_(context, copies_ ? static_cast<size_t>(rows * cols) * sizeof(T) : 0) {}
+
+  // Masks the scores of queries i.. and keys j.. and pads their rows.
+  void apply(const ScoreRows<T>& block, int64_t b, int64_t h, int64_t i, int64_t j) const {
+    const bool diagonal = p_.causal && j + block.cols > i + 1;
+    if (!p_.mask.data && !diagonal && block.cols % width_ == 0) return;
+    ScoreMask<T> m{nullptr, 0, nullptr, 0, diagonal ? i + 1 - j : block.cols};
+    if (keep_) set(m.keep, m.keep_row, block, b, h, i, j);
+    else if (p_.mask.data) set(m.bias, m.bias_row, block, b, h, i, j);
+    table_for<T>(*kernels().attention).mask(block, m);
+  }
+
+ private:
+  template <class M>
+  void set(const M*& rows, int64_t& row_stride, const ScoreRows<T>& block, int64_t b, int64_t h, int64_t i,
+           int64_t j) const {
+    const M* from = row_of<const M>(p_.mask, b, h, i) + j * p_.mask.strides[3];
+    rows = from;
+    row_stride = p_.mask.strides[2];
+    if (!copies_) return;
+    M* to = scratch_.as<M>();
+    for (int64_t r = 0; r < block.rows; ++r) {
+      for (int64_t c = 0; c < block.cols; ++c)
+        to[r * cols_ + c] = from[r * row_stride + c * p_.mask.strides[3]];
+    }
+    rows = to;
+    row_stride = cols_;
+  }
+
+  const AttentionProblem& p_;
+  int64_t width_;
+  bool keep_, copies_;
+  int64_t cols_;
+  Workspace scratch_;
+};
+
+// Rows of weights times the dropout mask / (1 - p).
+template <class T>
+void drop_weights(const AttentionProblem& p, const ScoreRows<T>& block, int64_t b, int64_t h, int64_t i,
+                  int64_t j) {
+  if (p.dropout == 0) return;
+  const auto& table = table_for<T>(*kernels().dropout);
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const int64_t first = ((b * p.heads + h) * p.queries + i + r) * p.keys + j;
+    table.apply(p.mask_of_weights, first, block.cols, block.s + r * block.ld, block.s + r * block.ld);
+  }
+}
+
+}  // namespace fastdl::cpu

@@ -1,0 +1,12 @@
+// Conversion between float32 and the 16-bit types.
+#pragma once
+
+#include "cpu/tensor.h"
+
+namespace fastdl::cpu {
+
+// dst = src rounded to dst's dtype: same shape, no overlap, one of the two float32, the other bfloat16 or
+// float16; any strides.
+void convert(Context* context, const View& src, const View& dst);
+
+}  // namespace fastdl::cpu

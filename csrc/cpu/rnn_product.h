@@ -1,0 +1,125 @@
+// Products of rows with weights packed once for all steps, on the tiles of the matrix multiplication.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/gemm.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+
+namespace fastdl::cpu {
+
+// A group's sums for so many rows at a time lie in the L1 cache.
+constexpr int64_t kRnnRows = 70;
+
+// gates * count columns of `depth` weights, packed per gate into panels of nr columns. Group u is panel u of
+// every gate: the columns of nr neighbouring hidden units.
+template <class S>
+struct RnnMatrix {
+  using A = compute_t<S>;
+  int64_t gates = 1, count = 0, depth = 0;
+  const S* packed = nullptr;
+
+  static const GemmKernelsOf<S>& kernel() { return gemm_kernels_of<S>(*kernels().gemm); }
+  static int64_t nr() { return kernel().nr; }
+  int64_t groups() const { return (count + nr() - 1) / nr(); }
+  int64_t panel_size() const { return packed_b_size<S>(depth, nr()); }
+  int64_t gate_size() const { return groups() * panel_size(); }
+  int64_t size() const { return gates * gate_size(); }
+  int64_t units(int64_t group) const { return std::min(nr(), count - group * nr()); }
+  const S* panel(int64_t gate, int64_t group) const {
+    return packed + gate * gate_size() + group * panel_size();
+  }
+
+  // Packs element (k, gate, j) = source[(gate * count + j) * column_stride + k * row_stride] into `out`.
+  void pack(Context* context, const S* source, int64_t column_stride, int64_t row_stride, S* out) {
+    if (count % nr() == 0) {
+      pack_b<S>(context, source, row_stride, column_stride, depth, gates * count, out);
+    } else {
+      for (int64_t g = 0; g < gates; ++g) {
+        pack_b<S>(context, source + g * count * column_stride, row_stride, column_stride, depth, count,
+                  out + g * gate_size());
+      }
+    }
+    packed = out;
+  }
+
+  // out[r * ld_out + j] = sum over k of a[r * ld + k] times the panel, + bias[j] (NULL: nothing; nr of them).
+  // Each element is one chain in the order of k: how rows are grouped into tiles changes no bit.
+  void multiply(const S* a, int64_t ld, int64_t rows, const S* b, int64_t units, const A* bias, A* out,
+                int64_t ld_out) const {
+    const auto& k = kernel();
+    const GemmPiece<S> piece{a, b, depth};
+    GemmPiece<S> moving = piece;
+    GemmTile<S> t{};
+    t.pieces = &moving;
+    t.count = 1;
+    t.a_row = ld;
+    t.a_k = 1;
+    t.b_k = k.nr;
+    t.cols = units <= k.width ? k.width : k.nr;  // panels are full: zeros beyond the units
+    t.ldc = ld_out;
+    t.alpha = A(1);
+    t.bias = bias;
+    // Tiles as equal as they can be: 16 rows are 8 + 8 rather than 14 + 2.
+    for (int64_t blocks = (rows + k.mr - 1) / k.mr, row = 0; blocks > 0; --blocks) {
+      t.rows = static_cast<int>((rows - row) / blocks);
+      moving.a = a + row * ld;
+      t.c = out + row * ld_out;
+      gemm_tile(k, t);
+      row += t.rows;
+    }
+  }
+
+  // finish(group, row, count, sums, gate_stride) for groups [first, last) (or from the last to the first) and
+  // all rows, kRnnRows at most at a time: sums[g * gate_stride + r * nr + j] is the product of row `row` + r.
+  template <class Finish>
+  void each_group(const S* a, int64_t ld, int64_t rows, int64_t first, int64_t last, bool backwards,
+                  Finish&& finish) const {
+    constexpr int64_t kLine = 128 / sizeof(A);  // nr is no more in any instruction set
+    alignas(64) A sums[4 * kRnnRows * kLine];
+    if (rows <= 0) return;
+    const auto few = rnn_table(*kernels().rnn, S{}).few_rows;
+    if (few && rows <= RnnFewRows<S>::kMostRows) {
+      // One panel alone keeps too few multiply-adds in flight: four gates, or four groups at once.
+      const int64_t most = gates == 1 ? 4 : 1, stride = gates == 1 ? panel_size() : gate_size();
+      for (int64_t i = first; i < last; i += most) {
+        const int64_t n = std::min(most, last - i), u = backwards ? last - (i - first) - n : i;
+        few({a, ld, depth, static_cast<int>(rows), gates * n, panel(0, u), stride, sums, rows * nr()});
+        for (int64_t j = 0; j < n; ++j) finish(u + j, 0, rows, sums + j * rows * nr(), rows * nr());
+      }
+      return;
+    }
+    const int64_t chunks = (rows + kRnnRows - 1) / kRnnRows;
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t u = backwards ? last - 1 - (i - first) : i;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t row = rows * chunk / chunks, count = rows * (chunk + 1) / chunks - row;
+        for (int64_t g = 0; g < gates; ++g) {
+          multiply(a + row * ld, ld, count, panel(g, u), units(u), nullptr, sums + g * count * nr(), nr());
+        }
+        finish(u, row, count, static_cast<const A*>(sums), count * nr());
+      }
+    }
+  }
+};
+
+// C (+)= A B into full precision: contiguous C, A and B with any strides.
+template <class S>
+void gemm_wide(Context* context, int64_t m, int64_t n, int64_t k, const S* a, int64_t a_row, int64_t a_k,
+               const S* b, int64_t b_k, int64_t b_n, compute_t<S>* c, int64_t ldc, bool add) {
+  Gemm<S> g{m, n, k, a, a_row, a_k, b, b_k, b_n, c, ldc};
+  g.end.beta = add ? S(1) : S(0);
+  gemm(context, g);
+}
+
+// C = A B, rounded to S.
+template <class S>
+void gemm_narrow(Context* context, int64_t m, int64_t n, int64_t k, const S* a, int64_t a_row, int64_t a_k,
+                 const S* b, int64_t b_k, int64_t b_n, S* c, int64_t ldc) {
+  const Gemm<S> g{m, n, k, a, a_row, a_k, b, b_k, b_n, c, ldc};
+  gemm(context, g);
+}
+
+}  // namespace fastdl::cpu

@@ -1,0 +1,176 @@
+"""The libraries fastdl is compared with: which are there, their threads, how arrays get in and out."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+NAMES = ("torch", "numpy", "jax", "onnxruntime")
+
+
+class Peers:
+    """The libraries that take part. missing: why the others that were asked for do not."""
+
+    def __init__(self, names: Sequence[str], threads: int):
+        self.threads = threads
+        self.modules: dict[str, ModuleType] = {}
+        self.missing: dict[str, str] = {}
+        limit_affinity(threads)
+        for name in names:
+            try:
+                self.modules[name] = importlib.import_module(name)
+                if name == "onnxruntime":
+                    importlib.import_module("onnx")  # builds the models
+            except ImportError as problem:
+                self.modules.pop(name, None)
+                self.missing[name] = str(problem)
+        self.set_threads(threads)
+
+    def set_threads(self, threads: int) -> None:
+        """Tells the libraries that have a setting; jax follows the process's CPUs only."""
+        self.threads = threads
+        if "torch" in self.modules:
+            self.modules["torch"].set_num_threads(threads)
+        if "numpy" in self.modules:
+            set_openblas_threads(threads)
+
+    def versions(self) -> dict[str, str]:
+        """Version of each library."""
+        return {name: str(module.__version__) for name, module in self.modules.items()}
+
+
+def limit_affinity(threads: int) -> None:
+    """Keeps the process, and so jax, which has no other setting, on as many CPUs as there are threads."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        if threads < len(cpus):
+            os.sched_setaffinity(0, cpus[:threads])
+
+
+def set_openblas_threads(threads: int) -> bool:
+    """Sets the thread count of NumPy's OpenBLAS, if that is what it uses. True if it was found."""
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = {line.split()[-1] for line in maps if re.search(r"openblas[^/]*\.so", line)}
+    except OSError:
+        return False
+    for path in paths:
+        library = ctypes.CDLL(path)
+        for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", "")):
+            function = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
+            if function is not None:
+                function(threads)
+                return True
+    return False
+
+
+def to_torch(torch: Any, array: np.ndarray) -> Any:
+    """A torch tensor on the array's memory, bfloat16 included."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """An array of what a peer returned (bfloat16 widened)."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+        if "bfloat16" in str(value.dtype):
+            value = value.float()
+        return value.numpy()
+    return np.asarray(value)
+
+
+def no_grad(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
+    """``call`` in inference mode, which is entered once per call as a user would."""
+    mode = torch.inference_mode
+
+    def run() -> Any:
+        with mode():
+            return call()
+
+    return run
+
+
+def jitted(jax: Any, function: Callable[..., Any], *arrays: np.ndarray) -> Callable[[], Any]:
+    """``function`` of the arrays, compiled by jax; the call waits for the result."""
+    compiled = jax.jit(function)
+    operands = [jax.numpy.asarray(a) for a in arrays]
+    return lambda: jax.block_until_ready(compiled(*operands))
+
+
+def onnx_call(
+    onnxruntime: Any,
+    threads: int,
+    node: str,
+    inputs: Sequence[np.ndarray | None],
+    constants: int = 0,
+    outputs: Sequence[str] = ("y",),
+    opset: int = 20,
+    **attributes: Any,
+) -> Callable[[], Any]:
+    """A call of a model of one node. The last ``constants`` inputs are weights, which onnxruntime may rearrange once.
+
+    Results land in memory that is bound once; worker threads stop spinning when a call is over.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    def kind(array: np.ndarray) -> int:
+        if array.dtype.name == "bfloat16":
+            return onnx.TensorProto.BFLOAT16
+        return helper.np_dtype_to_tensor_dtype(array.dtype)
+
+    names = [f"i{i}" if a is not None else "" for i, a in enumerate(inputs)]
+    fixed = len(inputs) - constants
+    first = next(a for a in inputs if a is not None)
+    graph = helper.make_graph(
+        [helper.make_node(node, names, list(outputs), **attributes)],
+        "row",
+        [
+            helper.make_tensor_value_info(n, kind(a), a.shape)
+            for n, a in zip(names[:fixed], inputs)
+            if a is not None
+        ],
+        [helper.make_tensor_value_info(name, kind(first), None) for name in outputs if name],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(a), n)
+            for n, a in zip(names[fixed:], inputs[fixed:])
+            if a is not None
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    held = []
+    for name, array in zip(names[:fixed], inputs):
+        if array is not None:
+            held.append(onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
+            binding.bind_ortvalue_input(name, held[-1])
+    named = [name for name in outputs if name]
+    for name in named:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    results = binding.get_outputs()
+    for name, value in zip(named, results):
+        binding.bind_ortvalue_output(name, value)
+
+    def run() -> tuple:
+        session.run_with_iobinding(binding)
+        return tuple(results)
+
+    run.held = held  # type: ignore[attr-defined]
+    return run

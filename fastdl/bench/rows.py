@@ -1,0 +1,121 @@
+"""What is measured: rows, and the contest that each of them stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import as_dtype
+from .peers import Peers
+
+DTYPES = ("float32", "bfloat16", "float64")
+DIRECTIONS = ("forward", "backward", "both", "step")
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    group: the line of the summary it counts in. direction: "forward", "backward" (the gradients alone), "both" (a
+    forward and a backward call) or "step" (of training). flops, bytes: what the work cannot do without: the
+    multiply-adds (2 each), and every input read once and every output written once. note: what was cut to keep the row
+    affordable.
+    """
+
+    group: str
+    op: str
+    shape: str
+    dtype: str
+    direction: str
+    flops: float
+    bytes: float
+    make: Callable[[Peers], Contest] = field(repr=False, compare=False)
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the row in JSON files, filters and baselines."""
+        return f"{self.op} {self.shape} {self.dtype} {self.direction}"
+
+
+class Contest:
+    """The same work done by fastdl (``ours``) and by peers.
+
+    error: the largest error of a call's outputs (a tuple of arrays) against float64; up to ``limit`` it is right.
+    Peers are built through `add`, which notes why one cannot take part.
+    """
+
+    def __init__(self, peers: Peers, ours: Call, error: Callable[[Sequence[Any]], float], limit: float):
+        self.wanted = peers
+        self.ours = ours
+        self.error = error
+        self.limit = limit
+        self.calls: dict[str, Call] = {}
+        self.skipped: dict[str, str] = {}
+        #: Set where the check needs other inputs than the timing: called between the two.
+        self.after_check: Call | None = None
+        #: Peers whose outputs are like ours and are checked too.
+        self.checked: set[str] = set()
+
+    def add(self, library: str, build: Callable[[Any], Mapping[str, Call]], check: bool = True) -> None:
+        """Lets ``library`` take part if it is wanted: ``build(module)`` returns its variants' calls by name."""
+        if library not in self.wanted.modules:
+            return
+        try:
+            calls = build(self.wanted.modules[library])
+        except Exception as problem:
+            self.skip(library, problem)
+            return
+        for variant, call in calls.items():
+            name = f"{library} {variant}".strip()
+            self.calls[name] = call
+            if check:
+                self.checked.add(name)
+
+    def skip(self, library: str, reason: Any) -> None:
+        """Notes that ``library``, if it was wanted, cannot do this."""
+        if library in self.wanted.modules:
+            self.skipped[library] = " ".join(str(reason).split())[:160] or type(reason).__name__
+
+    def drop(self, name: str, reason: Any) -> None:
+        """Takes a variant out that failed when it was called."""
+        self.calls.pop(name)
+        self.skipped[name] = " ".join(str(reason).split())[:160] or type(reason).__name__
+
+
+def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, scale: float = 1.0) -> np.ndarray:
+    """Normal numbers: never zeros, which run faster on some processors."""
+    values = rng.standard_normal(shape, np.float32)
+    if scale != 1.0:
+        values *= np.float32(scale)
+    return values.astype(as_dtype(dtype), copy=False)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of an element."""
+    return as_dtype(dtype).itemsize
+
+
+def worst(pairs: Sequence[tuple[Any, Any]]) -> float:
+    """The largest error of (actual, expected) pairs, relative to the largest number expected; infinite for NaN."""
+    error = 0.0
+    for actual, expected in pairs:
+        expected = np.asarray(expected, np.float64)
+        if expected.size == 0:
+            continue
+        scale = float(np.abs(expected).max()) or 1.0
+        difference = float(np.abs(np.asarray(actual).astype(np.float64) - expected).max()) / scale
+        error = max(error, difference if difference == difference else float("inf"))
+    return error
+
+
+def sample(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    """``count`` different indices below ``size`` (all if there are fewer), with the first and the last."""
+    if size <= count:
+        return np.arange(size)
+    inner = rng.choice(size - 2, count - 2, replace=False) + 1
+    return np.concatenate([[0], np.sort(inner), [size - 1]])

@@ -1,0 +1,159 @@
+"""``fastdl bench``: speed beside peers and ceilings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import Any
+
+_DESCRIPTION = """Measures kernels beside PyTorch, NumPy, jax and onnxruntime (those that are installed) and beside the
+machine's measured ceilings, all in one process, interleaved. Every result is checked against float64 first; the exit
+status is 1 if one is wrong or, with --fail-above, slower than in the baseline."""
+
+_PEERS = ("torch", "numpy", "jax", "onnxruntime")
+
+
+def _names(text: str) -> list[str]:
+    return [part for part in text.replace(" ", ",").split(",") if part]
+
+
+def _percent(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected a percentage such as 5%, got {text!r}")
+    return float(match[1]) / 100
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def add(commands: Any) -> None:
+    """Adds the subcommand to the parser."""
+    parser = commands.add_parser(
+        "bench", help="speed of the kernels beside peers and ceilings", description=_DESCRIPTION
+    )
+    parser.add_argument(
+        "family",
+        nargs="*",
+        default=["all"],
+        help="matmul, conv, rnn, attention, elementwise, train or all (the default)",
+    )
+    parser.add_argument(
+        "--suite",
+        type=_names,
+        default=["quick"],
+        metavar="NAMES",
+        help="which shapes: quick (the default), targets, deepbench, ...; --list shows all",
+    )
+    parser.add_argument(
+        "--dtype",
+        type=_names,
+        default=["float32"],
+        metavar="NAMES",
+        help="float32 (the default), bfloat16, float64, or several with commas",
+    )
+    parser.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
+    parser.add_argument("--threads", type=_count, metavar="N", help="of every library (default: fastdl's)")
+    parser.add_argument(
+        "--compare",
+        type=_names,
+        default=list(_PEERS),
+        metavar="NAMES",
+        help=f"peers (default {','.join(_PEERS)}; none for no peer)",
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="only rows whose name contains all of these words; may be given again",
+    )
+    parser.add_argument(
+        "--sample", type=_count, metavar="N", help="at most N rows of each group, evenly spread"
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=_positive,
+        metavar="SECONDS",
+        help="spread the measuring over all rows so that the run takes about this long",
+    )
+    parser.add_argument(
+        "--seconds", type=_positive, default=0.6, metavar="S", help="measuring time of a row (default 0.6)"
+    )
+    parser.add_argument("--cold", action="store_true", help="empty the caches before every call")
+    parser.add_argument("--json", metavar="FILE", help="write all samples to FILE")
+    parser.add_argument("--baseline", metavar="FILE", help="compare with a FILE that --json wrote earlier")
+    parser.add_argument(
+        "--fail-above",
+        type=_percent,
+        metavar="PERCENT",
+        help="exit status 1 if a row is slower than in the baseline by more than this",
+    )
+    parser.add_argument("--list", action="store_true", help="list the rows instead of running them")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the benchmark. Returns 1 if a result was wrong or a row too slow."""
+    import fastdl
+
+    from ..bench import baseline, machine, report, runner, suites, timing
+    from ..bench.peers import Peers
+
+    families = list(suites.FAMILIES) if "all" in args.family else list(dict.fromkeys(args.family))
+    names = [] if args.compare == ["none"] else args.compare
+    for name in names:
+        if name not in _PEERS:
+            raise ValueError(f"unknown peer {name!r}: expected some of {', '.join(_PEERS)}, or none")
+    rows = suites.select(families, args.suite, args.dtype, args.direction, args.filter, args.sample)
+    if not rows:
+        raise ValueError("no row is left: see --list for the names that --filter and --direction choose from")
+    if args.fail_above is not None and not args.baseline:
+        raise ValueError("--fail-above needs --baseline")
+    old = baseline.load(args.baseline) if args.baseline else None
+    if args.json:
+        folder = os.path.dirname(os.path.abspath(args.json))
+        if not os.path.isdir(folder) or os.path.isdir(args.json):
+            raise ValueError(f"--json {args.json}: cannot be written")
+    if args.list:
+        for row in rows:
+            print(row.key + (f" ({row.note})" if row.note else ""))
+        return 0
+
+    threads = args.threads or fastdl.get_num_threads()
+    fastdl.set_num_threads(threads)
+    peers = Peers(names, threads)
+    env = machine.environment(peers.versions())
+    peaks = machine.measure_peaks(threads)
+    print(report.header(env, peaks, peers.missing), flush=True)
+    cold = 2 * max(machine.cache_size(3), 16 << 20) if args.cold else 0
+    plan = timing.Plan(seconds=args.seconds, cold=cold)
+
+    def show(outcome: runner.Outcome) -> None:
+        print(report.line(outcome), flush=True)
+
+    outcomes = runner.run(rows, peers, peaks, plan, args.time_budget, show)
+    print(report.footer(outcomes))
+    if args.json:
+        report.write(args.json, report.document(outcomes, env, peaks, peers.missing))
+    failed = any(o.status == runner.FAILED for o in outcomes)
+    if old is not None:
+        fraction = 0.05 if args.fail_above is None else args.fail_above
+        changes = baseline.compare(outcomes, env, old)
+        print(baseline.text(changes, old, args.baseline, fraction))
+        failed |= args.fail_above is not None and bool(baseline.slower(changes, fraction))
+    return int(failed)
