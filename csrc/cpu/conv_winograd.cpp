@@ -50,6 +50,9 @@ struct Plan {
 
   int64_t tiles() const { return out.n * l.count[0] * tiles_h * tiles_w; }
   int64_t first_tile(const Block& b) const { return ((b.n0 * l.count[0] + b.d0) * tiles_h + b.h0) * tiles_w; }
+  // By how much a tile's sum of |x| may exceed the part that an output sees: little more than at a corner of
+  // a padded image.
+  float unevenness() const { return tile.mh * tile.mw == 16 ? 7.0f : 4.5f; }
   float least_terms() const { return tile.mh * tile.mw == 4 ? 4.0f : tile.mh * tile.mw == 8 ? 5.0f : 24.0f; }
   bool left_out(float share) const { return !(share * filter_terms >= least_terms()); }
 };
@@ -105,7 +108,7 @@ WinogradTile choose_tile(const Geometry& g, const Lattice& l, const Image<const 
 // Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it.
 int64_t block_channels(const WinogradTile& tile, int64_t reduce) {
   const int64_t blocks = tile.mh * tile.mw == 4 ? 1 : tile.mh * tile.mw == 8 ? 2 : 8;
-  return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 32), kMostChannels);
+  return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 16), kMostChannels);
 }
 
 // The filters of one panel, transformed some channels at a time.
@@ -176,7 +179,7 @@ float share_of(const Plan& p, const float* sum, const float* largest, int64_t li
     for (int64_t q = 0; q < cols; ++q)
       least = std::min(least, across[r][q] + across[r + 1][q] + across[r + 2][q]);
   }
-  if (!winograd_range(total) || !(least * 8 >= total)) return 0;
+  if (!winograd_range(total) || !(least * p.unevenness() >= total)) return 0;
   return total > 0 ? total / (static_cast<float>(p.reduce * p.tile.points()) * most) : INFINITY;
 }
 
