@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import autograd
+from . import autograd, dlpack
 from . import device as devices
 from . import dtypes as D
 from .autograd import Leaf, TensorBase, is_float, wrap
@@ -358,7 +358,7 @@ class Tensor(TensorBase):
     def __dlpack__(self, **options: Any) -> Any:
         if self._node is not None:
             raise BufferError("__dlpack__: the tensor requires grad; export tensor.detach()")
-        return self._data.__dlpack__(**options)
+        return dlpack.to_dlpack(self._data, **options)
 
     def __dlpack_device__(self) -> tuple[_Int, _Int]:
         return self._data.__dlpack_device__()
