@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, jitted, no_grad, to_torch
+from .peers import Peers, jitted, to_torch
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
@@ -157,7 +157,7 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
         if not both:
 
             def forward(tensors: Any, options: Any) -> Any:
-                return no_grad(torch, lambda: (function(*tensors, **options),))
+                return lambda: (function(*tensors, **options),)
 
             return {name: forward(*variant) for name, variant in variants.items()}
         tg = to_torch(torch, grad)

@@ -44,7 +44,7 @@ class Peaks:
 
 
 def measure_peaks(threads: int) -> Peaks:
-    """Takes under a second. A bfloat16 peak is there where the instruction set has bfloat16 products."""
+    """Takes about a second. A bfloat16 peak is there where the instruction set has bfloat16 products."""
     from .. import _core
 
     flops = {"float32": _core.measure_peak()}
@@ -59,7 +59,7 @@ def measure_peaks(threads: int) -> Peaks:
     for name, holds in (("L2", l2 * threads), ("L3", l3)):
         if holds:  # half of it filled: source and copy of a quarter each
             levels.append((name, 0.75 * holds, _core.measure_copy(holds // 4)))
-    dram = max(64 * _MIB, 2 * l3)
+    dram = max(256 * _MIB, 4 * l3)
     levels.append(("DRAM", float("inf"), _core.measure_copy(dram)))
     return Peaks(flops, levels)
 
