@@ -216,6 +216,12 @@ def test_ceilings():
     assert PEAKS.floor(row("a 1 bfloat16 forward")) is None
 
 
+def test_better_ceilings_count():
+    second = Peaks({"float32": 90.0}, [("L2", 1e6, 120.0), ("DRAM", float("inf"), 9.0)])
+    best = PEAKS.best(second)
+    assert best.flops == {"float32": 100.0} and [rate for *_, rate in best.copy] == [120.0, 10.0]
+
+
 def test_summary():
     outcomes = [
         outcome("a 1 float32 forward", [1.0, 1.0, 1.0], torch=[2.0, 2.0, 2.0], numpy=[9.0]),

@@ -41,7 +41,7 @@ def _file() -> list[Shape]:
 
 SUITES: dict[str, list[tuple[str, list[Shape]]]] = {
     "quick": [("attention", [_cut((8, 12, 12, 128, 128, 64, 0)), _cut((4, 12, 12, 512, 512, 64, 1)),
-                             _cut((16, 12, 12, 1, 2048, 64, 0))])],
+                             _cut((4, 12, 12, 1, 2048, 64, 0))])],
     "deepbench": [("attention", _file())],
     "scaling": [("attention", [_cut((1, 16, 16, 2048, 2048, 64, 1))])],
     "targets": [("attention", _file())],

@@ -23,6 +23,12 @@ class Peaks:
     flops: dict[str, float]
     copy: list[tuple[str, float, float]]
 
+    def best(self, other: Peaks) -> Peaks:
+        """The higher of two measurements, each ceiling by itself: whatever else runs on a machine can only lower one."""
+        flops = {name: max(value, other.flops.get(name, 0.0)) for name, value in self.flops.items()}
+        pairs = zip(self.copy, other.copy)
+        return Peaks(flops, [(name, holds, max(rate, o[2])) for (name, holds, rate), o in pairs])
+
     def floor(self, row: Any) -> tuple[float, str] | None:
         """The shortest time (s) in which the row's operations and bytes can be done, and which of them it is; None if
         the dtype's peak is unknown."""

@@ -36,6 +36,10 @@ class Outcome:
     floor: float | None = None
     bound: str = ""
 
+    def hold_against(self, peaks: Peaks) -> None:
+        """Sets the shortest possible time and what bounds it."""
+        self.floor, self.bound = peaks.floor(self.row) or (None, "")
+
     @property
     def seconds(self) -> tuple[float, float, float]:
         """Quartiles of fastdl's time."""
@@ -81,9 +85,7 @@ def run(
             # Building and checking takes about as long as timing does.
             share = replace(plan, seconds=min(plan.seconds, left / (len(rows) - i) / 2))
         outcome = run_row(row, peers, share)
-        floor = peaks.floor(row)
-        if floor:
-            outcome.floor, outcome.bound = floor
+        outcome.hold_against(peaks)
         outcomes.append(outcome)
         report(outcome)
     return outcomes
