@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..autograd import inference_mode
+from ..backend import release_memory
 from .machine import Peaks
 from .peers import ONE_THREAD, Peers, to_numpy, with_one_thread
-from .rows import NARROW, Contest, Row, brief
+from .rows import NARROW, WITHOUT_GRAPH, Contest, Row, brief
 from .timing import OURS, Plan, measure, quartiles
 
+_ANY = (TypeError, ValueError, RuntimeError, MemoryError)
 OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
 
 
@@ -31,6 +35,10 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
     floor: float | None = None
     bound: str = ""
+
+    def hold_against(self, peaks: Peaks) -> None:
+        """Sets the shortest possible time and what bounds it."""
+        self.floor, self.bound = peaks.floor(self.row) or (None, "")
 
     @property
     def seconds(self) -> tuple[float, float, float]:
@@ -77,9 +85,7 @@ def run(
             # Building and checking takes about as long as timing does.
             share = replace(plan, seconds=min(plan.seconds, left / (len(rows) - i) / 2))
         outcome = run_row(row, peers, share)
-        floor = peaks.floor(row)
-        if floor:
-            outcome.floor, outcome.bound = floor
+        outcome.hold_against(peaks)
         outcomes.append(outcome)
         report(outcome)
     return outcomes
@@ -87,13 +93,31 @@ def run(
 
 def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     """One row: its contest is built, checked and timed. Never raises for what a kernel or a peer does."""
+    gc.collect()
+    release_memory()
     try:
         contest = row.make(peers)
+    except _ANY as problem:
+        return _refused(row, problem)
+    with contextlib.ExitStack() as modes:
+        if row.direction in WITHOUT_GRAPH:  # entered once: a call of microseconds should not pay for it
+            modes.enter_context(inference_mode())
+            if "torch" in peers.modules:
+                modes.enter_context(peers.modules["torch"].inference_mode())
+        return _run(row, contest, peers, plan)
+
+
+def _refused(row: Row, problem: Exception) -> Outcome:
+    if isinstance(problem, TypeError) and row.dtype in NARROW:
+        return Outcome(row, SKIPPED, brief(problem))  # not every op takes every narrow dtype
+    return Outcome(row, FAILED, brief(f"{type(problem).__name__}: {problem}"))
+
+
+def _run(row: Row, contest: Contest, peers: Peers, plan: Plan) -> Outcome:
+    try:
         outputs = contest.ours()
-    except (TypeError, ValueError, RuntimeError, MemoryError) as problem:
-        if isinstance(problem, TypeError) and row.dtype in NARROW:
-            return Outcome(row, SKIPPED, brief(problem))  # not every op takes every narrow dtype
-        return Outcome(row, FAILED, brief(f"{type(problem).__name__}: {problem}"))
+    except _ANY as problem:
+        return _refused(row, problem)
     error = contest.error(outputs)
     outcome = Outcome(row, OK, error=error, limit=contest.limit, skipped=contest.skipped)
     if not error <= contest.limit:
@@ -104,7 +128,6 @@ def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     del outputs
     if contest.after_check:
         contest.after_check()
-    gc.collect()
     if peers.one_thread:
         contest.calls[ONE_THREAD] = with_one_thread(contest.ours, peers.threads)
     outcome.samples = measure({OURS: contest.ours, **contest.calls}, plan)
