@@ -16,12 +16,14 @@ from .functional import comparison as Cp
 from .functional import creation as C
 from .functional import cumulative as Cu
 from .functional import diagonal as Di
+from .functional import division as Dv
 from .functional import gather as Ga
 from .functional import indexing as I
 from .functional import joining as Jo
 from .functional import linalg as L
 from .functional import mutation as M
 from .functional import pointwise as P
+from .functional import power as Pw
 from .functional import reduction as R
 from .functional import repeating as Rp
 from .functional import shape as S
@@ -392,12 +394,12 @@ class Tensor(TensorBase):
     __rmul__ = A.mul
     __truediv__ = A.divided
     __rtruediv__ = A.rdiv
-    __floordiv__ = A.floor_divide
-    __rfloordiv__ = A.rfloordiv
-    __mod__ = A.remainder
-    __rmod__ = A.rmod
-    __pow__ = A.pow
-    __rpow__ = A.rpow
+    __floordiv__ = Dv.floor_divide
+    __rfloordiv__ = Dv.rfloordiv
+    __mod__ = Dv.remainder
+    __rmod__ = Dv.rmod
+    __pow__ = Pw.pow
+    __rpow__ = Pw.rpow
     __matmul__ = L.matmul
     __rmatmul__ = L.rmatmul
     __neg__ = P.neg
@@ -426,16 +428,16 @@ class Tensor(TensorBase):
     add = A.add
     sub = A.sub
     mul = A.mul
-    div = A.div
-    pow = A.pow
-    remainder = A.remainder
-    fmod = A.fmod
-    floor_divide = A.floor_divide
+    div = Dv.div
+    pow = Pw.pow
+    remainder = Dv.remainder
+    fmod = Dv.fmod
+    floor_divide = Dv.floor_divide
     maximum = Cp.maximum
     minimum = Cp.minimum
-    atan2 = A.atan2
-    logaddexp = A.logaddexp
-    hypot = A.hypot
+    atan2 = Pw.atan2
+    logaddexp = Pw.logaddexp
+    hypot = Pw.hypot
     eq = Cp.eq
     ne = Cp.ne
     lt = Cp.lt
@@ -629,8 +631,8 @@ class Tensor(TensorBase):
     new_full = C.new_full
 
     multiply = A.mul
-    divide = A.div
-    true_divide = A.div
+    divide = Dv.div
+    true_divide = Dv.div
     subtract = A.sub
     greater = Cp.gt
     greater_equal = Cp.ge
@@ -671,11 +673,11 @@ class Tensor(TensorBase):
     add_ = inplace(A.add)
     sub_ = inplace(A.sub)
     mul_ = inplace(A.mul)
-    div_ = inplace(A.div)
-    pow_ = inplace(A.pow)
-    remainder_ = inplace(A.remainder)
-    fmod_ = inplace(A.fmod)
-    floor_divide_ = inplace(A.floor_divide)
+    div_ = inplace(Dv.div)
+    pow_ = inplace(Pw.pow)
+    remainder_ = inplace(Dv.remainder)
+    fmod_ = inplace(Dv.fmod)
+    floor_divide_ = inplace(Dv.floor_divide)
     neg_ = inplace(P.neg)
     abs_ = inplace(P.abs)
     exp_ = inplace(P.exp)
