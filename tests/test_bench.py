@@ -190,6 +190,25 @@ def test_rows_beyond_the_budget_are_reported_as_not_run():
     assert "3 rows not run" in report.footer(outcomes)
 
 
+def test_a_budget_leaves_rows_out_evenly():
+    rows = [row(f"a {i} float32 forward", flops=(i % 3) * 1e9) for i in range(200)]
+    expected = sum(map(runner._expected, rows))
+    clock = runner._Budget(expected / 3, rows)
+    spent, kept = 0.0, []
+    for r in rows:  # rows take as long as expected, but no time passes here
+        clock.end -= spent
+        spent = 0.0
+        share = clock.next_row(r, timing.Plan(seconds=1.0))
+        kept.append(share is not None)
+        if share:
+            assert share.seconds < 0.5
+            spent = runner._expected(r)
+            clock.took(r, spent)
+    assert 55 <= sum(kept) <= 75 and all(any(kept[i : i + 6]) for i in range(190))
+    plan = timing.Plan()
+    assert runner._Budget(None, rows).next_row(rows[0], plan) is plan
+
+
 def test_one_thread_is_a_peer():
     import fastdl
 

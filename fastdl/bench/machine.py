@@ -24,7 +24,7 @@ class Peaks:
     copy: list[tuple[str, float, float]]
 
     def best(self, other: Peaks) -> Peaks:
-        """The higher of two measurements, each ceiling by itself: whatever else runs on a machine can only lower one."""
+        """The higher of two measurements of each ceiling: whatever else runs on a machine can only lower one."""
         flops = {name: max(value, other.flops.get(name, 0.0)) for name, value in self.flops.items()}
         pairs = zip(self.copy, other.copy)
         return Peaks(flops, [(name, holds, max(rate, o[2])) for (name, holds, rate), o in pairs])

@@ -17,6 +17,8 @@ from .rows import NARROW, WITHOUT_GRAPH, Contest, Row, brief
 from .timing import OURS, Plan, measure, quartiles
 
 _ANY = (TypeError, ValueError, RuntimeError, MemoryError)
+_LATELY = 0.1  # weight of the last row in a running mean
+_MEASURED = 0.4  # part of a row's time that goes into rounds beyond the first
 OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
 
 
@@ -70,25 +72,55 @@ def run(
     budget: float | None = None,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """All rows, each reported as soon as it is done. With a budget in seconds, every row gets an equal part of what is
-    left, and those for which nothing is left are "not run"."""
-    begin = time.perf_counter()
+    """All rows, each reported as soon as it is done. With a budget in seconds, rows are measured for less time and,
+    where that is not enough, left out evenly over the whole list: those are "not run"."""
     outcomes = []
-    for i, row in enumerate(rows):
-        share = plan
-        if budget is not None:
-            left = budget - (time.perf_counter() - begin)
-            if left <= 0:
-                outcomes.append(Outcome(row, LATE, "the time budget was spent"))
-                report(outcomes[-1])
-                continue
-            # Building and checking takes about as long as timing does.
-            share = replace(plan, seconds=min(plan.seconds, left / (len(rows) - i) / 2))
-        outcome = run_row(row, peers, share)
-        outcome.hold_against(peaks)
+    clock = _Budget(budget, rows)
+    for row in rows:
+        share = clock.next_row(row, plan)
+        if share is None:
+            outcome = Outcome(row, LATE, "no time left for it in the budget")
+        else:
+            begin = time.perf_counter()
+            outcome = run_row(row, peers, share)
+            clock.took(row, time.perf_counter() - begin)
+            outcome.hold_against(peaks)
         outcomes.append(outcome)
         report(outcome)
     return outcomes
+
+
+class _Budget:
+    """Spreads the time over the rows that are left."""
+
+    def __init__(self, seconds: float | None, rows: Sequence[Row]):
+        self.end = None if seconds is None else time.perf_counter() + seconds
+        self.left = sum(map(_expected, rows))  # seconds that the rows should take
+        self.credit = 1.0  # the first row runs, so that there is something to go by
+        self.slowness = 1.0  # of this machine, lately: seconds taken by seconds expected
+
+    def next_row(self, row: Row, plan: Plan) -> Plan | None:
+        """How to measure the next row, or None if it has to be left out."""
+        if self.end is None:
+            return plan
+        now = time.perf_counter()
+        part = (self.end - now) / (self.left * self.slowness)  # of the rows that can still run
+        self.left -= _expected(row)
+        self.credit = min(self.credit + part, 1.0 + part)
+        if self.credit < 1.0 or part <= 0:
+            return None
+        self.credit -= 1.0
+        return replace(plan, seconds=min(plan.seconds, _MEASURED * part * _expected(row)))
+
+    def took(self, row: Row, seconds: float) -> None:
+        """Learns from a row that ran."""
+        self.slowness += _LATELY * (seconds / _expected(row) - self.slowness)
+
+
+def _expected(row: Row) -> float:
+    """Seconds that a row takes with all peers, roughly: half a second, and some 25 calls on a machine of 200 GFLOP/s
+    and 10 GB/s."""
+    return 0.5 + row.flops * 25 / 200e9 + row.bytes * 25 / 10e9
 
 
 def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
