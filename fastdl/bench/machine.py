@@ -26,7 +26,7 @@ class Peaks:
     def floor(self, row: Any) -> tuple[float, str] | None:
         """The shortest time (s) in which the row's operations and bytes can be done, and which of them it is; None if
         the dtype's peak is unknown."""
-        level, rate = self._level(row.bytes)
+        level, rate = self._level(row.held or row.bytes)
         memory = row.bytes / (rate * 1e9)
         if not row.flops:
             return memory, level

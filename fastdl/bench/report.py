@@ -10,7 +10,7 @@ from typing import Any
 
 from .machine import Peaks
 from .runner import FAILED, LATE, OK, SKIPPED, Outcome
-from .timing import OURS
+from .timing import OURS, quartiles
 
 SCHEMA = "fastdl-bench/1"
 _TIE = 0.03
@@ -108,6 +108,7 @@ def footer(outcomes: Sequence[Outcome]) -> str:
         roof = f"{s['roofline']:9.0%}" if s["roofline"] else f"{'n/a':>9}"
         score = f"{s['wins']:>4} {s['ties']:>4} {s['losses']:>4}"
         lines.append(f"{name:<42} {s['rows']:>5} {ratio} {score} {roof}  {s['worst_row'] or ''}")
+    lines += _spread([o for o in outcomes if o.status == OK and o.row.group == "sweep"])
     compared = [o for o in outcomes if o.status == OK and o.best]
     if len(compared) > 5:
         lines.append("\nworst five:")
@@ -118,6 +119,27 @@ def footer(outcomes: Sequence[Outcome]) -> str:
             reasons = dict.fromkeys(o.reason for o in members)
             lines.append(f"\n{len(members)} rows {status}: {'; '.join(list(reasons)[:3])}")
     return "\n".join(lines)
+
+
+def _spread(outcomes: Sequence[Outcome]) -> list[str]:
+    """How even the cost per operation is over the sizes of a sweep, each size at its best."""
+    lines = []
+    for name in dict.fromkeys(n for o in outcomes for n in o.samples):
+        costs = {
+            o.row.shape: min(o.samples[name]) / o.row.flops * 1e12
+            for o in outcomes
+            if len(o.samples.get(name, ())) > 1
+        }
+        if len(costs) < 2:
+            continue
+        low, middle, high = quartiles(list(costs.values()))
+        dearest = max(costs, key=costs.__getitem__)
+        lines.append(
+            f"cost per operation over {len(costs)} sizes, {name}: median {middle:.3f} ps ({low:.3f}-{high:.3f}), "
+            f"lowest {min(costs.values()):.3f}, highest {costs[dearest]:.3f} at {dearest}: "
+            f"{costs[dearest] / min(costs.values()):.2f}x apart"
+        )
+    return ["", *lines] if lines else []
 
 
 def document(

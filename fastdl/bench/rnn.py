@@ -114,7 +114,7 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     def torch_calls(torch: Any) -> dict[str, Any]:
         layer, tx = _torch_layer(torch, shape, params), to_torch(torch, x)
-        return {"": no_grad(torch, lambda: layer(tx))}
+        return {"": no_grad(torch, lambda: layer(tx)[:1])}
 
     def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
         if dtype == "bfloat16":

@@ -24,8 +24,8 @@ class Row:
 
     group: the line of the summary it counts in. direction: "forward", "backward" (the gradients alone), "both" (a
     forward and a backward call) or "step" (of training). flops, bytes: what the work cannot do without: the
-    multiply-adds (2 each), and every input read once and every output written once. note: what was cut to keep the row
-    affordable.
+    multiply-adds (2 each), and every input read once and every output written once. held: bytes of all arrays
+    together, where it is not ``bytes``. note: what was cut to keep the row affordable.
     """
 
     group: str
@@ -37,6 +37,7 @@ class Row:
     bytes: float
     make: Callable[[Peers], Contest] = field(repr=False, compare=False)
     note: str = ""
+    held: float = 0.0
 
     @property
     def key(self) -> str:

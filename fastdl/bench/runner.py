@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .machine import Peaks
-from .peers import Peers, to_numpy
+from .peers import ONE_THREAD, Peers, to_numpy, with_one_thread
 from .rows import NARROW, Contest, Row, brief
 from .timing import OURS, Plan, measure, quartiles
 
@@ -105,6 +105,8 @@ def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     if contest.after_check:
         contest.after_check()
     gc.collect()
+    if peers.one_thread:
+        contest.calls[ONE_THREAD] = with_one_thread(contest.ours, peers.threads)
     outcome.samples = measure({OURS: contest.ours, **contest.calls}, plan)
     return outcome
 

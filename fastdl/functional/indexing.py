@@ -253,15 +253,25 @@ def _mask(name: str, mask: Any) -> np.ndarray:
     return m
 
 
+def _number(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    """A Python number as an array of a dtype. Raises ValueError where an integer dtype cannot hold it."""
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not limits.min <= value <= limits.max:
+            raise ValueError(f"{name}: {value} can't be converted to {dtype.name} without overflow")
+    return np.asarray(value).astype(dtype)
+
+
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """``value`` (a number or 0-d tensor) where ``mask`` holds, else ``input``."""
+    """``value`` (a number or 0-d tensor) where ``mask`` holds, else ``input``. Integer tensors take its whole part, as
+    in torch. Raises ValueError for a number that the dtype cannot hold."""
     m = _mask("masked_fill", mask)
     if isinstance(value, TensorBase):
         if value._data.ndim:
             raise ValueError(f"masked_fill: expected a number or a 0-d tensor, got shape {value._data.shape}")
         value = cast(value, input._data.dtype)
     else:
-        value = np.asarray(value).astype(input._data.dtype)
+        value = _number("masked_fill", value, input._data.dtype)
     try:
         return MaskedFill.apply(input, m, value)
     except ValueError:
