@@ -54,7 +54,7 @@ bool turn_weights(const Geometry& g, const bfloat16* from, int64_t o, bool data_
 }
 
 Panels pack_weights(Context* context, const Geometry& g, const bfloat16* weight, bool data_gradient,
-                    bool lines, Workspace& space, Panels p) {
+                    Workspace& space, Panels p) {
   const auto& k = table();
   Workspace turned_space(context, static_cast<size_t>(g.o * g.c_per_group() * g.taps()) * sizeof(bfloat16));
   bfloat16* const turned = turned_space.as<bfloat16>();
@@ -63,9 +63,9 @@ Panels pack_weights(Context* context, const Geometry& g, const bfloat16* weight,
     if (!turn_weights(g, weight, o, data_gradient, turned)) finite.store(false, std::memory_order_relaxed);
   });
   p.finite = finite.load();
-  p.lines = lines;
   bfloat16* const to = space.as<bfloat16>();
   p.data = to;
+  if (p.run == 0) return p;
   parallel_for(
       context, p.groups * p.per_group, static_cast<double>(p.runs() * p.size) * 0.25, [&](int64_t i) {
         const int64_t group = i / p.per_group, column = i % p.per_group * k.nr;
@@ -123,6 +123,7 @@ template <class F>
 void for_runs(const Gather& g, const Region<bfloat16>& region, int64_t n, int64_t d, int64_t h, int64_t q,
               F&& f) {
   const AxisTaps& tw = g.l.taps[2];
+  if (g.w.run == 0) return;
   for (int64_t td = 0; td < g.l.taps[0].count(); ++td) {
     if (g.skip && !g.inside(0, d, td)) continue;
     for (int64_t th = 0; th < g.l.taps[1].count(); ++th) {
@@ -293,8 +294,8 @@ void gather_lattice(Context* context, const Source<bfloat16>& in, const Lattice&
   g.copied = !in.plain() || outside[2] || (any_outside && !g.skip) || l.num_taps() == 0 ||
              (w.lines && in.x.step[2] != in.x.c && in.x.size[2] > 1);
   // Every patch has all taps, in the order of the panels.
-  g.patches = w.groups == 1 && l.count[2] < kShortLine && l.num_taps() == w.runs() * w.run / w.reduce &&
-              l.num_taps() > 1 && dense_row(out, l) != 0 &&
+  g.patches = w.groups == 1 && w.run > 0 && l.count[2] < kShortLine &&
+              l.num_taps() == w.runs() * w.run / w.reduce && l.num_taps() > 1 && dense_row(out, l) != 0 &&
               (!end.residual.data || dense_row(end.residual, l) != 0) && !g.exact;
   if (g.patches && any_outside) {
     g.skip = false;
@@ -336,11 +337,12 @@ void bf16_gather(Context* context, const Geometry& g, const Source<bfloat16>& in
     p.size = round_up(p.run, k.k_step) * k.nr;
     return static_cast<size_t>(p.groups * p.per_group * p.runs() * p.size) * sizeof(bfloat16);
   };
-  Workspace space(context, std::max(cut(false), cut(lines)));
-  Panels w = pack_weights(context, g, weight, data_gradient, lines, space, p);
+  const size_t by_taps = cut(false), by_lines = cut(lines);
+  Workspace space(context, std::max(by_taps, by_lines));
+  Panels w = pack_weights(context, g, weight, data_gradient, space, p);
   if (!w.finite && lines) {
     cut(false);
-    w = pack_weights(context, g, weight, data_gradient, false, space, p);
+    w = pack_weights(context, g, weight, data_gradient, space, p);
   }
   for (const Lattice& l : lattices) gather_lattice(context, in, l, w, out, end, !data_gradient);
 }
