@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cpu/conv_bf16.h"
+#include "cpu/conv_depthwise.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
@@ -238,6 +239,11 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
     added.emplace(context, *residual).read();
     end.residual = added->image<const T>();
   }
+  const bool simple = activation.kind == FASTDL_ACT_NONE || activation.kind == FASTDL_ACT_RELU;
+  if (is_depthwise(g) && in.plain() && simple) {
+    depthwise_gather<T>(context, g, in.x, w->template as<const T>(), data_gradient, y.image<T>(), end);
+    return y.write_back();
+  }
   if constexpr (std::is_same_v<T, float>) {
     const Lattice l = data_gradient ? data_lattices(g)[0] : forward_lattice(g);
     if (winograd_gather(context, g, in, l, w->template as<const T>(), data_gradient, y.image<T>(), end))
@@ -296,14 +302,25 @@ void run_bf16(Context* context, const Geometry& g, const View& x, const std::opt
     added.emplace(context, *residual).read();
     end.residual = added->image<const bfloat16>();
   }
+  if (is_depthwise(g)) {
+    depthwise_gather(context, g, (*in).x, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
+    return y.write_back();
+  }
   bf16_gather(context, g, *in, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
   y.write_back();
 }
 
-// Whether a call on 16-bit tensors runs on bfloat16 tiles: else it is widened.
-bool on_bf16_tiles(const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl_conv_options* o) {
+// Whether a call on 16-bit tensors runs on kernels of their own: else it is widened.
+bool runs_bf16(const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl_conv_options* o,
+               bool forward, bool transposed) {
   if (x->dtype.code != FASTDL_BFLOAT || !weight || weight->ndim < 2 || !weight->shape) return false;
-  const int64_t groups = o && o->struct_size >= sizeof *o ? o->groups : 1;
+  const bool whole = o && o->struct_size >= sizeof *o;
+  const int64_t groups = whole ? o->groups : 1;
+  // Depthwise kernels need no tiles, but read gradients as they are and know ReLU only.
+  if (groups > 1 && weight->shape[0] == groups && weight->shape[1] == 1) {
+    return !transposed &&
+           (o->activation.kind == FASTDL_ACT_NONE || (forward && o->activation.kind == FASTDL_ACT_RELU));
+  }
   return groups >= 1 && bf16_tiles(groups, weight->shape[1], weight->shape[0] / groups);
 }
 
@@ -378,6 +395,8 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
   const auto bias = check_bias();
   if (grad.dtype == DType::kBFloat16) {
     const Bf16Source dy(context, grad, saved, o.activation), xs(context, x, {}, {FASTDL_ACT_NONE, 0, 0});
+    if (is_depthwise(g))
+      return depthwise_weight_gradient(context, g, (*xs).x, (*dy).x, &weight, bias ? &*bias : nullptr);
     if (!transposed) return bf16_weight_gradient(context, g, *xs, *dy, &weight, bias ? &*bias : nullptr);
     bf16_weight_gradient(context, g, *dy, *xs, &weight, nullptr);
     if (bias) bf16_sum_pixels(context, *dy, *bias);
@@ -403,7 +422,7 @@ fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* weight, const fastdl_tensor* bias,
                                   const fastdl_tensor* residual, const fastdl_tensor* out,
                                   const fastdl_conv_options* options) {
-  if (is_narrow(x) && !conv::on_bf16_tiles(x, weight, options)) {
+  if (is_narrow(x) && !conv::runs_bf16(x, weight, options, true, false)) {
     return in_float32("conv", fastdl_conv_forward, context, reads(x, "x"), reads(weight, "weight"),
                       reads(bias, "bias"), reads(residual, "residual"), writes(out, "out"), options);
   }
@@ -413,7 +432,7 @@ fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* 
 fastdl_status fastdl_conv_backward_data(fastdl_context* context, const fastdl_tensor* grad_out,
                                         const fastdl_tensor* saved, const fastdl_tensor* weight,
                                         const fastdl_tensor* grad_x, const fastdl_conv_options* options) {
-  if (is_narrow(grad_out) && !conv::on_bf16_tiles(grad_out, weight, options)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, weight, options, false, false)) {
     return in_float32("conv_backward_data", fastdl_conv_backward_data, context, reads(grad_out, "grad_out"),
                       reads(saved, "saved"), reads(weight, "weight"), writes(grad_x, "grad_x"), options);
   }
@@ -424,7 +443,7 @@ fastdl_status fastdl_conv_backward_weight(fastdl_context* context, const fastdl_
                                           const fastdl_tensor* saved, const fastdl_tensor* x,
                                           const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
                                           const fastdl_conv_options* options) {
-  if (is_narrow(grad_out) && !conv::on_bf16_tiles(grad_out, grad_weight, options)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, grad_weight, options, false, false)) {
     return in_float32("conv_backward_weight", fastdl_conv_backward_weight, context,
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
                       writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);
@@ -437,7 +456,7 @@ fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, const fastd
                                             const fastdl_tensor* weight, const fastdl_tensor* bias,
                                             const fastdl_tensor* residual, const fastdl_tensor* out,
                                             const fastdl_conv_options* options) {
-  if (is_narrow(x) && !conv::on_bf16_tiles(x, weight, options)) {
+  if (is_narrow(x) && !conv::runs_bf16(x, weight, options, true, true)) {
     return in_float32("conv_transpose", fastdl_conv_transpose_forward, context, reads(x, "x"),
                       reads(weight, "weight"), reads(bias, "bias"), reads(residual, "residual"),
                       writes(out, "out"), options);
@@ -449,7 +468,7 @@ fastdl_status fastdl_conv_transpose_backward_data(fastdl_context* context, const
                                                   const fastdl_tensor* saved, const fastdl_tensor* weight,
                                                   const fastdl_tensor* grad_x,
                                                   const fastdl_conv_options* options) {
-  if (is_narrow(grad_out) && !conv::on_bf16_tiles(grad_out, weight, options)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, weight, options, false, true)) {
     return in_float32("conv_transpose_backward_data", fastdl_conv_transpose_backward_data, context,
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(weight, "weight"),
                       writes(grad_x, "grad_x"), options);
@@ -462,7 +481,7 @@ fastdl_status fastdl_conv_transpose_backward_weight(fastdl_context* context, con
                                                     const fastdl_tensor* grad_weight,
                                                     const fastdl_tensor* grad_bias,
                                                     const fastdl_conv_options* options) {
-  if (is_narrow(grad_out) && !conv::on_bf16_tiles(grad_out, grad_weight, options)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, grad_weight, options, false, true)) {
     return in_float32("conv_transpose_backward_weight", fastdl_conv_transpose_backward_weight, context,
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
                       writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);

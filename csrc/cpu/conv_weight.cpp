@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/conv_depthwise.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
@@ -276,6 +277,8 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
   if (g.o == 0) return;
   if (grad_weight && grad_weight->size() == 0) grad_weight = nullptr;
   if (!grad_weight && !grad_bias) return;
+  if (is_depthwise(g) && in.plain() && grad.plain())
+    return depthwise_weight_gradient<T>(context, g, in.x, grad.x, grad_weight, grad_bias);
   if constexpr (std::is_same_v<T, float>) {
     if (grad_weight && winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
   }
