@@ -6,6 +6,10 @@
 #include "cpu/conv_plan.h"
 #include "cpu/narrow.h"
 
+#if __has_include("cpu/matrix_unit.h")
+#define FASTDL_BF16_TILES
+#endif
+
 namespace fastdl::cpu::conv {
 
 bool bf16_tiles(int64_t groups, int64_t c_per_group, int64_t o_per_group);

@@ -2,9 +2,11 @@
 // conv_weight.cpp does it in float32. Products are of pairs of positions, so both operands are packed, a
 // block of lines at a time: each line of the gradient once, each line of the input once for every place it
 // takes in a line of taps.
+#include "cpu/conv_bf16.h"
+
+#if defined(FASTDL_BF16_TILES)
 #include <algorithm>
 
-#include "cpu/conv_bf16.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
 #include "cpu/parallel.h"
@@ -273,3 +275,18 @@ void bf16_sum_pixels(Context* context, const Source<bfloat16>& g, const View& su
 }
 
 }  // namespace fastdl::cpu::conv
+#else
+#include "cpu/error.h"
+
+namespace fastdl::cpu::conv {
+
+void bf16_weight_gradient(Context*, const Geometry&, const Source<bfloat16>&, const Source<bfloat16>&,
+                          const View*, const View*) {
+  fail(FASTDL_ERROR_INTERNAL, "conv: no bfloat16 tiles");
+}
+void bf16_sum_pixels(Context*, const Source<bfloat16>&, const View&) {
+  fail(FASTDL_ERROR_INTERNAL, "conv: no bfloat16 tiles");
+}
+
+}  // namespace fastdl::cpu::conv
+#endif

@@ -104,6 +104,20 @@ const T* padded_bias(const Geometry& g, const T* w, const T* bias, const std::ve
   return to;
 }
 
+// The inputs that the next line of outputs adds to those of this one.
+constexpr int kMostAhead = 4;
+template <class X>
+int fetched_ahead(const Lattice& l, const X& x, const std::vector<ConvTap>& taps, int64_t* ahead) {
+  const int64_t lines = l.in_step[1], pixels = l.in_step[2], w = l.taps[2].count();
+  if (static_cast<int64_t>(taps.size()) < w || lines * pixels > kMostAhead) return 0;
+  int count = 0;
+  for (int64_t line = 1; line <= lines; ++line) {
+    for (int64_t pixel = 0; pixel < pixels; ++pixel)
+      ahead[count++] = taps[taps.size() - static_cast<size_t>(w)].a + line * x.step[1] + pixel * x.step[2];
+  }
+  return count;
+}
+
 // Lines of an image per task.
 template <class S>
 int64_t lines_per_task(const Geometry& g, int64_t lines, double bytes_per_line) {
@@ -133,6 +147,8 @@ void depthwise_gather(Context* context, const Geometry& g, const Image<const S>&
   const double cost = static_cast<double>(some * out.size[2] * g.c * g.taps()) / 16;
   parallel_for(context, (all + some - 1) / some, cost, [&](int64_t task) {
     std::vector<ConvTap> taps;
+    const std::vector<ConvTap> none;
+    int64_t ahead[kMostAhead];
     Workspace spare(nullptr, finite ? 0 : static_cast<size_t>(g.c) * sizeof(T));
     ConvDepthwise<S> p{};
     p.b = w;
@@ -152,6 +168,9 @@ void depthwise_gather(Context* context, const Geometry& g, const Image<const S>&
               p.taps = taps.data();
               p.num_taps = static_cast<int64_t>(taps.size());
               p.rows = count;
+              const bool more = i + 1 < std::min(all, (task + 1) * some) && count > 1;
+              p.num_ahead = fetched_ahead(l, in, more ? taps : none, ahead);
+              p.ahead = ahead;
               p.y = out.at(n, d, h, first);
               p.residual = end.residual.data ? end.residual.at(n, d, h, first) : nullptr;
               const T* const plain = end.bias ? bias : nullptr;

@@ -93,15 +93,29 @@ FASTDL_INLINE void sliding_block(const ConvDepthwise<S>& p, int64_t r0, int64_t 
   finish_rows<S, R>(p, sum, r0, j, V::width);
 }
 
+template <class S, int R>
+FASTDL_INLINE void fetch_ahead(const ConvDepthwise<S>& p, int64_t r0, int64_t j) {
+  for (int i = 0; i < p.num_ahead; ++i) {
+    const S* a = p.a + p.ahead[i] + r0 * p.a_row + j;
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) prefetch(a + r * p.a_row);
+  }
+}
+
 // R rows, all columns: the rows lie side by side in memory, so that it is read in order.
 template <class S, int R>
 void depthwise_rows(const ConvDepthwise<S>& p, int64_t r0, bool sliding) {
   constexpr int W = VecOf<S>::width;
   int64_t j = 0;
   if (sliding) {
-    for (; j + W <= p.columns; j += W) sliding_block<S, R>(p, r0, j);
+    for (; j + W <= p.columns; j += W) {
+      fetch_ahead<S, R>(p, r0, j);
+      sliding_block<S, R>(p, r0, j);
+    }
   } else {
-    for (; j + W <= p.columns; j += W) depthwise_block<S, R>(p, r0, j, W);
+    for (; j + W <= p.columns; j += W) {
+      fetch_ahead<S, R>(p, r0, j);
+      depthwise_block<S, R>(p, r0, j, W);
+    }
   }
   if (j < p.columns) depthwise_block<S, R>(p, r0, j, static_cast<int>(p.columns - j));
 }

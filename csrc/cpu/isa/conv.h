@@ -30,6 +30,10 @@ struct ConvDepthwise {
   int64_t residual_row;
   int64_t rows, columns;
   bool relu;
+  // Inputs of the line after this one, as distances from a's rows: fetched ahead, since a line reads so many
+  // pixels side by side that the machine itself does not see where they lead.
+  const int64_t* ahead;
+  int num_ahead;
 };
 
 // c[t][j] += sum over m < rows of a[m * a_row + taps[t].a + j] * g[m * g_row + j]
