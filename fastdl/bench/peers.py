@@ -118,17 +118,6 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def no_grad(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
-    """``call`` in inference mode, which is entered once per call as a user would."""
-    mode = torch.inference_mode
-
-    def run() -> Any:
-        with mode():
-            return call()
-
-    return run
-
-
 def jitted(jax: Any, function: Callable[..., Any], *arrays: np.ndarray) -> Callable[[], Any]:
     """``function`` of the arrays, compiled by jax; the call waits for the result."""
     compiled = jax.jit(function)

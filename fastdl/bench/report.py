@@ -19,21 +19,28 @@ _TIE = 0.03
 def header(env: dict[str, Any], peaks: Peaks, missing: dict[str, str]) -> str:
     """The machine, versions and ceilings."""
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
-    bfloat16 = peaks.flops.get("bfloat16")
-    copies = ", ".join(f"{name} {rate:.0f}" for name, _, rate in peaks.copy)
     lines = [
         f"{env['cpu']}, {env['isa']}, {env['threads']} threads on {env['cores']} CPUs"
         + (f", commit {env['commit']}" if env["commit"] else ""),
         versions,
-        f"peaks: float32 {peaks.flops['float32']:.0f} GFLOP/s, bfloat16 "
-        + (f"{bfloat16:.0f} GFLOP/s" if bfloat16 else "n/a")
-        + f"; copy {copies} GB/s",
+        ceilings(peaks),
     ]
     lines += [f"{name} takes no part: {reason}" for name, reason in missing.items()]
     lines.append(
         f"\n{'row':<66} {'time':>8} {'IQR':>5} {'GFLOP/s':>8} {'GB/s':>6} {'roof':>9} {'error':>8}  peers (time / ours)"
     )
     return "\n".join(lines)
+
+
+def ceilings(peaks: Peaks) -> str:
+    """The measured peaks."""
+    bfloat16 = peaks.flops.get("bfloat16")
+    copies = ", ".join(f"{name} {rate:.0f}" for name, _, rate in peaks.copy)
+    return (
+        f"peaks: float32 {peaks.flops['float32']:.0f} GFLOP/s, bfloat16 "
+        + (f"{bfloat16:.0f} GFLOP/s" if bfloat16 else "n/a")
+        + f"; copy {copies} GB/s"
+    )
 
 
 def line(outcome: Outcome) -> str:

@@ -13,6 +13,8 @@ from .peers import Peers
 
 DTYPES = ("float32", "bfloat16", "float64")
 NARROW = ("bfloat16",)
+#: Rows in which no library records a graph.
+WITHOUT_GRAPH = ("forward", "backward")
 DIRECTIONS = ("forward", "backward", "both", "step")
 _LONGEST_REASON = 160
 Call = Callable[[], Any]

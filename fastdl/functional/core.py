@@ -135,6 +135,13 @@ def add_at(out: np.ndarray, index: Any, values: Any) -> None:
         np.add.at(out.reshape(-1), places.reshape(-1), values)
 
 
+def select(condition: Any, a: Any, b: Any) -> np.ndarray:
+    """``np.where``, of bfloat16 by way of its bits: NumPy takes twenty times as long for a type it does not know."""
+    if b.dtype.kind == "V":
+        return np.where(condition, a.view(np.uint16), b.view(np.uint16)).view(b.dtype)
+    return np.where(condition, a, b)
+
+
 class Clone(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:

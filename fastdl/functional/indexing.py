@@ -15,6 +15,7 @@ from .core import (
     check_inplace,
     normalize_dim,
     overwrite,
+    select,
     unbroadcast,
 )
 
@@ -237,13 +238,14 @@ class MaskedFill(ArrayFunction):
     def forward(ctx: Any, x: Any, mask: Any, value: Any) -> Any:
         ctx.save(mask)
         ctx.shape = x.shape
-        return np.where(mask, value, x)
+        return select(mask, value, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (mask,) = ctx.saved
-        gv = unbroadcast(np.where(mask, grad, grad.dtype.type(0)), ()) if ctx.needs[2] else None
-        return unbroadcast(np.where(mask, grad.dtype.type(0), grad), ctx.shape), None, gv
+        zero = np.zeros((), grad.dtype)
+        gv = unbroadcast(select(mask, grad, zero), ()) if ctx.needs[2] else None
+        return unbroadcast(select(mask, zero, grad), ctx.shape), None, gv
 
 
 def _mask(name: str, mask: Any) -> np.ndarray:

@@ -196,7 +196,7 @@ def cross_entropy(
 ) -> Tensor:
     """-log softmax(input)[target]: the loss of a classifier, from its logits.
 
-    input: (C,), (N, C) or (N, C, d1, ...), float32 or float64. target: int64 or int32 labels, the input's shape
+    input: (C,), (N, C) or (N, C, d1, ...), floating-point. target: int64 or int32 labels, the input's shape
     without C, or probabilities of the input's shape. weight: (C,). Rows labelled ``ignore_index`` count for
     nothing; the mean is weighted. Label smoothing: Szegedy et al. (2016), section 7. Raises IndexError for a label
     that is no class, ValueError for shapes and options, TypeError for dtypes.

@@ -12,7 +12,7 @@ from .. import ops as kernels
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import finfo, float32
 from ..ops.activation import erf as erf_kernel
-from .core import as_tensor, cast, float_input, promote, unbroadcast, widened
+from .core import as_tensor, cast, float_input, promote, select, unbroadcast, widened
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -314,18 +314,18 @@ class Where(ArrayFunction):
     def forward(ctx: Any, condition: Any, a: Any, b: Any) -> Any:
         ctx.save(condition)
         ctx.shapes = a.shape, b.shape
-        return np.where(condition, a, b)
+        return select(condition, a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (c,) = ctx.saved
         sa, sb = ctx.shapes
         _, na, nb = ctx.needs
-        zero = grad.dtype.type(0)
+        zero = np.zeros((), grad.dtype)
         return (
             None,
-            na and unbroadcast(np.where(c, grad, zero), sa),
-            nb and unbroadcast(np.where(c, zero, grad), sb),
+            na and unbroadcast(select(c, grad, zero), sa),
+            nb and unbroadcast(select(c, zero, grad), sb),
         )
 
 
