@@ -129,6 +129,17 @@ def test_quick_rows_are_right(name):
             assert not contest.calls or row.op == "matmul"  # NumPy has nothing else of this
 
 
+@pytest.mark.parametrize("name, most", [("conv", 1.1e8), ("matmul", 1e8), ("rnn", 5e7)])
+def test_rows_of_the_targets_are_right(name, most):
+    """The small ones: odd kernels, strides beyond the kernel, windows wholly in the padding, transposes."""
+    rows = [r for r in suites.select([name], ["targets"], ["float32"]) if r.flops <= most]
+    assert len(rows) >= 10
+    for row in rows:
+        contest = row.make(Peers([], 2))
+        error = contest.error(contest.ours())
+        assert error <= contest.limit, (row.key, error, contest.limit)
+
+
 @pytest.mark.parametrize("name", ["conv", "rnn", "attention"])
 def test_the_checks_notice_wrong_results(name):
     for row in light(name, "float32"):

@@ -143,7 +143,8 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
             patch = np.zeros((c, r, s))
             top, left = a * sh - ph, b * sw - pw
             r0, r1, s0, s1 = max(0, -top), min(r, h - top), max(0, -left), min(s, w - left)
-            patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
+            if r0 < r1 and s0 < s1:  # not wholly in the padding
+                patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
             value = (flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64)
             pairs.append((y[i, :, a, b], value))
         actual, expected = (np.stack(side) for side in zip(*pairs))

@@ -75,30 +75,20 @@ class Step(ArrayFunction):
         return np.zeros_like(grad)
 
 
-# What has a kernel goes there; bfloat16 and float16 are left to NumPy.
-
-
 def _sigmoid(x: Any) -> Any:
-    if x.dtype.char in "fd":
-        return kernels.activation(x, "sigmoid")
-    e = np.exp(-np.abs(x))  # no overflow on either side
-    return np.where(x >= 0, 1, e) / (1 + e)
+    return kernels.activation(x, "sigmoid")
 
 
 def _sigmoid_gradient(g: Any, y: Any) -> Any:
-    return kernels.activation_backward(g, y, "sigmoid") if y.dtype.char in "fd" else g * y * (1 - y)
+    return kernels.activation_backward(g, y, "sigmoid")
 
 
 def _tanh(x: Any) -> Any:
-    return kernels.activation(x, "tanh") if x.dtype.char in "fd" else np.tanh(x)
+    return kernels.activation(x, "tanh")
 
 
 def _tanh_gradient(g: Any, y: Any) -> Any:
-    return kernels.activation_backward(g, y, "tanh") if y.dtype.char in "fd" else g * (1 - y * y)
-
-
-def _erf(x: Any) -> Any:
-    return erf_kernel(x) if x.dtype.char in "fd" else erf_kernel(x.astype(np.float32)).astype(x.dtype)
+    return kernels.activation_backward(g, y, "tanh")
 
 
 def _rsqrt(x: Any) -> Any:
@@ -161,7 +151,7 @@ acosh = _make(
 atanh = _make(FromInput, "atanh", np.arctanh, lambda g, x: g / (1 - x * x), "Inverse hyperbolic tangent.")
 sigmoid = _make(FromOutput, "sigmoid", _sigmoid, _sigmoid_gradient, "1 / (1 + exp(-x)).")
 erf = _make(
-    FromInput, "erf", _erf,
+    FromInput, "erf", erf_kernel,
     lambda g, x: g * np.exp(-x * x) * _TWO_OVER_SQRT_PI, "The error function.",
 )  # fmt: skip
 
