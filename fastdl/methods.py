@@ -307,6 +307,12 @@ class Methods(TensorBase):
 
         return relu(self)
 
+    def relu_(self: Any) -> Tensor:
+        """max(x, 0) in place."""
+        from .functional.activation import relu
+
+        return relu(self, True)
+
     def softmax(self: Any, dim: _Int, dtype: Any = None) -> Tensor:
         """exp(x) / sum(exp(x)) along ``dim``."""
         from .functional.softmax import softmax
