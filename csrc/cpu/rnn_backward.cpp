@@ -86,8 +86,8 @@ class BackwardLayer {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions, count = rows_.steps, groups = cell_groups();
     const int64_t elements = direction_[0].hh.size() + (s.projection ? direction_[0].hr.size() : 0);
-    const double row_cost = (one_step_ ? 0.0 : static_cast<double>(elements) / 32) +
-                            16.0 * static_cast<double>(s.gates * s.hidden);
+    const double row_cost =
+        (one_step_ ? 0.0 : static_cast<double>(elements) / 32) + static_cast<double>(s.gates * s.hidden);
     const RnnSplit split =
         rnn_split(context_, rows_.sequences, directions, groups, elements * static_cast<int64_t>(sizeof(S)));
     const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);

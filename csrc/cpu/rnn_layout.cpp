@@ -1,5 +1,6 @@
 #include "cpu/rnn_layout.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/dropout.h"
@@ -51,17 +52,15 @@ RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions
   const int64_t threads = num_threads(context);
   // Half of the smallest L2 cache in use today.
   constexpr int64_t kWeightsInCache = 512 << 10;
-  constexpr int64_t kLeastRows = 4;  // fewer would reload the weights for too little work
+  constexpr int64_t kLeastRows = 2;
   const int64_t wanted = (threads + directions - 1) / directions;
-  int64_t chunks = sequences / kLeastRows;
-  if (chunks < 1) chunks = 1;
-  if (chunks > wanted) chunks = wanted;
-  if (directions * chunks >= threads && (weight_bytes <= kWeightsInCache || wanted == 1)) {
-    const int64_t chunk = (sequences + chunks - 1) / chunks;
-    return {true, chunk < 1 ? 1 : chunk, chunks};
+  const int64_t by_units = std::min(groups, wanted);
+  const int64_t by_rows = std::min(std::max<int64_t>(sequences / kLeastRows, 1), wanted);
+  if (by_rows > 1 && by_rows >= by_units && weight_bytes <= kWeightsInCache) {
+    const int64_t chunk = (sequences + by_rows - 1) / by_rows;
+    return {true, std::max<int64_t>(chunk, 1), by_rows};
   }
-  chunks = groups < wanted ? groups : wanted;
-  return {false, 0, chunks};
+  return {false, 0, by_units};
 }
 
 #define FASTDL_INSTANTIATE(S)                                                           \

@@ -12,7 +12,11 @@ from ..dtypes import as_dtype
 from .peers import Peers
 
 DTYPES = ("float32", "bfloat16", "float64")
+NARROW = ("bfloat16",)
+#: Rows in which no library records a graph.
+WITHOUT_GRAPH = ("forward", "backward")
 DIRECTIONS = ("forward", "backward", "both", "step")
+_LONGEST_REASON = 160
 Call = Callable[[], Any]
 
 
@@ -22,8 +26,8 @@ class Row:
 
     group: the line of the summary it counts in. direction: "forward", "backward" (the gradients alone), "both" (a
     forward and a backward call) or "step" (of training). flops, bytes: what the work cannot do without: the
-    multiply-adds (2 each), and every input read once and every output written once. note: what was cut to keep the row
-    affordable.
+    multiply-adds (2 each), and every input read once and every output written once. held: bytes of all arrays
+    together, where it is not ``bytes``. note: what was cut to keep the row affordable.
     """
 
     group: str
@@ -35,6 +39,7 @@ class Row:
     bytes: float
     make: Callable[[Peers], Contest] = field(repr=False, compare=False)
     note: str = ""
+    held: float = 0.0
 
     @property
     def key(self) -> str:
@@ -79,12 +84,18 @@ class Contest:
     def skip(self, library: str, reason: Any) -> None:
         """Notes that ``library``, if it was wanted, cannot do this."""
         if library in self.wanted.modules:
-            self.skipped[library] = " ".join(str(reason).split())[:160] or type(reason).__name__
+            self.skipped[library] = brief(reason)
 
     def drop(self, name: str, reason: Any) -> None:
         """Takes a variant out that failed when it was called."""
         self.calls.pop(name)
-        self.skipped[name] = " ".join(str(reason).split())[:160] or type(reason).__name__
+        self.skipped[name] = brief(reason)
+
+
+def brief(problem: Any) -> str:
+    """A reason in one line that is not too long."""
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 
 def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, scale: float = 1.0) -> np.ndarray:

@@ -151,6 +151,13 @@ def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
         )
 
 
+def _check_tensors(op: str, input: Any, target: Any) -> None:
+    """TypeError for an input or target that is no Tensor and nothing to make one from."""
+    for name, value in (("input", input), ("target", target)):
+        if value is None or isinstance(value, str | bytes):
+            raise TypeError(f"{op}: expected {name} to be a Tensor, got {type(value).__name__}")
+
+
 def _operands(op: str, input: Any, target: Any) -> tuple[Any, Any]:
     """Input and target as float Tensors of one dtype and shape, broadcast where they differ."""
     if (
@@ -160,6 +167,7 @@ def _operands(op: str, input: Any, target: Any) -> tuple[Any, Any]:
         and input._data.shape == target._data.shape
     ):
         return input, target
+    _check_tensors(op, input, target)
     input, target = promote(op, as_tensor(input), as_tensor(target))
     if input._data.shape != target._data.shape:
         try:
@@ -188,7 +196,7 @@ def cross_entropy(
 ) -> Tensor:
     """-log softmax(input)[target]: the loss of a classifier, from its logits.
 
-    input: (C,), (N, C) or (N, C, d1, ...), float32 or float64. target: int64 or int32 labels, the input's shape
+    input: (C,), (N, C) or (N, C, d1, ...), floating-point. target: int64 or int32 labels, the input's shape
     without C, or probabilities of the input's shape. weight: (C,). Rows labelled ``ignore_index`` count for
     nothing; the mean is weighted. Label smoothing: Szegedy et al. (2016), section 7. Raises IndexError for a label
     that is no class, ValueError for shapes and options, TypeError for dtypes.
@@ -199,7 +207,9 @@ def cross_entropy(
     tensor(0.6931)
     """
     code = _code("cross_entropy", reduction, size_average, reduce)
-    if isinstance(target, TensorBase) and target._node is not None:
+    if not isinstance(target, TensorBase) or not isinstance(input, TensorBase):
+        _check_tensors("cross_entropy", input, target)
+    elif target._node is not None:
         return _soft_cross_entropy(input, target, weight, code, label_smoothing)
     return CrossEntropy.apply(input, target, weight, code, ignore_index, label_smoothing)
 
@@ -230,6 +240,8 @@ def nll_loss(
 ) -> Tensor:
     """-weight[y] input[y] of log-probabilities and labels; shapes and errors as in `cross_entropy`."""
     code = _code("nll_loss", reduction, size_average, reduce)
+    if not isinstance(target, TensorBase) or not isinstance(input, TensorBase):
+        _check_tensors("nll_loss", input, target)
     return NllLoss.apply(input, target, weight, code, ignore_index)
 
 

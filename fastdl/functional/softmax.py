@@ -8,6 +8,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase
 from ..backend import empty_like, kernels
+from ..dtypes import as_dtype
 from ..ops.softmax import LOG_SOFTMAX, SOFTMAX, SOFTMIN
 from .core import as_tensor, cast
 
@@ -40,7 +41,7 @@ def _call(input: Tensor, dim: int | None, dtype: Any, kind: int) -> Tensor:
     if dtype is not None or not isinstance(input, TensorBase):
         input = as_tensor(input)
         if dtype is not None:
-            input = cast(input, np.dtype(dtype))
+            input = cast(input, as_dtype(dtype))
     if dim is None:  # torch's rule of old: the batch of matrices
         dim = 0 if input._data.ndim in (0, 1, 3) else 1
     return Softmax.apply(input, dim, kind)

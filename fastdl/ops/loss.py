@@ -41,7 +41,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     with_grad: bool = False,
 ) -> Any:
-    """-log softmax(x)[target] of logits x, (C,), (N, C) or (N, C, d1, ...), float32 or float64.
+    """-log softmax(x)[target] of logits x, (C,), (N, C) or (N, C, d1, ...), floating-point.
 
     target: int64 or int32 labels in [0, C), x's shape without C; or probabilities of x's shape and dtype. Label
     smoothing: Szegedy et al. (2016), section 7. Raises IndexError for a label out of range, ValueError for shapes
@@ -100,7 +100,7 @@ def _public(name: str, kind: int, doc: str, parameter: float = 1.0) -> Any:
         return (loss, grad) if with_grad else loss
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc + " Arrays of one shape and dtype, float32 or float64."
+    function.__doc__ = doc + " Arrays of one shape and dtype, floating-point."
     return function
 
 

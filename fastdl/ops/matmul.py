@@ -1,4 +1,4 @@
-"""Matrix products on arrays, float32 or float64, any strides: a transposed or sliced operand costs no copy.
+"""Matrix products on arrays, floating-point, any strides: a transposed or sliced operand costs no copy.
 
 Every product can end with ``activation(alpha * a @ b + beta * out + bias + residual)`` in the same pass over the
 result.
@@ -77,8 +77,8 @@ def matmul(
     shape of the result, out likewise (not read if beta is 0). Goto and van de Geijn, "Anatomy of High-Performance
     Matrix Multiplication" (ACM TOMS 34(3), 2008), section 4.
 
-    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for dtypes other than float32 and
-    float64 or mixed ones.
+    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for integers and
+    mixed dtypes.
 
     >>> a = np.array([[1.0, -2.0]])
     >>> matmul(a, a.T, bias=np.array([-9.0]), activation="relu").tolist()
@@ -162,8 +162,8 @@ def linear(
 ) -> np.ndarray:
     """activation(x @ weight.T + bias): x (..., k), weight (n, k) or (k,), bias (n,) -> (..., n).
 
-    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for dtypes other than float32 and
-    float64 or mixed ones.
+    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for integers and
+    mixed dtypes.
 
     >>> linear(np.array([1.0, 2.0]), np.array([[3.0, 4.0]]), np.array([-1.0])).tolist()
     [10.0]

@@ -25,7 +25,7 @@ def _backward(grad: np.ndarray, out: np.ndarray, dim: int, kind: int) -> np.ndar
 
 
 def softmax(x: np.ndarray, dim: int = -1) -> np.ndarray:
-    """exp(x) / sum(exp(x)) along ``dim``; float32 or float64, any shape and strides.
+    """exp(x) / sum(exp(x)) along ``dim``; floating-point, any shape and strides.
 
     Raises IndexError for a ``dim`` out of range and TypeError for other dtypes.
 
