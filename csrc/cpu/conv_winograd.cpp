@@ -131,8 +131,8 @@ class Filters {
     for (int64_t r = r0; r < r1; r += kFilterChannels, f.u += kFilterChannels * k.nr) {
       f.reduce = std::min(kFilterChannels, r1 - r);
       if (w_.data_gradient) {
-        for (int64_t i = 0; i < f.reduce; ++i)
-          k.pack(w_.data + ((r + i) * p_.columns + column_) * 9, 1, 9, 9, lanes_, k.nr, taps + i * 9 * k.nr);
+        table().pack_taps(w_.data + (r * p_.columns + column_) * 9, p_.columns * 9, f.reduce, lanes_, k.nr,
+                          taps);
       } else {
         k.pack(w_.data + (column_ * p_.reduce + r) * 9, 1, p_.reduce * 9, f.reduce * 9, lanes_, k.nr, taps);
       }
@@ -374,13 +374,14 @@ float run_panels(Context* context, const Plan& p, const Weights& weights) {
     transform_block(p, b, v.as<float>() + p.first_tile(b) * p.row, v_step, p.shares + p.first_tile(b));
   });
   const double work = static_cast<double>(points * p.reduce * p.columns) / k.width;
+  const int64_t most = std::max<int64_t>(kMostChannels / p.k_block, 1) * p.k_block;
   parallel_for(context, p.panels, work * static_cast<double>(tiles / p.panels + 1), [&](int64_t panel) {
-    const int64_t filter_step = winograd_step(p.k_block * k.nr), m_step = winograd_step(tiles * k.nr);
+    const int64_t filter_step = winograd_step(most * k.nr), m_step = winograd_step(tiles * k.nr);
     Workspace scratch(nullptr, static_cast<size_t>(points * (filter_step + m_step)) * sizeof(float));
     float *const m = scratch.as<float>(), *const filters = m + points * m_step;
     Filters f(p, weights, panel);
-    for (int64_t r = 0; r < p.reduce; r += p.k_block) {
-      const int64_t end = std::min(r + p.k_block, p.reduce);
+    for (int64_t r = 0; r < p.reduce; r += most) {
+      const int64_t end = std::min(r + most, p.reduce);
       f.transform(r, end, filters, filter_step);
       multiply(p, v.as<float>(), v_step, tiles, filters, filter_step, r, end, m, m_step);
     }

@@ -190,6 +190,30 @@ void filter(const WinogradFilter& p) {
   }
 }
 
+// A vector's worth of lanes at a time: their 9 taps are transposed, in parts of at most a vector.
+void pack_taps(const float* w, int64_t row_step, int64_t rows, int lanes, int width, float* out) {
+  constexpr int W = V::width;
+  for (int64_t r = 0; r < rows; ++r, w += row_step, out += 9 * width) {
+    for (int j = 0; j < width; j += W) {
+      FASTDL_UNROLL for (int t = 0; t < 9; t += W) {
+        constexpr int most = W < 9 ? W : 9;
+        const int taps = 9 - t < most ? 9 - t : most;
+        V v[W];
+        if (j + W <= lanes) {
+          FASTDL_UNROLL for (int i = 0; i < W; ++i) v[i] = V::load(w + (j + i) * 9 + t, taps);
+        } else {
+          FASTDL_UNROLL for (int i = 0; i < W; ++i) v[i] =
+              j + i < lanes ? V::load(w + (j + i) * 9 + t, taps) : V::zero();
+        }
+        transpose(v);
+        FASTDL_UNROLL for (int i = 0; i < most; ++i) {
+          if (i < taps) v[i].store(out + (t + i) * width + j);
+        }
+      }
+    }
+  }
+}
+
 template <int MH, int MW>
 void output(const WinogradOutput& p) {
   constexpr int TH = Axis<MH>::kTile, TW = Axis<MW>::kTile;
@@ -289,9 +313,9 @@ void channel_sizes(const float* x, int64_t step, int64_t pixels, int64_t channel
     {f<2, 2>, f<2, 4>}, { f<4, 2>, f<4, 4> } \
   }
 extern const WinogradKernels winograd_kernels;
-const WinogradKernels winograd_kernels = {FASTDL_TILES(input),  FASTDL_TILES(gradient), FASTDL_TILES(filter),
-                                          FASTDL_TILES(output), FASTDL_TILES(weight),   pixel_sizes,
-                                          channel_sizes};
+const WinogradKernels winograd_kernels = {FASTDL_TILES(input), FASTDL_TILES(gradient), FASTDL_TILES(filter),
+                                          pack_taps,           FASTDL_TILES(output),   FASTDL_TILES(weight),
+                                          pixel_sizes,         channel_sizes};
 #undef FASTDL_TILES
 
 }  // namespace fastdl::cpu::FASTDL_ISA

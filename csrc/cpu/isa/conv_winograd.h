@@ -44,6 +44,8 @@ struct WinogradKernels {
   void (*gradient[2][2])(const float* x, int64_t h_step, int64_t w_step, int64_t channels, float* v,
                          int64_t point_step);
   void (*filter[2][2])(const WinogradFilter&);
+  // out[(r * 9 + t) * width + lane] = w[r * row_step + lane * 9 + t], zero for lane >= lanes
+  void (*pack_taps)(const float* w, int64_t row_step, int64_t rows, int lanes, int width, float* out);
   void (*output[2][2])(const WinogradOutput&);
   // dw[tap * tap_step + j], 9 taps
   void (*weight[2][2])(const float* m, int64_t point_step, int64_t columns, float* dw, int64_t tap_step);
