@@ -101,7 +101,7 @@ def convert(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def is_float(dtype: Any) -> bool:
     """Whether a dtype can carry gradients (ml_dtypes' bfloat16 has kind V)."""
-    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.type.__name__ == "bfloat16")
 
 
 def release_memory() -> None:

@@ -27,7 +27,7 @@ class Plan:
     """
 
     seconds: float = 0.6
-    block: float = 0.005
+    block: float = 0.003
     rounds: tuple[int, int] = (2, 15)
     cold: int = 0  # bytes to sweep before every call, to empty the caches
     dropped: float = 1.5
