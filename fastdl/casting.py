@@ -28,6 +28,7 @@ class _State(threading.local):
 
 
 _state = _State()
+_cast: Any = None  # fastdl.functional.core.cast, once that is there
 _lock = threading.Lock()  # for the number of blocks that all threads are in
 
 
@@ -156,12 +157,6 @@ def _in_float32(a: Any) -> Any:
     if isinstance(a, np.ndarray) and a.itemsize == 2 and autograd.is_float(a.dtype):
         return a.astype(_FLOAT32)
     return a
-
-
-def _cast(t: Any, dtype: np.dtype) -> Any:
-    from .functional.core import cast
-
-    return cast(t, dtype)
 
 
 def _lowered(t: Any, dtype: np.dtype) -> Any:

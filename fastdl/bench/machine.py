@@ -49,8 +49,9 @@ class Peaks:
         return self.copy[-1][0], self.copy[-1][2]
 
 
-def measure_peaks(threads: int) -> Peaks:
-    """Takes about a second. A bfloat16 peak is there where the instruction set has bfloat16 products."""
+def measure_peaks(threads: int, cold: bool = False) -> Peaks:
+    """Takes about a second. ``cold``: without the caches. A bfloat16 peak is there where the instruction set has
+    bfloat16 products."""
     from .. import _core
 
     flops = {"float32": _core.measure_peak()}
@@ -63,7 +64,7 @@ def measure_peaks(threads: int) -> Peaks:
     l2, l3 = cache_size(2), cache_size(3)
     levels = []
     for name, holds in (("L2", l2 * threads), ("L3", l3)):
-        if holds:  # half of it filled: source and copy of a quarter each
+        if holds and not cold:  # half of it filled: source and copy of a quarter each
             levels.append((name, 0.75 * holds, _core.measure_copy(holds // 4)))
     dram = max(256 * _MIB, 4 * l3)
     levels.append(("DRAM", float("inf"), _core.measure_copy(dram)))

@@ -20,7 +20,7 @@ def header(env: dict[str, Any], peaks: Peaks, missing: dict[str, str]) -> str:
     """The machine, versions and ceilings."""
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
     lines = [
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads on {env['cores']} CPUs"
+        f"{env['cpu']}, {env['isa']}, {_count(env['threads'], 'thread')} on {_count(env['cores'], 'CPU')}"
         + (f", commit {env['commit']}" if env["commit"] else ""),
         versions,
         ceilings(peaks),
@@ -30,6 +30,10 @@ def header(env: dict[str, Any], peaks: Peaks, missing: dict[str, str]) -> str:
         f"\n{'row':<66} {'time':>8} {'IQR':>5} {'GFLOP/s':>8} {'GB/s':>6} {'roof':>9} {'error':>8}  peers (time / ours)"
     )
     return "\n".join(lines)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n > 1 else ''}"
 
 
 def ceilings(peaks: Peaks) -> str:

@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     fastdl.set_num_threads(threads)
     peers = Peers(names, threads)
     env = machine.environment(peers.versions())
-    peaks = machine.measure_peaks(threads)
+    peaks = machine.measure_peaks(threads, args.cold)
     print(report.header(env, peaks, peers.missing), flush=True)
     cold = 2 * max(machine.cache_size(3), 16 << 20) if args.cold else 0
     plan = timing.Plan(seconds=args.seconds, cold=cold)
@@ -151,7 +151,9 @@ def run(args: argparse.Namespace) -> int:
         print(report.line(outcome), flush=True)
 
     outcomes = runner.run(rows, peers, peaks, plan, args.time_budget, show)
-    peaks = peaks.best(machine.measure_peaks(threads))  # in case other work held the first measurement up
+    peaks = peaks.best(
+        machine.measure_peaks(threads, args.cold)
+    )  # in case other work held the first measurement up
     for outcome in outcomes:
         outcome.hold_against(peaks)
     print("\n" + report.ceilings(peaks))

@@ -182,6 +182,9 @@ def cast(x: Any, dtype: np.dtype) -> Any:
     return wrap(x._data.astype(dtype))
 
 
+casting._cast = cast
+
+
 def as_operand(x: Any) -> Any:
     """A Tensor, or a Python scalar, from whatever stands in an expression."""
     if isinstance(x, TensorBase) or x.__class__ in _SCALARS:
