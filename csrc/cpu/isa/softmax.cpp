@@ -56,13 +56,7 @@ void backward_rows(int64_t rows, int64_t n, const T* dy, const T* y, T* dx) {
   }
 }
 
-// Columns, kBlock vectors at a time: a cache line or more from each row, and independent sums.
-constexpr int kBlock = 4;
-template <int B>
-struct Blocks {
-  static constexpr int value = B;
-};
-
+// Columns, a block of them at a time.
 template <int Kind, int B, class T>
 FASTDL_INLINE void forward_block(int64_t n, int64_t stride, int last, const T* x, T* y) {
   constexpr int w = Vec<T>::width;
@@ -115,15 +109,6 @@ FASTDL_INLINE void backward_block(int64_t n, int64_t stride, int last, const T* 
           .store(dx + at, lanes(b));
     }
   }
-}
-
-// Calls block(begin, blocks, lanes of the last vector) over `count` columns.
-template <class T, class F>
-FASTDL_INLINE void for_blocks(int64_t count, F&& block) {
-  constexpr int w = Vec<T>::width;
-  int64_t c = 0;
-  for (; c + kBlock * w <= count; c += kBlock * w) block(c, Blocks<kBlock>{}, w);
-  for (; c < count; c += w) block(c, Blocks<1>{}, count - c < w ? static_cast<int>(count - c) : w);
 }
 
 template <int Kind, class T>
