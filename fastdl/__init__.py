@@ -110,6 +110,7 @@ from .functional.statistics import (
 )
 # isort: on
 # fmt: on
+from .casting import autocast, get_autocast_dtype, is_autocast_enabled
 from .naming import names_itself
 from .precision import float32_precision, get_float32_precision, set_float32_precision
 from .random import Generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state

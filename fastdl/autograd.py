@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from .backend import is_float
 from .grad_mode import _mode, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 
 _keys = count(0, -1)
@@ -38,6 +39,8 @@ class TensorBase:
 
 
 Tensor: Any = TensorBase  # replaced by fastdl.tensor once that class exists
+autocasting = 0  # how many `fastdl.autocast` blocks threads are in
+cast_arguments: Any = None  # from fastdl.casting
 
 
 def wrap(array: Any) -> Any:
@@ -70,6 +73,9 @@ class ArrayFunction:
     needs: Any = _NO_NEEDS
     inputs: Any = ()
     none_grads = False
+    autocast: Any = (
+        None  # inside `fastdl.autocast`: "lower" (products), "float32" (losses), "promote" (one dtype)
+    )
     key: int
     epoch: int
     forward: Callable[..., Any]
@@ -82,6 +88,8 @@ class ArrayFunction:
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run forward on the arrays inside ``args`` and, where a gradient is wanted, record the call."""
+        if autocasting:
+            args = cast_arguments(cls, args)
         ctx = cls()
         arrays = []
         nodes = []
@@ -161,11 +169,6 @@ class Leaf:
     def __init__(self, tensor: Any):
         self.tensor = weakref.ref(tensor)
         self.key = next(_keys)
-
-
-def is_float(dtype: Any) -> bool:
-    """Whether a dtype can carry gradients (ml_dtypes' bfloat16 has kind V)."""
-    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
 
 
 def _wrap_outputs(ctx: Any, outputs: tuple) -> tuple:

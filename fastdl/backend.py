@@ -19,7 +19,8 @@ xp = np
 #: unwritten is caught. Tests set it; it costs a pass over memory.
 POISON = False
 
-_default_dtype = np.dtype(np.float32)
+_FLOAT32 = np.dtype(np.float32)
+_default_dtype = _FLOAT32
 
 
 _core: Any = None  # loaded at first use: `import fastdl` need not wait for the shared library
@@ -55,14 +56,38 @@ def empty(shape: Any, dtype: Any) -> np.ndarray:
     return out
 
 
-def empty_like(array: np.ndarray) -> np.ndarray:
-    """An uninitialised array with the shape, dtype and memory layout of ``array``."""
+def empty_like(array: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """An uninitialised array with the shape, dtype (unless given) and memory layout of ``array``."""
     strides, shape = array.strides, array.shape
     if array.flags.c_contiguous or 0 in strides:
-        return empty(shape, array.dtype)
+        return empty(shape, array.dtype if dtype is None else dtype)
     order = sorted(range(array.ndim), key=lambda axis: -abs(strides[axis]))  # from the outermost axis inwards
-    out = empty(tuple([shape[axis] for axis in order]), array.dtype)
+    out = empty(tuple([shape[axis] for axis in order]), array.dtype if dtype is None else dtype)
     return out.transpose(sorted(range(array.ndim), key=order.__getitem__))
+
+
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype of sums, and of what an op keeps for its backward pass: float32 beside two-byte floats."""
+    return dtype if dtype.itemsize > 2 else _FLOAT32
+
+
+def convert(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """``array.astype(dtype)``, on our kernels between float32 and the 16-bit floats."""
+    if (
+        array.size > 256
+        and array.itemsize + dtype.itemsize in (4, 6)
+        and is_float(array.dtype)
+        and is_float(dtype)
+    ):
+        out = empty_like(array, dtype)
+        kernels(array).convert(array, out)
+        return out
+    return array.astype(dtype)
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether a dtype can carry gradients (ml_dtypes' bfloat16 has kind V)."""
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
 
 
 def release_memory() -> None:
@@ -85,8 +110,10 @@ def get_default_dtype() -> np.dtype:
 def set_default_dtype(dtype: Any) -> None:
     """Set the dtype that Python floats take in `fastdl.tensor`. Raises TypeError unless it is a float type."""
     global _default_dtype
-    dt = np.dtype(dtype)
-    if dt.kind != "f":
+    from .dtypes import as_dtype
+
+    dt = as_dtype(dtype)
+    if not is_float(dt):
         raise TypeError(f"set_default_dtype: expected a floating-point dtype, got {dt.name}")
     _default_dtype = dt
 

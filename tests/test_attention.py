@@ -12,7 +12,7 @@ import fastdl
 import fastdl.functional.attention as F
 from fastdl import ops
 
-# (B, H, G, L, S, E, Ev): around the block sizes of 128 queries and 64 keys, and one row or key.
+# (B, H, G, L, S, E, Ev): around the block sizes of 128 queries and keys, and one row or key.
 SHAPES = [
     (1, 1, 1, 1, 1, 1, 1),
     (2, 3, 3, 5, 7, 4, 6),
@@ -22,6 +22,9 @@ SHAPES = [
     (1, 1, 1, 300, 200, 64, 64),
     (1, 2, 2, 1, 257, 128, 128),
     (1, 1, 1, 9, 11, 256, 256),
+    # few queries: keys are read in place, the last in parts
+    (3, 6, 2, 1, 130, 40, 72),
+    (1, 4, 1, 2, 1600, 24, 40),
 ]
 
 
@@ -106,6 +109,29 @@ def test_rows_that_may_attend_to_nothing(isa, rng):
         assert np.isfinite(g).all()
 
 
+def test_parts_of_keys_without_any_to_see(isa, rng):
+    q, k, v, _ = operands((1, 1, 1, 2, 1600, 4, 4), np.float32, rng)
+    mask = np.ones((2, 1600), bool)
+    mask[0, :1000] = False
+    mask[1] = False
+    out, lse = ops.scaled_dot_product_attention(q, k, v, mask)
+    close(out, ref.scaled_dot_product_attention(q, k, v, mask), 1600, np.float32)
+    assert (out[0, 0, 1] == 0).all() and lse[0, 0, 1] == -np.inf
+
+
+def test_growing_scores_move_the_running_maximum(isa, rng):
+    """Every block of keys exceeds the ones before by far more than the lag that is allowed."""
+    q, k, v, _ = operands((1, 1, 1, 20, 600, 8, 8), np.float32, rng)
+    q = np.abs(q)
+    k = np.abs(k) * np.linspace(0, 30, 600, dtype=np.float32)[:, None]
+    out, lse = ops.scaled_dot_product_attention(q, k, v)
+    expected = ref.logsumexp_of_scores(q, k)
+    np.testing.assert_allclose(lse, expected, rtol=1e-6)
+    # Scores have an error of 1e-7 of themselves, which their exponentials show as a relative error.
+    top = np.abs(expected).max()
+    np.testing.assert_allclose(out, ref.scaled_dot_product_attention(q, k, v), rtol=0, atol=4e-7 * top)
+
+
 def test_nan_stays_in_its_row(isa):
     q = np.ones((1, 1, 3, 4), np.float32)
     q[0, 0, 1, 2] = np.nan
@@ -135,16 +161,16 @@ def test_layouts(which, rng):
             close(a, b.astype(np.float64), 80, np.float32)
 
 
-@pytest.mark.parametrize("batch, heads", [(1, 1), (5, 2)])
-def test_same_bits_for_any_thread_count(batch, heads, rng):
-    """A batch of one takes the two-pass backward, a larger one the fused pass."""
-    q, k, v, _ = operands((batch, heads, 1, 300, 270, 40, 40), np.float32, rng)
+@pytest.mark.parametrize("batch, heads, queries, keys", [(1, 1, 300, 270), (5, 2, 300, 270), (1, 2, 2, 2000)])
+def test_same_bits_for_any_thread_count(batch, heads, queries, keys, rng):
+    """A batch of one takes the two-pass backward, a larger one the fused pass; few queries split the keys."""
+    q, k, v, _ = operands((batch, heads, 1, queries, keys, 40, 40), np.float32, rng)
     grad = rng.standard_normal(q.shape).astype(np.float32)
     before = fastdl._core.get_num_threads()
     results = []
     for n in (1, 2, 3, 7):
         fastdl._core.set_num_threads(n)
-        options = dict(is_causal=True, enable_gqa=True, dropout_p=0.1, seed=1)
+        options = dict(is_causal=queries > 2, enable_gqa=True, dropout_p=0.1, seed=1)
         out, lse = ops.scaled_dot_product_attention(q, k, v, **options)
         back = ops.scaled_dot_product_attention_backward(grad, q, k, v, None, out, lse, **options)
         results.append((out, lse, *back[:3]))

@@ -38,6 +38,19 @@ def test_deepbench_products_are_the_files():
     }  # DeepBench: 1760, 64, 1760, TN
 
 
+@pytest.mark.parametrize("name", suites.FAMILIES)
+def test_quick_rows_are_right(name):
+    """The checks against float64 that precede every timing, for every kind of row, NumPy alone beside fastdl."""
+    from fastdl.bench.peers import Peers
+
+    peers = Peers(["numpy"], 2)
+    for dtype in ("float32", "float64"):
+        for row in suites.select([name], ["quick"], [dtype]):
+            contest = row.make(peers)
+            error = contest.error(contest.ours())
+            assert error <= contest.limit, (row.key, error, contest.limit)
+
+
 def test_run_writes_json_and_compares_with_it(tmp_path, capsys):
     file = tmp_path / "run.json"
     status, out, err = call(capsys, "matmul", *QUICK, "--json", file)

@@ -134,6 +134,37 @@ int main(void) {
     EXPECT(fastdl_scale(NULL, 1, NULL, 2), FASTDL_ERROR_VALUE);
   }
 
+  /* bfloat16: 1, 2 and 3 are 0x3f80, 0x4000, 0x4040, -1 is 0xbf80 */
+  {
+    uint16_t narrow[6] = {0x4040, 0xbf80, 0x4000, 0x3f80, 0, 0x3f80}, got[6] = {9, 9, 9, 9, 9, 9};
+    uint16_t product[4] = {9, 9, 9, 9};
+    const uint16_t expected[6] = {0x4040, 0, 0x4000, 0x3f80, 0, 0x3f80};
+    const uint16_t gram[4] = {0x4160, 0x40a0, 0x40a0, 0x4000}; /* 14, 5; 5, 2 */
+    int64_t square[2] = {2, 2}, three[2] = {3, 2}, back[2] = {1, 3};
+    fastdl_tensor b = x, z = x, bt, p;
+    b.data = narrow, b.dtype.code = FASTDL_BFLOAT, b.dtype.bits = 16;
+    z = b, z.data = got;
+    EXPECT(fastdl_activation_forward(NULL, &b, &y, &relu), FASTDL_ERROR_DTYPE);
+    EXPECT(fastdl_activation_forward(NULL, &x, &z, &relu), FASTDL_ERROR_DTYPE);
+    t = z, t.dtype.code = FASTDL_FLOAT;
+    EXPECT(fastdl_activation_forward(NULL, &b, &t, &relu), FASTDL_ERROR_DTYPE);
+    t = z, t.strides = zero_stride;
+    EXPECT(fastdl_activation_forward(NULL, &b, &t, &relu), FASTDL_ERROR_SHAPE);
+    t = b, t.data = NULL;
+    EXPECT(fastdl_activation_forward(NULL, &t, &z, &relu), FASTDL_ERROR_VALUE);
+    t = b, t.dtype.bits = 8;
+    EXPECT(fastdl_activation_forward(NULL, &t, &z, &relu), FASTDL_ERROR_DTYPE);
+    if (got[0] != 9 || got[5] != 9) printf("a failed call has written\n");
+    EXPECT(fastdl_activation_forward(NULL, &b, &z, &relu), FASTDL_OK);
+    if (memcmp(got, expected, sizeof got)) printf("relu of bfloat16\n");
+    bt = b, bt.shape = three, bt.strides = back;
+    p = b, p.data = product, p.shape = square;
+    EXPECT(fastdl_matmul(NULL, &b, &bt, NULL, NULL, &p, NULL), FASTDL_OK);
+    if (memcmp(product, gram, sizeof product)) printf("product of bfloat16: %x\n", product[0]);
+    EXPECT(fastdl_convert(NULL, &b, &y), FASTDL_OK);
+    if (result[0] != 3 || result[1] != -1) printf("bfloat16 to float32\n");
+  }
+
   /* contexts */
   {
     fastdl_context_options o = FASTDL_CONTEXT_OPTIONS_INIT;
@@ -151,6 +182,12 @@ int main(void) {
     EXPECT(fastdl_context_create(&o, NULL), FASTDL_ERROR_VALUE);
     EXPECT(fastdl_context_create(&o, &context), FASTDL_OK);
     EXPECT(fastdl_cross_entropy(context, &x, &labels, NULL, &loss, NULL, NULL), FASTDL_OK);
+    {
+      uint16_t half[6] = {0x3c00, 0xc000, 0, 0x3c00, 0, 0};
+      t = x, t.data = half, t.dtype.bits = 16;
+      EXPECT(fastdl_activation_forward(context, &t, &t, &relu), FASTDL_OK);
+      if (half[0] != 0x3c00 || half[1] != 0) printf("relu of float16\n");
+    }
     fastdl_context_destroy(context);
     if (blocks != 0) printf("%d blocks were not given back\n", blocks);
   }
@@ -172,6 +209,11 @@ int main() {
   fastdl::matmul(nullptr, fastdl::Tensor(a, {2, 3}), fastdl::Tensor(b, {3, 2}, {1, 3}), nullptr, nullptr,
                  fastdl::Tensor(c, {2, 2}), nullptr);
   std::printf("%g %g %g %g\n", c[0], c[1], c[2], c[3]);
+  fastdl::bfloat16 narrow[4];
+  fastdl::float16 half[4];
+  fastdl::convert(nullptr, fastdl::Tensor(c, {2, 2}), fastdl::Tensor(narrow, {2, 2}));
+  fastdl::convert(nullptr, fastdl::Tensor(c, {2, 2}), fastdl::Tensor(half, {2, 2}));
+  std::printf("%x %x\n", narrow[3].bits, half[3].bits);
   try {
     fastdl::matmul(nullptr, fastdl::Tensor(a, {2, 3}), fastdl::Tensor(b, {2, 3}), nullptr, nullptr,
                    fastdl::Tensor(c, {2, 2}), nullptr);
@@ -221,7 +263,7 @@ def test_hostile_c_program(tmp_path, plain_library):
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of Unix compilers")
 def test_cpp17_program(tmp_path, plain_library):
     out = run_program("c++", CPP_PROGRAM, "program.cpp", ["-std=c++17"], tmp_path)
-    assert out[:2] == ["4 5 10 11", "1 6 4 15"]
+    assert out[:3] == ["4 5 10 11", "1 6 4 15", "4170 4b80"]  # 15 in bfloat16 and float16
 
 
 def test_tensor_has_the_layout_of_dltensor():

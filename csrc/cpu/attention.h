@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
+#include <type_traits>
 
 #include "cpu/dropout.h"
 #include "cpu/kernels.h"
@@ -34,8 +36,8 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
 
 // Few queries: every key and value is read once and used little, so nothing is packed.
 bool attention_is_decode(const AttentionProblem& p);
-template <class T>
-void attention_decode(Context* context, const AttentionProblem& p, T* lse);
+template <class S>
+void attention_decode(Context* context, const AttentionProblem& p, compute_t<S>* lse);
 
 // ---------------------------------------------------------------------------------------------------------
 
@@ -46,6 +48,22 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 template <class T>
 T* row_of(const View& x, int64_t b, int64_t h, int64_t i) {
   return x.as<T>() + b * x.strides[0] + h * x.strides[1] + i * x.strides[2];
+}
+
+// to[i] = from[i * stride], widened or rounded where the types differ.
+template <class From, class To>
+void copy_row(const From* from, int64_t stride, int64_t n, To* to) {
+  if constexpr (std::is_same_v<From, To>) {
+    if (stride == 1) {
+      std::memcpy(to, from, static_cast<size_t>(n) * sizeof(To));
+    } else {
+      for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
+    }
+  } else if constexpr (sizeof(From) < sizeof(To)) {
+    convert_table(*kernels().convert, From{}).widen(n, from, stride, to, 1);
+  } else {
+    convert_table(*kernels().convert, To{}).narrow(n, from, stride, to, 1);
+  }
 }
 
 // `count` things cut into the fewest parts of at most `most`, as even as can be: part i is [begin(i), begin(i

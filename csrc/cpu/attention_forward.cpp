@@ -121,12 +121,8 @@ class ForwardBlock {
   TileRows<T> queries(int64_t h, int64_t i, int64_t rows) {
     const T* q = row_of<const T>(p_.q, b_, h, first_ + i);
     if (direct_q_) return {q, p_.e, 1};
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* from = q + r * p_.q.strides[2];
-      if (p_.q.strides[3] == 1) std::memcpy(q_ + r * p_.e, from, static_cast<size_t>(p_.e) * sizeof(T));
-      else
-        for (int64_t c = 0; c < p_.e; ++c) q_[r * p_.e + c] = from[c * p_.q.strides[3]];
-    }
+    for (int64_t r = 0; r < rows; ++r)
+      copy_row(q + r * p_.q.strides[2], p_.q.strides[3], p_.e, q_ + r * p_.e);
     return {q_, p_.e, 1};
   }
 
@@ -163,6 +159,7 @@ class ForwardBlock {
 template <class T>
 void attention_forward(Context* context, const AttentionProblem& p, T* lse) {
   if (p.queries == 0 || p.heads == 0) return;
+  if (attention_is_decode(p)) return attention_decode<T>(context, p, lse);
   const EvenParts blocks(p.queries, queries_per_task(p));
   const double cost = static_cast<double>(p.heads * p.queries) /
                       static_cast<double>(p.groups * blocks.parts) * static_cast<double>(p.keys) *

@@ -283,8 +283,7 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
   if (is_narrow(x_)) {
     return in_float32("rnn", fastdl_rnn_forward, context, reads(x_, "x"), reads(h0_, "h0"), reads(c0_, "c0"),
                       reads(params, num_params, "params"), num_params, lengths, writes(y_, "y"),
-                      writes(h_n_, "h_n"), writes(c_n_, "c_n"), or_float32(writes(reserve, "reserve")),
-                      options);
+                      writes(h_n_, "h_n"), writes(c_n_, "c_n"), reserve, options);
   }
   return guarded([&] {
     const Problem p = check_problem("rnn", x_, h0_, c0_, params, num_params, lengths, y_, reserve, options);
@@ -326,8 +325,8 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
     return in_float32("rnn_backward", fastdl_rnn_backward, context, reads(grad_y_, "grad_y"),
                       reads(grad_h_n_, "grad_h_n"), reads(grad_c_n_, "grad_c_n"), reads(x_, "x"),
                       reads(h0_, "h0"), reads(c0_, "c0"), reads(params, num_params, "params"), num_params,
-                      lengths, reads(y_, "y"), or_float32(reads(reserve, "reserve")),
-                      writes(grad_x_, "grad_x"), writes(grad_h0_, "grad_h0"), writes(grad_c0_, "grad_c0"),
+                      lengths, reads(y_, "y"), reserve, writes(grad_x_, "grad_x"),
+                      writes(grad_h0_, "grad_h0"), writes(grad_c0_, "grad_c0"),
                       writes(grad_params, num_params, "a gradient of params"), options);
   }
   return guarded([&] {

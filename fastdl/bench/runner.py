@@ -19,8 +19,8 @@ OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
 @dataclass
 class Outcome:
     """What came out of a row. status: "ok", "failed" (wrong or an error: ``reason``), "skipped" (fastdl does not do
-    this), "not run" (the time budget was spent). samples: seconds per call, round by round, of fastdl and of every peer's
-    variant. Peers that cannot take part stand in ``skipped`` with the reason."""
+    this), "not run" (the time budget was spent). samples: seconds per call, round by round, of fastdl and of each
+    peer variant. Peers that cannot take part stand in ``skipped`` with the reason."""
 
     row: Row
     status: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from .rows import DTYPES, Row
 
-FAMILIES = ("matmul",)
+FAMILIES = ("matmul", "conv", "rnn", "attention")
 
 
 def family(name: str) -> Any:

@@ -75,6 +75,8 @@ class Glu(ArrayFunction):
 class Prelu(ArrayFunction):
     """x where x > 0, else weight * x."""
 
+    autocast = "lower"
+
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         ctx.save(x, weight)
@@ -143,6 +145,8 @@ def _clamp(name: str, x: Tensor, f: Activation, inplace: bool, low: float, high:
     """relu, relu6 and hardtanh, which integers have too."""
     x = as_tensor(x)
     if x._data.dtype.kind not in "iu":
+        if x._data.itemsize == 2 and f.kind == HARDTANH:  # the output tells where it was clipped
+            f = f._replace(alpha=float(x._data.dtype.type(low)), beta=float(x._data.dtype.type(high)))
         return _activate(name, x, f, inplace)
     limits = np.iinfo(x._data.dtype)
     y = wrap(x._data.clip(max(int(low), limits.min), int(min(high, limits.max))))

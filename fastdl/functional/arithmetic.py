@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
+from ..dtypes import as_dtype, float32
 from .core import as_tensor, cast, promote, unbroadcast
 
 if TYPE_CHECKING:
@@ -264,22 +265,26 @@ class Atan2(ArrayFunction):
         return na and unbroadcast(g * b, sa), nb and unbroadcast(-g * a, sb)
 
 
-class Rounded(ArrayFunction):
-    """A quotient rounded to a whole number: no gradient."""
+class Floored(ArrayFunction):
+    """A quotient rounded down: no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, a: Any, b: Any, function: Any) -> Any:
-        return function(a, b)
+    def forward(ctx: Any, a: Any, b: Any) -> Any:
+        return np.floor_divide(a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         return None
 
 
-def _truncated(a: Any, b: Any) -> Any:
-    if is_float(a.dtype):
-        return np.trunc(a / b)
-    return (np.sign(a) * np.sign(b) * np.floor_divide(np.abs(a), np.abs(b))).astype(a.dtype)
+class Truncated(Floored):
+    """A quotient rounded towards zero: no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Any, b: Any) -> Any:
+        if is_float(a.dtype):
+            return np.trunc(a / b)
+        return (np.sign(a) * np.sign(b) * np.floor_divide(np.abs(a), np.abs(b))).astype(a.dtype)
 
 
 def _operands(name: str, a: Any, b: Any) -> tuple[Any, Any]:
@@ -378,7 +383,7 @@ def divided(input: Any, other: Any) -> Tensor:
         if (
             isinstance(input, TensorBase)
             and input._data.dtype is other._data.dtype
-            and is_float(other._data.dtype)
+            and other._data.dtype.kind == "f"
         ):
             try:
                 return Div.apply(input, other)
@@ -396,6 +401,10 @@ def divided(input: Any, other: Any) -> Tensor:
 def _either(name: str, a: Any, b: Any, both: Any, number: Any, number_first: Any) -> Tensor:
     """Two operands of any kind to the class for two arrays, or for one array and a number."""
     a, b = promote(name, a, b)
+    x = a if isinstance(a, TensorBase) else b
+    if x._data.dtype.kind == "V":  # bfloat16: in float32, rounded once
+        x = _either(name, _float32(a), _float32(b), both, number, number_first)
+        return cast(x, as_dtype("bfloat16"))
     if not isinstance(b, TensorBase):
         return number.apply(a, b)
     if not isinstance(a, TensorBase):
@@ -403,8 +412,14 @@ def _either(name: str, a: Any, b: Any, both: Any, number: Any, number_first: Any
     return _both(name, both, a, b)
 
 
+def _float32(x: Any) -> Any:
+    return cast(x, float32) if isinstance(x, TensorBase) else x
+
+
 def _both(name: str, function: Any, a: Any, b: Any) -> Tensor:
     """A function of two Tensors whose shapes must broadcast."""
+    if a._data.dtype.kind == "V":
+        return cast(_both(name, function, _float32(a), _float32(b)), a._data.dtype)
     try:
         return function.apply(a, b)
     except ValueError:
@@ -433,7 +448,7 @@ def div(input: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tenso
         raise ValueError(f'div: expected rounding_mode None, "trunc" or "floor", got {rounding_mode!r}')
     a, b = _operands("div", input, other)
     _no_zero("div", b._data)
-    return Rounded.apply(a, b, _truncated)
+    return _both("div", Truncated, a, b)
 
 
 def rdiv(input: Tensor, other: Any) -> Tensor:
@@ -452,7 +467,7 @@ def floor_divide(input: Tensor, other: Any) -> Tensor:
     """``floor(input / other)``, without a gradient."""
     a, b = _operands("floor_divide", input, other)
     _no_zero("floor_divide", b._data)
-    return Rounded.apply(a, b, np.floor_divide)
+    return _both("floor_divide", Floored, a, b)
 
 
 def rfloordiv(input: Tensor, other: Any) -> Tensor:
@@ -541,7 +556,7 @@ def hypot(input: Tensor, other: Any) -> Tensor:
 def atan2(input: Tensor, other: Any) -> Tensor:
     """The angle of the point (other, input)."""
     a, b = _float_pair("atan2", input, other)
-    return Atan2.apply(as_tensor(a), as_tensor(b))
+    return _both("atan2", Atan2, as_tensor(a), as_tensor(b))
 
 
 multiply, divide, true_divide, subtract = mul, div, div, sub

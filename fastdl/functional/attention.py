@@ -17,6 +17,8 @@ __all__ = ["scaled_dot_product_attention"]
 class ScaledDotProductAttention(ArrayFunction):
     """softmax(scale * q k^T + mask) v; keeps the output and each row's log-sum-exp, never the weights."""
 
+    autocast = "lower"
+
     @staticmethod
     def forward(
         ctx: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None, *options: Any

@@ -73,9 +73,12 @@ def _compare(name: str, function: Any, symbol: str) -> Any:
         if other is NotImplemented:
             return NotImplemented
         a, b = promote(name, input, other)
-        a = a._data if isinstance(a, TensorBase) else a
-        b = b._data if isinstance(b, TensorBase) else b
-        return wrap(_broadcast(name, function, a, b))
+        x = a._data if isinstance(a, TensorBase) else a
+        if isinstance(b, TensorBase):
+            return wrap(_broadcast(name, function, x, b._data))
+        if x.dtype.kind == "V":  # as torch: the number is rounded first
+            b = x.dtype.type(b)
+        return wrap(_broadcast(name, function, x, b))
 
     compare.__name__ = compare.__qualname__ = name
     compare.__doc__ = f"Elementwise ``input {symbol} other``, a bool tensor."

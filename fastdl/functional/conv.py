@@ -63,6 +63,8 @@ def _run_backward(ctx: Any, op: Any, grad: np.ndarray) -> Any:
 class Conv(ArrayFunction):
     """activation(x * weight + bias + residual)."""
 
+    autocast = "lower"
+
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, residual: Any, a: Any, *options: Any) -> np.ndarray:
         return _run(ctx, conv, a, residual, x, weight, bias, *options)
@@ -74,6 +76,8 @@ class Conv(ArrayFunction):
 
 class ConvTranspose(ArrayFunction):
     """The adjoint of Conv's sum, with the same ending."""
+
+    autocast = "lower"
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, residual: Any, a: Any, *options: Any) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .. import autograd, backend
+from .. import autograd, backend, casting
 from ..autograd import ArrayFunction, Leaf, TensorBase, _mode, is_float, mark_inplace, wrap
+from ..backend import convert
 from ..dtypes import combine, promote_types, scalar_dtype
 
 if TYPE_CHECKING:
@@ -20,9 +21,69 @@ _SCALARS = (float, int, bool)
 _F = TypeVar("_F", bound=Callable)
 
 
-def numpy_names(function: _F) -> _F:
+def widened(function: _F) -> _F:
+    """The function, with two-byte floats widened to float32 for all of it, forward and backward, and its results
+    rounded once at the end."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else None
+        if isinstance(first, TensorBase) and first._data.itemsize == 2 and is_float(first._data.dtype):
+            return in_float32(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def float32_in_autocast(function: _F) -> _F:
+    """`widened`, but that results stay float32 inside `fastdl.autocast`."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else None
+        if isinstance(first, TensorBase) and first._data.itemsize == 2 and is_float(first._data.dtype):
+            return in_float32(function, args, kwargs, autograd.autocasting and casting.is_autocast_enabled())
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def in_float32(function: Callable, args: tuple, kwargs: dict, keep: Any = False) -> Any:
+    """A call of a function whose first argument is a Tensor of two-byte floats, computed in float32. The results have
+    the dtype to which its Tensors promote (float32 with ``keep``); one that ``dtype=`` asks for stays."""
+    result = args[0]._data.dtype
+
+    def widen(t: Any) -> Any:
+        nonlocal result
+        if not isinstance(t, TensorBase) or not is_float(t._data.dtype):
+            return t
+        dtype = t._data.dtype
+        if dtype != result:
+            result = promote_types(result, dtype) if t._data.ndim or not args[0]._data.ndim else result
+        return cast(t, _FLOAT32) if dtype.itemsize == 2 else t
+
+    args = tuple([widen(a) for a in args])
+    out = function(*args, **{k: widen(v) for k, v in kwargs.items()})
+    if keep or kwargs.get("dtype") is not None or result.itemsize > 2:
+        return out
+    return _rounded(out, result)
+
+
+def _rounded(out: Any, dtype: np.dtype) -> Any:
+    if isinstance(out, TensorBase):
+        return cast(out, dtype) if out._data.dtype == _FLOAT32 else out
+    if isinstance(out, tuple):
+        parts = [_rounded(o, dtype) for o in out]
+        return out._make(parts) if hasattr(out, "_make") else tuple(parts)
+    return out
+
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+def numpy_names(function: _F, wide: bool = False) -> _F:
     """Let a function also take NumPy's ``axis`` and ``keepdims``, as torch does, and name itself in complaints about
-    its first argument (a Tensor; cat and stack take lists of them)."""
+    its first argument (a Tensor; cat and stack take lists of them). ``wide``: it is `widened`, too."""
     kinds: Any = (TensorBase, list, tuple) if function.__name__ in ("cat", "stack") else TensorBase
 
     @functools.wraps(function)
@@ -36,9 +97,16 @@ def numpy_names(function: _F) -> _F:
             if not isinstance(args[0], np.ndarray):
                 raise TypeError(f"{function.__name__}: expected a Tensor, got {type(args[0]).__name__}")
             args = (wrap(args[0]), *args[1:])
+        if wide and args and args[0]._data.itemsize == 2 and is_float(args[0]._data.dtype):
+            return in_float32(function, args, kwargs)
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def numpy_names_widened(function: _F) -> _F:
+    """`numpy_names` and `widened` in one."""
+    return numpy_names(function, True)
 
 
 def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
@@ -49,15 +117,22 @@ def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
     axes = tuple(range(lead)) + tuple(
         [lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1]
     )
-    dtype = np.float32 if grad.dtype.itemsize == 2 else None
+    dtype = _FLOAT32 if grad.dtype.itemsize == 2 else None
     return np.asarray(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
 
 
 def add_at(out: np.ndarray, index: Any, values: Any) -> None:
     """``out[index] += values`` for a C-contiguous ``out`` and an index that may name a place more than once. Going
-    through the places in flat memory is ten times faster than ``np.add.at`` with several dimensions."""
+    through the places in flat memory is ten times faster than ``np.add.at`` with several dimensions. Two-byte floats
+    are added up in float32."""
     places = np.arange(out.size).reshape(out.shape)[index]
-    np.add.at(out.reshape(-1), places.reshape(-1), np.broadcast_to(values, places.shape).reshape(-1))
+    values = np.broadcast_to(values, places.shape).reshape(-1)
+    if out.itemsize == 2 and is_float(out.dtype):
+        sums = out.reshape(-1).astype(_FLOAT32)
+        np.add.at(sums, places.reshape(-1), values.astype(_FLOAT32))
+        out.reshape(-1)[...] = sums
+    else:
+        np.add.at(out.reshape(-1), places.reshape(-1), values)
 
 
 class Clone(ArrayFunction):
@@ -80,11 +155,11 @@ class Cast(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, dtype: Any) -> Any:
         ctx.dtype = x.dtype
-        return x.astype(dtype)
+        return convert(x, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        return grad.astype(ctx.dtype)
+        return convert(grad, ctx.dtype)
 
 
 def cast(x: Any, dtype: np.dtype) -> Any:
@@ -135,15 +210,13 @@ def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:
 
 def _with_scalar(t: Any, s: Any) -> tuple[Any, Any]:
     dtype = t._data.dtype
-    if dtype.kind == "f":
+    if is_float(dtype):
         return t, s
     target = combine(dtype, scalar_dtype(s))
     if target is not dtype:
         t = cast(t, target)
     if target.kind in "iub":  # out-of-range values wrap, as torch has it
         s = np.asarray(s).astype(target)
-    elif target.kind == "V":
-        s = target.type(s)
     return t, s
 
 

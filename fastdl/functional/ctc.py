@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float
-from .core import as_tensor
+from .core import as_tensor, float32_in_autocast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -120,6 +120,7 @@ def _lengths(name: str, lengths: Any, n: int, limit: int) -> np.ndarray:
     return array
 
 
+@float32_in_autocast
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float, wrap
-from .core import normalize_dim, numpy_names
+from .core import normalize_dim, numpy_names_widened, widened
 from .reduction import ValuesIndices, _pick, _summand
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class CumProd(ArrayFunction):
         return np.moveaxis(out, -1, ctx.axis)
 
 
-@numpy_names
+@numpy_names_widened
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running sums along ``dim``."""
     input = _summand(input, dtype)
@@ -58,7 +58,7 @@ def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return CumSum.apply(input, axis) if input._data.ndim else input + 0
 
 
-@numpy_names
+@numpy_names_widened
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running products along ``dim``."""
     input = _summand(input, dtype)
@@ -80,11 +80,13 @@ def _running(name: str, function: Any, input: Tensor, dim: int) -> Any:
     return ValuesIndices(gather(input, axis, wrap(indices)), wrap(indices))
 
 
+@widened
 def cummax(input: Tensor, dim: int) -> Any:
     """(values, indices) of running maxima along ``dim``."""
     return _running("cummax", np.maximum, input, dim)
 
 
+@widened
 def cummin(input: Tensor, dim: int) -> Any:
     """(values, indices) of running minima along ``dim``."""
     return _running("cummin", np.minimum, input, dim)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float
-from .core import as_tensor
+from .core import as_tensor, float32_in_autocast, widened
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -90,6 +90,7 @@ def _check_floats(op: str, *tensors: Tensor) -> None:
             raise TypeError(f"{op}: expected floating-point tensors, got {t._data.dtype}")
 
 
+@widened
 def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
     """``input / max(p-norm along dim, eps)``.
 
@@ -105,6 +106,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -
     return Normalize.apply(input, float(p), _axes("normalize", dim, input._data.ndim), eps)
 
 
+@widened
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between x1 and x2 along ``dim``; the shapes are broadcast, the norms at least eps.
 
@@ -122,6 +124,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return (normalize(a, 2.0, axis, eps) * normalize(b, 2.0, axis, eps)).sum(axis)
 
 
+@widened
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
@@ -167,6 +170,7 @@ def _window_sum(x: np.ndarray, size: int, before: int) -> np.ndarray:
     return out
 
 
+@float32_in_autocast
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:

@@ -12,6 +12,7 @@ from .core import (
     as_tensor,
     normalize_dim,
     numpy_names,
+    widened,
 )
 from .indexing import _indices
 
@@ -142,6 +143,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
 _REDUCE = {"sum": np.add, "prod": np.multiply, "amax": np.maximum, "amin": np.minimum, "mean": np.add}
 
 
+@widened
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:

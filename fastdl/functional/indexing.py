@@ -242,7 +242,7 @@ class MaskedFill(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (mask,) = ctx.saved
-        gv = np.where(mask, grad, grad.dtype.type(0)).sum() if ctx.needs[2] else None
+        gv = unbroadcast(np.where(mask, grad, grad.dtype.type(0)), ()) if ctx.needs[2] else None
         return unbroadcast(np.where(mask, grad.dtype.type(0), grad), ctx.shape), None, gv
 
 

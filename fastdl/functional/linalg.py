@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import ops
+from .. import autograd, casting, ops
 from ..autograd import ArrayFunction, is_float
-from .core import as_tensor, normalize_dim, unbroadcast
+from .core import as_tensor, float32_in_autocast, normalize_dim, unbroadcast, widened
 from .reduction import sum as sum_
 
 if TYPE_CHECKING:
@@ -17,17 +17,14 @@ if TYPE_CHECKING:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The matrix product of arrays with at least 2 dimensions: floats on our kernels (two-byte floats in float32),
-    integers on NumPy."""
-    if a.dtype.kind == "f" and a.dtype.itemsize >= 4:
-        return ops.matmul(a, b)
-    if is_float(a.dtype):
-        return product(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
-    return np.matmul(a, b)
+    """The matrix product of arrays with at least 2 dimensions: floats on our kernels, integers on NumPy."""
+    return ops.matmul(a, b) if is_float(a.dtype) else np.matmul(a, b)
 
 
 class MatMul(ArrayFunction):
     """Batches of matrices. A batch times one matrix is one tall product."""
+
+    autocast = "lower"
 
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
@@ -55,6 +52,10 @@ class MatMul(ArrayFunction):
 def _pair(name: str, a: Any, b: Any) -> tuple[Any, Any]:
     a, b = as_tensor(a), as_tensor(b)
     if a._data.dtype != b._data.dtype:
+        if autograd.autocasting:
+            a, b = casting.lowered(a, b)
+            if a._data.dtype == b._data.dtype:
+                return a, b
         raise TypeError(
             f"{name}: expected both operands of one dtype, got {a._data.dtype} and {b._data.dtype}"
         )
@@ -175,6 +176,7 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
     return y if beta == 0 else _scaled(input, beta) + y
 
 
+@float32_in_autocast
 def trace(input: Tensor) -> Tensor:
     """Sum of a matrix's diagonal."""
     if input._data.ndim != 2:
@@ -315,6 +317,7 @@ def _contract(a: Any, la: list, b: Any, lb: list, later: set, sizes: dict) -> tu
     return out.reshape(shape), labels
 
 
+@float32_in_autocast
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
     """p-norm distances between all pairs of rows: (..., P, M) and (..., R, M) give (..., P, R)."""
     from .statistics import norm
@@ -332,6 +335,7 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     return (a * b).reshape([x * y for x, y in zip(sa, sb)])
 
 
+@widened
 def cross(input: Tensor, other: Tensor, dim: int = -1) -> Tensor:
     """Cross products of 3-vectors along ``dim``."""
     if input._data.shape[dim] != 3 or other._data.shape[dim] != 3:

@@ -27,7 +27,7 @@ from ..ops.loss import (
     SMOOTH_L1,
     reduction_code,
 )
-from .core import as_tensor, promote
+from .core import as_tensor, float32_in_autocast, promote, widened
 from .softmax import log_softmax
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ _REDUCTIONS = REDUCTIONS
 class CrossEntropy(ArrayFunction):
     """The loss and, where one is wanted, the gradient for a unit gradient of the loss, in one kernel."""
 
+    autocast = "float32"
+
     @staticmethod
     def forward(
         ctx: Any, x: Any, target: Any, weight: Any, code: int, ignore_index: int, smoothing: float
@@ -73,6 +75,8 @@ class CrossEntropy(ArrayFunction):
 
 class NllLoss(ArrayFunction):
     """-weight[y] x[y], and its gradient."""
+
+    autocast = "float32"
 
     @staticmethod
     def forward(ctx: Any, x: Any, target: Any, weight: Any, code: int, ignore_index: int) -> Any:
@@ -100,6 +104,8 @@ def _scaled(grad: np.ndarray, unit: np.ndarray) -> np.ndarray:
 class ElementLoss(ArrayFunction):
     """A loss of one element and its target. Those that depend on x - target alone have minus the gradient of x as
     the target's."""
+
+    autocast = "float32"
 
     @staticmethod
     def forward(
@@ -198,6 +204,7 @@ def cross_entropy(
     return CrossEntropy.apply(input, target, weight, code, ignore_index, label_smoothing)
 
 
+@float32_in_autocast
 def _soft_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, code: int, smoothing: float
 ) -> Tensor:
@@ -392,6 +399,7 @@ def binary_cross_entropy_with_logits(
     )  # fmt: skip
 
 
+@float32_in_autocast
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -414,6 +422,7 @@ def kl_div(
     return total / x._data.shape[0] if batchmean else total
 
 
+@float32_in_autocast
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -440,6 +449,7 @@ def poisson_nll_loss(
     return _reduced(losses, code)
 
 
+@widened
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,

@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd import ArrayFunction, is_float, wrap
 from ..naming import names_itself
 from ..ops.loss import HINGE_EMBEDDING, SOFT_MARGIN
-from .core import as_tensor
+from .core import as_tensor, float32_in_autocast, widened
 from .loss import ElementLoss, _code, _operands, _reduced, binary_cross_entropy_with_logits
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def soft_margin_loss(
 
 
 @names_itself
+@widened
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -71,6 +72,7 @@ def multilabel_soft_margin_loss(
     return _reduced(losses.mean(-1), code)
 
 
+@float32_in_autocast
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -86,6 +88,7 @@ def margin_ranking_loss(
 
 
 @names_itself
+@float32_in_autocast
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -123,6 +126,7 @@ def _distance(a: Tensor, b: Tensor, p: float, eps: float) -> Tensor:
     return (d**p).sum(-1) ** (1 / p)
 
 
+@float32_in_autocast
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -146,6 +150,7 @@ def triplet_margin_loss(
     return _reduced((near - far + margin).relu(), code)
 
 
+@widened
 def triplet_margin_with_distance_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -168,6 +173,7 @@ def triplet_margin_with_distance_loss(
 
 
 @names_itself
+@float32_in_autocast
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -223,6 +229,7 @@ class MultilabelMargin(ArrayFunction):
         return (balance * (grad / active.shape[1])[:, None]).astype(grad.dtype)
 
 
+@float32_in_autocast
 def multilabel_margin_loss(
     input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
 ) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import ops
+from .. import autograd, ops
 from ..autograd import ArrayFunction, TensorBase, _mode, wrap
 from ..backend import empty, kernels
 from ..ops.activation import resolve_activation
@@ -24,6 +24,8 @@ class Linear(ArrayFunction):
     Where the derivative can be had from the activation's output (relu, tanh, ...) that is kept; otherwise, in training,
     the value before the activation, which is then applied in a pass of its own.
     """
+
+    autocast = "lower"
 
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, weight: np.ndarray, bias: Any, f: Any) -> np.ndarray:
@@ -85,8 +87,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
         weight = as_tensor(weight)
     if bias is not None and not isinstance(bias, TensorBase):
         bias = as_tensor(bias)
-    if _mode.enabled and (
-        weight._node is not None or input._node is not None or (bias is not None and bias._node is not None)
+    if autograd.autocasting or (
+        _mode.enabled
+        and (
+            weight._node is not None
+            or input._node is not None
+            or (bias is not None and bias._node is not None)
+        )
     ):
         return Linear.apply(input, weight, bias, f)
     return wrap(ops.linear(input._data, weight._data, None if bias is None else bias._data, f))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction
+from ..backend import wide
 from .core import as_tensor
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def scatter_axis(grad: np.ndarray, index: np.ndarray, n: int, axis: int) -> np.n
     targets, starts = np.unique(index[order], return_index=True)
     out = np.zeros(shape, grad.dtype)
     if len(targets):
-        out[(slice(None),) * axis + (targets,)] = np.add.reduceat(grad.take(order, axis), starts, axis)
+        sums = np.add.reduceat(grad.take(order, axis), starts, axis, wide(grad.dtype))
+        out[(slice(None),) * axis + (targets,)] = sums
     return out
 
 

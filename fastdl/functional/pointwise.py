@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import ops as kernels
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
-from ..dtypes import finfo
+from ..dtypes import finfo, float32
 from ..ops.activation import erf as erf_kernel
-from .core import as_tensor, cast, float_input, promote, unbroadcast
+from .core import as_tensor, cast, float_input, promote, unbroadcast, widened
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -126,6 +126,8 @@ def _make(
     def call(input: Tensor) -> Tensor:
         if not isinstance(input, TensorBase) or input._data.dtype.kind != "f":
             input = prepare(input)
+            if input._data.dtype.kind == "V":  # bfloat16: in float32, rounded once
+                return cast(apply(cast(input, float32)), input._data.dtype)
         return apply(input)
 
     call.__name__ = call.__qualname__ = name
@@ -195,6 +197,7 @@ class Round(Step):
         return np.round(x, decimals)
 
 
+@widened
 def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Rounded to ``decimals`` places; halves go to the even neighbour."""
     return Round.apply(as_tensor(input), decimals)
@@ -300,6 +303,7 @@ class NanToNum(ArrayFunction):
         return np.where(np.isfinite(ctx.saved[0]), grad, grad.dtype.type(0))
 
 
+@widened
 def nan_to_num(input: Tensor, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Tensor:
     """NaN and infinities replaced (infinities by the largest finite numbers unless given)."""
     return NanToNum.apply(as_tensor(input), 0.0 if nan is None else nan, posinf, neginf)
@@ -344,16 +348,19 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     return Where.apply(condition, a, b)
 
 
+@widened
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """``input + weight * (end - input)``."""
     return input + weight * (end - input)
 
 
+@widened
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """``input + value * tensor1 * tensor2``."""
     return input + tensor1 * tensor2 * value
 
 
+@widened
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """``input + value * tensor1 / tensor2``."""
     return input + tensor1 / tensor2 * value
@@ -389,6 +396,7 @@ def bitwise_not(input: Tensor) -> Tensor:
     return wrap(np.asarray(~input._data))
 
 
+@widened
 def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Tensor:

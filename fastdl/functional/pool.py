@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import autograd, casting, ops
 from ..autograd import ArrayFunction
 from ..tensor import Tensor
 
@@ -109,12 +109,16 @@ def _max_pool(n: int, x: Tensor, return_indices: bool, *window: Any) -> Any:
 
 def _avg_pool(n: int, x: Tensor, *window: Any) -> Tensor:
     x, batched = _batched(x, n, f"avg_pool{n}d")
+    if n == 3 and autograd.autocasting:
+        (x,) = casting.in_float32(x)
     out = AvgPool.apply(x, *window)
     return out if batched else out.squeeze(0)
 
 
 def _adaptive_max_pool(n: int, x: Tensor, output_size: Any, return_indices: bool) -> Any:
     x, batched = _batched(x, n, f"adaptive_max_pool{n}d")
+    if n == 3 and autograd.autocasting:
+        (x,) = casting.in_float32(x)
     out = AdaptiveMaxPool.apply(x, output_size, return_indices)
     if batched:
         return out
@@ -123,6 +127,8 @@ def _adaptive_max_pool(n: int, x: Tensor, output_size: Any, return_indices: bool
 
 def _adaptive_avg_pool(n: int, x: Tensor, output_size: Any) -> Tensor:
     x, batched = _batched(x, n, f"adaptive_avg_pool{n}d")
+    if n == 3 and autograd.autocasting:
+        (x,) = casting.in_float32(x)
     out = AdaptiveAvgPool.apply(x, output_size)
     return out if batched else out.squeeze(0)
 

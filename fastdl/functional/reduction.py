@@ -11,7 +11,7 @@ import numpy as np
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import as_dtype
 from .comparison import maximum, minimum
-from .core import as_tensor, cast, float_input, normalize_dim, numpy_names
+from .core import as_tensor, cast, float_input, normalize_dim, numpy_names, numpy_names_widened, widened
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -79,6 +79,8 @@ class Mean(ArrayFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
+        if grad.dtype.itemsize == 2:  # a count may have more digits than bfloat16 holds
+            return spread((grad.astype(np.float32) / ctx.count).astype(grad.dtype), *ctx.how)
         return spread(np.asarray(grad / ctx.count), *ctx.how)
 
 
@@ -88,6 +90,8 @@ def _count(shape: tuple, axes: Any) -> int:
 
 class Prod(ArrayFunction):
     """The gradient multiplies all *other* elements (products from the left and from the right), so zeros are fine."""
+
+    autocast = "float32"
 
     @staticmethod
     def forward(ctx: Any, x: Any, axis: Any, keepdim: bool) -> Any:
@@ -183,7 +187,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     return Sum.apply(input, None if dim is None else axes_of("sum", dim, input._data.ndim), keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """`sum` with NaN counted as zero."""
     from .pointwise import where
@@ -201,7 +205,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     return Mean.apply(input, None if dim is None else axes_of("mean", dim, input._data.ndim), keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Product of all elements, or along one dimension."""
     input = _summand(input, dtype)
@@ -215,7 +219,7 @@ def _no_empty(name: str, x: np.ndarray, axes: Any) -> None:
         raise IndexError(f"{name}: expected a reduced dimension of non-zero size, got shape {x.shape}")
 
 
-@numpy_names
+@numpy_names_widened
 def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Maximum over ``dim`` (int or tuple; all by default); equal maxima share the gradient; NaN wins."""
     axes = axes_of("amax", dim, input._data.ndim)
@@ -223,7 +227,7 @@ def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     return Extreme.apply(input, axes, keepdim, _maximum)
 
 
-@numpy_names
+@numpy_names_widened
 def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Minimum over ``dim`` (int or tuple; all by default); equal minima share the gradient; NaN wins."""
     axes = axes_of("amin", dim, input._data.ndim)
@@ -231,6 +235,7 @@ def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     return Extreme.apply(input, axes, keepdim, _minimum)
 
 
+@widened
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """(min, max) of all elements or along one dimension."""
     return MinMax(amin(input, dim, keepdim), amax(input, dim, keepdim))
@@ -248,7 +253,7 @@ def _arg(name: str, function: Any, x: np.ndarray, dim: int) -> tuple[np.ndarray,
     return np.asarray(function(x, axis if x.ndim else None)), axis
 
 
-@numpy_names
+@numpy_names_widened
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """All elements' maximum; along ``dim`` (values, indices); with a second tensor the elementwise `maximum`."""
     if dim is None:
@@ -258,7 +263,7 @@ def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     return _pick(input, *_arg("max", np.argmax, input._data, dim), keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """All elements' minimum; along ``dim`` (values, indices); with a second tensor the elementwise `minimum`."""
     if dim is None:
@@ -278,19 +283,19 @@ def _argument(name: str, function: Any, input: Any, dim: int | None, keepdim: bo
     return wrap(np.expand_dims(out, axis) if keepdim and x.ndim else out)
 
 
-@numpy_names
+@numpy_names_widened
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the maximum, int64: in the flattened tensor, or along ``dim``. NaN counts as the maximum."""
     return _argument("argmax", np.argmax, input, dim, keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the minimum, int64: in the flattened tensor, or along ``dim``. NaN counts as the minimum."""
     return _argument("argmin", np.argmin, input, dim, keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """``log(sum(exp(input)))`` over ``dim`` without overflow."""
     input = float_input(input)
@@ -318,6 +323,7 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     return wrap(np.asarray(np.count_nonzero(x, axes_of("count_nonzero", dim, x.ndim)), np.int64))
 
 
+@widened
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """`mean` of the elements that are not NaN."""
     return nansum(input, dim, keepdim) / sum(wrap(~np.isnan(input._data)), dim, keepdim)

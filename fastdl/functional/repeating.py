@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction
+from ..backend import wide
 from .core import add_at, as_tensor, normalize_dim
+from .reduction import total
 from .shape import expand, reshape, sizes, transpose
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Tile(ArrayFunction):
         shape, repeats = ctx.how
         padded = (1,) * (len(repeats) - len(shape)) + shape
         parts = [n for pair in zip(repeats, padded) for n in pair]
-        return grad.reshape(parts).sum(tuple(range(0, len(parts), 2))).reshape(shape)
+        return total(grad.reshape(parts), tuple(range(0, len(parts), 2)), False).reshape(shape)
 
 
 def repeat(input: Tensor, *repeats: Any) -> Tensor:
@@ -146,11 +148,11 @@ class Unfold(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         shape, axis, size, step = ctx.how
-        out = np.zeros(shape, grad.dtype)
+        out = np.zeros(shape, wide(grad.dtype))
         count = grad.shape[axis]
         for i in range(size):
             out[(slice(None),) * axis + (slice(i, i + step * count, step),)] += grad[..., i]
-        return out
+        return out.astype(grad.dtype, copy=False)
 
 
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:

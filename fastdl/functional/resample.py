@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float
-from .core import as_tensor
+from .core import as_tensor, widened
 from .pad import scatter_axis
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ _MODES = {  # the number of spatial dimensions each takes
 }
 
 
+@widened
 def interpolate(
     input: Tensor,
     size: Any = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import random
+from .. import autograd, casting, random
 from ..autograd import ArrayFunction, TensorBase
 from ..ops.rnn import Network
 
@@ -26,6 +26,7 @@ class Recurrent(ArrayFunction):
     """A stack of recurrent layers over whole sequences."""
 
     none_grads = True
+    autocast = "lower"
     network: Network
     lengths: Any
 
@@ -51,6 +52,7 @@ class RecurrentCell(ArrayFunction):
     """One step: a sequence of length 1. x and the states may lack the batch dimension."""
 
     none_grads = True
+    autocast = "promote"
     network: Network
 
     @staticmethod
@@ -99,6 +101,8 @@ def run(
         if state is not None and not isinstance(state, TensorBase):
             raise TypeError(f"{kind}: expected initial states to be Tensors, got {type(state).__name__}")
     h0, c0 = (*states, None, None)[:2]
+    if autograd.autocasting:
+        input, h0, c0, *params = casting.lowered(input, h0, c0, *params)
     count = num_layers * (2 if bidirectional else 1)
     projected = count > 0 and len(params) == count * (5 if has_biases else 3)
     make = Network if train and dropout else _network

@@ -10,7 +10,8 @@ from ..autograd import wrap
 from .core import (
     as_tensor,
     normalize_dim,
-    numpy_names,
+    numpy_names_widened,
+    widened,
 )
 from .reduction import Pick, ValuesIndices
 
@@ -28,7 +29,7 @@ def _order(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
     return x.shape[axis] - 1 - np.flip(reverse, axis)
 
 
-@numpy_names
+@numpy_names_widened
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """(values, indices) sorted along ``dim``; NaN counts as the largest. The order of equal elements is kept."""
     x = input._data
@@ -38,7 +39,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     return ValuesIndices(*Pick.apply(input, _order(x, axis, descending), axis, True))
 
 
-@numpy_names
+@numpy_names_widened
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
     """The indices that `sort` gives."""
     x = input._data
@@ -51,6 +52,7 @@ def msort(input: Tensor) -> Tensor:
     return sort(input, 0).values
 
 
+@widened
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """(values, indices) of the ``k`` largest (or smallest) elements along ``dim``, in order.
     Raises ValueError unless 0 <= k <= the size of ``dim``."""
@@ -77,6 +79,7 @@ _unique: Any = np.unique
 _searchsorted: Any = np.searchsorted
 
 
+@widened
 def unique(
     input: Tensor,
     sorted: bool = True,
@@ -95,6 +98,7 @@ def unique(
     return tuple([wrap(p) for p in parts])
 
 
+@widened
 def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """Runs of equal elements of the flattened tensor made one."""
     x = input._data.reshape(-1)
@@ -107,6 +111,7 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
     return out[0] if len(out) == 1 else tuple(out)
 
 
+@widened
 def searchsorted(
     sorted_sequence: Tensor, input: Any, *, right: bool = False, side: str | None = None
 ) -> Tensor:
@@ -119,11 +124,13 @@ def searchsorted(
     return wrap(np.stack(rows).reshape(v.shape).astype(np.int64))
 
 
+@widened
 def bucketize(input: Any, boundaries: Tensor, *, right: bool = False) -> Tensor:
     """The bucket of each element between sorted ``boundaries``."""
     return searchsorted(boundaries, input, right=right)
 
 
+@widened
 def isin(elements: Any, test_elements: Any) -> Tensor:
     """Whether each element is among ``test_elements``."""
     return wrap(np.isin(as_tensor(elements)._data, as_tensor(test_elements)._data))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import as_dtype
-from .core import as_tensor, cast, normalize_dim, numpy_names
+from .core import as_tensor, cast, float32_in_autocast, normalize_dim, numpy_names_widened, widened
 from .reduction import _add, _count, _no_empty, _pick, amax, amin, axes_of, mean, spread
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Norm(ArrayFunction):
         return gx.astype(grad.dtype, copy=False)
 
 
-@numpy_names
+@numpy_names_widened
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The (lower) median of all elements; along ``dim`` (values, indices)."""
     x = input._data
@@ -99,6 +99,7 @@ def _middle(x: np.ndarray, axis: int) -> tuple[np.ndarray, int]:
     return np.asarray(indices), axis
 
 
+@widened
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """(values, indices) of the k-th smallest elements along ``dim`` (k from 1)."""
     x = input._data
@@ -121,7 +122,7 @@ def _moments(name: str, input: Any, dim: Any, unbiased: Any, correction: Any) ->
     return input, axes_of(name, dim, input._data.ndim), correction
 
 
-@numpy_names
+@numpy_names_widened
 def var(
     input: Tensor,
     dim: Any = None,
@@ -135,7 +136,7 @@ def var(
     return Variance.apply(x, axes, correction, keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def std(
     input: Tensor,
     dim: Any = None,
@@ -150,7 +151,7 @@ def std(
     return sqrt(var(input, dim, unbiased, keepdim, correction=correction))
 
 
-@numpy_names
+@numpy_names_widened
 def var_mean(
     input: Tensor,
     dim: Any = None,
@@ -164,7 +165,7 @@ def var_mean(
     return v, mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def std_mean(
     input: Tensor,
     dim: Any = None,
@@ -178,7 +179,7 @@ def std_mean(
     return s, mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
-@numpy_names
+@numpy_names_widened
 def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """The p-norm of the elements over ``dim`` (all by default); "fro" is p = 2, infinities give extremes."""
     input = cast(as_tensor(input), as_dtype(dtype)) if dtype is not None else as_tensor(input)
@@ -195,6 +196,7 @@ def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, 
     return Norm.apply(input, p, axes_of("norm", dim, input._data.ndim), keepdim)
 
 
+@widened
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of ``input - other``."""
     return norm(input - other, p)
@@ -213,6 +215,7 @@ def bincount(input: Tensor, weights: Any = None, minlength: int = 0) -> Tensor:
     return wrap(np.bincount(x, w, minlength).astype(w.dtype if w.dtype == np.float32 else np.float64))
 
 
+@float32_in_autocast
 def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The q-quantile (0 to 1; a number or vector, which becomes the first dimension), interpolated linearly."""
     x = input._data
@@ -233,6 +236,7 @@ def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = Fals
     return y if weights.ndim else y[0]
 
 
+@widened
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts in ``bins`` equal bins from min to max (those of the data if both are 0), in the input's dtype."""
     x = input._data

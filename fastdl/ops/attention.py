@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import empty, kernels, xp
+from ..backend import empty, kernels, wide, xp
 
 __all__ = ["scaled_dot_product_attention", "scaled_dot_product_attention_backward"]
 
@@ -61,7 +61,7 @@ class _Operands:
         self.q, self.k, self.v = (_four(x) for x in full)
         self.mask = None
         if mask is not None:
-            if mask.dtype != np.bool_ and mask.dtype != q.dtype:
+            if mask.dtype not in (np.bool_, q.dtype, wide(q.dtype)):
                 raise TypeError(f"{_OP}: expected attn_mask to be bool or {q.dtype}, got {mask.dtype}")
             try:
                 self.mask = _four(np.broadcast_to(mask, scores))
@@ -111,7 +111,7 @@ def scaled_dot_product_attention(
     """
     a = _Operands(query, key, value, attn_mask, enable_gqa)
     out = empty(a.q.shape[:-1] + a.v.shape[-1:], query.dtype)
-    lse = empty(a.q.shape[:-1], query.dtype)
+    lse = empty(a.q.shape[:-1], wide(query.dtype))
     kernels(query).attention_forward(
         a.q, a.k, a.v, a.mask, out, lse, scale, is_causal, dropout_p, seed, offset
     )
@@ -144,7 +144,9 @@ def scaled_dot_product_attention_backward(
     """
     a = _Operands(query, key, value, attn_mask, enable_gqa)
     grads = [empty(x.shape, x.dtype) for x in (a.q, a.k, a.v)]
-    grad_mask = empty((*a.q.shape[:-1], a.k.shape[-2]), query.dtype) if needs_mask else None
+    grad_mask = None
+    if needs_mask and attn_mask is not None:
+        grad_mask = empty((*a.q.shape[:-1], a.k.shape[-2]), attn_mask.dtype)
     kernels(query).attention_backward(
         grad.reshape(a.q.shape[:-1] + a.v.shape[-1:]),
         a.q,
@@ -174,4 +176,5 @@ def _sum_to(grad: np.ndarray, shape: tuple[int, ...]) -> Any:
         return grad
     lead = grad.ndim - len(shape)
     axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1))
-    return xp.sum(grad, axis=axes, keepdims=True).reshape(shape)
+    total = xp.sum(grad, axis=axes, dtype=wide(grad.dtype), keepdims=True)
+    return total.reshape(shape).astype(grad.dtype, copy=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import empty, kernels
+from ..backend import empty, kernels, wide
 from ..naming import names_itself_on_arrays
 from .activation import Activation, resolve_activation
 
@@ -24,10 +24,10 @@ class PackedB:
 
     __slots__ = ("data", "dtype", "isa", "ndim", "shape")
 
-    def __init__(self, data: np.ndarray, shape: tuple[int, int], isa: str):
+    def __init__(self, data: np.ndarray, shape: tuple[int, int], isa: str, dtype: Any = None):
         self.data = data
         self.shape = shape
-        self.dtype = data.dtype
+        self.dtype = data.dtype if dtype is None else dtype
         self.ndim = 2
         self.isa = isa
 
@@ -226,9 +226,9 @@ def pack_b(b: np.ndarray) -> PackedB:
     if b.ndim != 2:
         raise ValueError(f"pack_b: expected a matrix, got shape {b.shape}")
     core = kernels(b)
-    packed = empty((core.matmul_packed_b_size(b),), b.dtype)
+    packed = empty((core.matmul_packed_b_size(b),), wide(b.dtype))
     core.matmul_pack_b(b, packed)
-    return PackedB(packed, b.shape, core.get_cpu_isa())
+    return PackedB(packed, b.shape, core.get_cpu_isa(), b.dtype)
 
 
 def _check_dims(op: str, a: Any, b: Any, da: int, db: int) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ..backend import empty, kernels
+from ..backend import empty, kernels, wide
 
 __all__ = [
     "Network",
@@ -137,7 +137,9 @@ class Network:
         c_n = empty((count, batch, hidden), dtype) if self.lstm else None
         reserve = None
         if save:
-            reserve = empty(core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state), dtype)
+            reserve = empty(
+                core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state), wide(dtype)
+            )
         core.rnn_forward(x, h0, c0, params, lengths, y, h_n, c_n, reserve, self.options)
         return y.swapaxes(0, 1) if self.batch_first else y, h_n, c_n, reserve
 

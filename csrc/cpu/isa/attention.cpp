@@ -127,7 +127,12 @@ constexpr AttentionTable<T> table_of() {
 
 }  // namespace
 
+extern const DecodeTable<float, float> decode_f32;
+extern const DecodeTable<double, double> decode_f64;
+extern const DecodeTable<bfloat16, float> decode_bf16;
+
 extern const AttentionKernels attention_kernels;
-const AttentionKernels attention_kernels = {table_of<float>(), table_of<double>()};
+const AttentionKernels attention_kernels = {table_of<float>(), table_of<double>(), &decode_f32, &decode_f64,
+                                            &decode_bf16};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
+
 namespace fastdl::cpu {
 
 // Rows of scores, each as long as the block of keys; padded() columns of every row may be written.
@@ -21,6 +23,18 @@ struct ScoreMask {
   const unsigned char* keep;  // or null; 0: may not attend
   int64_t keep_row;
   int64_t visible;  // row r may see columns below visible + r (causal)
+};
+
+// One query against keys as they lie in memory: each is read once, by whole vectors. S: as stored, T:
+// computed with.
+template <class S, class T>
+struct DecodeTable {
+  static constexpr int kMaxRows = 4;
+  // s[r * ld + j] = sum of q[r * e + i] * k[j * k_row + i], rows <= kMaxRows.
+  void (*scores)(int rows, int64_t e, const T* q, int64_t cols, const S* k, int64_t k_row, T* s, int64_t ld);
+  // o[r * ev + i] += sum of p[r * ld + j] * v[j * v_row + i].
+  void (*weighted)(int rows, int64_t ev, const T* p, int64_t ld, int64_t cols, const S* v, int64_t v_row,
+                   T* o);
 };
 
 template <class T>
@@ -46,7 +60,17 @@ struct AttentionTable {
 struct AttentionKernels {
   AttentionTable<float> f32;
   AttentionTable<double> f64;
+  const DecodeTable<float, float>* decode_f32;
+  const DecodeTable<double, double>* decode_f64;
+  const DecodeTable<bfloat16, float>* decode_bf16;
 };
+
+template <class S>
+const DecodeTable<S, compute_t<S>>& decode_table_for(const AttentionKernels& k) {
+  if constexpr (sizeof(S) == 4) return *k.decode_f32;
+  else if constexpr (sizeof(S) == 8) return *k.decode_f64;
+  else return *k.decode_bf16;
+}
 
 template <class T>
 const AttentionTable<T>& table_for(const AttentionKernels& k) {

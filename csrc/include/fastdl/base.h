@@ -51,8 +51,8 @@ typedef struct fastdl_device {
 } fastdl_device;
 
 typedef struct fastdl_dtype {
-  uint8_t code;   /* FASTDL_FLOAT, ... */
-  uint8_t bits;   /* 32, 64, ... */
+  uint8_t code;   /* FASTDL_FLOAT, ...; bfloat16 is FASTDL_BFLOAT, float16 FASTDL_FLOAT of 16 bits */
+  uint8_t bits;   /* 16, 32, 64, ... */
   uint16_t lanes; /* 1 */
 } fastdl_dtype;
 

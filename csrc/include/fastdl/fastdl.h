@@ -5,9 +5,9 @@
    owned, never kept.
    - Outputs are allocated by the caller and have the documented shape. They may not overlap inputs unless
    stated.
-   - Where a header says float32 or float64, bfloat16 and float16 are taken too: operands are of one dtype, but for
-   those that the header says may be float32 beside 16-bit ones. Arithmetic and sums are float32 then, results
-   are rounded once.
+   - Where a header says float32 or float64, bfloat16 and float16 are taken too: operands are of one dtype,
+   but for those that the header says may be float32 beside 16-bit ones. Arithmetic and sums are float32 then,
+   results are rounded once.
    - Options structs begin with their own size: initialise them with the FASTDL_..._INIT macro. NULL means
    defaults.
    - A context of NULL is the default one. Calls are thread-safe; two calls may share a context.

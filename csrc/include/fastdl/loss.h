@@ -23,6 +23,9 @@ typedef struct fastdl_cross_entropy_options {
 #define FASTDL_CROSS_ENTROPY_OPTIONS_INIT \
   {sizeof(fastdl_cross_entropy_options), FASTDL_REDUCTION_MEAN, -100, 0.0}
 
+/* In all of them, beside bfloat16 or float16 logits or x: target, weight, pos_weight and loss may be float32.
+ */
+
 /* loss = -sum_c weight[c] target[c] log softmax(logits)[c] per row.
    logits: (C), (N, C) or (N, C, d1, ...), float32 or float64.
    target: class labels, int64 or int32, the shape of logits without C (FASTDL_ERROR_INDEX if any is neither

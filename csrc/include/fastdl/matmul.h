@@ -22,15 +22,17 @@ typedef struct fastdl_matmul_options {
    a: (..., m, k) or (k,), b: (..., k, n) or (k,); the leading dims broadcast. A 1-d operand stands for a row
    (a) or a column (b) whose dim of extent 1 is missing from out: (..., m, n), (..., n), (..., m) or (). bias:
    (n,) or NULL. residual: the shape of out, or NULL. All float32 or all float64, any strides (a transposed
-   operand is a view). out overlaps no input. Neither a nor b is copied as a whole. */
+   operand is a view); all bfloat16 or all float16, and then out may be float32. out overlaps no input.
+   Neither a nor b is copied as a whole. */
 FASTDL_API fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a,
                                        const fastdl_tensor* b, const fastdl_tensor* bias,
                                        const fastdl_tensor* residual, const fastdl_tensor* out,
                                        const fastdl_matmul_options* options);
 
 /* A right-hand operand used many times (the weights of an inference) can be laid out once as the kernels read
-   it. The packed form is a 1-d contiguous tensor of b's dtype with *elements elements; it belongs to the
-   instruction set in force when it was made and fastdl_matmul_packed refuses any other. b: (k, n). */
+   it. The packed form is a 1-d contiguous tensor of b's dtype (float32 for bfloat16 and float16) with
+   *elements elements; it belongs to the instruction set in force when it was made and fastdl_matmul_packed
+   refuses any other. b: (k, n). */
 FASTDL_API fastdl_status fastdl_matmul_packed_b_size(fastdl_context* context, const fastdl_tensor* b,
                                                      int64_t* elements);
 FASTDL_API fastdl_status fastdl_matmul_pack_b(fastdl_context* context, const fastdl_tensor* b,
@@ -45,7 +47,8 @@ FASTDL_API fastdl_status fastdl_matmul_packed(fastdl_context* context, const fas
      z = grad * activation'(saved), grad_x = z @ weight, grad_weight = z^T @ x, grad_bias = sum of z over
    leading dims. saved: what fastdl_activation_backward wants of this activation (y if
    fastdl_activation_from_output says 1, else the value before the activation), the shape of grad; NULL
-   without activation. Any of grad_x, grad_weight, grad_bias may be NULL. options: NULL or the activation;
+   without activation. Any of grad_x, grad_weight, grad_bias may be NULL; grad_weight and
+   grad_bias may be float32 beside 16-bit operands. options: NULL or the activation;
    alpha and beta must be 1 and 0. */
 FASTDL_API fastdl_status fastdl_linear_backward(fastdl_context* context, const fastdl_tensor* grad,
                                                 const fastdl_tensor* saved, const fastdl_tensor* x,

@@ -9,7 +9,9 @@ extern "C" {
 #endif
 
 /* All tensors of a call share one dtype, float32 or float64, and take any strides. Sums run in that dtype, in
-   an order fixed by the shapes. rstd is 1 / sqrt(variance + eps), with the biased variance. */
+   an order fixed by the shapes. With bfloat16 or float16 x, mean and rstd are float32; weight, bias, the
+   running statistics and the gradients of weight and bias are of x's dtype or float32; sums run in float32.
+   rstd is 1 / sqrt(variance + eps), with the biased variance. */
 
 /* y = (x - mean) * rstd * weight + bias over the last normalized_ndim dimensions, `n` elements to each of
    `rows` rows. (Ba, Kiros, Hinton 2016.) x, out: any rank; weight, bias: NULL or the shape of those last

@@ -2,8 +2,10 @@
 
    Every function takes `count` tensors per list. params[i], grads[i] and the states [i] have one shape and
    one dtype (float32 or float64; other i may have another), any strides, and no two written tensors overlap.
-   params and states are updated in place, after everything has been checked. maximize: ascend instead of
-   descend. weight_decay: added to the gradient as weight_decay * param (Adam: unless decoupled). */
+   Any of param, grad and states may be bfloat16 or float16 where the others are float32: a step is taken in
+   float32 and rounded once for each tensor. params and states are updated in place, after everything has been
+   checked. maximize: ascend instead of descend. weight_decay: added to the gradient as weight_decay * param
+   (Adam: unless decoupled). */
 #ifndef FASTDL_OPTIM_H
 #define FASTDL_OPTIM_H
 
