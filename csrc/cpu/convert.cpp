@@ -29,6 +29,22 @@ void convert_row(int64_t n, const View& src, int64_t src_at, int64_t src_stride,
   });
 }
 
+size_t wide_bytes(const View& v) {
+  return is_narrow(v.dtype) ? static_cast<size_t>(v.size()) * sizeof(float) : 0;
+}
+
+View wide_at(const View& like, void* data) {
+  View v = like;
+  v.data = data;
+  v.dtype = DType::kFloat32;
+  int64_t stride = 1;
+  for (int i = v.ndim - 1; i >= 0; --i) {
+    v.strides[i] = stride;
+    stride *= v.shape[i];
+  }
+  return v;
+}
+
 // The dim along which both are densest: dst decides, since writes cost more.
 int inner_dim(const View& src, const View& dst) {
   int inner = src.ndim - 1;
@@ -67,6 +83,28 @@ void convert(Context* context, const View& src, const View& dst) {
                   });
 }
 
+Computed::Computed(Context* context, const View& v)
+    : workspace_(context, wide_bytes(v)), contiguous_(context, is_narrow(v.dtype) ? View{} : v) {
+  if (!is_narrow(v.dtype)) {
+    view_ = *contiguous_;
+    return;
+  }
+  view_ = wide_at(v, workspace_.as<void>());
+  convert(context, v, view_);
+}
+
+ComputedOut::ComputedOut(Context* context, const View& v)
+    : context_(context),
+      target_(v),
+      workspace_(context, wide_bytes(v)),
+      contiguous_(context, is_narrow(v.dtype) ? View{} : v),
+      view_(is_narrow(v.dtype) ? wide_at(v, workspace_.as<void>()) : *contiguous_) {}
+
+void ComputedOut::write_back() {
+  if (is_narrow(target_.dtype)) convert(context_, view_, target_);
+  else contiguous_.write_back();
+}
+
 }  // namespace fastdl::cpu
 
 using namespace fastdl::cpu;
@@ -86,14 +124,7 @@ fastdl_status fastdl_convert(fastdl_context* context, const fastdl_tensor* x_, c
     if (!is_narrow(x.dtype) || !is_narrow(out.dtype)) return convert(context, x, out);
     // From one 16-bit type to the other: widening is exact, so the result is rounded once.
     const Workspace scratch(context, static_cast<size_t>(x.size()) * sizeof(float));
-    View wide = out;
-    wide.dtype = DType::kFloat32;
-    wide.data = scratch.as<void>();
-    int64_t stride = 1;
-    for (int i = wide.ndim - 1; i >= 0; --i) {
-      wide.strides[i] = stride;
-      stride *= wide.shape[i];
-    }
+    const View wide = wide_at(out, scratch.as<void>());
     convert(context, x, wide);
     convert(context, wide, out);
   });
