@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from .backend import is_float
+from .backend import add, is_float
 from .grad_mode import _mode, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 
 _keys = count(0, -1)
@@ -209,7 +209,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                 if node is not None and g is not None:
                     key = node.key
                     if key in grads:
-                        grads[key] = grads[key] + g  # not in place: g may be another node's gradient too
+                        grads[key] = add(grads[key], g)  # not in place: g may be another node's gradient too
                     else:
                         grads[key] = g
                         if node.__class__ is Leaf:
@@ -222,7 +222,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
             if node is not None:
                 key = node.key
                 if key in grads:
-                    grads[key] = grads[key] + gs
+                    grads[key] = add(grads[key], gs)
                 else:
                     grads[key] = gs
                     if node.__class__ is Leaf:

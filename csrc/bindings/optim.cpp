@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,26 +16,40 @@ constexpr size_t kMaxStates = 4;
 
 using List = std::vector<const fastdl_tensor*>;
 
-// Python: ParameterGroup(params, state, keys): `state` is the optimizer's dict from parameter to dict of
-// Tensors, `keys` the entries wanted. A step returns False, with nothing done, if the group no longer
+// Python: ParameterGroup(params, state, keys, master_key): `state` is the optimizer's dict from parameter to
+// dict of Tensors, `keys` the entries wanted. A step returns False, with nothing done, if the group no longer
 // matches: a parameter or state holds another array than at construction, or one with a gradient has no state
-// yet.
+// yet. With a `master_key`, 16-bit parameters have a float32 copy under that key: steps update it, and the
+// parameter is its rounding.
 class ParameterGroup {
  public:
-  ParameterGroup(const py::list& params, py::dict state, const std::vector<std::string>& keys)
+  ParameterGroup(const py::list& params, py::dict state, const std::vector<std::string>& keys,
+                 const std::optional<std::string>& master_key)
       : state_(std::move(state)), lists_(keys.size()) {
     if (keys.size() > kMaxStates) throw py::value_error("ParameterGroup: too many states");
     for (const std::string& key : keys) keys_.push_back(py::str(key));
+    if (master_key) master_key_ = py::str(*master_key);
     for (py::handle p : params) {
       slots_.emplace_back();
       Slot& slot = slots_.back();
       slot.tensor = py::reinterpret_borrow<py::object>(p);
       slot.data = p.attr(data_name());
       slot.param.load(slot.data, true);
+      slot.has_master = master_key && slot.param.get() && slot.param.get()->dtype.bits == 16;
       PyObject* entry = PyDict_GetItemWithError(state_.ptr(), p.ptr());
       if (!entry) continue;
       slot.entry = py::reinterpret_borrow<py::object>(entry);
       slot.complete = true;
+      if (slot.has_master) {
+        PyObject* value = PyDict_GetItemWithError(entry, master_key_.ptr());
+        if (!value || value == Py_None) {
+          slot.complete = false;
+          continue;
+        }
+        slot.master_value = py::reinterpret_borrow<py::object>(value);
+        slot.master_array = slot.master_value.attr(data_name());
+        slot.master.load(slot.master_array, true);
+      }
       for (size_t k = 0; k < keys_.size(); ++k) {
         PyObject* value = PyDict_GetItemWithError(entry, keys_[k].ptr());
         if (!value || value == Py_None) {
@@ -117,6 +132,9 @@ class ParameterGroup {
     py::object tensor, data, entry;  // the parameter, its array, its dict of states
     py::object values[kMaxStates], arrays[kMaxStates];
     Array param, states[kMaxStates];
+    py::object master_value, master_array;
+    Array master;
+    bool has_master = false;
     bool complete = false;
   };
 
@@ -138,12 +156,16 @@ class ParameterGroup {
     PyObject* entry = PyDict_GetItemWithError(state_.ptr(), slot.tensor.ptr());
     if (entry != slot.entry.ptr()) return false;
     for (size_t k = 0; k < keys_.size(); ++k) {
-      PyObject* value = PyDict_GetItemWithError(entry, keys_[k].ptr());
-      if (value != slot.values[k].ptr()) return false;
-      const py::object array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value, data_name().ptr()));
-      if (array.ptr() != slot.arrays[k].ptr()) return false;
+      if (!holds(entry, keys_[k], slot.values[k], slot.arrays[k])) return false;
     }
-    return true;
+    return !slot.has_master || holds(entry, master_key_, slot.master_value, slot.master_array);
+  }
+  static bool holds(PyObject* entry, const py::object& key, const py::object& tensor,
+                    const py::object& expected) {
+    PyObject* value = PyDict_GetItemWithError(entry, key.ptr());
+    if (value != tensor.ptr()) return false;
+    const py::object array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value, data_name().ptr()));
+    return array.ptr() == expected.ptr();
   }
 
   // Fills the lists with the parameters that have a gradient.
@@ -164,12 +186,12 @@ class ParameterGroup {
       const py::object data =
           py::reinterpret_steal<py::object>(PyObject_GetAttr(slot.tensor.ptr(), data_name().ptr()));
       if (data.ptr() != slot.data.ptr()) return false;
-      if (!keys_.empty() && (!slot.complete || !current(slot))) return false;
+      if ((!keys_.empty() || slot.has_master) && (!slot.complete || !current(slot))) return false;
       held_.push_back(grad.attr(data_name()));
       gradients_.emplace_back();
       gradients_.back().load(held_.back(), false);
       active_.push_back(i);
-      params_.push_back(slot.param.get());
+      params_.push_back(slot.has_master ? slot.master.get() : slot.param.get());
       grads_.push_back(gradients_.back().get());
       fresh_flags_.push_back(fresh_[i]);
       for (size_t k = 0; k < keys_.size(); ++k) lists_[k].push_back(slot.states[k].get());
@@ -177,10 +199,24 @@ class ParameterGroup {
     return true;
   }
 
-  void finish() { held_.clear(); }
+  // After a step: 16-bit parameters become the roundings of their float32 copies.
+  void finish() {
+    held_.clear();
+    if (!master_key_) return;
+    run([&] {
+      for (const size_t i : active_) {
+        const Slot& slot = slots_[i];
+        if (!slot.has_master) continue;
+        const fastdl_status status = fastdl_convert(nullptr, slot.master.get(), slot.param.get());
+        if (status != FASTDL_OK) return status;
+      }
+      return FASTDL_OK;
+    });
+  }
 
   py::dict state_;
   std::vector<py::str> keys_;
+  py::object master_key_;   // null: 16-bit parameters are updated as they are
   std::deque<Slot> slots_;  // a deque: fastdl_tensors point into their Array
   std::vector<uint8_t> fresh_, fresh_flags_;
   std::vector<size_t> active_;
@@ -211,7 +247,9 @@ struct Arrays {
 
 void bind_optim(py::module_& m) {
   py::class_<ParameterGroup>(m, "ParameterGroup")
-      .def(py::init<const py::list&, py::dict, const std::vector<std::string>&>())
+      .def(py::init<const py::list&, py::dict, const std::vector<std::string>&,
+                    const std::optional<std::string>&>(),
+           py::arg("params"), py::arg("state"), py::arg("keys"), py::arg("master_key") = py::none())
       .def("set_fresh", &ParameterGroup::set_fresh)
       .def("sgd", &ParameterGroup::sgd)
       .def("adam", &ParameterGroup::adam)

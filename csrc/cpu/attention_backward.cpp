@@ -57,6 +57,7 @@ class BackwardBlock {
     dv_ = take(block * p.ev);
     prob_ = take(kQueries * ld_);
     ds_ = take(kQueries * ld_);
+    kept_ = take(kernel_.mr * ld_);
     q_.space = take(kQueries * round_up(p.e, kernel_.nr));
     dout_.space = take(kQueries * round_up(p.ev, kernel_.nr));
   }
@@ -114,8 +115,8 @@ class BackwardBlock {
 
   int64_t elements() const {
     const int64_t block = keys_per_block(p_), nr = kernel_.nr;
-    return block * (2 * p_.e + 2 * p_.ev + round_up(p_.e, nr)) + 2 * kQueries * ld_ +
-           kQueries * (round_up(p_.e, nr) + round_up(p_.ev, nr)) + 9 * 16;
+    return block * (2 * p_.e + 2 * p_.ev + round_up(p_.e, nr)) + (2 * kQueries + kernel_.mr) * ld_ +
+           kQueries * (round_up(p_.e, nr) + round_up(p_.ev, nr)) + 10 * 16;
   }
 
   void add_block(int64_t h, int64_t i, int64_t rows, int sides) {
@@ -168,11 +169,16 @@ class BackwardBlock {
     tile_row(kernel_, rows, seen, p_.e, q, kt_, nr, nr * p_.e, prob, ld_, static_cast<T>(p_.scale * kLog2e),
              T(0));
     tile_row(kernel_, rows, seen, p_.ev, dout, vt_, nr, nr * p_.ev, ds, ld_, T(1), T(0));
-    const ScoreRows<T> weights{prob, rows, seen, ld_}, gradients{ds, rows, seen, ld_};
+    const ScoreRows<T> weights{prob, rows, seen, ld_};
     masks_.apply(weights, b_, h, i, j_);
-    drop_weights(p_, gradients, b_, h, i, j_);
-    table_.gradients(weights, lse2_ + row, delta_ + row, ds);
-    drop_weights(p_, weights, b_, h, i, j_);
+    const T* kept = nullptr;
+    if (p_.dropout > 0) {
+      const ScoreRows<T> factors{kept_, rows, seen, ld_};
+      for (int64_t r = 0; r < rows; ++r) std::fill_n(kept_ + r * ld_, seen, T(1));
+      drop_weights(p_, factors, b_, h, i, j_);
+      kept = kept_;
+    }
+    table_.gradients(weights, lse2_ + row, delta_ + row, kept, ds);
     if (!(sides & kQuerySide)) return;
     if (g_.dmask.data) {
       for (int64_t r = 0; r < rows; ++r) {
@@ -192,7 +198,7 @@ class BackwardBlock {
   const int64_t ld_;
   const ScoreMasks<T> masks_;
   const Workspace space_;
-  T *kt_, *vt_, *dk_, *dv_, *prob_, *ds_;
+  T *kt_, *vt_, *dk_, *dv_, *prob_, *ds_, *kept_;
   Rows k_, q_, dout_;
   int64_t b_ = 0, group_ = 0, j_ = 0, cols_ = 0;
   bool empty_ = true;

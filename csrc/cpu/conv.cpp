@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <type_traits>
 
 #include "cpu/conv_plan.h"
+#include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
 #include "cpu/tensor.h"
 #include "cpu/widen.h"
@@ -225,9 +227,6 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
                 const fastdl_activation& activation, bool data_gradient) {
   if (out.size() == 0) return;
   const Contiguous w(context, weight);
-  Workspace packed(context, static_cast<size_t>(packed_size<T>(g, data_gradient)) * sizeof(T));
-  const PackedWeights<T> pw =
-      pack_weights<T>(context, g, w->template as<const T>(), data_gradient, packed.as<T>());
   ChannelsLast y(context, out);
   Epilogue<T> end;
   end.activation = activation;
@@ -238,6 +237,14 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
     added.emplace(context, *residual).read();
     end.residual = added->image<const T>();
   }
+  if constexpr (std::is_same_v<T, float>) {
+    const Lattice l = data_gradient ? data_lattices(g)[0] : forward_lattice(g);
+    if (winograd_gather(context, g, in, l, w->template as<const T>(), data_gradient, y.image<T>(), end))
+      return y.write_back();
+  }
+  Workspace packed(context, static_cast<size_t>(packed_size<T>(g, data_gradient)) * sizeof(T));
+  const PackedWeights<T> pw =
+      pack_weights<T>(context, g, w->template as<const T>(), data_gradient, packed.as<T>());
   const bool plain_end = !bias && !residual && activation.kind == FASTDL_ACT_NONE;
   if (data_gradient && plain_end && scatter_is_cheaper(g, pw.depthwise)) {
     scatter(context, g, in, pw, y.image<T>());

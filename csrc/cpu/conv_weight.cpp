@@ -2,8 +2,10 @@
 // bias. The positions are cut by shape alone into shares, each share sums into its own copy of dw, and the
 // copies are added in order: the bits do not depend on the number of threads.
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/conv_plan.h"
+#include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -332,6 +334,9 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
   if (g.o == 0) return;
   if (grad_weight && grad_weight->size() == 0) grad_weight = nullptr;
   if (!grad_weight && !grad_bias) return;
+  if constexpr (std::is_same_v<T, float>) {
+    if (grad_weight && winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
+  }
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t sums_bytes = g.taps() * g.c_per_group() * g.o * static_cast<int64_t>(sizeof(T));
   const int64_t block_rows = grad_weight && sums_bytes > kLongBlockBytes ? kLongBlockRows : kBlockRows;

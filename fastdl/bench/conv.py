@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, jitted, no_grad, onnx_call, to_torch
+from .peers import Peers, formats, jitted, nhwc, no_grad, onnx_call, to_torch
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
@@ -128,19 +128,6 @@ def _options(shape: Shape) -> tuple[list[int], list[int], list[int], int]:
     return [sh, sw], [ph, pw], [1, 1], groups
 
 
-def _formats(torch: Any, *arrays: np.ndarray) -> dict[str, list[Any]]:
-    """The arrays as torch tensors in both memory formats."""
-    formats = {"": torch.contiguous_format, "channels_last": torch.channels_last}
-    return {
-        name: [to_torch(torch, _dense(a)).contiguous(memory_format=format) for a in arrays]
-        for name, format in formats.items()
-    }
-
-
-def _dense(a: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(a)
-
-
 def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     rng, x, weight, bias = _operands(shape, dtype)
     n, c, h, w, k, r, s, sh, sw, ph, pw, groups = shape
@@ -172,18 +159,20 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         def call(tx: Any, tw: Any) -> Any:
             return no_grad(torch, lambda: (conv(tx, tw, tb, stride, padding, dilation, groups),))
 
-        return {name: call(*tensors) for name, tensors in _formats(torch, x, weight).items()}
+        return {name: call(*tensors) for name, tensors in formats(torch, x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
-        nhwc, hwio = _dense(np.moveaxis(x, 1, -1)), _dense(weight.transpose(2, 3, 1, 0))
-        return {"": jitted(jax, lambda a, b, v: conv(a, b) + v, nhwc, hwio, bias)}
+        hwio = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+        return {"": jitted(jax, lambda a, b, v: conv(a, b) + v, nhwc(x), hwio, bias)}
 
     def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
         if dtype == "bfloat16":
             raise TypeError("has no bfloat16 convolution on CPUs")
         attributes: dict[str, Any] = {"strides": stride, "pads": [ph, pw, ph, pw], "group": groups}
-        call = onnx_call(onnxruntime, peers.threads, "Conv", [_dense(x), weight, bias], 2, **attributes)
+        call = onnx_call(
+            onnxruntime, peers.threads, "Conv", [np.ascontiguousarray(x), weight, bias], 2, **attributes
+        )
         return {"": call}
 
     contest.add("torch", torch_calls)
@@ -269,7 +258,7 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
             return lambda: backward(tg, tx, tw, [k], stride, padding, dilation, False, [0, 0], groups, needs)
 
         return {
-            name: no_grad(torch, call(*tensors)) for name, tensors in _formats(torch, grad, x, weight).items()
+            name: no_grad(torch, call(*tensors)) for name, tensors in formats(torch, grad, x, weight).items()
         }
 
     def jax_calls(jax: Any) -> dict[str, Any]:
@@ -280,8 +269,11 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
             function = conv if needs[0] else (lambda weight: conv(a, weight))
             return (*jax.vjp(function, *inputs)[1](g), g.sum((0, 1, 2)))
 
-        nhwc = [_dense(np.moveaxis(t, 1, -1)) for t in (grad, x)]
-        return {"": jitted(jax, gradients, *nhwc, _dense(weight.transpose(2, 3, 1, 0)))}
+        return {
+            "": jitted(
+                jax, gradients, nhwc(grad), nhwc(x), np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+            )
+        }
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no convolution")

@@ -78,6 +78,18 @@ def to_torch(torch: Any, array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
+def formats(torch: Any, *arrays: np.ndarray) -> dict[str, list[Any]]:
+    """The arrays (N, C, H, W) as torch tensors in both memory formats, by the name of the variant."""
+    kinds = {"": torch.contiguous_format, "channels_last": torch.channels_last}
+    dense = [to_torch(torch, np.ascontiguousarray(a)) for a in arrays]
+    return {name: [t.contiguous(memory_format=kind) for t in dense] for name, kind in kinds.items()}
+
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) as (N, H, W, C), the layout of jax."""
+    return np.ascontiguousarray(np.moveaxis(array, 1, -1))
+
+
 def to_numpy(value: Any) -> np.ndarray:
     """An array of what a peer returned (bfloat16 widened)."""
     if hasattr(value, "detach"):

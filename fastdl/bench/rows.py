@@ -12,7 +12,9 @@ from ..dtypes import as_dtype
 from .peers import Peers
 
 DTYPES = ("float32", "bfloat16", "float64")
+NARROW = ("bfloat16",)
 DIRECTIONS = ("forward", "backward", "both", "step")
+_LONGEST_REASON = 160
 Call = Callable[[], Any]
 
 
@@ -79,12 +81,18 @@ class Contest:
     def skip(self, library: str, reason: Any) -> None:
         """Notes that ``library``, if it was wanted, cannot do this."""
         if library in self.wanted.modules:
-            self.skipped[library] = " ".join(str(reason).split())[:160] or type(reason).__name__
+            self.skipped[library] = brief(reason)
 
     def drop(self, name: str, reason: Any) -> None:
         """Takes a variant out that failed when it was called."""
         self.calls.pop(name)
-        self.skipped[name] = " ".join(str(reason).split())[:160] or type(reason).__name__
+        self.skipped[name] = brief(reason)
+
+
+def brief(problem: Any) -> str:
+    """A reason in one line that is not too long."""
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 
 def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, scale: float = 1.0) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .machine import Peaks
 from .peers import Peers, to_numpy
-from .rows import Contest, Row
+from .rows import NARROW, Contest, Row, brief
 from .timing import OURS, Plan, measure, quartiles
 
 OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
@@ -90,10 +90,10 @@ def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     try:
         contest = row.make(peers)
         outputs = contest.ours()
-    except TypeError as problem:
-        return Outcome(row, SKIPPED, " ".join(str(problem).split()))
-    except (ValueError, RuntimeError, MemoryError, ImportError) as problem:
-        return Outcome(row, FAILED, f"{type(problem).__name__}: {' '.join(str(problem).split())}")
+    except (TypeError, ValueError, RuntimeError, MemoryError) as problem:
+        if isinstance(problem, TypeError) and row.dtype in NARROW:
+            return Outcome(row, SKIPPED, brief(problem))  # not every op takes every narrow dtype
+        return Outcome(row, FAILED, brief(f"{type(problem).__name__}: {problem}"))
     error = contest.error(outputs)
     outcome = Outcome(row, OK, error=error, limit=contest.limit, skipped=contest.skipped)
     if not error <= contest.limit:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .rows import DTYPES, Row
 
-FAMILIES = ("matmul", "conv", "rnn", "attention")
+FAMILIES = ("matmul", "conv", "rnn", "attention", "elementwise", "train")
 
 
 def family(name: str) -> Any:

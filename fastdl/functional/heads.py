@@ -27,6 +27,18 @@ class SplitHeads(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, *grads: np.ndarray | None) -> np.ndarray:
         given = next(g for g in grads if g is not None)
+        block = given.base
+        if isinstance(block, np.ndarray) and block.shape == ctx.shape and block.flags.c_contiguous:
+            first = block.__array_interface__["data"][0]
+            part = block[0, 0, 0].nbytes
+            if all(
+                g is not None
+                and g.base is block
+                and g.strides == given.strides
+                and g.__array_interface__["data"][0] == first + i * part
+                for i, g in enumerate(grads)
+            ):
+                return block.reshape(*ctx.shape[:2], -1)  # they lie there as they should
         out = np.empty(ctx.shape, given.dtype)
         inverse = np.argsort(ctx.order)
         for i, g in enumerate(grads):

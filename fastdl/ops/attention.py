@@ -110,7 +110,7 @@ def scaled_dot_product_attention(
     [[0.5, 0.5], [0.5, 0.5]]
     """
     a = _Operands(query, key, value, attn_mask, enable_gqa)
-    out = empty(a.q.shape[:-1] + a.v.shape[-1:], query.dtype)
+    out = _rows_like(a.q, a.v.shape[-1])
     lse = empty(a.q.shape[:-1], wide(query.dtype))
     kernels(query).attention_forward(
         a.q, a.k, a.v, a.mask, out, lse, scale, is_causal, dropout_p, seed, offset
@@ -143,7 +143,7 @@ def scaled_dot_product_attention_backward(
     [[0.5], [0.5]]
     """
     a = _Operands(query, key, value, attn_mask, enable_gqa)
-    grads = [empty(x.shape, x.dtype) for x in (a.q, a.k, a.v)]
+    grads = _packed_like(query, key, value) or [_rows_like(x, x.shape[-1]) for x in (a.q, a.k, a.v)]
     grad_mask = None
     if needs_mask and attn_mask is not None:
         grad_mask = empty((*a.q.shape[:-1], a.k.shape[-2]), attn_mask.dtype)
@@ -168,6 +168,37 @@ def scaled_dot_product_attention_backward(
     if grad_mask is not None and attn_mask is not None:
         grad_mask = _sum_to(grad_mask.reshape((*a.out_shape[:-1], a.k.shape[-2])), attn_mask.shape)
     return gq, gk, gv, grad_mask
+
+
+def _rows_like(x: np.ndarray, features: int) -> np.ndarray:
+    """An uninitialised array (batch, heads, length, features) with these axes in memory as ``x`` has them: heads that
+    were taken apart by a transposition can be put together again without a copy."""
+    shape, strides = (*x.shape[:3], features), x.strides
+    if x.flags.c_contiguous or 0 in strides:
+        return empty(shape, x.dtype)
+    order = (*sorted(range(3), key=lambda axis: -abs(strides[axis])), 3)
+    return empty(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
+
+
+def _packed_like(*arrays: np.ndarray) -> list[np.ndarray] | None:
+    """Uninitialised arrays that lie in one block as ``arrays`` do, the parts of a joint projection (outer axes, parts,
+    heads, features): whoever joins their gradients finds them joined. None if ``arrays`` lie otherwise."""
+    x = arrays[0]
+    parts, row = len(arrays), x.strides
+    if x.ndim != 4 or any(y.base is not x.base or y.shape != x.shape or y.strides != row for y in arrays):
+        return None
+    n, heads, length, features = x.shape
+    part = heads * features * x.itemsize
+    where = [y.__array_interface__["data"][0] for y in arrays]
+    if row[3] != x.itemsize or row[1] != features * x.itemsize or min(row[0], row[2]) != parts * part:
+        return None
+    if where != [where[0] + i * part for i in range(parts)] or row[0] == row[2]:
+        return None
+    if row[0] > row[2]:
+        block = empty((n, length, parts, heads, features), x.dtype)
+        return [block[:, :, i].transpose(0, 2, 1, 3) for i in range(parts)]
+    block = empty((length, n, parts, heads, features), x.dtype)
+    return [block[:, :, i].transpose(1, 2, 0, 3) for i in range(parts)]
 
 
 def _sum_to(grad: np.ndarray, shape: tuple[int, ...]) -> Any:

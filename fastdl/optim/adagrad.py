@@ -31,6 +31,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = True,
     ) -> None:
         for option, value in (
             ("lr", lr), ("lr_decay", lr_decay), ("weight_decay", weight_decay),
@@ -43,7 +44,7 @@ class Adagrad(Optimizer):
             initial_accumulator_value=initial_accumulator_value, foreach=foreach, maximize=maximize,
             differentiable=differentiable, fused=fused,
         )  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, master_weights)
 
     def _added(self, group: dict[str, Any]) -> None:
         for p in group["params"]:
@@ -54,7 +55,9 @@ class Adagrad(Optimizer):
 
     def _create_state(self, p: Any, group: dict[str, Any]) -> bool:
         if self.state[p].get("sum") is None:
-            self.state[p]["sum"] = wrap(np.full_like(p._data, group["initial_accumulator_value"]))
+            self.state[p]["sum"] = wrap(
+                np.full_like(p._data, group["initial_accumulator_value"], self._state_dtype(p))
+            )
         return super()._create_state(p, group)
 
     def _update(self, prepared: Any, group: dict[str, Any]) -> bool:

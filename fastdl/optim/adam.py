@@ -41,6 +41,7 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        master_weights: bool = True,
     ) -> None:
         name = type(self).__name__
         check_range(name, "lr", lr)
@@ -56,7 +57,7 @@ class Adam(Optimizer):
             foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
             decoupled_weight_decay=self._decoupled or decoupled_weight_decay,
         )  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, master_weights)
 
     def _keys(self, group: dict[str, Any]) -> list[str]:
         keys = ["step", "exp_avg", "exp_avg_sq"]
@@ -90,8 +91,10 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = True,
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
             capturable=capturable, differentiable=differentiable, fused=fused,
+            master_weights=master_weights,
         )  # fmt: skip

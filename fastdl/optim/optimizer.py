@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..autograd import Leaf, TensorBase, enable_grad, mark_inplace, wrap
+from ..autograd import Leaf, TensorBase, enable_grad, is_float, mark_inplace, version, wrap
 
 
 class Optimizer:
@@ -17,15 +17,24 @@ class Optimizer:
 
     ``params``: Tensors, or (name, Tensor) pairs, or dicts with "params" and options of their own (a parameter
     group). Raises ValueError for an empty list or a parameter given twice, TypeError for what is no Tensor.
+
+    A step is often too small to change a bfloat16 number. With ``master_weights`` (the default), parameters of 16
+    bits therefore have a float32 copy in their state, "master_param", and float32 states: a step updates the copy, and
+    the parameter is its rounding. Where somebody else changed the parameter since, the copy takes that over first.
+    Without it, parameter and states are what they are, as in torch.
     """
 
     #: state entries with the shape of their parameter, besides "step"
     _prepared: list[Any]
 
-    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Any, defaults: dict[str, Any], master_weights: bool = True) -> None:
         if isinstance(params, TensorBase):
             raise TypeError(f"{type(self).__name__}: expected an iterable of Tensors or dicts, got a Tensor")
         self.defaults = defaults
+        self.master_weights = bool(master_weights)
+        self._seen: dict[
+            int, tuple[Any, int]
+        ] = {}  # of 16-bit parameters: array and version after our last step
         self.state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
         self._prepared = []
@@ -97,20 +106,48 @@ class Optimizer:
         prepared = self._prepared
         for i, group in enumerate(self.param_groups):
             p = prepared[i]
+            if self._seen:
+                self._follow(group)
             if p is None or not self._update(p, group):
                 self._prepare(i, group)
             mark_inplace(*[p._data for p in group["params"] if p.grad is not None])
+            if self.master_weights:
+                for p in group["params"]:
+                    if p._data.itemsize == 2:
+                        self._seen[id(p)] = p._data, version(p._data)
         return loss
+
+    def _follow(self, group: dict[str, Any]) -> None:
+        """Bring float32 copies up to date with parameters that were changed by others since our last step."""
+        for p in group["params"]:
+            data = p._data
+            if data.itemsize > 2 or p.grad is None:
+                continue
+            seen = self._seen.get(id(p))
+            master = self.state[p].get(MASTER) if p in self.state else None
+            if master is None or (seen is not None and seen[0] is data and seen[1] == version(data)):
+                continue
+            kept = master._data
+            same = backend.convert(kept, data.dtype).view(np.uint16) == data.view(np.uint16)
+            np.copyto(kept, backend.convert(data, kept.dtype), where=~same)
 
     def _prepare(self, i: int, group: dict[str, Any]) -> None:
         """Create missing states, make the kernel's view of the group anew and take the step."""
         fresh = []
         for k, p in enumerate(group["params"]):
-            if p.grad is not None and self._create_state(p, group):
+            if p.grad is None:
+                continue
+            if self._has_master(p):
+                if self.state[p].get(MASTER) is None:
+                    self.state[p][MASTER] = wrap(p._data.astype(np.float32))
+            elif p in self.state:  # perhaps no longer one of 16 bits
+                self.state[p].pop(MASTER, None)
+            if self._create_state(p, group):
                 fresh.append(k)
         params = group["params"]
         kernels = backend.kernels(params[0]._data if params else None)
-        prepared = kernels.ParameterGroup(params, self.state, self._keys(group))
+        masters = MASTER if self.master_weights else None
+        prepared = kernels.ParameterGroup(params, self.state, self._keys(group), masters)
         prepared.set_fresh(fresh)
         self._prepared[i] = prepared
         if not self._update(prepared, group):
@@ -128,8 +165,15 @@ class Optimizer:
                 if key == "step":
                     state[key] = wrap(np.zeros((), np.float32))
                 else:
-                    state[key] = wrap(np.zeros_like(p._data))
+                    state[key] = wrap(np.zeros_like(p._data, self._state_dtype(p)))
         return False
+
+    def _has_master(self, p: Any) -> bool:
+        return self.master_weights and p._data.itemsize == 2 and is_float(p._data.dtype)
+
+    def _state_dtype(self, p: Any) -> np.dtype:
+        """The dtype of the states of a parameter."""
+        return np.dtype(np.float32) if self._has_master(p) else p._data.dtype
 
     def _update(self, prepared: Any, group: dict[str, Any]) -> bool:
         """Call the kernel; False if the group must be prepared again."""
@@ -186,12 +230,14 @@ class Optimizer:
             p = owner.get(int(key))
             if p is None:
                 raise ValueError(f"{name}: the state has an entry for parameter {key}, of {len(owner)}")
-            state[p] = {k: _state_value(name, k, v, p) for k, v in values.items()}
+            dtype = self._state_dtype(p)
+            state[p] = {k: _state_value(name, k, v, p, dtype) for k, v in values.items()}
         for old, group in zip(saved, self.param_groups, strict=True):
             for k, v in old.items():
                 if k != "params":
                     group[k] = tuple(v) if isinstance(v, list) and isinstance(group.get(k), tuple) else v
         self.state = state
+        self._seen = {id(p): (None, -1) for p in state if self._has_master(p)}  # compare all at the next step
         self._prepared = [None] * len(self.param_groups)
 
     def __repr__(self) -> str:
@@ -202,8 +248,11 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _state_value(name: str, key: str, value: Any, p: Any) -> Any:
-    """A copy of a state's value, in the parameter's dtype and layout; "step" as a float32 scalar."""
+MASTER = "master_param"
+
+
+def _state_value(name: str, key: str, value: Any, p: Any, dtype: Any) -> Any:
+    """A copy of a state's value, in that dtype and the parameter's layout; "step" as a float32 scalar."""
     if value is None or isinstance(value, str):
         return value
     array = value._data if isinstance(value, TensorBase) else np.asarray(value)
@@ -213,7 +262,7 @@ def _state_value(name: str, key: str, value: Any, p: Any) -> Any:
         raise ValueError(
             f"{name}: {key} of shape {array.shape} does not fit a parameter of shape {p._data.shape}"
         )
-    copy = np.empty_like(p._data)
+    copy = np.empty_like(p._data, dtype)
     copy[...] = array
     return wrap(copy)
 

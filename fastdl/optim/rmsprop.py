@@ -29,6 +29,8 @@ class RMSprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
+        master_weights: bool = True,
     ) -> None:
         for option, value in (
             ("lr", lr), ("alpha", alpha), ("eps", eps), ("weight_decay", weight_decay), ("momentum", momentum),
@@ -39,7 +41,7 @@ class RMSprop(Optimizer):
             lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay,
             capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable,
         )  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, master_weights)
 
     def _keys(self, group: dict[str, Any]) -> list[str]:
         keys = ["step", "square_avg"]

@@ -38,6 +38,7 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = True,
     ) -> None:
         check_range("SGD", "lr", lr)
         check_range("SGD", "momentum", momentum)
@@ -49,13 +50,13 @@ class SGD(Optimizer):
             lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
         )  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, master_weights)
 
     def _keys(self, group: dict[str, Any]) -> list[str]:
         return ["momentum_buffer"] if group["momentum"] else []
 
     def _create_state(self, p: Any, group: dict[str, Any]) -> bool:
-        if not group["momentum"]:
+        if not group["momentum"]:  # no state at all, as in torch
             return False
         fresh = self.state[p].get("momentum_buffer") is None
         super()._create_state(p, group)

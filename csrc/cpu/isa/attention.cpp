@@ -81,15 +81,21 @@ bool softmax(const ScoreRows<T>& b, T* top, T* sums, T* decay) {
 }
 
 template <class T>
-void gradients(const ScoreRows<T>& b, const T* lse, const T* delta, T* dp) {
+void gradients(const ScoreRows<T>& b, const T* lse, const T* delta, const T* kept, T* dp) {
   using V = Vec<T>;
   for (int64_t r = 0; r < b.rows; ++r) {
     const V shift = V::broadcast(lse[r]), d = V::broadcast(delta[r]);
     T *row = b.s + r * b.ld, *out = dp + r * b.ld;
+    const T* k = kept ? kept + r * b.ld : nullptr;
     for (int64_t c = 0; c < b.cols; c += V::width) {
       const V p = exp2_bounded(V::load(row + c) - shift);
-      p.store(row + c);
-      (p * (V::load(out + c) - d)).store(out + c);
+      V grad = V::load(out + c), weight = p;
+      if (k) {
+        grad *= V::load(k + c);
+        weight *= V::load(k + c);
+      }
+      weight.store(row + c);
+      (p * (grad - d)).store(out + c);
     }
   }
 }

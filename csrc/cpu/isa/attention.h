@@ -47,8 +47,9 @@ struct AttentionTable {
   // up and decay[r] != 1 is what earlier sums must be multiplied by (sums already are). Returns whether any
   // row moved.
   bool (*softmax)(const ScoreRows<T>& block, T* top, T* sums, T* decay);
-  // s becomes the probabilities p = 2^(s - lse[r]), dp, with rows as far apart, p * (dp - delta[r]).
-  void (*gradients)(const ScoreRows<T>& s, const T* lse, const T* delta, T* dp);
+  // With p = 2^(s - lse[r]) and kept null or the factors of dropout: s becomes p * kept, dp becomes
+  // p * (dp * kept - delta[r]). Rows of all three are as far apart.
+  void (*gradients)(const ScoreRows<T>& s, const T* lse, const T* delta, const T* kept, T* dp);
   // y[r][c] = x[r][c] * factor[r], n columns; y may be x.
   void (*scale_rows)(int64_t rows, int64_t n, const T* x, int64_t ldx, const T* factor, T* y, int64_t ldy);
   // sum of a[i] * b[i].

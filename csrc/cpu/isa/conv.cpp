@@ -176,9 +176,11 @@ void scatter_rows(const T* x, int64_t rows, int64_t step, int64_t columns, T* y,
 
 }  // namespace
 
+extern const WinogradKernels winograd_kernels;
 extern const ConvKernels conv_kernels;
 const ConvKernels conv_kernels = {
     {depthwise<float>, depthwise_weight<float>, add_rows<float>, scatter_rows<float>},
-    {depthwise<double>, depthwise_weight<double>, add_rows<double>, scatter_rows<double>}};
+    {depthwise<double>, depthwise_weight<double>, add_rows<double>, scatter_rows<double>},
+    &winograd_kernels};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

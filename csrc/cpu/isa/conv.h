@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/isa/conv_winograd.h"
+
 namespace fastdl::cpu {
 
 // Where a kernel tap finds its input and its weights, in elements from the base pointers.
@@ -54,6 +56,7 @@ struct ConvTable {
 struct ConvKernels {
   ConvTable<float> f32;
   ConvTable<double> f64;
+  const WinogradKernels* winograd;
 };
 
 template <class T>

@@ -1,0 +1,438 @@
+// Forward pass and data gradient by Winograd's algorithm (isa/conv_winograd.h): tiles of the input are
+// transformed a block at a time into scratch that stays in the L2 cache, each of the points is one matrix
+// product over the channels, and the inverse transform adds bias and residual and applies ReLU on its way to
+// the output.
+//
+// Accuracy. A direct sum's error is proportional to sum |x||w| over the terms of that one output; Winograd's
+// is proportional to the sums of |x| over the whole tile and of |w| over the whole filter. The two are as
+// good as each other unless inputs or weights are very uneven, so that is looked for: a filter with few
+// weights that matter turns the whole call over to the direct kernels, and so does a tile of the input for
+// itself if few of its elements matter, if some output sees far less than its share of the tile, or if it
+// holds NaN, Inf or magnitudes near either end of the range. These decisions depend on the data only, so the
+// bits are the same for any number of threads.
+#include "cpu/conv_winograd.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+
+namespace fastdl::cpu::conv {
+namespace {
+
+constexpr int64_t kBlockBytes =
+    448 << 10;                  // transformed inputs of a block: with filters and results they fit L2
+constexpr int64_t kTasks = 16;  // wanted, to balance a few threads
+constexpr int64_t kFewTiles = 128,
+                  kManyPanels = 4;       // see run_panels; as many products of a panel fit the L2 cache
+constexpr int64_t kLeastChannels = 16;   // tiles with fewer do not pay for their transforms
+constexpr int64_t kMostChannels = 128;   // of a block of the sum: its filters fit the L1 or L2 cache
+constexpr int64_t kFilterChannels = 16;  // filters packed and transformed at a time, in the L1 cache
+
+struct Weights {
+  const float* data;  // (O, C, 3, 3)
+  bool data_gradient;
+};
+
+struct Plan {
+  const Source<float>& in;
+  const Image<float>& out;
+  const Epilogue<float>& end;
+  Lattice l;  // with counts rounded up to whole tiles
+  WinogradTile tile;
+  int64_t rows, cols;  // outputs that exist
+  int64_t tiles_h, tiles_w;
+  int64_t reduce, columns, panels, k_block;
+  int64_t row;         // of transformed inputs
+  float* shares;       // per tile: the share of its elements that matter
+  float filter_terms;  // the number of weights that matter in the least even filter
+
+  int64_t tiles() const { return out.n * l.count[0] * tiles_h * tiles_w; }
+  int64_t first_tile(const Block& b) const { return ((b.n0 * l.count[0] + b.d0) * tiles_h + b.h0) * tiles_w; }
+  // By how much a tile's sum of |x| may exceed the part that an output sees: little more than at a corner of
+  // a padded image.
+  float unevenness() const { return tile.mh * tile.mw == 16 ? 7.0f : 4.5f; }
+  float least_terms() const { return tile.mh * tile.mw == 4 ? 4.0f : tile.mh * tile.mw == 8 ? 5.0f : 24.0f; }
+  bool left_out(float share) const { return !(share * filter_terms >= least_terms()); }
+};
+
+const WinogradKernels& table() { return *kernels().conv->winograd; }
+const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
+int index(int64_t m) { return m == 4; }
+
+bool three_taps(const AxisTaps& t) { return t.count() == 3 && t.consecutive() && t.slot[0] == 0; }
+
+// The cheapest tile, counting vector instructions: two multiply-adds a cycle, and about 3 cycles for every
+// vector a transform loads or stores. Larger tiles round worse: their sums are cut into more pieces
+// (k_blocks), which takes enough channels.
+WinogradTile choose_tile(const Geometry& g, const Lattice& l, const Image<const float>& x, int64_t reduce,
+                         int64_t columns) {
+  if (g.groups != 1 || l.taps[0].count() != 1 || !three_taps(l.taps[1]) || !three_taps(l.taps[2]) ||
+      reduce < kLeastChannels || columns < kLeastChannels) {
+    return {};
+  }
+  for (int i = 0; i < 3; ++i) {
+    if (l.in_step[i] != 1 || l.out_step[i] != 1) return {};
+  }
+  const double r = static_cast<double>(reduce), c = static_cast<double>(columns);
+  const double images = static_cast<double>(x.n * l.count[0]);
+  const auto pixels = [&](int64_t mh, int64_t mw) {
+    return static_cast<double>((l.count[1] + mh - 1) / mh * ((l.count[2] + mw - 1) / mw));
+  };
+  // A data gradient may leave out the border, which no gradient reaches.
+  const double positions = std::min(pixels(1, 1), static_cast<double>(g.out[1] * g.out[2]));
+  // Where two rows or columns of zeros surround the image, its edge is left to the direct kernels, in small
+  // pieces.
+  double edge = 0;
+  for (int axis = 1; axis < 3; ++axis) {
+    const int64_t last = l.count[axis] - 1 + l.taps[axis].offset.back();
+    edge += static_cast<double>(((l.taps[axis].offset.front() < -1) + (last > x.size[axis])) * 2 *
+                                l.count[3 - axis]);
+  }
+  double best = images * positions * 9 * r * c / 2 * 0.9;
+  edge *= images * 9 * r * c / 2 * 3;
+  WinogradTile tile;
+  for (const int64_t mh : {2, 4}) {
+    for (const int64_t mw : {2, 4}) {
+      if (reduce < (mh * mw == 4 ? 0 : mh * mw == 8 ? 32 : 256)) continue;
+      const WinogradTile candidate{mh, mw};
+      const double points = static_cast<double>(candidate.points());
+      const double cost = points * (images * pixels(mh, mw) * (r * c / 2 + 3 * (r + c)) + 3 * r * c) + edge;
+      if (cost < best) best = cost, tile = candidate;
+    }
+  }
+  return tile;
+}
+
+// Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it.
+int64_t block_channels(const WinogradTile& tile, int64_t reduce) {
+  const int64_t blocks = tile.mh * tile.mw == 4 ? 1 : tile.mh * tile.mw == 8 ? 2 : 8;
+  return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 16), kMostChannels);
+}
+
+// The filters of one panel, transformed some channels at a time.
+class Filters {
+ public:
+  Filters(const Plan& p, const Weights& w, int64_t panel)
+      : p_(p),
+        w_(w),
+        column_(panel * gemm_table().nr),
+        lanes_(static_cast<int>(std::min<int64_t>(gemm_table().nr, p.columns - column_))),
+        scratch_(nullptr, static_cast<size_t>((kFilterChannels * 9 + 2) * gemm_table().nr) * sizeof(float)) {
+    std::fill(sum(), sum() + 2 * gemm_table().nr, 0.0f);
+  }
+
+  // Channels [r0, r1) into to[point * point_step + (r - r0) * nr + column].
+  void transform(int64_t r0, int64_t r1, float* to, int64_t point_step) {
+    const auto& k = gemm_table();
+    float* const taps = sum() + 2 * k.nr;
+    WinogradFilter f{taps, 0, k.nr, w_.data_gradient, to, point_step, sum(), sum() + k.nr};
+    for (int64_t r = r0; r < r1; r += kFilterChannels, f.u += kFilterChannels * k.nr) {
+      f.reduce = std::min(kFilterChannels, r1 - r);
+      if (w_.data_gradient) {
+        for (int64_t i = 0; i < f.reduce; ++i)
+          k.pack(w_.data + ((r + i) * p_.columns + column_) * 9, 1, 9, 9, lanes_, k.nr, taps + i * 9 * k.nr);
+      } else {
+        k.pack(w_.data + (column_ * p_.reduce + r) * 9, 1, p_.reduce * 9, f.reduce * 9, lanes_, k.nr, taps);
+      }
+      table().filter[index(p_.tile.mh)][index(p_.tile.mw)](f);
+    }
+  }
+
+  // How many of the weights seen so far matter in the least even filter; 0 if any is out of range.
+  float terms() const {
+    const float* const largest = sum() + gemm_table().nr;
+    float terms = INFINITY;
+    for (int j = 0; j < lanes_; ++j) {
+      if (!winograd_range(sum()[j])) return 0;
+      if (sum()[j] > 0) terms = std::min(terms, sum()[j] / largest[j]);
+    }
+    return terms;
+  }
+
+ private:
+  float* sum() const { return scratch_.as<float>(); }  // and the largest, and the packed taps
+  const Plan& p_;
+  const Weights& w_;
+  int64_t column_;
+  int lanes_;
+  Workspace scratch_;
+};
+
+// The share of a tile's elements that matter, from the sums and the largest of |x| of its pixels; 0 if it is
+// not fit for Winograd, infinity if all are zero.
+float share_of(const Plan& p, const float* sum, const float* largest, int64_t line, int64_t rows,
+               int64_t cols) {
+  const int64_t th = p.tile.mh + 2, tw = p.tile.mw + 2;
+  float across[6][4], most = 0, total = 0;  // sums of three pixels side by side
+  for (int64_t r = 0; r < th; ++r) {
+    const float* const s = sum + r * line;
+    for (int64_t q = 0; q < tw; ++q) {
+      total += s[q];
+      most = std::max(most, largest[r * line + q]);
+    }
+    for (int64_t q = 0; q < p.tile.mw; ++q) across[r][q] = s[q] + s[q + 1] + s[q + 2];
+  }
+  float least = INFINITY;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t q = 0; q < cols; ++q)
+      least = std::min(least, across[r][q] + across[r + 1][q] + across[r + 2][q]);
+  }
+  if (!winograd_range(total) || !(least * p.unevenness() >= total)) return 0;
+  return total > 0 ? total / (static_cast<float>(p.reduce * p.tile.points()) * most) : INFINITY;
+}
+
+// Transformed inputs of a block of tiles, tile t of it at v + t * row, and the shares of what matters in
+// them.
+void transform_block(const Plan& p, const Block& b, float* v, int64_t point_step, float* shares) {
+  const int64_t mh = p.tile.mh, mw = p.tile.mw;
+  const Block pixels{b.n0, b.n, b.d0, b.d, b.h0 * mh, b.h * mh};
+  bool copied = !p.in.plain();
+  for (int axis = 0; axis < 3; ++axis) copied = copied || p.l.reaches_out(axis, p.in.x.size[axis]);
+  const int64_t lines = b.h * mh + 2, line = p.tiles_w * mw + 2;
+  Workspace copy(nullptr,
+                 copied ? static_cast<size_t>(b.n * b.d * lines * line * p.reduce) * sizeof(float) : 0);
+  const Region<float> region =
+      copied ? copy_region(p.in, p.l, pixels, {}, copy.as<float>()) : region_in_place(p.in, pixels);
+  Workspace sizes(nullptr, static_cast<size_t>(2 * lines * line) * sizeof(float));
+  float *const sum = sizes.as<float>(), *const largest = sum + lines * line;
+  const auto transform = table().input[index(mh)][index(mw)];
+  for (int64_t n = 0; n < b.n; ++n) {
+    for (int64_t d = b.d0; d < b.d0 + b.d; ++d) {
+      const float* const first =
+          region.at(n, d + p.l.taps[0].offset[0], b.h0 * mh + p.l.taps[1].offset[0], p.l.taps[2].offset[0]);
+      for (int64_t h = 0; h < lines; ++h)
+        table().pixel_sizes(first + h * region.step[1], region.step[2], line, p.reduce, sum + h * line,
+                            largest + h * line);
+      for (int64_t h = 0; h < b.h; ++h) {
+        for (int64_t w = 0; w < p.tiles_w; ++w, v += p.row) {
+          transform(first + h * mh * region.step[1] + w * mw * region.step[2], region.step[1], region.step[2],
+                    p.reduce, v, point_step);
+          const int64_t at = h * mh * line + w * mw;
+          *shares++ = share_of(p, sum + at, largest + at, line, std::min(mh, p.rows - (b.h0 + h) * mh),
+                               std::min(mw, p.cols - w * mw));
+        }
+      }
+    }
+  }
+}
+
+// m[point][tile][nr] = or += (r0 > 0) the products over channels [r0, r1); filters begin at channel r0.
+void multiply(const Plan& p, const float* v, int64_t v_step, int64_t tiles, const float* filters,
+              int64_t filter_step, int64_t r0, int64_t r1, float* m, int64_t m_step) {
+  const auto& k = gemm_table();
+  const int64_t parts = (tiles + k.mr - 1) / k.mr, part = (tiles + parts - 1) / parts;  // even register tiles
+  GemmPiece<float> piece{};
+  GemmTile<float> t{};
+  t.pieces = &piece;
+  t.count = 1;
+  t.a_row = p.row;
+  t.a_k = 1;
+  t.b_k = t.ldc = k.nr;
+  t.cols = k.nr;
+  t.alpha = 1;
+  for (int64_t point = 0; point < p.tile.points(); ++point) {
+    for (int64_t r = r0; r < r1; r += p.k_block) {
+      piece.k = std::min(p.k_block, r1 - r);
+      piece.b = filters + point * filter_step + (r - r0) * k.nr;
+      t.beta = r ? 1.0f : 0.0f;
+      for (int64_t i = 0; i < tiles; i += part) {
+        t.rows = static_cast<int>(std::min(part, tiles - i));
+        piece.a = v + point * v_step + i * p.row + r;
+        t.c = m + point * m_step + i * k.nr;
+        gemm_tile(k, t);
+      }
+    }
+  }
+}
+
+// The inverse transforms of `tiles` tiles from `first` on, for one panel of outputs.
+void finish(const Plan& p, int64_t first, int64_t tiles, int64_t panel, const float* m, int64_t m_step) {
+  const int64_t nr = gemm_table().nr, column = panel * nr, mh = p.tile.mh, mw = p.tile.mw;
+  WinogradOutput o{};
+  o.point_step = m_step;
+  o.h_step = p.out.step[1];
+  o.w_step = p.out.step[2];
+  o.residual_h = p.end.residual.step[1];
+  o.residual_w = p.end.residual.step[2];
+  o.relu = p.end.activation.kind == FASTDL_ACT_RELU;
+  o.lanes = static_cast<int>(std::min<int64_t>(nr, p.columns - column));
+  o.bias = p.end.bias ? p.end.bias + column : nullptr;
+  const auto inverse = table().output[index(mh)][index(mw)];
+  for (int64_t i = first; i < first + tiles; ++i) {
+    const int64_t w = i % p.tiles_w * mw, line = i / p.tiles_w, h = line % p.tiles_h * mh;
+    const int64_t plane = line / p.tiles_h, d = plane % p.l.count[0], n = plane / p.l.count[0];
+    o.m = m + (i - first) * nr;
+    o.rows = static_cast<int>(std::min(mh, p.rows - h));
+    o.cols = static_cast<int>(std::min(mw, p.cols - w));
+    o.y = p.out.at(n, d, h, w) + column;
+    if (p.end.residual.data) o.residual = p.end.residual.at(n, d, h, w) + column;
+    inverse(o);
+  }
+}
+
+template <class T>
+Image<T> part_of(const Image<T>& x, int64_t n, int64_t d, int64_t h, int64_t w, int64_t rows, int64_t cols) {
+  Image<T> part = x;
+  part.data = x.at(n, d, h, w);
+  part.n = part.size[0] = 1;
+  part.size[1] = rows;
+  part.size[2] = cols;
+  return part;
+}
+
+// The tiles left out, by the direct kernels; runs of them in a line of tiles together.
+void direct_tiles(Context* context, const Plan& p, const PackedWeights<float>& w, const Epilogue<float>& end,
+                  bool zeros_count) {
+  const int64_t planes = p.out.size[0], lines = p.out.n * planes * p.tiles_h, mh = p.tile.mh, mw = p.tile.mw;
+  parallel_for(context, lines, kSerialCost, [&](int64_t i) {
+    const float* const shares = p.shares + i * p.tiles_w;
+    const int64_t h = i % p.tiles_h * mh, d = i / p.tiles_h % planes, n = i / p.tiles_h / planes;
+    for (int64_t begin = 0, q; begin < p.tiles_w; begin = q + 1) {
+      for (q = begin; q < p.tiles_w && p.left_out(shares[q]); ++q) {
+      }
+      if (q == begin) continue;
+      Lattice l = p.l;
+      l.count[0] = 1;
+      l.count[1] = std::min(mh, p.rows - h);
+      l.count[2] = std::min(q * mw, p.cols) - begin * mw;
+      l.taps[0].offset[0] += d;
+      for (auto& offset : l.taps[1].offset) offset += h;
+      for (auto& offset : l.taps[2].offset) offset += begin * mw;
+      Source<float> in = p.in;
+      in.x.n = 1;
+      in.x.data += n * in.x.n_step;
+      if (in.masked()) in.saved.data += n * in.saved.n_step;
+      Epilogue<float> part = end;
+      if (end.residual.data)
+        part.residual = part_of(end.residual, n, d, h, begin * mw, l.count[1], l.count[2]);
+      gather(context, in, l, w, part_of(p.out, n, d, h, begin * mw, l.count[1], l.count[2]), part,
+             zeros_count);
+    }
+  });
+}
+
+// Activations other than ReLU, over what has been written.
+void activate(Context* context, const Image<float>& y, const fastdl_activation& f) {
+  const auto& activation = table_for<float>(*kernels().activation);
+  parallel_for(context, y.n * y.size[0] * y.size[1], static_cast<double>(y.size[2] * y.c), [&](int64_t i) {
+    float* line = y.at(i / y.size[1] / y.size[0], i / y.size[1] % y.size[0], i % y.size[1], 0);
+    if (y.line_dense()) return activation.forward(f, y.size[2] * y.c, line, line);
+    for (int64_t w = 0; w < y.size[2]; ++w, line += y.step[2]) activation.forward(f, y.c, line, line);
+  });
+}
+
+// Many tiles: each task transforms a block of them, which stays in its L2 cache, and multiplies it with all
+// filters. Returns the number of terms of the least even filter.
+float run_blocks(Context* context, const Plan& p, const Weights& weights) {
+  const auto& k = gemm_table();
+  const int64_t points = p.tile.points(), filter_step = winograd_step(p.reduce * k.nr);
+  Workspace filters(context, static_cast<size_t>(p.panels * points * filter_step) * sizeof(float));
+  Workspace terms(context, static_cast<size_t>(p.panels) * sizeof(float));
+  parallel_for(context, p.panels, static_cast<double>(points * filter_step) / 4, [&](int64_t panel) {
+    Filters f(p, weights, panel);
+    f.transform(0, p.reduce, filters.as<float>() + panel * points * filter_step, filter_step);
+    terms.as<float>()[panel] = f.terms();
+  });
+  const float least = *std::min_element(terms.as<float>(), terms.as<float>() + p.panels);
+  if (least < p.least_terms()) return least;
+
+  const int64_t counts[3] = {p.l.count[0], p.tiles_h, p.tiles_w};
+  const int64_t fit = kBlockBytes / (points * p.row * static_cast<int64_t>(sizeof(float)));
+  const Blocks blocks(p.out.n, counts, std::max<int64_t>(std::min(fit, p.tiles() / kTasks), 2 * k.mr));
+  const double work = static_cast<double>(points * p.reduce * p.columns) / k.width;  // of a tile
+  parallel_for(context, blocks.count(), work * static_cast<double>(p.tiles() / blocks.count()),
+               [&](int64_t i) {
+                 const Block b = blocks[i];
+                 const int64_t tiles = b.n * b.d * b.h * p.tiles_w, first = p.first_tile(b);
+                 const int64_t v_step = winograd_step(tiles * p.row), m_step = winograd_step(tiles * k.nr);
+                 Workspace scratch(nullptr, static_cast<size_t>(points * (v_step + m_step)) * sizeof(float));
+                 float *const v = scratch.as<float>(), *const m = v + points * v_step;
+                 transform_block(p, b, v, v_step, p.shares + first);
+                 for (int64_t panel = 0; panel < p.panels; ++panel) {
+                   multiply(p, v, v_step, tiles, filters.as<float>() + panel * points * filter_step,
+                            filter_step, 0, p.reduce, m, m_step);
+                   finish(p, first, tiles, panel, m, m_step);
+                 }
+               });
+  return least;
+}
+
+// Few tiles, many filters: the transformed inputs are shared, and each task transforms the filters of a
+// panel, some channels at a time, so that they are used from its L2 cache.
+float run_panels(Context* context, const Plan& p, const Weights& weights) {
+  const auto& k = gemm_table();
+  const int64_t points = p.tile.points(), tiles = p.tiles(), v_step = winograd_step(tiles * p.row);
+  Workspace v(context, static_cast<size_t>(points * v_step) * sizeof(float));
+  Workspace terms(context, static_cast<size_t>(p.panels) * sizeof(float));
+  const int64_t counts[3] = {p.l.count[0], p.tiles_h, p.tiles_w};
+  const Blocks lines(p.out.n, counts, p.tiles_w);
+  const double pixel = static_cast<double>(points * p.reduce * 4) / k.width;
+  parallel_for(context, lines.count(), pixel * static_cast<double>(p.tiles_w), [&](int64_t i) {
+    const Block b = lines[i];
+    transform_block(p, b, v.as<float>() + p.first_tile(b) * p.row, v_step, p.shares + p.first_tile(b));
+  });
+  const double work = static_cast<double>(points * p.reduce * p.columns) / k.width;
+  parallel_for(context, p.panels, work * static_cast<double>(tiles / p.panels + 1), [&](int64_t panel) {
+    const int64_t filter_step = winograd_step(p.k_block * k.nr), m_step = winograd_step(tiles * k.nr);
+    Workspace scratch(nullptr, static_cast<size_t>(points * (filter_step + m_step)) * sizeof(float));
+    float *const m = scratch.as<float>(), *const filters = m + points * m_step;
+    Filters f(p, weights, panel);
+    for (int64_t r = 0; r < p.reduce; r += p.k_block) {
+      const int64_t end = std::min(r + p.k_block, p.reduce);
+      f.transform(r, end, filters, filter_step);
+      multiply(p, v.as<float>(), v_step, tiles, filters, filter_step, r, end, m, m_step);
+    }
+    finish(p, 0, tiles, panel, m, m_step);
+    terms.as<float>()[panel] = f.terms();
+  });
+  return *std::min_element(terms.as<float>(), terms.as<float>() + p.panels);
+}
+
+}  // namespace
+
+bool winograd_gather(Context* context, const Geometry& g, const Source<float>& in, const Lattice& l,
+                     const float* weight, bool data_gradient, const Image<float>& out,
+                     const Epilogue<float>& end) {
+  const auto& k = gemm_table();
+  const int64_t reduce = data_gradient ? g.o : g.c, columns = data_gradient ? g.c : g.o;
+  const WinogradTile tile = choose_tile(g, l, in.x, reduce, columns);
+  if (!tile || out.n * l.rows_per_image() == 0) return false;
+  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t tiles_h = ceil_div(l.count[1], tile.mh), tiles_w = ceil_div(l.count[2], tile.mw);
+  const int64_t k_block = block_channels(tile, reduce);
+  Plan p{in,         out,
+         end,        l,
+         tile,       l.count[1],
+         l.count[2], tiles_h,
+         tiles_w,    reduce,
+         columns,    ceil_div(columns, k.nr),
+         k_block,    winograd_row(reduce),
+         nullptr,    0};
+  p.l.count[1] = p.tiles_h * tile.mh;
+  p.l.count[2] = p.tiles_w * tile.mw;
+  Workspace shares(context, static_cast<size_t>(p.tiles()) * sizeof(float));
+  p.shares = shares.as<float>();
+  const Weights weights{weight, data_gradient};
+  p.filter_terms = p.tiles() <= kFewTiles && p.panels >= kManyPanels ? run_panels(context, p, weights)
+                                                                     : run_blocks(context, p, weights);
+  // Uneven even if all inputs were equal.
+  if (!(p.filter_terms >= p.least_terms())) return false;
+
+  const bool later = end.activation.kind != FASTDL_ACT_NONE && end.activation.kind != FASTDL_ACT_RELU;
+  const int64_t left_out =
+      std::count_if(p.shares, p.shares + p.tiles(), [&](float share) { return p.left_out(share); });
+  if (left_out) {
+    Workspace packed(context, static_cast<size_t>(packed_size<float>(g, data_gradient)) * sizeof(float));
+    const PackedWeights<float> w = pack_weights<float>(context, g, weight, data_gradient, packed.as<float>());
+    Epilogue<float> sums = end;
+    if (later) sums.activation = {FASTDL_ACT_NONE, 0, 0};
+    if (2 * left_out > p.tiles()) gather(context, in, l, w, out, sums, !data_gradient);
+    else direct_tiles(context, p, w, sums, !data_gradient);
+  }
+  if (later) activate(context, out, end.activation);
+  return true;
+}
+
+}  // namespace fastdl::cpu::conv

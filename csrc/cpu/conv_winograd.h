@@ -1,0 +1,39 @@
+// Winograd convolution: 3 x 3 taps, stride 1, float32. What its forward pass and data gradient
+// (conv_winograd.cpp) share with the gradient of the weights (conv_winograd_weight.cpp).
+#pragma once
+
+#include "cpu/conv_plan.h"
+
+namespace fastdl::cpu::conv {
+
+// Tiles of mh x mw outputs, each the inverse transform of (mh + 2) x (mw + 2) points.
+struct WinogradTile {
+  int64_t mh = 0, mw = 0;  // 0: the direct kernels are faster
+  int64_t points() const { return (mh + 2) * (mw + 2); }
+  explicit operator bool() const { return mh != 0; }
+};
+
+// Rows of a matrix of this many floats: a line more where rows would lie a multiple of 512 bytes apart and
+// compete for few sets of the L1 cache.
+inline int64_t winograd_row(int64_t channels) {
+  const int64_t row = (channels + 15) / 16 * 16;
+  return row % 128 == 0 ? row + 16 : row;
+}
+// The distance between points: an odd number of cache lines, so that the points of a tile are in different
+// sets.
+inline int64_t winograd_step(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
+// Magnitudes whose products neither overflow in a transform nor lose bits to underflow; 0 is exact.
+inline bool winograd_range(float sum) { return sum == 0 || (sum > 0x1p-50f && sum < 0x1p60f); }
+
+// Forward pass or data gradient through the lattice. False if nothing has been written, because the direct
+// kernels are faster or some filter is too uneven.
+bool winograd_gather(Context* context, const Geometry& g, const Source<float>& in, const Lattice& l,
+                     const float* weight, bool data_gradient, const Image<float>& out,
+                     const Epilogue<float>& end);
+
+// The gradients of weights and bias (which may be NULL), likewise.
+bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<float>& in,
+                              const Source<float>& grad, const View& grad_weight, const View* grad_bias);
+
+}  // namespace fastdl::cpu::conv

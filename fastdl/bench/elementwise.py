@@ -1,0 +1,76 @@
+"""Ops bound by memory: softmax, layer and batch norm, GELU, pooling, dropout, cross-entropy, Adam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .elementwise_flat import adam, dropout, gelu
+from .elementwise_images import batch_norm, pool
+from .elementwise_rows import cross_entropy, layer_norm, softmax
+from .rows import Row, itemsize
+
+FAMILY = "elementwise"
+DIRECTIONS = ("forward", "backward", "both", "step")
+SIZES = (10**4, 10**5, 10**6, 10**7, 10**8)
+_CLASSES = 1000  # elements of a row of softmax, layer norm and cross-entropy
+
+SUITES: dict[str, tuple[int, ...]] = {
+    "quick": (10**5,),
+    "small": (10**4,),
+    "sizes": SIZES,
+    "scaling": (10**6,),
+    "targets": SIZES,
+}
+
+
+def rows(suite: str, dtype: str) -> list[Row]:
+    """The rows of a suite."""
+    found = []
+    for name, (shape, passes, build) in OPS.items():
+        for direction, count in passes.items():
+            if direction == "step" and dtype == "bfloat16":
+                continue  # optimizers keep float32
+            for n in SUITES[suite]:
+                found.append(_row(name, shape(n), dtype, direction, count, build))
+    return found
+
+
+def _row(
+    name: str, shape: tuple[int, ...], dtype: str, direction: str, passes: float, build: Callable
+) -> Row:
+    moved = passes * math.prod(shape) * itemsize(dtype)
+    return Row(
+        "memory-bound", name, "x".join(map(str, shape)), dtype, direction, 0.0, moved,
+        lambda peers: build(shape, dtype, direction, peers),
+    )  # fmt: skip
+
+
+def _matrix(n: int) -> tuple[int, ...]:
+    return (n // _CLASSES, _CLASSES)
+
+
+def _flat(n: int) -> tuple[int, ...]:
+    return (n,)
+
+
+def _images(n: int) -> tuple[int, ...]:
+    """64 channels of 7x7, 28x28 or 56x56, as the batch grows."""
+    size = 7 if n < 10**6 else 28 if n < 10**8 else 56
+    return (n // (64 * size * size), 64, size, size)
+
+
+# name: (shape of about n elements, passes over the array that each direction cannot do without, how to build it).
+# Softmax reads x and writes y, its gradient reads two arrays and writes one; batch norm reads x a second time once its
+# statistics are known; Adam reads four arrays and writes three.
+OPS: dict[str, tuple[Callable, dict[str, float], Callable]] = {
+    "softmax": (_matrix, {"forward": 2, "backward": 3}, softmax),
+    "layer_norm": (_matrix, {"forward": 2, "backward": 3}, layer_norm),
+    "batch_norm": (_images, {"forward": 3, "backward": 5}, batch_norm),
+    "gelu": (_flat, {"forward": 2, "backward": 3}, gelu),
+    "max_pool": (_images, {"forward": 1.25, "backward": 1.5}, pool("max_pool")),
+    "avg_pool": (_images, {"forward": 1.25, "backward": 1.25}, pool("avg_pool")),
+    "dropout": (_flat, {"forward": 2}, dropout),
+    "cross_entropy": (_matrix, {"forward": 1, "both": 2}, cross_entropy),
+    "adam": (_flat, {"step": 7}, adam),
+}

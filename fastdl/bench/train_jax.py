@@ -1,0 +1,95 @@
+"""The models of train.py in jax: the whole step, Adam included, compiled into one call that reuses its buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def _forward(jax: Any, name: str) -> Callable[[list[Any], Any], Any]:
+    """parameters (as torch orders and lays them out), x -> logits"""
+    nn, jnp, lax = jax.nn, jax.numpy, jax.lax
+
+    def linear(x: Any, w: Any, b: Any) -> Any:
+        return x @ w.T + b
+
+    def mlp(p: list[Any], x: Any) -> Any:
+        return linear(nn.relu(linear(x.reshape(len(x), -1), *p[:2])), *p[2:])
+
+    def cnn(p: list[Any], x: Any) -> Any:
+        def conv(x: Any, w: Any, b: Any) -> Any:
+            y = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "OIHW", "NHWC"))
+            return nn.relu(y + b)
+
+        def pool(x: Any) -> Any:
+            return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+        x = pool(conv(x.reshape(len(x), 28, 28, 1), *p[:2]))
+        x = conv(pool(conv(x, *p[2:4])), *p[4:6]).transpose(0, 3, 1, 2).reshape(len(x), -1)
+        return linear(nn.relu(linear(x, *p[6:8])), *p[8:])
+
+    def lstm(p: list[Any], x: Any) -> Any:
+        w, r, b, d, *head = p
+
+        def step(state: Any, gates: Any) -> Any:
+            h, c = state
+            i, f, g, o = jnp.split(gates + h @ r.T, 4, -1)
+            c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+            return (nn.sigmoid(o) * jnp.tanh(c), c), None
+
+        zero = jnp.zeros((len(x), 64), x.dtype)
+        (h, _), _ = lax.scan(step, (zero, zero), x[:, 0].swapaxes(0, 1) @ w.T + b + d)
+        return linear(h, *head)
+
+    def norm(x: Any, w: Any, b: Any) -> Any:
+        mean = x.mean(-1, keepdims=True)
+        return (x - mean) / (((x - mean) ** 2).mean(-1, keepdims=True) + 1e-5) ** 0.5 * w + b
+
+    def transformer(p: list[Any], x: Any) -> Any:
+        for i in (0, 12):
+            wi, bi, wo, bo, w1, b1, w2, b2, g1, h1, g2, h2 = p[i : i + 12]
+            parts = jnp.split(linear(x, wi, bi), 3, -1)
+            q, k, v = (a.reshape(*x.shape[:2], 4, 64) for a in parts)
+            attended = nn.dot_product_attention(q, k, v).reshape(x.shape)
+            x = norm(x + linear(attended, wo, bo), g1, h1)
+            x = norm(x + linear(nn.relu(linear(x, w1, b1)), w2, b2), g2, h2)
+        return linear(x.mean(1), *p[24:])
+
+    return {"mlp": mlp, "mlp32": mlp, "cnn": cnn, "lstm64": lstm, "transformer": transformer}[name]
+
+
+def calls(
+    jax: Any, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, direction: str
+) -> dict[str, Any]:
+    """A training step, or inference."""
+    jnp, forward = jax.numpy, _forward(jax, name)
+    parameters = [jnp.array(w) for w in weights]
+    jx, jy = jnp.array(x), jnp.array(y)
+    if direction == "forward":
+        compiled = jax.jit(forward)
+        return {"": lambda: jax.block_until_ready(compiled(parameters, jx))}
+
+    def loss(p: list[Any], x: Any, y: Any) -> Any:
+        return -jnp.take_along_axis(jax.nn.log_softmax(forward(p, x)), y[:, None], 1).mean()
+
+    def step(state: Any, x: Any, y: Any) -> Any:
+        p, m, v, t = state
+        value, g = jax.value_and_grad(loss)(p, x, y)
+        t = t + 1
+        rate, correction = 1e-3 / (1 - 0.9**t), 1 - 0.999**t
+        m = [0.9 * a + 0.1 * b for a, b in zip(m, g)]
+        v = [0.999 * a + 0.001 * b * b for a, b in zip(v, g)]
+        p = [a - rate * b / ((c / correction) ** 0.5 + 1e-8) for a, b, c in zip(p, m, v)]
+        return (p, m, v, t), value
+
+    compiled = jax.jit(step, donate_argnums=0)
+    zeros = [jnp.zeros_like(a) for a in parameters]
+    state = [(parameters, zeros, [z.copy() for z in zeros], jnp.zeros((), jnp.float32))]
+
+    def call() -> Any:
+        state[0], value = compiled(state[0], jx, jy)
+        return jax.block_until_ready((state[0], value))[1]
+
+    return {"": call}

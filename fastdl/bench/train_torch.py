@@ -1,0 +1,96 @@
+"""The models of train.py in torch: as its users write them, in both memory formats, with fused Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def build(torch: Any, name: str) -> Any:
+    """The model, its parameters in the order of fastdl's."""
+    from .train import CLASSES, transformer
+
+    t: Any = torch.nn
+    if name == "cnn":
+        return t.Sequential(
+            t.Conv2d(1, 32, 3), t.ReLU(), t.MaxPool2d(2), t.Conv2d(32, 64, 3), t.ReLU(), t.MaxPool2d(2),
+            t.Conv2d(64, 64, 3), t.ReLU(), t.Flatten(), t.Linear(576, 64), t.ReLU(), t.Linear(64, CLASSES),
+        )  # fmt: skip
+    if name == "mlp":
+        return t.Sequential(t.Flatten(), t.Linear(784, 512), t.ReLU(), t.Linear(512, CLASSES))
+    if name == "mlp32":
+        return t.Sequential(t.Linear(32, 32), t.ReLU(), t.Linear(32, CLASSES))
+    if name == "lstm64":
+
+        class Classifier(t.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.lstm = t.LSTM(28, 64, batch_first=True)
+                self.head = t.Linear(64, CLASSES)
+
+            def forward(self, x: Any) -> Any:
+                return self.head(self.lstm(x[:, 0])[1][0][0])
+
+        return Classifier()
+    return transformer(t)
+
+
+def _load(torch: Any, name: str, weights: Sequence[np.ndarray], dtype: Any) -> Any:
+    model = build(torch, name).to(dtype)
+    with torch.no_grad():
+        for target, source in zip(model.parameters(), weights, strict=True):
+            target.copy_(torch.from_numpy(source))
+    return model
+
+
+def reference(
+    torch: Any, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, float, list[np.ndarray]]:
+    """Output, loss and gradients in float64."""
+    model = _load(torch, name, weights, torch.float64)
+    out = model(torch.from_numpy(x).double())
+    loss = torch.nn.functional.cross_entropy(out, torch.from_numpy(y))
+    loss.backward()
+    return out.detach().numpy(), float(loss.detach()), [p.grad.numpy() for p in model.parameters()]
+
+
+def calls(
+    torch: Any, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, direction: str
+) -> dict[str, Any]:
+    """A training step, or inference, by variant."""
+    formats = {"": torch.contiguous_format}
+    if name == "cnn":
+        formats["channels_last"] = torch.channels_last
+    result = {}
+    for variant, format in formats.items():
+        model = _load(torch, name, weights, torch.float32).to(memory_format=format)
+        tx = torch.from_numpy(x.copy()).contiguous(memory_format=format)
+        if direction == "forward":
+            result[variant] = _inference(torch, model.eval(), tx)
+        else:
+            result[f"{variant} fused".strip()] = _step(torch, model, tx, torch.from_numpy(y))
+    return result
+
+
+def _inference(torch: Any, model: Any, x: Any) -> Any:
+    def call() -> Any:
+        with torch.inference_mode():
+            return model(x)
+
+    return call
+
+
+def _step(torch: Any, model: Any, x: Any, y: Any) -> Any:
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def call() -> Any:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return call
