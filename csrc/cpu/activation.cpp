@@ -5,6 +5,7 @@
 #include "cpu/convert.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 #include "cpu/tensor.h"
 
 namespace fastdl::cpu {
@@ -23,8 +24,10 @@ fastdl_activation checked(const fastdl_activation* f, const char* op) {
 template <class S>
 void forward(Context* context, const View& x, const View& out, const fastdl_activation& f) {
   const auto& table = table_for<S>(*kernels().activation);
+  const Output output(out.nbytes());
   parallel_ranges(context, x.size(), kGrain, 1.0, [&](int64_t begin, int64_t end) {
-    table.forward(f, end - begin, x.as<S>() + begin, out.as<S>() + begin);
+    output.put_pieces(context, out.as<S>(), begin, end,
+                      [&](S* to, int64_t i, int64_t j) { table.forward(f, j - i, x.as<S>() + i, to); });
   });
 }
 
@@ -32,17 +35,21 @@ template <class S>
 void backward(Context* context, const View& dy, const View& saved, const View& dx, const fastdl_activation& f,
               bool from_output) {
   const auto& table = table_for<S>(*kernels().activation);
+  const Output output(dx.nbytes());
   parallel_ranges(context, dy.size(), kGrain, 1.0, [&](int64_t begin, int64_t end) {
-    table.backward(f, from_output, end - begin, dy.as<S>() + begin, saved.as<S>() + begin,
-                   dx.as<S>() + begin);
+    output.put_pieces(context, dx.as<S>(), begin, end, [&](S* to, int64_t i, int64_t j) {
+      table.backward(f, from_output, j - i, dy.as<S>() + i, saved.as<S>() + i, to);
+    });
   });
 }
 
 template <class S>
 void elementary(Context* context, const View& x, const View& out, int32_t kind) {
   const auto& table = table_for<S>(*kernels().activation);
+  const Output output(out.nbytes());
   parallel_ranges(context, x.size(), kGrain, 2.0, [&](int64_t begin, int64_t end) {
-    table.elementary(kind, end - begin, x.as<S>() + begin, out.as<S>() + begin);
+    output.put_pieces(context, out.as<S>(), begin, end,
+                      [&](S* to, int64_t i, int64_t j) { table.elementary(kind, j - i, x.as<S>() + i, to); });
   });
 }
 
