@@ -72,12 +72,22 @@ _POOLED = 1 << 17  # bytes from which `empty` reuses memory: fresh pages would c
 def add(a: Any, b: Any) -> Any:
     """``a + b``; a large result gets the memory of an earlier output."""
     if a.nbytes >= _POOLED and a.shape == b.shape and a.dtype == b.dtype and a.__class__ is np.ndarray:
-        if a.dtype.kind == "V":  # converting on our kernels costs less than NumPy's loop for bfloat16
-            wide_sum = convert(a, _FLOAT32)
-            wide_sum += convert(b, _FLOAT32)
-            return convert(wide_sum, a.dtype)
-        return np.add(a, b, out=empty_like(a))
+        return _large(np.add, a, b)
     return a + b
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """``a * b``; a large result gets the memory of an earlier output."""
+    if a.nbytes >= _POOLED and a.shape == b.shape and a.dtype == b.dtype and a.__class__ is np.ndarray:
+        return _large(np.multiply, a, b)
+    return a * b
+
+
+def _large(function: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype.kind == "V":  # converting on our kernels costs less than NumPy's loops for bfloat16
+        result = convert(a, _FLOAT32)
+        return convert(function(result, convert(b, _FLOAT32), out=result), a.dtype)
+    return function(a, b, out=empty_like(a))
 
 
 def wide(dtype: np.dtype) -> np.dtype:

@@ -193,6 +193,13 @@ def test_files(tmp_path):
     assert all(loaded[k].numpy().tobytes() == v.numpy().tobytes() for k, v in state.items())
     header = (tmp_path / "x.safetensors").read_bytes()[8:]
     assert json.loads(header[: header.index(b"}}") + 2])["b"]["dtype"] == "BF16"
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    theirs = load_file(tmp_path / "x.safetensors")
+    assert theirs["b"].dtype == torch.bfloat16 and theirs["b"].tolist() == state["b"].tolist()
+    save_file(theirs, tmp_path / "y.safetensors")
+    assert io.load(tmp_path / "y.safetensors")["b"].numpy().tobytes() == state["b"].numpy().tobytes()
 
 
 def test_modules():

@@ -122,7 +122,7 @@ def test_options(rng, kind, options):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("batch", "hidden", "bidirectional"), [(16, 72, False), (2, 200, False), (3, 190, True)]
+    ("batch", "hidden", "bidirectional"), [(16, 72, False), (2, 200, False), (3, 190, True), (9, 430, False)]
 )
 def test_same_bits_for_any_number_of_threads(rng, kind, batch, hidden, bidirectional):
     """Few sequences are split by hidden units, many by sequences; no bit may depend on it."""

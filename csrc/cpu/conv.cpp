@@ -306,6 +306,10 @@ void run_bf16(Context* context, const Geometry& g, const View& x, const std::opt
     depthwise_gather(context, g, (*in).x, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
     return y.write_back();
   }
+  if (winograd_gather(context, g, *in, data_gradient ? data_lattices(g)[0] : forward_lattice(g),
+                      w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end)) {
+    return y.write_back();
+  }
   bf16_gather(context, g, *in, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
   y.write_back();
 }

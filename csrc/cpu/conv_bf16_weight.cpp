@@ -7,6 +7,7 @@
 #if defined(FASTDL_BF16_TILES)
 #include <algorithm>
 
+#include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
 #include "cpu/parallel.h"
@@ -204,6 +205,7 @@ void bf16_weight_gradient(Context* context, const Geometry& g, const Source<bflo
   if (g.o == 0) return;
   if (grad_weight && grad_weight->size() == 0) grad_weight = nullptr;
   if (!grad_weight && !grad_bias) return;
+  if (grad_weight && winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
   const auto& k = table();
   WeightGradient p{g,
                    in,

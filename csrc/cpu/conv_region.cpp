@@ -38,6 +38,13 @@ void copy_line(const Image<const T>& x, const T* from, int64_t pixels, T* to) {
   }
 }
 
+// The same as float32.
+void copy_line(const Image<const bfloat16>& x, const bfloat16* from, int64_t pixels, float* to) {
+  const auto widen = kernels().convert->bf16.widen;
+  if (x.line_dense()) return widen(pixels * x.c, from, 1, to, 1);
+  for (int64_t w = 0; w < pixels; ++w) widen(x.c, from + w * x.step[2], 1, to + w * x.c, 1);
+}
+
 // to = grad * f'(saved)
 template <class T>
 void mask_line(const Source<T>& in, const T* grad, const T* saved, int64_t n, T* to) {
@@ -90,9 +97,9 @@ Region<T> region_in_place(const Source<T>& in, const Block& b) {
   return r;
 }
 
-template <class T>
-Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, const Spread& spread, T* to) {
-  const Image<const T>& x = in.x;
+template <class S, class T>
+Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, const Spread& spread, T* to) {
+  const Image<const S>& x = in.x;
   const Extents e = extents(l, b);
   const int64_t channels = spread.channels(x.c);
   Region<T> r;
@@ -107,7 +114,7 @@ Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, con
   const int64_t w1 = std::min(e.first[2] + e.size[2], x.size[2]);
   const int64_t inside = std::max<int64_t>(w1 - w0, 0), left = inside ? w0 - e.first[2] : 0;
   const int64_t line = inside * x.c;
-  const bool saved_dense = in.masked() && in.saved.line_dense(), x_dense = x.line_dense();
+  [[maybe_unused]] const bool saved_dense = in.masked() && in.saved.line_dense(), x_dense = x.line_dense();
   Workspace scratch(nullptr, static_cast<size_t>(line * 2) * sizeof(T));
   T* const unspread = scratch.as<T>();
   T* const saved_line = scratch.as<T>() + line;
@@ -124,20 +131,26 @@ Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, con
         std::fill(to + (left + inside) * channels, to + r.step[1], T{});
         T* const pixels = to + left * channels;
         T* const plain = spread.groups ? unspread : pixels;
-        const T* source = x.at(b.n0 + i, d, h, w0);
+        const S* source = x.at(b.n0 + i, d, h, w0);
         if (!in.masked()) {
           copy_line(x, source, inside, plain);
         } else {
-          const T* saved = in.saved.at(b.n0 + i, d, h, w0);
-          if (!saved_dense) {
+          const S* saved = in.saved.at(b.n0 + i, d, h, w0);
+          if constexpr (std::is_same_v<S, T>) {
+            if (!saved_dense) {
+              copy_line(in.saved, saved, inside, saved_line);
+              saved = saved_line;
+            }
+            if (!x_dense) {
+              copy_line(x, source, inside, plain);
+              source = plain;
+            }
+            mask_line(in, source, saved, line, plain);
+          } else {
             copy_line(in.saved, saved, inside, saved_line);
-            saved = saved_line;
-          }
-          if (!x_dense) {
             copy_line(x, source, inside, plain);
-            source = plain;
+            kernels().activation->f32.backward(in.activation, in.from_output, line, plain, saved_line, plain);
           }
-          mask_line(in, source, saved, line, plain);
         }
         if (spread.groups) spread_line(plain, inside, x.c, spread, pixels);
       }
@@ -148,10 +161,12 @@ Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, con
 
 #define FASTDL_INSTANTIATE(T)                                            \
   template Region<T> region_in_place<T>(const Source<T>&, const Block&); \
-  template Region<T> copy_region<T>(const Source<T>&, const Lattice&, const Block&, const Spread&, T*);
+  template Region<T> copy_region<T, T>(const Source<T>&, const Lattice&, const Block&, const Spread&, T*);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 FASTDL_INSTANTIATE(bfloat16)
 #undef FASTDL_INSTANTIATE
+template Region<float> copy_region<bfloat16, float>(const Source<bfloat16>&, const Lattice&, const Block&,
+                                                    const Spread&, float*);
 
 }  // namespace fastdl::cpu::conv

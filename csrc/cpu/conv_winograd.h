@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/conv_plan.h"
+#include "cpu/narrow.h"
 
 namespace fastdl::cpu::conv {
 
@@ -26,14 +27,19 @@ inline int64_t winograd_step(int64_t floats) { return ((floats + 15) / 16 | 1) *
 // Magnitudes whose products neither overflow in a transform nor lose bits to underflow; 0 is exact.
 inline bool winograd_range(float sum) { return sum == 0 || (sum > 0x1p-50f && sum < 0x1p60f); }
 
-// Forward pass or data gradient through the lattice. False if nothing has been written, because the direct
-// kernels are faster or some filter is too uneven.
-bool winograd_gather(Context* context, const Geometry& g, const Source<float>& in, const Lattice& l,
-                     const float* weight, bool data_gradient, const Image<float>& out,
-                     const Epilogue<float>& end);
+// How many bfloat16 products the direct kernels form in the time of a float32 one.
+double bf16_products();
+
+// Forward pass or data gradient through the lattice. False if the direct kernels must do it, because they are
+// faster or the data is too uneven. S: float or bfloat16, which is widened as it is transformed; its result
+// is off by less than bfloat16's rounding, so that larger tiles and less even data will do.
+template <class S>
+bool winograd_gather(Context* context, const Geometry& g, const Source<S>& in, const Lattice& l,
+                     const S* weight, bool data_gradient, const Image<S>& out, const Epilogue<S>& end);
 
 // The gradients of weights and bias (which may be NULL), likewise.
-bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<float>& in,
-                              const Source<float>& grad, const View& grad_weight, const View* grad_bias);
+template <class S>
+bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<S>& in, const Source<S>& grad,
+                              const View& grad_weight, const View* grad_bias);
 
 }  // namespace fastdl::cpu::conv

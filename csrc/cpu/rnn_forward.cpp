@@ -10,6 +10,9 @@ namespace {
 // x W_ih^T is computed for blocks of steps of about so many rows: enough that the weights, read once a block,
 // cost little, and so few that the result is still in the L2 cache when its step comes.
 constexpr int64_t kBlockRows = 128;
+// Up to so many rows of large weights, all are one block: each panel of W_ih is then packed where it is used,
+// and the packed weights, each used once, need not go through memory.
+constexpr int64_t kOnceRows = 512, kOnceWeights = 2 << 20;
 // Up to so many rows in all, packing W_ih would cost more than it saves.
 constexpr int64_t kUnpackedRows = 32;
 
@@ -33,8 +36,13 @@ class ForwardLayer {
   // Sizes of the scratch, per direction.
   static bool one_step(const RnnForward<S>& p) { return p.rows.steps == 1 && !p.shape.projection; }
   static bool ahead(const RnnForward<S>& p) { return p.rows.rows <= kUnpackedRows; }
+  static bool once(const RnnForward<S>& p) {
+    const RnnShape& s = p.shape;
+    const int64_t outputs = s.gates * padded(s.hidden), items = static_cast<int64_t>(sizeof(S));
+    return !ahead(p) && p.rows.rows <= kOnceRows && outputs * s.state * items >= kOnceWeights;
+  }
   static int64_t block_steps(const RnnForward<S>& p) {
-    if (ahead(p)) return std::max<int64_t>(p.rows.steps, 1);
+    if (ahead(p) || once(p)) return std::max<int64_t>(p.rows.steps, 1);
     return std::max<int64_t>(1, std::min(p.rows.steps, kBlockRows / p.rows.sequences));
   }
   static int64_t padded(int64_t n) {
@@ -46,6 +54,7 @@ class ForwardLayer {
     const int64_t padded_hidden = padded(s.hidden), biases = (s.gates + 1) * padded_hidden;
     one_step_ = one_step(p_);
     ahead_ = ahead(p_);
+    once_ = once(p_);
     block_ = block_steps(p_);
     block_rows_ = block_ * rows_.sequences;
     table_ = &rnn_table(*kernels().rnn, S{});
@@ -68,7 +77,8 @@ class ForwardLayer {
       if (s.bias) add_biases(dir, w, scratch.biases + d * biases, padded_hidden);
       dir.ih = {s.gates, s.hidden, s.input_of(layer_)};
       dir.hh = {s.gates, s.hidden, s.state};
-      if (!ahead_) packed = pack(dir.ih, w.ih, packed);
+      dir.weight_ih = w.ih;
+      if (!ahead_ && !once_) packed = pack(dir.ih, w.ih, packed);
       if (!one_step_) packed = pack(dir.hh, w.hh, packed);
       dir.hr = {1, s.state, s.hidden};
       if (s.projection) packed = pack(dir.hr, w.hr, packed);
@@ -84,7 +94,7 @@ class ForwardLayer {
     bool saved;
     A *pre, *state;
     S *gates, *saved_state, *unprojected;
-    const S* h0;
+    const S *h0, *weight_ih;
     const A *bias, *bias_hn;  // bias: [gates][padded hidden]
     int64_t ld_bias_hn;
     RnnMatrix<S> ih, hh, hr;
@@ -256,11 +266,16 @@ class ForwardLayer {
                      const Inputs& in) const {
     const Direction& dir = direction_[d];
     const int64_t depth = dir.ih.depth, nr = RnnMatrix<S>::nr();
+    const Workspace space(context_, once_ ? sizeof(S) * static_cast<size_t>(dir.ih.panel_size()) : 0);
     for (int64_t u = first; u < last; ++u) {
       for (int64_t g = 0; g < shape_.gates; ++g) {
+        const S* panel = once_ ? space.as<S>() : dir.ih.panel(g, u);
+        if (once_) {
+          pack_b<S>(context_, dir.weight_ih + (g * shape_.hidden + u * nr) * depth, 1, depth, depth,
+                    dir.ih.units(u), space.as<S>());
+        }
         const A* bias = dir.bias ? dir.bias + (g * dir.ih.groups() + u) * nr : nullptr;
-        dir.ih.multiply(x, depth, count, dir.ih.panel(g, u), dir.ih.units(u), bias, in.at(u, 0) + g * in.gate,
-                        nr);
+        dir.ih.multiply(x, depth, count, panel, dir.ih.units(u), bias, in.at(u, 0) + g * in.gate, nr);
       }
     }
   }
@@ -357,7 +372,7 @@ class ForwardLayer {
   const int64_t layer_;
   const S* x_;
   S* y_;
-  bool one_step_ = false, ahead_ = false;
+  bool one_step_ = false, ahead_ = false, once_ = false;
   int64_t block_ = 1, block_rows_ = 0;  // steps of a block, most rows of it
   const RnnTable<S>* table_ = nullptr;
   Direction direction_[2]{};
@@ -376,7 +391,7 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
   const bool inference = p.reserve == nullptr, ahead = Layer::ahead(p), one_step = Layer::one_step(p);
   const int64_t padded_hidden = Layer::padded(s.hidden), states = directions * sequences * s.hidden;
   const int64_t widest = s.layers > 1 ? std::max(s.input, s.width()) : s.input;
-  const int64_t packed_size = (ahead ? 0 : RnnMatrix<S>{s.gates, s.hidden, widest}.size()) +
+  const int64_t packed_size = (ahead || Layer::once(p) ? 0 : RnnMatrix<S>{s.gates, s.hidden, widest}.size()) +
                               (one_step ? 0 : RnnMatrix<S>{s.gates, s.hidden, s.state}.size()) +
                               (s.projection ? RnnMatrix<S>{1, s.state, s.hidden}.size() : 0);
   const Workspace pre(

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..backend import add as add_arrays
+from ..backend import multiply as multiply_arrays
 from ..dtypes import as_dtype, float32
 from .core import cast, promote, unbroadcast
 
@@ -87,13 +88,13 @@ class Mul(ArrayFunction):
             ctx.saved = (None if na is None else b), (None if nb is None else a)
             if a.shape != b.shape:
                 ctx.shapes = a.shape, b.shape
-        return a * b
+        return multiply_arrays(a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         b, a = ctx.saved
-        ga = None if b is None else grad * b
-        gb = None if a is None else grad * a
+        ga = None if b is None else multiply_arrays(grad, b)
+        gb = None if a is None else multiply_arrays(grad, a)
         if ctx.shapes is None:
             return ga, gb
         return unbroadcast_both(ctx, ga, gb)
