@@ -83,7 +83,7 @@ class ForwardLayer {
       dir.hr = {1, s.state, s.hidden};
       if (s.projection) packed = pack(dir.hr, w.hr, packed);
       if (ahead_) input_ahead(d, w);
-      if (one_step_) one_step_products(d, w, scratch.new_parts + d * states);
+      if (one_step_ && p_.h0) one_step_products(d, w, scratch.new_parts + d * states);
     }
     steps();
     for (int64_t d = 0; d < s.directions; ++d) last_states(d);
@@ -297,7 +297,7 @@ class ForwardLayer {
                    (s.projection ? unprojected(dir, t, run.begin + r) : y_ + (row + r) * ld + d * s.state) +
                        u * RnnMatrix<S>::nr());
       };
-      if (one_step_) {
+      if (one_step_ || (!run.has_before && !p_.h0)) {  // nothing to multiply here
         for (int64_t u = first; u < last; ++u) finish(u, 0, run.end - run.begin, nullptr, 0);
         return;
       }
