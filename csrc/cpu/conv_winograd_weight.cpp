@@ -23,6 +23,7 @@ constexpr int64_t kBlockTiles = 28;       // transformed by one task
 constexpr int64_t kLeastChannels = 16;    // with fewer the transforms do not pay
 constexpr int64_t kPartChannels = 56;     // input channels of a task: its products stay in the L2 cache
 constexpr int64_t kTasks = 8;             // wanted, to balance a few threads
+constexpr double kMostSums = 1 << 26;     // in floats: 256 MiB
 constexpr float kLeastTerms = 2;          // of a sum of products, see uneven()
 
 const WinogradKernels& table() { return *kernels().conv->winograd; }
@@ -70,6 +71,7 @@ WinogradTile choose_tile(const Geometry& g, bool coarse) {
       // Rounding errors of larger tiles need longer sums to average out.
       if (!coarse && tiles(1, 1) < (mh * mw == 4 ? 128 : mh * mw == 8 ? 600 : 1500)) continue;
       const WinogradTile candidate{mh, mw};
+      if (static_cast<double>(candidate.points()) * c * o > kMostSums) continue;
       // Some 6 steps' worth of loads and stores for each sum.
       const double cost = static_cast<double>(candidate.points()) *
                           ((tiles(mh, mw) + 6) * c * o / 2 + 3 * tiles(mh, mw) * (c + o) + 3 * c * o);
