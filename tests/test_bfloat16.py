@@ -136,6 +136,16 @@ def test_sums_are_wide(rng):
         )
 
 
+def test_names_of_arguments_do_not_matter(rng):
+    x = fastdl.tensor(rng.standard_normal(4000).astype(BF16) + BF16.type(1))
+    for a, b in (
+        (x.var(), fastdl.var(input=x)), (x.norm(), fastdl.norm(input=x)), (x.cumsum(0), fastdl.cumsum(input=x, dim=0)),
+        (F.normalize(x, dim=0), F.normalize(input=x, dim=0)),
+        (F.cosine_similarity(x, x, 0), F.cosine_similarity(x1=x, x2=x, dim=0)),
+    ):  # fmt: skip
+        assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
 def test_gradients_of_repeated_elements_are_wide():
     x = bf([1.0, 1.0], grad=True)
     cases = [
@@ -183,6 +193,13 @@ def test_files(tmp_path):
     assert all(loaded[k].numpy().tobytes() == v.numpy().tobytes() for k, v in state.items())
     header = (tmp_path / "x.safetensors").read_bytes()[8:]
     assert json.loads(header[: header.index(b"}}") + 2])["b"]["dtype"] == "BF16"
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    theirs = load_file(tmp_path / "x.safetensors")
+    assert theirs["b"].dtype == torch.bfloat16 and theirs["b"].tolist() == state["b"].tolist()
+    save_file(theirs, tmp_path / "y.safetensors")
+    assert io.load(tmp_path / "y.safetensors")["b"].numpy().tobytes() == state["b"].numpy().tobytes()
 
 
 def test_modules():

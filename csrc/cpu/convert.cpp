@@ -67,6 +67,18 @@ void convert(Context* context, const View& src, const View& dst) {
                   });
 }
 
+Float32Copy::Float32Copy(Context* context, const View& v)
+    : workspace_(context, static_cast<size_t>(v.size()) * sizeof(float)), view_(v) {
+  view_.dtype = DType::kFloat32;
+  view_.data = workspace_.as<void>();
+  int64_t stride = 1;
+  for (int i = v.ndim - 1; i >= 0; --i) {
+    view_.strides[i] = stride;
+    stride *= v.shape[i];
+  }
+  convert(context, v, view_);
+}
+
 }  // namespace fastdl::cpu
 
 using namespace fastdl::cpu;
@@ -85,17 +97,8 @@ fastdl_status fastdl_convert(fastdl_context* context, const fastdl_tensor* x_, c
     if (x.dtype == out.dtype) return copy(context, x, out);
     if (!is_narrow(x.dtype) || !is_narrow(out.dtype)) return convert(context, x, out);
     // From one 16-bit type to the other: widening is exact, so the result is rounded once.
-    const Workspace scratch(context, static_cast<size_t>(x.size()) * sizeof(float));
-    View wide = out;
-    wide.dtype = DType::kFloat32;
-    wide.data = scratch.as<void>();
-    int64_t stride = 1;
-    for (int i = wide.ndim - 1; i >= 0; --i) {
-      wide.strides[i] = stride;
-      stride *= wide.shape[i];
-    }
-    convert(context, x, wide);
-    convert(context, wide, out);
+    const Float32Copy wide(context, x);
+    convert(context, *wide, out);
   });
 }
 }

@@ -9,4 +9,16 @@ namespace fastdl::cpu {
 // float16; any strides.
 void convert(Context* context, const View& src, const View& dst);
 
+// A C-contiguous float32 copy of a 16-bit view.
+class Float32Copy {
+ public:
+  Float32Copy(Context* context, const View& v);
+  const View& operator*() const { return view_; }
+  const View* operator->() const { return &view_; }
+
+ private:
+  Workspace workspace_;
+  View view_;
+};
+
 }  // namespace fastdl::cpu

@@ -1,6 +1,7 @@
 // The transforms of Winograd convolution. See conv_winograd.h.
 #include "cpu/isa/conv_winograd.h"
 
+#include "narrow.h"
 #include "simd.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
@@ -107,11 +108,15 @@ struct Axis<4> {
 struct Full {
   FASTDL_INLINE V load(const float* p) const { return V::load(p); }
   FASTDL_INLINE void store(V x, float* p) const { x.store(p); }
+  FASTDL_INLINE V load(const bfloat16* p) const { return load_as(p); }
+  FASTDL_INLINE void store(V x, bfloat16* p) const { store_as(x, p); }
 };
 struct Part {
   int n;
   FASTDL_INLINE V load(const float* p) const { return V::load(p, n); }
   FASTDL_INLINE void store(V x, float* p) const { x.store(p, n); }
+  FASTDL_INLINE V load(const bfloat16* p) const { return load_as(p, n); }
+  FASTDL_INLINE void store(V x, bfloat16* p) const { store_as(x, p, n); }
 };
 
 template <class F>
@@ -190,8 +195,32 @@ void filter(const WinogradFilter& p) {
   }
 }
 
-template <int MH, int MW>
-void output(const WinogradOutput& p) {
+// A vector's worth of lanes at a time: their 9 taps are transposed, in parts of at most a vector.
+void pack_taps(const float* w, int64_t row_step, int64_t rows, int lanes, int width, float* out) {
+  constexpr int W = V::width;
+  for (int64_t r = 0; r < rows; ++r, w += row_step, out += 9 * width) {
+    for (int j = 0; j < width; j += W) {
+      FASTDL_UNROLL for (int t = 0; t < 9; t += W) {
+        constexpr int most = W < 9 ? W : 9;
+        const int taps = 9 - t < most ? 9 - t : most;
+        V v[W];
+        if (j + W <= lanes) {
+          FASTDL_UNROLL for (int i = 0; i < W; ++i) v[i] = V::load(w + (j + i) * 9 + t, taps);
+        } else {
+          FASTDL_UNROLL for (int i = 0; i < W; ++i) v[i] =
+              j + i < lanes ? V::load(w + (j + i) * 9 + t, taps) : V::zero();
+        }
+        transpose(v);
+        FASTDL_UNROLL for (int i = 0; i < most; ++i) {
+          if (i < taps) v[i].store(out + (t + i) * width + j);
+        }
+      }
+    }
+  }
+}
+
+template <int MH, int MW, class S>
+void output(const WinogradOutput<S>& p) {
   constexpr int TH = Axis<MH>::kTile, TW = Axis<MW>::kTile;
   for_vectors(p.lanes, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
     V t[TW][MH];
@@ -289,9 +318,9 @@ void channel_sizes(const float* x, int64_t step, int64_t pixels, int64_t channel
     {f<2, 2>, f<2, 4>}, { f<4, 2>, f<4, 4> } \
   }
 extern const WinogradKernels winograd_kernels;
-const WinogradKernels winograd_kernels = {FASTDL_TILES(input),  FASTDL_TILES(gradient), FASTDL_TILES(filter),
-                                          FASTDL_TILES(output), FASTDL_TILES(weight),   pixel_sizes,
-                                          channel_sizes};
+const WinogradKernels winograd_kernels = {
+    FASTDL_TILES(input),  FASTDL_TILES(gradient), FASTDL_TILES(filter), pack_taps,    FASTDL_TILES(output),
+    FASTDL_TILES(output), FASTDL_TILES(weight),   pixel_sizes,          channel_sizes};
 #undef FASTDL_TILES
 
 }  // namespace fastdl::cpu::FASTDL_ISA
