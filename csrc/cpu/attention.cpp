@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "cpu/attention_tiles.h"
 #include "cpu/widen.h"
 #include "fastdl/attention.h"
 
@@ -53,15 +54,21 @@ void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, cons
 }
 
 // bfloat16 with instructions of its own; without them, and in float16, operands are widened.
-bool has_bf16_products(const fastdl_tensor* q) {
+bool has_bf16_products([[maybe_unused]] const fastdl_tensor* q) {
+#if defined(FASTDL_BF16_TILES)
   return kernels().gemm_bf16 && q && q->dtype.code == FASTDL_BFLOAT && q->dtype.bits == 16;
+#else
+  return false;
+#endif
 }
 
 // Calls f(S{}) with S the storage type.
 template <class F>
 void dispatch_dtype(DType dtype, F&& f) {
-  if (dtype == DType::kBFloat16) f(bfloat16{});
-  else dispatch_float(dtype, f);
+#if defined(FASTDL_BF16_TILES)
+  if (dtype == DType::kBFloat16) return f(bfloat16{});
+#endif
+  dispatch_float(dtype, f);
 }
 
 AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,

@@ -4,6 +4,8 @@
 // queries interleaved, and the products give the gradients transposed.
 #include "cpu/attention_backward.h"
 
+#if defined(FASTDL_BF16_TILES)
+
 namespace fastdl::cpu {
 
 Bf16BackwardBlock::Layout Bf16BackwardBlock::layout() const {
@@ -209,3 +211,5 @@ void Bf16BackwardBlock::finish_queries() {
 }
 
 }  // namespace fastdl::cpu
+
+#endif
