@@ -113,17 +113,17 @@ class Filters {
 
   // How many of the weights seen so far matter in the least even filter; 0 if any is out of range.
   float terms() const {
-    const float* const largest = sum() + gemm_table().nr;
+    const float* const squares = sum() + gemm_table().nr;
     float terms = INFINITY;
     for (int j = 0; j < lanes_; ++j) {
       if (!winograd_range(sum()[j])) return 0;
-      if (sum()[j] > 0) terms = std::min(terms, sum()[j] / largest[j]);
+      if (sum()[j] > 0) terms = std::min(terms, sum()[j] / squares[j] * sum()[j]);
     }
     return terms;
   }
 
  private:
-  float* sum() const { return scratch_.as<float>(); }  // and the largest, and the packed taps
+  float* sum() const { return scratch_.as<float>(); }  // and the squares, and the packed taps
   const Plan& p_;
   const Weights& w_;
   int64_t column_;
@@ -131,17 +131,17 @@ class Filters {
   Workspace scratch_;
 };
 
-// The share of a tile's elements that matter, from the sums and the largest of |x| of its pixels; 0 if it is
+// The share of a tile's elements that matter, from the sums and the squares of |x| of its pixels; 0 if it is
 // not fit for Winograd, infinity if all are zero.
-float share_of(const Plan& p, const float* sum, const float* largest, int64_t line, int64_t rows,
+float share_of(const Plan& p, const float* sum, const float* squares, int64_t line, int64_t rows,
                int64_t cols) {
   const int64_t th = p.tile.mh + 2, tw = p.tile.mw + 2;
-  float across[6][4], most = 0, total = 0;  // sums of three pixels side by side
+  float across[6][4], squared = 0, total = 0;  // sums of three pixels side by side
   for (int64_t r = 0; r < th; ++r) {
     const float* const s = sum + r * line;
     for (int64_t q = 0; q < tw; ++q) {
       total += s[q];
-      most = std::max(most, largest[r * line + q]);
+      squared += squares[r * line + q];
     }
     for (int64_t q = 0; q < p.tile.mw; ++q) across[r][q] = s[q] + s[q + 1] + s[q + 2];
   }
@@ -151,7 +151,7 @@ float share_of(const Plan& p, const float* sum, const float* largest, int64_t li
       least = std::min(least, across[r][q] + across[r + 1][q] + across[r + 2][q]);
   }
   if (!winograd_range(total) || !(least * p.unevenness() >= total)) return 0;
-  return total > 0 ? total / (static_cast<float>(p.reduce * p.tile.points()) * most) : INFINITY;
+  return total > 0 ? total / squared * total / static_cast<float>(p.reduce * p.tile.points()) : INFINITY;
 }
 
 // Transformed inputs of a block of tiles, tile t of it at v + t * row, and the shares of what matters in
@@ -169,7 +169,7 @@ void transform_block(const PlanOf<S>& p, const Block& b, float* v, int64_t point
   if (copied) region = copy_region(p.in, p.l, pixels, {}, copy.as<float>());
   else if constexpr (std::is_same_v<S, float>) region = region_in_place(p.in, pixels);
   Workspace sizes(nullptr, static_cast<size_t>(2 * lines * line) * sizeof(float));
-  float *const sum = sizes.as<float>(), *const largest = sum + lines * line;
+  float *const sum = sizes.as<float>(), *const squares = sum + lines * line;
   const auto transform = table().input[index(mh)][index(mw)];
   for (int64_t n = 0; n < b.n; ++n) {
     for (int64_t d = b.d0; d < b.d0 + b.d; ++d) {
@@ -177,13 +177,13 @@ void transform_block(const PlanOf<S>& p, const Block& b, float* v, int64_t point
           region.at(n, d + p.l.taps[0].offset[0], b.h0 * mh + p.l.taps[1].offset[0], p.l.taps[2].offset[0]);
       for (int64_t h = 0; h < lines; ++h)
         table().pixel_sizes(first + h * region.step[1], region.step[2], line, p.reduce, sum + h * line,
-                            largest + h * line);
+                            squares + h * line);
       for (int64_t h = 0; h < b.h; ++h) {
         for (int64_t w = 0; w < p.tiles_w; ++w, v += p.row) {
           transform(first + h * mh * region.step[1] + w * mw * region.step[2], region.step[1], region.step[2],
                     p.reduce, v, point_step);
           const int64_t at = h * mh * line + w * mw;
-          *shares++ = share_of(p, sum + at, largest + at, line, std::min(mh, p.rows - (b.h0 + h) * mh),
+          *shares++ = share_of(p, sum + at, squares + at, line, std::min(mh, p.rows - (b.h0 + h) * mh),
                                std::min(mw, p.cols - w * mw));
         }
       }

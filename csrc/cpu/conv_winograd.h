@@ -15,7 +15,7 @@ struct WinogradTile {
   // What data must be like (see conv_winograd.cpp): the share that matters of the elements of a tile, and of
   // a filter. Zeros save the direct sums a rounding each, but not those of transformed tiles, and larger
   // tiles have less accuracy to spare.
-  float least_share() const { return mh * mw == 4 ? 0.0f : mh * mw == 8 ? 0.012f : 0.03f; }
+  float least_share() const { return mh * mw == 4 ? 0.0f : mh * mw == 8 ? 0.04f : 0.1f; }
   float least_filter_share() const { return least_share() / 2; }
 };
 
@@ -29,8 +29,9 @@ inline int64_t winograd_row(int64_t channels) {
 // sets.
 inline int64_t winograd_step(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
-// The number of products of a sum that should matter.
-constexpr float kWinogradTerms = 4;
+// The number of products of a sum that should matter. Of n numbers about (sum |x|)^2 / sum x^2 matter: all if
+// they are equal, 64% if normal, one if it outweighs the others.
+constexpr float kWinogradTerms = 40;
 
 // Magnitudes whose products neither overflow in a transform nor lose bits to underflow; 0 is exact.
 inline bool winograd_range(float sum) { return sum == 0 || (sum > 0x1p-50f && sum < 0x1p60f); }

@@ -28,16 +28,16 @@ float sampled_share(const Source<float>& in) {
   for (int64_t i = 0; i < kSamples; ++i) {
     const int64_t h0 = (2 * i + 1) * x.size[1] / (2 * kSamples), w0 = (4 * i + 3) % 11 * x.size[2] / 11;
     const int64_t h1 = std::min(h0 + 4, x.size[1]), cols = std::min<int64_t>(4, x.size[2] - w0);
-    float total = 0, most = 0, sum[4], largest[4];
+    float total = 0, squared = 0, sum[4], squares[4];
     for (int64_t h = h0; h < h1; ++h) {
-      table().pixel_sizes(x.at(i * x.n / kSamples, x.size[0] / 2, h, w0), x.step[2], cols, x.c, sum, largest);
+      table().pixel_sizes(x.at(i * x.n / kSamples, x.size[0] / 2, h, w0), x.step[2], cols, x.c, sum, squares);
       for (int64_t q = 0; q < cols; ++q) {
         total += sum[q];
-        most = std::max(most, largest[q]);
+        squared += squares[q];
       }
     }
     if (!(total > 0)) continue;
-    const float share = total / (static_cast<float>((h1 - h0) * cols * x.c) * most);
+    const float share = total / squared * total / static_cast<float>((h1 - h0) * cols * x.c);
     second = std::min(second, std::max(share, least));
     least = std::min(least, share);
   }
@@ -49,17 +49,17 @@ float sampled_terms(const Geometry& g, const float* weight, bool data_gradient) 
   float least = INFINITY;
   const int64_t reduce = data_gradient ? g.o : g.c, columns = data_gradient ? g.c : g.o;
   Workspace scratch(nullptr, static_cast<size_t>(2 * reduce) * sizeof(float));
-  float *const sum = scratch.as<float>(), *const largest = sum + reduce;
+  float *const sum = scratch.as<float>(), *const squares = sum + reduce;
   for (int64_t i = 0; i < kSamples; ++i) {
     const int64_t column = i * columns / kSamples;
-    if (data_gradient) table().pixel_sizes(weight + column * 9, g.c * 9, reduce, 9, sum, largest);
-    else table().pixel_sizes(weight + column * g.c * 9, 9, reduce, 9, sum, largest);
-    float total = 0, most = 0;
+    if (data_gradient) table().pixel_sizes(weight + column * 9, g.c * 9, reduce, 9, sum, squares);
+    else table().pixel_sizes(weight + column * g.c * 9, 9, reduce, 9, sum, squares);
+    float total = 0, squared = 0;
     for (int64_t r = 0; r < reduce; ++r) {
       total += sum[r];
-      most = std::max(most, largest[r]);
+      squared += squares[r];
     }
-    if (total > 0) least = std::min(least, total / most);
+    if (total > 0) least = std::min(least, total / squared * total);
   }
   return least;
 }
@@ -113,11 +113,11 @@ WinogradTile choose_winograd_tile(const Geometry& g, const Lattice& l, const Sou
       if (!(cost < best)) continue;
       if constexpr (!coarse) {
         if (share < 0) {
-          share = sampled_share(in) / kMargin;
-          terms = sampled_terms(g, weight, data_gradient) / kMargin;
+          share = sampled_share(in);
+          terms = sampled_terms(g, weight, data_gradient);
         }
-        if (share < candidate.least_share() || share * terms < kWinogradTerms ||
-            terms < candidate.least_filter_share() * static_cast<float>(9 * reduce)) {
+        if (share < kMargin * candidate.least_share() || share * terms < kMargin * kWinogradTerms ||
+            terms < kMargin * candidate.least_filter_share() * static_cast<float>(9 * reduce)) {
           continue;
         }
       }

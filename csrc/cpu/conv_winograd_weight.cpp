@@ -24,7 +24,7 @@ constexpr int64_t kLeastChannels = 16;    // with fewer the transforms do not pa
 constexpr int64_t kPartChannels = 56;     // input channels of a task: its products stay in the L2 cache
 constexpr int64_t kTasks = 8;             // wanted, to balance a few threads
 constexpr double kMostSums = 1 << 26;     // in floats: 256 MiB
-constexpr float kLeastTerms = 2;          // of a sum of products, see uneven()
+constexpr float kLeastTerms = 16;         // of a sum of products, see uneven()
 
 const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
@@ -40,9 +40,9 @@ struct Plan {
   Blocks blocks;
   int64_t row_in, row_grad;     // of the transformed tiles
   int64_t panels, parts, part;  // of output channels, and of input channels
-  float* sizes;                 // per block: sum and largest of |x|, of |g|, and the sum of g, by channel
-  float *v, *w;                 // transformed tiles of a chunk, [point][tile][channel]
-  int64_t v_step, w_step;       // of a point
+  float* sizes;            // per block: sums of |x| and x^2, of |g| and g^2, and the sum of g, by channel
+  float *v, *w;            // transformed tiles of a chunk, [point][tile][channel]
+  int64_t v_step, w_step;  // of a point
 
   int64_t sizes_count() const { return 2 * g.c + 3 * g.o; }
   int64_t tiles_of(const Block& b) const { return b.n * b.d * b.h * tiles_w; }
@@ -133,8 +133,8 @@ void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& f
   const Region<float>&in = x.region, &grad = y.region;
   float* const sizes = p.sizes + block * p.sizes_count();
   std::fill(sizes, sizes + p.sizes_count(), 0.0f);
-  float *const in_sum = sizes, *const in_most = in_sum + g.c, *const grad_sum = in_most + g.c;
-  float *const grad_most = grad_sum + g.o, *const bias = grad_most + g.o;
+  float *const in_sum = sizes, *const in_squares = in_sum + g.c, *const grad_sum = in_squares + g.c;
+  float *const grad_squares = grad_sum + g.o, *const bias = grad_squares + g.o;
   float* v = p.v + (p.first_tile(b) - chunk_first) * p.row_in;
   float* w = p.w + (p.first_tile(b) - chunk_first) * p.row_grad;
   const auto& t = table();
@@ -144,8 +144,8 @@ void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& f
         in.at(n, d + p.l.taps[0].offset[0], h * mh + p.l.taps[1].offset[0], p.l.taps[2].offset[0]);
     const float* const gs = grad.at(n, d, h * mh, 0);
     for (int64_t r = 0; r < mh; ++r) {
-      t.channel_sizes(xs + r * in.step[1], in.step[2], p.tiles_w * mw + 2, g.c, in_sum, in_most);
-      t.channel_sizes(gs + r * grad.step[1], grad.step[2], p.tiles_w * mw, g.o, grad_sum, grad_most);
+      t.channel_sizes(xs + r * in.step[1], in.step[2], p.tiles_w * mw + 2, g.c, in_sum, in_squares);
+      t.channel_sizes(gs + r * grad.step[1], grad.step[2], p.tiles_w * mw, g.o, grad_sum, grad_squares);
       sums.add_rows(gs + r * grad.step[1], p.tiles_w * mw, grad.step[2], g.o, bias);
     }
     for (int64_t q = 0; q < p.tiles_w; ++q, v += p.row_in, w += p.row_grad) {
@@ -158,22 +158,17 @@ void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& f
 
 // Adds the sizes of all blocks, in order, to the first one's.
 void combine_sizes(const Plan& p) {
-  for (int64_t i = 1; i < p.blocks.count(); ++i) {
-    const float* const from = p.sizes + i * p.sizes_count();
-    for (int64_t j = 0; j < p.sizes_count(); ++j) {
-      const bool most =
-          (j >= p.g.c && j < 2 * p.g.c) || (j >= 2 * p.g.c + p.g.o && j < 2 * p.g.c + 2 * p.g.o);
-      p.sizes[j] = most ? std::max(p.sizes[j], from[j]) : p.sizes[j] + from[j];
-    }
-  }
+  const int64_t size = p.sizes_count();
+  if (p.blocks.count() > 1)
+    kernels().conv->f32.add_rows(p.sizes + size, p.blocks.count() - 1, size, size, p.sizes);
 }
 
 // The elements that matter in the least even channel; 0 if any is out of range.
-float least_terms(const float* sum, const float* most, int64_t channels) {
+float least_terms(const float* sum, const float* squares, int64_t channels) {
   float least = INFINITY;
   for (int64_t i = 0; i < channels; ++i) {
     if (!winograd_range(sum[i])) return 0;
-    if (sum[i] > 0) least = std::min(least, sum[i] / most[i]);
+    if (sum[i] > 0) least = std::min(least, sum[i] / squares[i] * sum[i]);
   }
   return least;
 }
@@ -185,7 +180,11 @@ bool uneven(const Plan& p) {
   const float in = least_terms(p.sizes, p.sizes + g.c, g.c);
   const float grad = least_terms(p.sizes + 2 * g.c, p.sizes + 2 * g.c + g.o, g.o);
   const float positions = static_cast<float>(g.n * g.out[0] * g.out[1] * g.out[2]);
-  return !(in / positions * grad >= (p.coarse ? kLeastTerms / 8 : kLeastTerms));
+  const float share = in / positions * (grad / positions);
+  if (p.coarse) return !(share * positions >= 1);
+  // Zeros save the direct sums a rounding each, but not those of transformed tiles.
+  const int64_t size = p.tile.mh * p.tile.mw;
+  return !(share * positions >= kLeastTerms && share >= (size == 4 ? 0.002f : size == 8 ? 0.008f : 0.02f));
 }
 
 // m[point][input channel of the part][nr] = or += the products of the chunk's tiles.
