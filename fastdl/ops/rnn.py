@@ -138,7 +138,7 @@ class Network:
         reserve = None
         if save:
             size = core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state)
-            reserve = empty(size, wide(dtype) if dtype == np.float16 else dtype)  # a cell's state may pass 65504
+            reserve = empty(size, wide(dtype))
         core.rnn_forward(x, h0, c0, params, lengths, y, h_n, c_n, reserve, self.options)
         return y.swapaxes(0, 1) if self.batch_first else y, h_n, c_n, reserve
 
