@@ -48,10 +48,7 @@ from .dtypes import int as int
 
 # fmt: off
 # isort: off
-from .functional.arithmetic import (
-    add, atan2, div, divide, floor_divide, fmod, hypot, logaddexp, mul, multiply, pow, remainder, rsub,
-    sub, subtract, true_divide,
-)
+from .functional.arithmetic import add, mul, multiply, rsub, sub, subtract
 from .functional.comparison import (
     bitwise_and, bitwise_left_shift, bitwise_or, bitwise_right_shift, bitwise_xor, eq, ge, greater,
     greater_equal, gt, le, less, less_equal, logical_and, logical_or, logical_xor, lt, maximum, minimum,
@@ -68,6 +65,7 @@ from .functional.cumulative import (
 from .functional.diagonal import (
     diag, diag_embed, diagonal, tril, tril_indices, triu, triu_indices,
 )
+from .functional.division import div, divide, floor_divide, fmod, remainder, true_divide
 from .functional.gather import (
     gather, scatter, scatter_add, scatter_reduce, take_along_dim,
 )
@@ -90,6 +88,7 @@ from .functional.pointwise import (
     lerp, log, log10, log1p, log2, logical_not, nan_to_num, neg, negative, positive, reciprocal, round,
     rsqrt, sigmoid, sign, signbit, sin, sinh, sqrt, square, tan, tanh, trunc, where,
 )
+from .functional.power import atan2, hypot, logaddexp, pow
 from .functional.reduction import (
     all, amax, amin, aminmax, any, argmax, argmin, count_nonzero, logsumexp, max, mean, min, nanmean,
     nansum, prod, sum,

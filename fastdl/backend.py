@@ -72,8 +72,22 @@ _POOLED = 1 << 17  # bytes from which `empty` reuses memory: fresh pages would c
 def add(a: Any, b: Any) -> Any:
     """``a + b``; a large result gets the memory of an earlier output."""
     if a.nbytes >= _POOLED and a.shape == b.shape and a.dtype == b.dtype and a.__class__ is np.ndarray:
-        return np.add(a, b, out=empty_like(a))
+        return _large(np.add, a, b)
     return a + b
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """``a * b``; a large result gets the memory of an earlier output."""
+    if a.nbytes >= _POOLED and a.shape == b.shape and a.dtype == b.dtype and a.__class__ is np.ndarray:
+        return _large(np.multiply, a, b)
+    return a * b
+
+
+def _large(function: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype.kind == "V":  # converting on our kernels costs less than NumPy's loops for bfloat16
+        result = convert(a, _FLOAT32)
+        return convert(function(result, convert(b, _FLOAT32), out=result), a.dtype)
+    return function(a, b, out=empty_like(a))
 
 
 def wide(dtype: np.dtype) -> np.dtype:
@@ -97,7 +111,7 @@ def convert(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def is_float(dtype: Any) -> bool:
     """Whether a dtype can carry gradients (ml_dtypes' bfloat16 has kind V)."""
-    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.type.__name__ == "bfloat16")
 
 
 def release_memory() -> None:

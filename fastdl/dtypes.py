@@ -55,8 +55,9 @@ def _category(dtype: np.dtype) -> Any:
 
 
 @functools.cache
-def promote_types(a: np.dtype, b: np.dtype) -> np.dtype:
+def promote_types(a: Any, b: Any) -> np.dtype:
     """The smallest dtype both fit in, as torch has it: an integer never widens a float."""
+    a, b = as_dtype(a), as_dtype(b)
     if a == b:
         return a
     ca, cb = _category(a), _category(b)

@@ -103,12 +103,12 @@ class Cases:
 
     def matmul_pack_b(self):
         b = self.x(*self.sizes(2))
-        return [b, Out(_core.matmul_packed_b_size(b), dtype=self.wide, values="packed")]
+        return [b, Out(_core.matmul_packed_b_size(b), values="packed")]
 
     def matmul_packed(self):
         m, n, k = self.sizes(3)
         b = self.x(k, n)
-        packed = np.zeros(_core.matmul_packed_b_size(b), self.wide)
+        packed = np.zeros(_core.matmul_packed_b_size(b), self.dtype)
         _core.matmul_pack_b(b, packed)
         return [self.x(m, k), packed, self.x(n), self.x(m, n), Out(m, n), 1.0, 0.0, 0, 0.0, 0.0]
 
@@ -325,6 +325,11 @@ class Cases:
     def elementary(self):
         shape = self.sizes(2)
         return [self.unit(*shape), Out(*shape), self.size(0, 6)]
+
+    def arithmetic(self):
+        shape = self.sizes(3)
+        other = self.x(*shape) if self.rng.random() < 0.7 else None
+        return [self.x(*shape), other, 1.5, Out(*shape), self.size(0, 4)]
 
     def dropout(self):
         shape = self.sizes(3)

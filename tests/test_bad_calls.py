@@ -156,3 +156,29 @@ def test_load_of_a_zip_archive_says_what_to_do(tmp_path):
     path.write_bytes(b"PK\x03\x04" + bytes(60))
     with pytest.raises(ValueError, match=r"as torch\.save writes.*save_file"):
         fastdl.load(path)
+
+
+def test_messages_name_what_is_missing():
+    x, labels = fastdl.randn(2, 3), fastdl.tensor([0, 1])
+    for name in (
+        "cross_entropy",
+        "nll_loss",
+        "mse_loss",
+        "l1_loss",
+        "huber_loss",
+        "kl_div",
+        "poisson_nll_loss",
+    ):
+        loss = getattr(F, name)
+        for call, argument, got in (
+            (lambda f=loss: f(x, None), "target", "NoneType"), (lambda f=loss: f(None, x), "input", "NoneType"),
+            (lambda f=loss: f(x, "a"), "target", "str"),
+        ):  # fmt: skip
+            with pytest.raises(TypeError, match=f"{name}: expected {argument} to be a Tensor, got {got}"):
+                call()
+    with pytest.raises(TypeError, match="predict: expected a model, got NoneType"):
+        fastdl.predict(None, x)
+    for value, dtype in ((300, "uint8"), (-1, "uint8"), (float("inf"), "int64"), (float("nan"), "int32")):
+        with pytest.raises(ValueError, match=f"masked_fill: {value} can't be converted to {dtype}"):
+            labels.to(dtype).masked_fill(labels > 0, value)
+    assert labels.masked_fill(labels > 0, 2.5).tolist() == [0, 2]  # as torch

@@ -1,11 +1,20 @@
 """`fastdl bench`: what it runs, checks, writes and refuses. Never how fast anything is."""
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from fastdl.bench import suites
+from fastdl.bench import baseline, report, runner, suites, timing
+from fastdl.bench.machine import Peaks
+from fastdl.bench.peers import Peers
+from fastdl.bench.rows import Contest, Row, sample, worst
+from fastdl.bench.runner import Outcome
 from fastdl.cli import main
+
+PEAKS = Peaks({"float32": 100.0}, [("L2", 1e6, 100.0), ("DRAM", float("inf"), 10.0)])
 
 
 def call(capsys, *args):
@@ -17,7 +26,17 @@ def call(capsys, *args):
     return status, out, err
 
 
-QUICK = ("--compare", "numpy", "--seconds", "0.001", "--filter", "32x32x32")
+def row(key="thing 1x1 float32 forward", make=None, **options):
+    op, shape, dtype, direction = key.split()
+    fields = {"group": "things", "flops": 1e6, "bytes": 1e3} | options
+    return Row(op=op, shape=shape, dtype=dtype, direction=direction, make=make, **fields)
+
+
+def outcome(key, ours, **peers):
+    return Outcome(row(key), "ok", error=0.0, limit=1.0, samples={"fastdl": ours, **peers})
+
+
+# --- the rows ---
 
 
 def test_every_suite_of_every_family_has_rows_with_unique_names():
@@ -29,45 +48,322 @@ def test_every_suite_of_every_family_has_rows_with_unique_names():
             assert all(row.bytes > 0 and row.flops >= 0 for row in rows)
 
 
-def test_deepbench_products_are_the_files():
-    rows = suites.select(["matmul"], ["deepbench"], ["float32"])
-    assert len(rows) == 51
-    assert all(row.flops <= 20e9 for row in rows)
-    assert "matmul 64x1760x1760 NT float32 forward" in {
-        row.key for row in rows
-    }  # DeepBench: 1760, 64, 1760, TN
+def keys(family, suite, dtype="float32", **options):
+    return [r.key for r in suites.select([family], suite.split(","), [dtype], **options)]
+
+
+def test_products():
+    large = suites.select(["matmul"], ["deepbench"], ["float32"])
+    assert len(large) == 51 and all(r.flops <= 20e9 for r in large)
+    assert "matmul 64x1760x1760 NT float32 forward" in {r.key for r in large}  # DeepBench: 1760, 64, 1760, TN
+    assert len(keys("matmul", "squares")) == 9
+    small = keys("matmul", "small")
+    assert {"matmul 16x16x16 NN float32 forward", "matmul 64x128x128x64 NN float32 forward"} <= set(small)
+    assert len(keys("matmul", "sweep")) == 101
+    assert set(keys("matmul", "targets")) == {*keys("matmul", "deepbench,squares"), *small}
+
+
+def test_convolutions():
+    both = keys("conv", "resnet50")
+    assert len(both) == 2 * len(keys("conv", "resnet50", direction="forward"))
+    assert "conv 8x3x224x224 64@7x7 s2 p3 float32 forward" in both
+    assert "conv 8x512x7x7 2048@1x1 s1 p0 float32 backward" in both
+    assert len(keys("conv", "deepbench", direction="backward")) == 180
+    assert all(" g" in key for key in keys("conv", "depthwise"))
+    assert set(keys("conv", "targets")) == set(keys("conv", "resnet50,depthwise,deepbench"))
+
+
+def test_recurrent_layers_and_attention():
+    rows = suites.select(["rnn"], ["targets"], ["bfloat16"])
+    assert {"lstm", "gru"} == {r.op for r in rows}
+    cut = next(r for r in rows if r.shape.startswith("h2048 b32 ") and r.op == "gru")
+    assert cut.note == "of 1500 steps" and cut.shape.endswith("t12")
+    assert "lstm h1024 b16 t25 bfloat16 both" in {r.key for r in rows}
+    attention = suites.select(["attention"], ["targets"], ["float32"])
+    assert len(attention) == 18
+    assert "attention 4x32/8x1x8192 d128 float32 forward" in {r.key for r in attention}
+    assert max(r.flops for r in attention if r.direction == "forward") < 150e9
+
+
+def test_memory_bound_ops_and_steps():
+    found = keys("elementwise", "targets")
+    for op in ("softmax", "layer_norm", "batch_norm", "gelu", "max_pool", "dropout", "cross_entropy", "adam"):
+        assert sum(key.startswith(op) for key in found) >= 5
+    assert not any("step" in key for key in keys("elementwise", "targets", "bfloat16"))
+    assert keys("train", "targets") == [
+        *("cnn b32 float32 step", "cnn b128 float32 step", "mlp b32 float32 step", "mlp b128 float32 step"),
+        *("lstm64 b32 float32 step", "transformer b32 float32 step", "mlp32 b32 float32 step"),
+        "mlp32 b32 float32 forward",
+    ]
+    assert keys("train", "targets", "bfloat16") == []
+
+
+def test_selection():
+    assert keys("conv", "quick", filters=["64x56x56 backward"]) == [
+        "conv 8x64x56x56 64@3x3 s1 p1 float32 backward"
+    ]
+    thinned = suites.select(["matmul", "conv"], ["targets"], ["float32"], sample=3)
+    groups = [(r.group, r.direction) for r in thinned]
+    assert {groups.count(g) for g in set(groups)} == {3}
+
+
+# --- right before fast ---
+
+
+def light(name, dtype):
+    """The quick rows that take milliseconds."""
+    rows = [r for r in suites.select([name], ["quick"], [dtype]) if r.flops < 2e9]
+    assert rows or (name, dtype) == ("train", "float64")
+    return rows
 
 
 @pytest.mark.parametrize("name", suites.FAMILIES)
 def test_quick_rows_are_right(name):
     """The checks against float64 that precede every timing, for every kind of row, NumPy alone beside fastdl."""
-    from fastdl.bench.peers import Peers
-
     peers = Peers(["numpy"], 2)
     for dtype in ("float32", "float64"):
-        for row in suites.select([name], ["quick"], [dtype]):
+        for row in light(name, dtype):
             contest = row.make(peers)
             error = contest.error(contest.ours())
             assert error <= contest.limit, (row.key, error, contest.limit)
+            assert not contest.calls or row.op == "matmul"  # NumPy has nothing else of this
+
+
+@pytest.mark.parametrize("name, most", [("conv", 1.1e8), ("matmul", 1e8), ("rnn", 5e7)])
+def test_rows_of_the_targets_are_right(name, most):
+    """The small ones: odd kernels, strides beyond the kernel, windows wholly in the padding, transposes."""
+    rows = [r for r in suites.select([name], ["targets"], ["float32"]) if r.flops <= most]
+    assert len(rows) >= 10
+    for row in rows:
+        contest = row.make(Peers([], 2))
+        error = contest.error(contest.ours())
+        assert error <= contest.limit, (row.key, error, contest.limit)
+
+
+@pytest.mark.parametrize("name", ["conv", "rnn", "attention"])
+def test_the_checks_notice_wrong_results(name):
+    for row in light(name, "float32"):
+        contest = row.make(Peers([], 2))
+        outputs = contest.ours()
+
+        def spoil(value):
+            if isinstance(value, (list, tuple)):
+                return [spoil(v) for v in value]
+            return None if value is None else value * np.float32(1.01)
+
+        assert contest.error(spoil(outputs)) > contest.limit, row.key
+
+
+def test_worst_error():
+    assert worst([(np.array([1.0, 2.0]), np.array([1.0, 4.0]))]) == 0.5
+    assert worst([(np.array([np.nan]), np.array([1.0]))]) == float("inf")
+    assert worst([(np.zeros(0), np.zeros(0))]) == 0.0
+    drawn = sample(np.random.default_rng(0), 1000, 10)
+    assert len(set(drawn)) == 10 and drawn[0] == 0 and drawn[-1] == 999
+
+
+def contest_of(peers, ours, right=True, **calls):
+    contest = Contest(peers, ours, lambda outputs: 0.0 if right else 1.0, 0.5)
+    contest.calls = calls
+    return contest
+
+
+def run_one(make):
+    return runner.run([row(make=make)], Peers([], 1), PEAKS, timing.Plan(seconds=0.001, block=1e-4))[0]
+
+
+def test_a_wrong_result_fails_and_is_not_timed():
+    out = run_one(lambda peers: contest_of(peers, lambda: (1,), right=False))
+    assert out.status == "failed" and not out.samples and "0.5" in out.reason
+
+
+def test_an_error_fails_and_a_narrow_dtype_that_is_not_taken_is_skipped():
+    def make(peers):
+        raise TypeError("softmax: expected float32, got " + 1000 * "bfloat16")
+
+    assert run_one(make).status == "failed"
+    (out,) = runner.run([row("a 1 bfloat16 forward", make)], Peers([], 1), PEAKS, timing.Plan())
+    assert out.status == "skipped" and "softmax" in out.reason and len(out.reason) < 200
+
+
+def test_a_peer_that_raises_is_reported_and_left_out():
+    def broken():
+        raise RuntimeError("no kernel")
+
+    out = run_one(lambda peers: contest_of(peers, lambda: (1,), good=lambda: (1,), bad=broken))
+    assert out.status == "ok" and out.best == "good" and out.skipped == {"bad": "no kernel"}
+    assert "took no part: bad no kernel (1 row)" in report.footer([out])
+
+
+def test_rows_beyond_the_budget_are_reported_as_not_run():
+    rows = [row(f"a {i} float32 forward", lambda p: contest_of(p, lambda: (1,))) for i in range(3)]
+    outcomes = runner.run(rows, Peers([], 1), PEAKS, timing.Plan(seconds=0.001), budget=1e-9)
+    assert [o.status for o in outcomes] == ["not run"] * 3
+    assert "3 rows not run" in report.footer(outcomes)
+
+
+def test_a_budget_leaves_rows_out_evenly():
+    rows = [row(f"a {i} float32 forward", flops=(i % 3) * 1e9) for i in range(200)]
+    expected = sum(map(runner._expected, rows))
+    clock = runner._Budget(expected / 3, rows)
+    spent, kept = 0.0, []
+    for r in rows:  # rows take as long as expected, but no time passes here
+        clock.end -= spent
+        spent = 0.0
+        share = clock.next_row(r, timing.Plan(seconds=1.0))
+        kept.append(share is not None)
+        if share:
+            assert share.seconds < 0.5
+            spent = runner._expected(r)
+            clock.took(r, spent)
+    assert 55 <= sum(kept) <= 75 and all(any(kept[i : i + 6]) for i in range(190))
+    plan = timing.Plan()
+    assert runner._Budget(None, rows).next_row(rows[0], plan) is plan
+
+
+def test_one_thread_is_a_peer():
+    import fastdl
+
+    seen = []
+    before = fastdl.get_num_threads()
+    try:
+        fastdl.set_num_threads(2)
+        peers = Peers(["one-thread"], 2)
+        make = lambda p: contest_of(p, lambda: seen.append(fastdl.get_num_threads()))  # noqa: E731
+        (out,) = runner.run([row(make=make)], peers, PEAKS, timing.Plan(seconds=0.001, block=1e-5))
+        assert out.best == "one-thread" and set(seen) == {1, 2} and fastdl.get_num_threads() == 2
+    finally:
+        fastdl.set_num_threads(before)
+
+
+# --- numbers ---
+
+
+def test_ceilings():
+    assert PEAKS.floor(row(flops=1e9, bytes=1e3)) == (pytest.approx(1e-2), "FMA")
+    assert PEAKS.floor(row(flops=1.0, bytes=1e6)) == (pytest.approx(1e-5), "L2")
+    assert PEAKS.floor(row(flops=0.0, bytes=1e7)) == (pytest.approx(1e-3), "DRAM")
+    assert PEAKS.floor(row(flops=0.0, bytes=1e7, held=1e5)) == (pytest.approx(1e-4), "L2")
+    assert PEAKS.floor(row("a 1 bfloat16 forward")) is None
+
+
+def test_better_ceilings_count():
+    second = Peaks({"float32": 90.0}, [("L2", 1e6, 120.0), ("DRAM", float("inf"), 9.0)])
+    best = PEAKS.best(second)
+    assert best.flops == {"float32": 100.0} and [rate for *_, rate in best.copy] == [120.0, 10.0]
+
+
+def test_summary():
+    outcomes = [
+        outcome("a 1 float32 forward", [1.0, 1.0, 1.0], torch=[2.0, 2.0, 2.0], numpy=[9.0]),
+        outcome("a 2 float32 forward", [1.0, 1.0, 1.0], torch=[0.5, 0.5, 0.5]),
+        outcome("a 3 float32 forward", [1.0], torch=[1.01]),
+    ]
+    (found,) = report.summary(outcomes).values()
+    assert found["geomean"] == pytest.approx(1.01 ** (1 / 3))
+    assert (found["worst"], found["worst_row"]) == (0.5, "a 2 float32 forward")
+    assert (found["wins"], found["ties"], found["losses"]) == (1, 1, 1)
+    text = report.footer(outcomes)
+    assert "things float32 forward" in text and "0.50x" in text
+
+
+def test_spread_of_a_sweep():
+    outcomes = [outcome(f"a {i} float32 forward", [t, 2 * t]) for i, t in ((1, 1e-6), (2, 3e-6))]
+    for o in outcomes:
+        object.__setattr__(o.row, "group", "sweep")
+    assert "3.00x apart" in report.footer(outcomes)
+
+
+def test_measuring_takes_turns():
+    order = []
+
+    def contestant(name):
+        return lambda: order.append(name)
+
+    plan = timing.Plan(seconds=0.01, block=1e-6)
+    samples = timing.measure({"fastdl": contestant("a"), "peer": contestant("b")}, plan)
+    assert len(samples["fastdl"]) == len(samples["peer"]) >= 4
+    turns = "".join(name for i, name in enumerate(order) if i == 0 or order[i - 1] != name)
+    assert turns == "ab" * (len(turns) // 2)
+    cold = timing.measure({"fastdl": contestant("a")}, timing.Plan(seconds=0.01, cold=1000))
+    assert len(cold["fastdl"]) >= 4
+
+
+def document(outcomes, **env):
+    env = {"cpu": "x", "cores": 2, "isa": "avx2", "threads": 2, "commit": "", "time": ""} | env
+    return env, json.loads(json.dumps(report.document(outcomes, env, PEAKS, {})))
+
+
+def test_baseline():
+    old = [outcome(f"a {i} float32 forward", [1.0, 1.1], torch=[2.0, 2.2], jax=[8.0]) for i in range(3)]
+    env, was = document(old)
+    now = [
+        outcome("a 0 float32 forward", [1.0, 1.1], torch=[2.0, 2.2]),  # the same
+        outcome("a 1 float32 forward", [2.0, 2.2], torch=[4.0, 4.4]),  # a slower machine, the same ratio
+        outcome("a 2 float32 forward", [2.0, 2.2], torch=[2.0, 2.2]),  # half as fast
+        outcome("a 9 float32 forward", [1.0]),  # new
+    ]
+    changes = baseline.compare(now, env, was)
+    assert [c.key[2] for c in changes] == ["0", "1", "2"]
+    assert [c.ratio for c in changes] == pytest.approx([1.0, 1.0, 0.5])
+    assert [c.time for c in changes] == pytest.approx([1.0, 0.5, 0.5])
+    assert [c.key for c in baseline.slower(changes, 0.05)] == ["a 2 float32 forward"]
+    assert baseline.slower(changes, 0.6) == []
+    assert "slower: a 2" in baseline.text(changes, was, "old.json", 0.05)
+    elsewhere = baseline.compare(now, env | {"cpu": "y"}, was)
+    assert all(c.time is None for c in elsewhere)
+    assert "no row in common" in baseline.text([], was, "old.json", 0.05)
+
+
+def test_baseline_without_peers_goes_by_time():
+    env, was = document([outcome("a 1 float32 forward", [1.0, 1.0])])
+    now = [outcome("a 1 float32 forward", [1.2, 1.3])]
+    assert len(baseline.slower(baseline.compare(now, env, was), 0.05)) == 1
+
+
+# --- the command ---
+
+QUICK = ("--compare", "numpy", "--seconds", "0.001", "--filter", "32x32x32")
 
 
 def test_run_writes_json_and_compares_with_it(tmp_path, capsys):
     file = tmp_path / "run.json"
     status, out, err = call(capsys, "matmul", *QUICK, "--json", file)
     assert status == 0, (out, err)
-    assert "numpy" in out and "geomean" in out
+    assert "peaks: float32" in out and "numpy" in out and "geomean" in out
     found = json.loads(file.read_text())
-    (row,) = found["rows"]
-    assert row["status"] == "ok" and row["error"] <= row["limit"]
-    assert len(row["samples"]["fastdl"]) >= 3 and row["best"] == "numpy"
+    assert found["schema"] == "fastdl-bench/1" and found["peaks"]["copy"][-1]["level"] == "DRAM"
+    (entry,) = found["rows"]
+    assert entry["status"] == "ok" and entry["error"] <= entry["limit"] and entry["isa"]
+    assert len(entry["samples"]["fastdl"]) >= 3 and entry["best"] == "numpy"
     status, out, err = call(capsys, "matmul", *QUICK, "--baseline", file, "--fail-above", "99%")
     assert status == 0 and "against" in out
+    for times in (s for name, s in entry["samples"].items() if name == "fastdl"):
+        times[:] = [t / 1000 for t in times]
+    entry["ratios"] = {"numpy": [1e6, 1e6, 1e6]}
+    file.write_text(json.dumps(found))
+    status, out, err = call(capsys, "matmul", *QUICK, "--baseline", file, "--fail-above", "5%")
+    assert status == 1 and "slower: matmul" in out
+
+
+def test_bfloat16_and_all_peers_that_are_there(capsys):
+    args = ("--dtype", "bfloat16", "--seconds", "0.001", "--filter", "32x32x32")
+    status, out, err = call(capsys, "matmul", *args)
+    assert status == 0, (out, err)
+    assert "bfloat16 forward" in out
+
+
+def test_list(capsys):
+    status, out, _ = call(capsys, "--suite", "targets", "--list")
+    assert status == 0 and len(out.splitlines()) > 500
+    assert "(of 16 heads)" in out
 
 
 @pytest.mark.parametrize(
     "args, words",
     [
         (["matmul", "--suite", "none such"], "unknown suite"),
+        (["matmul", "--suite", "resnet50"], "belongs to conv"),
         (["cooking"], "unknown family"),
         (["matmul", "--dtype", "float8"], "unknown dtype"),
         (["matmul", "--compare", "abacus"], "unknown peer"),
@@ -75,6 +371,8 @@ def test_run_writes_json_and_compares_with_it(tmp_path, capsys):
         (["matmul", "--fail-above", "5%"], "--baseline"),
         (["matmul", "--fail-above", "5"], "percentage"),
         (["matmul", "--threads", "0"], "positive"),
+        (["matmul", "--time-budget", "-1"], "positive"),
+        (["matmul", "--direction", "sideways"], "sideways"),
         (["matmul", "--filter", "no such row"], "no row"),
         (["matmul", "--json", "/nonexistent/x.json"], "cannot be written"),
     ],
@@ -82,3 +380,28 @@ def test_run_writes_json_and_compares_with_it(tmp_path, capsys):
 def test_bad_input_is_an_error_before_anything_runs(capsys, args, words):
     status, out, err = call(capsys, *args)
     assert status == 2 and words in err and err.count("\n") == 1 and out == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": "other"}', '{"schema": "fastdl-bench/1"}', "\xff"]
+)
+def test_a_damaged_baseline_is_an_error(tmp_path, capsys, text):
+    file = tmp_path / "old.json"
+    file.write_bytes(text.encode("latin-1"))
+    status, out, err = call(capsys, "matmul", "--baseline", file)
+    assert status == 2 and str(file) in err and out == ""
+
+
+def test_missing_peers_are_reported(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    status, out, _ = call(capsys, "matmul", "--compare", "torch", *QUICK[2:])
+    assert status == 0 and "torch takes no part" in out
+
+
+def test_import_fastdl_loads_no_peer_and_no_benchmark():
+    code = (
+        "import sys, fastdl, fastdl.cli; "
+        "print([m for m in sys.modules if m.startswith(('torch', 'jax', 'onnx', 'fastdl.bench'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", (done.stdout, done.stderr)

@@ -411,7 +411,7 @@ def test_what_is_no_tensor_is_named():
             with pytest.raises((TypeError, ValueError)) as caught:
                 layer(*[bad] * count)
             assert type(layer).__name__ in caught.value.__notes__[0]
-    with pytest.raises(TypeError, match="CrossEntropy: expected a Tensor, got NoneType"):
+    with pytest.raises(TypeError, match="cross_entropy: expected input to be a Tensor, got NoneType"):
         F.cross_entropy(None, fastdl.tensor([1]))
 
     class Mine(nn.Module):  # a model's own mistakes stay what they are

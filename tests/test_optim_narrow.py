@@ -11,8 +11,8 @@ from fastdl import nn, optim
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 OPTIMIZERS = [
-    ("SGD", {"lr": 0.1}), ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}), ("Adagrad", {}),
-    ("RMSprop", {"momentum": 0.9, "centered": True}), ("Adam", {"amsgrad": True}), ("AdamW", {}),
+    ("SGD", {"lr": 0.1}), ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("Adagrad", {}), ("RMSprop", {"momentum": 0.9, "centered": True}), ("Adam", {"amsgrad": True}), ("AdamW", {}),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "cpu/attention_tiles.h"
 #include "cpu/widen.h"
 #include "fastdl/attention.h"
 
@@ -52,11 +53,29 @@ void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, cons
                static_cast<long long>(d), shape_string(x).c_str());
 }
 
+// bfloat16 with instructions of its own; without them, and in float16, operands are widened.
+bool has_bf16_products([[maybe_unused]] const fastdl_tensor* q) {
+#if defined(FASTDL_BF16_TILES)
+  return kernels().gemm_bf16 && q && q->dtype.code == FASTDL_BFLOAT && q->dtype.bits == 16;
+#else
+  return false;
+#endif
+}
+
+// Calls f(S{}) with S the storage type.
+template <class F>
+void dispatch_dtype(DType dtype, F&& f) {
+#if defined(FASTDL_BF16_TILES)
+  if (dtype == DType::kBFloat16) return f(bfloat16{});
+#endif
+  dispatch_float(dtype, f);
+}
+
 AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
                        const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op) {
   const auto o = read_options(options, fastdl_attention_options FASTDL_ATTENTION_OPTIONS_INIT, op);
   AttentionProblem p;
-  p.q = float_view(q, op, "q");
+  p.q = has_bf16_products(q) ? view(q, op, "q") : float_view(q, op, "q");
   p.k = view_like(k, p.q.dtype, op, "k");
   p.v = view_like(v, p.q.dtype, op, "v");
   check_ndim(p.q, 4, op, "q");
@@ -76,7 +95,8 @@ AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fas
                static_cast<long long>(p.heads), static_cast<long long>(p.groups));
   if (mask) {
     p.mask = view(mask, op, "mask");
-    FASTDL_CHECK(p.mask.dtype == DType::kBool || p.mask.dtype == p.q.dtype, FASTDL_ERROR_DTYPE,
+    const bool wide = p.q.dtype == DType::kBFloat16 && p.mask.dtype == DType::kFloat32;
+    FASTDL_CHECK(p.mask.dtype == DType::kBool || p.mask.dtype == p.q.dtype || wide, FASTDL_ERROR_DTYPE,
                  "%s: expected mask to be bool or %s, got %s", op, name_of(p.q.dtype), name_of(p.mask.dtype));
     check_shape(p.mask, p.batch, p.heads, p.queries, p.keys, op, "mask");
   }
@@ -93,7 +113,7 @@ AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fas
 View log_sum_exp(const fastdl_tensor* t, const AttentionProblem& p, const char* op) {
   View v;
   if (!t) return v;
-  v = view_like(t, p.q.dtype, op, "lse");
+  v = view_like(t, p.q.dtype == DType::kBFloat16 ? DType::kFloat32 : p.q.dtype, op, "lse");
   FASTDL_CHECK(v.ndim == 3 && v.shape[0] == p.batch && v.shape[1] == p.heads && v.shape[2] == p.queries &&
                    v.contiguous(),
                FASTDL_ERROR_SHAPE, "%s: expected lse to be C-contiguous of shape (%lld, %lld, %lld), got %s",
@@ -113,7 +133,7 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* k, const fastdl_tensor* v,
                                        const fastdl_tensor* mask, const fastdl_tensor* out_,
                                        const fastdl_tensor* lse_, const fastdl_attention_options* options) {
-  if (is_narrow(q)) {
+  if (is_narrow(q) && !has_bf16_products(q)) {
     return in_float32("scaled_dot_product_attention", fastdl_attention_forward, context, reads(q, "q"),
                       reads(k, "k"), reads(v, "v"), of_any_dtype(reads(mask, "mask")), writes(out_, "out"),
                       lse_, options);
@@ -126,9 +146,9 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
     const View lse = log_sum_exp(lse_, p, op);
     RowsOut oc(context, out);
     p.out = *oc;
-    dispatch_float(p.q.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      attention_forward<T>(context, p, lse_ ? lse.as<T>() : nullptr);
+    dispatch_dtype(p.q.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      attention_forward<S>(context, p, lse_ ? lse.as<compute_t<S>>() : nullptr);
     });
     oc.write_back();
   });
@@ -141,7 +161,8 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* grad_q, const fastdl_tensor* grad_k,
                                         const fastdl_tensor* grad_v, const fastdl_tensor* grad_mask,
                                         const fastdl_attention_options* options) {
-  if (is_narrow(q)) {
+  // The gradient of a mask is that of the scores in float32.
+  if (is_narrow(q) && (grad_mask || !has_bf16_products(q))) {
     return in_float32("scaled_dot_product_attention_backward", fastdl_attention_backward, context,
                       reads(grad_out, "grad_out"), reads(q, "q"), reads(k, "k"), reads(v, "v"),
                       of_any_dtype(reads(mask, "mask")), reads(out_, "out"), lse_, writes(grad_q, "grad_q"),
@@ -175,9 +196,9 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
     g.dq = *dqc;
     g.dk = *dkc;
     g.dv = *dvc;
-    dispatch_float(p.q.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      attention_backward<T>(context, p, g, lse.as<T>());
+    dispatch_dtype(p.q.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      attention_backward<S>(context, p, g, lse.as<compute_t<S>>());
     });
     dqc.write_back();
     dkc.write_back();

@@ -7,6 +7,8 @@
 #include <optional>
 #include <type_traits>
 
+#include "cpu/conv_bf16.h"
+#include "cpu/conv_depthwise.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
@@ -237,6 +239,11 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
     added.emplace(context, *residual).read();
     end.residual = added->image<const T>();
   }
+  const bool simple = activation.kind == FASTDL_ACT_NONE || activation.kind == FASTDL_ACT_RELU;
+  if (is_depthwise(g) && in.plain() && simple) {
+    depthwise_gather<T>(context, g, in.x, w->template as<const T>(), data_gradient, y.image<T>(), end);
+    return y.write_back();
+  }
   if constexpr (std::is_same_v<T, float>) {
     const Lattice l = data_gradient ? data_lattices(g)[0] : forward_lattice(g);
     if (winograd_gather(context, g, in, l, w->template as<const T>(), data_gradient, y.image<T>(), end))
@@ -256,17 +263,84 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
   y.write_back();
 }
 
+// A bfloat16 operand, with its channels side by side.
+class Bf16Source {
+ public:
+  Bf16Source(Context* context, const View& x, const std::optional<View>& saved, const fastdl_activation& f)
+      : x_(context, x) {
+    x_.read();
+    source_.x = x_.image<const bfloat16>();
+    if (f.kind == FASTDL_ACT_NONE) return;
+    saved_.emplace(context, *saved).read();
+    source_.saved = saved_->image<const bfloat16>();
+    source_.activation = f;
+    source_.from_output = fastdl_activation_from_output(&f) != 0;
+  }
+  const Source<bfloat16>& operator*() const { return source_; }
+
+ private:
+  ChannelsLast x_;
+  std::optional<ChannelsLast> saved_;
+  Source<bfloat16> source_;
+};
+
+// As run_gather. A gradient has `saved` if it still has to pass the activation.
+void run_bf16(Context* context, const Geometry& g, const View& x, const std::optional<View>& saved,
+              const View& weight, const std::optional<View>& bias, const std::optional<View>& residual,
+              const View& out, const fastdl_activation& activation, bool data_gradient) {
+  if (out.size() == 0) return;
+  constexpr fastdl_activation kNone{FASTDL_ACT_NONE, 0, 0};
+  const Bf16Source in(context, x, saved, saved ? activation : kNone);
+  const Contiguous w(context, weight);
+  ChannelsLast y(context, out);
+  Epilogue<bfloat16> end;
+  if (!saved) end.activation = activation;
+  std::optional<Contiguous> bias_values;
+  if (bias) end.bias = bias_values.emplace(context, *bias)->as<const bfloat16>();
+  std::optional<ChannelsLast> added;
+  if (residual) {
+    added.emplace(context, *residual).read();
+    end.residual = added->image<const bfloat16>();
+  }
+  if (is_depthwise(g)) {
+    depthwise_gather(context, g, (*in).x, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
+    return y.write_back();
+  }
+  if (winograd_gather(context, g, *in, data_gradient ? data_lattices(g)[0] : forward_lattice(g),
+                      w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end)) {
+    return y.write_back();
+  }
+  bf16_gather(context, g, *in, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
+  y.write_back();
+}
+
+// Whether a call on 16-bit tensors runs on kernels of their own: else it is widened.
+bool runs_bf16(const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl_conv_options* o,
+               bool forward, bool transposed) {
+  if (x->dtype.code != FASTDL_BFLOAT || !weight || weight->ndim < 2 || !weight->shape) return false;
+  const bool whole = o && o->struct_size >= sizeof *o;
+  const int64_t groups = whole ? o->groups : 1;
+  // Depthwise kernels need no tiles, but read gradients as they are and know ReLU only.
+  if (groups > 1 && weight->shape[0] == groups && weight->shape[1] == 1) {
+    return !transposed &&
+           (o->activation.kind == FASTDL_ACT_NONE || (forward && o->activation.kind == FASTDL_ACT_RELU));
+  }
+  return groups >= 1 && bf16_tiles(groups, weight->shape[1], weight->shape[0] / groups);
+}
+
 void forward(Context* context, const fastdl_tensor* x_, const fastdl_tensor* weight_,
              const fastdl_tensor* bias_, const fastdl_tensor* residual_, const fastdl_tensor* out_,
              const fastdl_conv_options* options, bool transposed) {
   const char* op = transposed ? "conv_transpose" : "conv";
-  const View x = float_view(x_, op, "x"), weight = view_like(weight_, x.dtype, op, "weight");
+  const View x = any_float_view(x_, op, "x"), weight = view_like(weight_, x.dtype, op, "weight");
   const View out = out_view(out_, x.dtype, op, "out");
   const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
   const Geometry g = transposed ? geometry(out, weight, x, o, {op, "out", "x", "weight", true})
                                 : geometry(x, weight, out, o, {op, "x", "out", "weight", false});
   const auto bias = optional_vector(bias_, x.dtype, out.shape[1], op, "bias");
   const auto residual = optional_like(residual_, out, "out", op, "residual");
+  if (x.dtype == DType::kBFloat16)
+    return run_bf16(context, g, x, {}, weight, bias, residual, out, o.activation, transposed);
   dispatch_float(x.dtype, [&](auto zero) {
     using T = decltype(zero);
     run_gather<T>(context, g, source<T>(x), weight, bias, residual, out, o.activation, transposed);
@@ -277,7 +351,8 @@ void backward_data(Context* context, const fastdl_tensor* grad_, const fastdl_te
                    const fastdl_tensor* weight_, const fastdl_tensor* grad_x_,
                    const fastdl_conv_options* options, bool transposed) {
   const char* op = transposed ? "conv_transpose_backward_data" : "conv_backward_data";
-  const View grad = float_view(grad_, op, "grad_out"), weight = view_like(weight_, grad.dtype, op, "weight");
+  const View grad = any_float_view(grad_, op, "grad_out"),
+             weight = view_like(weight_, grad.dtype, op, "weight");
   const View grad_x = out_view(grad_x_, grad.dtype, op, "grad_x");
   const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
   const Geometry g = transposed
@@ -285,6 +360,8 @@ void backward_data(Context* context, const fastdl_tensor* grad_, const fastdl_te
                          : geometry(grad_x, weight, grad, o, {op, "grad_x", "grad_out", "weight", false});
   const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
   check_saved(saved, o.activation, op);
+  if (grad.dtype == DType::kBFloat16)
+    return run_bf16(context, g, grad, saved, weight, {}, {}, grad_x, o.activation, !transposed);
   dispatch_float(grad.dtype, [&](auto zero) {
     using T = decltype(zero);
     run_gather<T>(context, g, gradient_source<T>(grad, saved, o.activation), weight, {}, {}, grad_x, {},
@@ -296,7 +373,7 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
                      const fastdl_tensor* x_, const fastdl_tensor* grad_weight_,
                      const fastdl_tensor* grad_bias_, const fastdl_conv_options* options, bool transposed) {
   const char* op = transposed ? "conv_transpose_backward_weight" : "conv_backward_weight";
-  const View grad = float_view(grad_, op, "grad_out"), x = view_like(x_, grad.dtype, op, "x");
+  const View grad = any_float_view(grad_, op, "grad_out"), x = view_like(x_, grad.dtype, op, "x");
   const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
   const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
   check_saved(saved, o.activation, op);
@@ -320,6 +397,15 @@ void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_
   const Geometry g = transposed ? geometry(grad, weight, x, o, {op, "grad_out", "x", "grad_weight", true})
                                 : geometry(x, weight, grad, o, {op, "x", "grad_out", "grad_weight", false});
   const auto bias = check_bias();
+  if (grad.dtype == DType::kBFloat16) {
+    const Bf16Source dy(context, grad, saved, o.activation), xs(context, x, {}, {FASTDL_ACT_NONE, 0, 0});
+    if (is_depthwise(g))
+      return depthwise_weight_gradient(context, g, (*xs).x, (*dy).x, &weight, bias ? &*bias : nullptr);
+    if (!transposed) return bf16_weight_gradient(context, g, *xs, *dy, &weight, bias ? &*bias : nullptr);
+    bf16_weight_gradient(context, g, *dy, *xs, &weight, nullptr);
+    if (bias) bf16_sum_pixels(context, *dy, *bias);
+    return;
+  }
   dispatch_float(grad.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Source<T> dy = gradient_source<T>(grad, saved, o.activation), xs = source<T>(x);
@@ -340,7 +426,7 @@ fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* weight, const fastdl_tensor* bias,
                                   const fastdl_tensor* residual, const fastdl_tensor* out,
                                   const fastdl_conv_options* options) {
-  if (is_narrow(x)) {
+  if (is_narrow(x) && !conv::runs_bf16(x, weight, options, true, false)) {
     return in_float32("conv", fastdl_conv_forward, context, reads(x, "x"), reads(weight, "weight"),
                       reads(bias, "bias"), reads(residual, "residual"), writes(out, "out"), options);
   }
@@ -350,7 +436,7 @@ fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* 
 fastdl_status fastdl_conv_backward_data(fastdl_context* context, const fastdl_tensor* grad_out,
                                         const fastdl_tensor* saved, const fastdl_tensor* weight,
                                         const fastdl_tensor* grad_x, const fastdl_conv_options* options) {
-  if (is_narrow(grad_out)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, weight, options, false, false)) {
     return in_float32("conv_backward_data", fastdl_conv_backward_data, context, reads(grad_out, "grad_out"),
                       reads(saved, "saved"), reads(weight, "weight"), writes(grad_x, "grad_x"), options);
   }
@@ -361,7 +447,7 @@ fastdl_status fastdl_conv_backward_weight(fastdl_context* context, const fastdl_
                                           const fastdl_tensor* saved, const fastdl_tensor* x,
                                           const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
                                           const fastdl_conv_options* options) {
-  if (is_narrow(grad_out)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, grad_weight, options, false, false)) {
     return in_float32("conv_backward_weight", fastdl_conv_backward_weight, context,
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
                       writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);
@@ -374,7 +460,7 @@ fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, const fastd
                                             const fastdl_tensor* weight, const fastdl_tensor* bias,
                                             const fastdl_tensor* residual, const fastdl_tensor* out,
                                             const fastdl_conv_options* options) {
-  if (is_narrow(x)) {
+  if (is_narrow(x) && !conv::runs_bf16(x, weight, options, true, true)) {
     return in_float32("conv_transpose", fastdl_conv_transpose_forward, context, reads(x, "x"),
                       reads(weight, "weight"), reads(bias, "bias"), reads(residual, "residual"),
                       writes(out, "out"), options);
@@ -386,7 +472,7 @@ fastdl_status fastdl_conv_transpose_backward_data(fastdl_context* context, const
                                                   const fastdl_tensor* saved, const fastdl_tensor* weight,
                                                   const fastdl_tensor* grad_x,
                                                   const fastdl_conv_options* options) {
-  if (is_narrow(grad_out)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, weight, options, false, true)) {
     return in_float32("conv_transpose_backward_data", fastdl_conv_transpose_backward_data, context,
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(weight, "weight"),
                       writes(grad_x, "grad_x"), options);
@@ -399,7 +485,7 @@ fastdl_status fastdl_conv_transpose_backward_weight(fastdl_context* context, con
                                                     const fastdl_tensor* grad_weight,
                                                     const fastdl_tensor* grad_bias,
                                                     const fastdl_conv_options* options) {
-  if (is_narrow(grad_out)) {
+  if (is_narrow(grad_out) && !conv::runs_bf16(grad_out, grad_weight, options, false, true)) {
     return in_float32("conv_transpose_backward_weight", fastdl_conv_transpose_backward_weight, context,
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
                       writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);

@@ -56,22 +56,6 @@ struct Gather {
   int64_t residual_row() const { return l.out_step[2] * end.residual.step[2]; }
 };
 
-// The distance between successive pixels where they follow each other without gaps, over lines, planes and
-// images; else 0.
-template <class T>
-int64_t dense_row(const Image<T>& x, const Lattice& l) {
-  int64_t row = 0, rows = 1;
-  for (int axis = 2; axis >= -1; --axis) {
-    const int64_t size = axis < 0 ? x.n : x.size[axis], step = axis < 0 ? x.n_step : x.step[axis];
-    if (axis >= 0 && (l.out_step[axis] != 1 || l.count[axis] != size)) return 0;
-    if (size == 1) continue;
-    if (row == 0) row = step;
-    if (step != row * rows) return 0;
-    rows *= size;
-  }
-  return row ? row : x.c;
-}
-
 // Calls f(image, d, h) for every output line of the block; n counts from the first image of the block.
 template <class F>
 void for_lines(const Block& b, F&& f) {

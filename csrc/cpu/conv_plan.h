@@ -77,6 +77,22 @@ Lattice forward_lattice(const Geometry& g);
 Lattice plain_lattice(const Geometry& g);  // the output's own positions, without any taps
 std::vector<Lattice> data_lattices(const Geometry& g);
 
+// The distance between successive pixels where they follow each other without gaps, over lines, planes and
+// images; else 0.
+template <class T>
+int64_t dense_row(const Image<T>& x, const Lattice& l) {
+  int64_t row = 0, rows = 1;
+  for (int axis = 2; axis >= -1; --axis) {
+    const int64_t size = axis < 0 ? x.n : x.size[axis], step = axis < 0 ? x.n_step : x.step[axis];
+    if (axis >= 0 && (l.out_step[axis] != 1 || l.count[axis] != size)) return 0;
+    if (size == 1) continue;
+    if (row == 0) row = step;
+    if (step != row * rows) return 0;
+    rows *= size;
+  }
+  return row ? row : x.c;
+}
+
 // A task's share of the output positions: whole images, or part of one.
 struct Block {
   int64_t n0, n, d0, d, h0, h;
@@ -117,8 +133,9 @@ struct Spread {
 
 template <class T>
 Region<T> region_in_place(const Source<T>& in, const Block& b);
-template <class T>
-Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, const Spread& spread, T* to);
+// S is T, or bfloat16 that is widened to float.
+template <class S, class T>
+Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, const Spread& spread, T* to);
 
 // Weights as the gather wants them. Slots count taps in the kernel's order, or backwards for a data gradient.
 // Matrix path: [group][panel][slot][reduce][panel width]; depthwise path: [slot][reduce][groups * columns].
@@ -164,6 +181,12 @@ void scatter(Context* context, const Geometry& g, const Source<T>& grad, const P
 template <class T>
 void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, const Source<T>& grad,
                      const View* grad_weight, const View* grad_bias);
+
+// Adds the shares of the sums [share][size], in order, and writes them as S to (O, C / groups, *K). A share
+// begins with [group][slot][c][o], or if depthwise [slot][c][o].
+template <class T, class S>
+void finish_weight(Context* context, const Geometry& g, bool depthwise, T* sums, int64_t size, int64_t shares,
+                   const View& out);
 
 // sum[j * step] = sum of every pixel of g in channel j
 template <class T>

@@ -1,9 +1,11 @@
 // Copies of input regions with zeros around them, so that the kernels' loops have no border cases.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/conv_plan.h"
 #include "cpu/kernels.h"
+#include "cpu/narrow.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -30,9 +32,31 @@ void copy_line(const Image<const T>& x, const T* from, int64_t pixels, T* to) {
   } else if (x.channels_together()) {
     for (int64_t w = 0; w < pixels; ++w)
       std::memcpy(to + w * x.c, from + w * x.step[2], static_cast<size_t>(x.c) * sizeof(T));
-  } else {
+  } else if constexpr (!std::is_same_v<T, bfloat16>) {  // whose channels always are together
     const auto& k = gemm_kernels_of<T>(*kernels().gemm);
     k.pack(from, x.step[2], x.c_step, pixels, static_cast<int>(x.c), static_cast<int>(x.c), to);
+  }
+}
+
+// The same as float32.
+void copy_line(const Image<const bfloat16>& x, const bfloat16* from, int64_t pixels, float* to) {
+  const auto widen = kernels().convert->bf16.widen;
+  if (x.line_dense()) return widen(pixels * x.c, from, 1, to, 1);
+  for (int64_t w = 0; w < pixels; ++w) widen(x.c, from + w * x.step[2], 1, to + w * x.c, 1);
+}
+
+// to = grad * f'(saved)
+template <class T>
+void mask_line(const Source<T>& in, const T* grad, const T* saved, int64_t n, T* to) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    Workspace scratch(nullptr, static_cast<size_t>(2 * n) * sizeof(float));
+    float *const g = scratch.as<float>(), *const s = g + n;
+    kernels().convert->bf16.widen(n, grad, 1, g, 1);
+    kernels().convert->bf16.widen(n, saved, 1, s, 1);
+    kernels().activation->f32.backward(in.activation, in.from_output, n, g, s, g);
+    kernels().convert->bf16.narrow(n, g, 1, to, 1);
+  } else {
+    table_for<T>(*kernels().activation).backward(in.activation, in.from_output, n, grad, saved, to);
   }
 }
 
@@ -73,9 +97,9 @@ Region<T> region_in_place(const Source<T>& in, const Block& b) {
   return r;
 }
 
-template <class T>
-Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, const Spread& spread, T* to) {
-  const Image<const T>& x = in.x;
+template <class S, class T>
+Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, const Spread& spread, T* to) {
+  const Image<const S>& x = in.x;
   const Extents e = extents(l, b);
   const int64_t channels = spread.channels(x.c);
   Region<T> r;
@@ -89,9 +113,8 @@ Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, con
   const int64_t w0 = std::max<int64_t>(e.first[2], 0);
   const int64_t w1 = std::min(e.first[2] + e.size[2], x.size[2]);
   const int64_t inside = std::max<int64_t>(w1 - w0, 0), left = inside ? w0 - e.first[2] : 0;
-  const auto& activation = table_for<T>(*kernels().activation);
   const int64_t line = inside * x.c;
-  const bool saved_dense = in.masked() && in.saved.line_dense(), x_dense = x.line_dense();
+  [[maybe_unused]] const bool saved_dense = in.masked() && in.saved.line_dense(), x_dense = x.line_dense();
   Workspace scratch(nullptr, static_cast<size_t>(line * 2) * sizeof(T));
   T* const unspread = scratch.as<T>();
   T* const saved_line = scratch.as<T>() + line;
@@ -101,27 +124,33 @@ Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, con
       for (int64_t h = e.first[1]; h < e.first[1] + e.size[1]; ++h, to += r.step[1]) {
         const bool exists = d >= 0 && d < x.size[0] && h >= 0 && h < x.size[1];
         if (!exists || inside == 0) {
-          std::fill(to, to + r.step[1], T(0));
+          std::fill(to, to + r.step[1], T{});
           continue;
         }
-        std::fill(to, to + left * channels, T(0));
-        std::fill(to + (left + inside) * channels, to + r.step[1], T(0));
+        std::fill(to, to + left * channels, T{});
+        std::fill(to + (left + inside) * channels, to + r.step[1], T{});
         T* const pixels = to + left * channels;
         T* const plain = spread.groups ? unspread : pixels;
-        const T* source = x.at(b.n0 + i, d, h, w0);
+        const S* source = x.at(b.n0 + i, d, h, w0);
         if (!in.masked()) {
           copy_line(x, source, inside, plain);
         } else {
-          const T* saved = in.saved.at(b.n0 + i, d, h, w0);
-          if (!saved_dense) {
+          const S* saved = in.saved.at(b.n0 + i, d, h, w0);
+          if constexpr (std::is_same_v<S, T>) {
+            if (!saved_dense) {
+              copy_line(in.saved, saved, inside, saved_line);
+              saved = saved_line;
+            }
+            if (!x_dense) {
+              copy_line(x, source, inside, plain);
+              source = plain;
+            }
+            mask_line(in, source, saved, line, plain);
+          } else {
             copy_line(in.saved, saved, inside, saved_line);
-            saved = saved_line;
-          }
-          if (!x_dense) {
             copy_line(x, source, inside, plain);
-            source = plain;
+            kernels().activation->f32.backward(in.activation, in.from_output, line, plain, saved_line, plain);
           }
-          activation.backward(in.activation, in.from_output, line, source, saved, plain);
         }
         if (spread.groups) spread_line(plain, inside, x.c, spread, pixels);
       }
@@ -132,9 +161,12 @@ Region<T> copy_region(const Source<T>& in, const Lattice& l, const Block& b, con
 
 #define FASTDL_INSTANTIATE(T)                                            \
   template Region<T> region_in_place<T>(const Source<T>&, const Block&); \
-  template Region<T> copy_region<T>(const Source<T>&, const Lattice&, const Block&, const Spread&, T*);
+  template Region<T> copy_region<T, T>(const Source<T>&, const Lattice&, const Block&, const Spread&, T*);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(bfloat16)
 #undef FASTDL_INSTANTIATE
+template Region<float> copy_region<bfloat16, float>(const Source<bfloat16>&, const Lattice&, const Block&,
+                                                    const Spread&, float*);
 
 }  // namespace fastdl::cpu::conv

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/conv_depthwise.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
@@ -20,8 +21,7 @@ constexpr int64_t kCopiesBytes = 8 << 20;  // memory for the copies of dw
 // Positions per block: their data fits L1 and L2. The sums are loaded and stored once per block, so that
 // blocks are longer where they do not fit the L2 cache themselves.
 constexpr int64_t kBlockRows = 128, kLongBlockRows = 768, kLongBlockBytes = 512 << 10;
-constexpr int64_t kFinishChannels = 16;  // channels transposed at a time
-constexpr int64_t kShortRun = 8;         // fewer channels side by side than this are gathered
+constexpr int64_t kShortRun = 8;  // fewer channels side by side than this are gathered
 
 template <class T>
 struct WeightGradient {
@@ -260,63 +260,6 @@ void run_task(const WeightGradient<T>& p, int64_t task) {
   }
 }
 
-// Adds the shares in order and writes (O, C / groups, *K): some channels at a time, transposed in the cache,
-// so that whole runs of the result are written.
-template <class T>
-void finish_weight(Context* context, const WeightGradient<T>& p, const View& out) {
-  const auto& k = gemm_kernels_of<T>(*kernels().gemm);
-  const Geometry& g = p.geometry;
-  const int64_t c_group = g.c_per_group(), taps = g.taps();
-  const int64_t row = p.depthwise ? g.o : g.o_per_group(), groups = p.depthwise ? 1 : g.groups;
-  const int nd = out.ndim - 2;
-  int64_t kernel[3] = {1, 1, 1}, steps[3] = {0, 0, 0};
-  for (int i = 0; i < nd; ++i) {
-    kernel[3 - nd + i] = out.shape[2 + i];
-    steps[3 - nd + i] = out.strides[2 + i];
-  }
-  const bool dense = out.contiguous();
-  const int64_t parts = (c_group + kFinishChannels - 1) / kFinishChannels;
-  const double cost =
-      static_cast<double>(std::min(c_group, kFinishChannels) * taps * row * (p.shares + 1)) * 0.2;
-  parallel_for(context, groups * parts, cost, [&](int64_t task) {
-    const int64_t group = task / parts, c0 = task % parts * kFinishChannels;
-    const int64_t channels = std::min(kFinishChannels, c_group - c0), run = channels * taps;
-    T* const sums = p.sums + (group * taps * c_group + c0) * row;
-    if (p.shares > 1) {
-      for (int64_t t = 0; t < taps; ++t) {
-        T* const sum = sums + t * c_group * row;
-        table_for<T>(*kernels().conv).add_rows(sum + p.size, p.shares - 1, p.size, channels * row, sum);
-      }
-    }
-    Workspace scratch(nullptr, static_cast<size_t>(2 * run * k.nr) * sizeof(T));
-    T *const rows = scratch.as<T>(), *const columns = rows + run * k.nr;
-    for (int64_t o = 0; o < row; o += k.nr) {
-      const int64_t n = std::min<int64_t>(k.nr, row - o);
-      for (int64_t t = 0; t < taps; ++t) {
-        for (int64_t c = 0; c < channels; ++c) {
-          const T* const from = sums + (t * c_group + c) * row + o;
-          std::copy(from, from + n, rows + (c * taps + t) * k.nr);
-        }
-      }
-      k.pack(rows, 1, k.nr, n, static_cast<int>(run), static_cast<int>(run), columns);
-      for (int64_t i = 0; i < n; ++i) {
-        const T* from = columns + i * run;
-        T* const to = out.as<T>() + (group * row + o + i) * out.strides[0] + c0 * out.strides[1];
-        if (dense) {
-          std::copy(from, from + run, to);
-          continue;
-        }
-        for (int64_t c = 0; c < channels; ++c) {
-          for (int64_t t = 0; t < taps; ++t) {
-            to[c * out.strides[1] + t % kernel[2] * steps[2] + t / kernel[2] % kernel[1] * steps[1] +
-               t / (kernel[2] * kernel[1]) * steps[0]] = *from++;
-          }
-        }
-      }
-    }
-  });
-}
-
 template <class T>
 void finish_bias(const WeightGradient<T>& p, const View& out) {
   T* const sum = p.sums + p.weight_size();
@@ -334,6 +277,8 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
   if (g.o == 0) return;
   if (grad_weight && grad_weight->size() == 0) grad_weight = nullptr;
   if (!grad_weight && !grad_bias) return;
+  if (is_depthwise(g) && in.plain() && grad.plain())
+    return depthwise_weight_gradient<T>(context, g, in.x, grad.x, grad_weight, grad_bias);
   if constexpr (std::is_same_v<T, float>) {
     if (grad_weight && winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
   }
@@ -395,7 +340,7 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
     parallel_for(context, tasks, work / static_cast<double>(tasks * k.width) + 500,
                  [&](int64_t task) { run_task(p, task); });
   }
-  if (grad_weight) finish_weight(context, p, *grad_weight);
+  if (grad_weight) finish_weight<T, T>(context, g, p.depthwise, p.sums, p.size, p.shares, *grad_weight);
   if (grad_bias) finish_bias(p, *grad_bias);
 }
 

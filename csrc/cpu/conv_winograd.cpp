@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -26,7 +27,6 @@ constexpr int64_t kBlockBytes =
 constexpr int64_t kTasks = 16;  // wanted, to balance a few threads
 constexpr int64_t kFewTiles = 128,
                   kManyPanels = 4;       // see run_panels; as many products of a panel fit the L2 cache
-constexpr int64_t kLeastChannels = 16;   // tiles with fewer do not pay for their transforms
 constexpr int64_t kMostChannels = 128;   // of a block of the sum: its filters fit the L1 or L2 cache
 constexpr int64_t kFilterChannels = 16;  // filters packed and transformed at a time, in the L1 cache
 
@@ -36,10 +36,9 @@ struct Weights {
 };
 
 struct Plan {
-  const Source<float>& in;
-  const Image<float>& out;
-  const Epilogue<float>& end;
-  Lattice l;  // with counts rounded up to whole tiles
+  int64_t images;
+  bool coarse;  // results are rounded to bfloat16
+  Lattice l;    // with counts rounded up to whole tiles
   WinogradTile tile;
   int64_t rows, cols;  // outputs that exist
   int64_t tiles_h, tiles_w;
@@ -48,65 +47,37 @@ struct Plan {
   float* shares;       // per tile: the share of its elements that matter
   float filter_terms;  // the number of weights that matter in the least even filter
 
-  int64_t tiles() const { return out.n * l.count[0] * tiles_h * tiles_w; }
+  int64_t tiles() const { return images * l.count[0] * tiles_h * tiles_w; }
   int64_t first_tile(const Block& b) const { return ((b.n0 * l.count[0] + b.d0) * tiles_h + b.h0) * tiles_w; }
   // By how much a tile's sum of |x| may exceed the part that an output sees: little more than at a corner of
-  // a padded image.
-  float unevenness() const { return tile.mh * tile.mw == 16 ? 7.0f : 4.5f; }
-  float least_terms() const { return tile.mh * tile.mw == 4 ? 4.0f : tile.mh * tile.mw == 8 ? 5.0f : 24.0f; }
-  bool left_out(float share) const { return !(share * filter_terms >= least_terms()); }
+  // a padded image. Errors below bfloat16's own do not matter.
+  float unevenness() const { return coarse ? 64.0f : tile.mh * tile.mw == 16 ? 7.0f : 4.5f; }
+  float least_terms() const {
+    const float share = tile.least_filter_share() * static_cast<float>(9 * reduce);
+    return coarse ? 1.0f : std::max(kWinogradTerms, share);
+  }
+  bool left_out(float share) const {
+    if (coarse) return !(share * filter_terms >= 1.0f);
+    return !(share >= tile.least_share() && share * filter_terms >= kWinogradTerms);
+  }
+};
+
+// With what is read and written.
+template <class S>
+struct PlanOf : Plan {
+  const Source<S>& in;
+  const Image<S>& out;
+  const Epilogue<S>& end;
+  const float* bias;
 };
 
 const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
 int index(int64_t m) { return m == 4; }
 
-bool three_taps(const AxisTaps& t) { return t.count() == 3 && t.consecutive() && t.slot[0] == 0; }
-
-// The cheapest tile, counting vector instructions: two multiply-adds a cycle, and about 3 cycles for every
-// vector a transform loads or stores. Larger tiles round worse: their sums are cut into more pieces
-// (k_blocks), which takes enough channels.
-WinogradTile choose_tile(const Geometry& g, const Lattice& l, const Image<const float>& x, int64_t reduce,
-                         int64_t columns) {
-  if (g.groups != 1 || l.taps[0].count() != 1 || !three_taps(l.taps[1]) || !three_taps(l.taps[2]) ||
-      reduce < kLeastChannels || columns < kLeastChannels) {
-    return {};
-  }
-  for (int i = 0; i < 3; ++i) {
-    if (l.in_step[i] != 1 || l.out_step[i] != 1) return {};
-  }
-  const double r = static_cast<double>(reduce), c = static_cast<double>(columns);
-  const double images = static_cast<double>(x.n * l.count[0]);
-  const auto pixels = [&](int64_t mh, int64_t mw) {
-    return static_cast<double>((l.count[1] + mh - 1) / mh * ((l.count[2] + mw - 1) / mw));
-  };
-  // A data gradient may leave out the border, which no gradient reaches.
-  const double positions = std::min(pixels(1, 1), static_cast<double>(g.out[1] * g.out[2]));
-  // Where two rows or columns of zeros surround the image, its edge is left to the direct kernels, in small
-  // pieces.
-  double edge = 0;
-  for (int axis = 1; axis < 3; ++axis) {
-    const int64_t last = l.count[axis] - 1 + l.taps[axis].offset.back();
-    edge += static_cast<double>(((l.taps[axis].offset.front() < -1) + (last > x.size[axis])) * 2 *
-                                l.count[3 - axis]);
-  }
-  double best = images * positions * 9 * r * c / 2 * 0.9;
-  edge *= images * 9 * r * c / 2 * 3;
-  WinogradTile tile;
-  for (const int64_t mh : {2, 4}) {
-    for (const int64_t mw : {2, 4}) {
-      if (reduce < (mh * mw == 4 ? 0 : mh * mw == 8 ? 32 : 256)) continue;
-      const WinogradTile candidate{mh, mw};
-      const double points = static_cast<double>(candidate.points());
-      const double cost = points * (images * pixels(mh, mw) * (r * c / 2 + 3 * (r + c)) + 3 * r * c) + edge;
-      if (cost < best) best = cost, tile = candidate;
-    }
-  }
-  return tile;
-}
-
 // Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it.
-int64_t block_channels(const WinogradTile& tile, int64_t reduce) {
+int64_t block_channels(const WinogradTile& tile, int64_t reduce, bool coarse) {
+  if (coarse) return std::min(reduce, kMostChannels);
   const int64_t blocks = tile.mh * tile.mw == 4 ? 1 : tile.mh * tile.mw == 8 ? 2 : 8;
   return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 16), kMostChannels);
 }
@@ -131,8 +102,8 @@ class Filters {
     for (int64_t r = r0; r < r1; r += kFilterChannels, f.u += kFilterChannels * k.nr) {
       f.reduce = std::min(kFilterChannels, r1 - r);
       if (w_.data_gradient) {
-        for (int64_t i = 0; i < f.reduce; ++i)
-          k.pack(w_.data + ((r + i) * p_.columns + column_) * 9, 1, 9, 9, lanes_, k.nr, taps + i * 9 * k.nr);
+        table().pack_taps(w_.data + (r * p_.columns + column_) * 9, p_.columns * 9, f.reduce, lanes_, k.nr,
+                          taps);
       } else {
         k.pack(w_.data + (column_ * p_.reduce + r) * 9, 1, p_.reduce * 9, f.reduce * 9, lanes_, k.nr, taps);
       }
@@ -142,17 +113,17 @@ class Filters {
 
   // How many of the weights seen so far matter in the least even filter; 0 if any is out of range.
   float terms() const {
-    const float* const largest = sum() + gemm_table().nr;
+    const float* const squares = sum() + gemm_table().nr;
     float terms = INFINITY;
     for (int j = 0; j < lanes_; ++j) {
       if (!winograd_range(sum()[j])) return 0;
-      if (sum()[j] > 0) terms = std::min(terms, sum()[j] / largest[j]);
+      if (sum()[j] > 0) terms = std::min(terms, sum()[j] / squares[j] * sum()[j]);
     }
     return terms;
   }
 
  private:
-  float* sum() const { return scratch_.as<float>(); }  // and the largest, and the packed taps
+  float* sum() const { return scratch_.as<float>(); }  // and the squares, and the packed taps
   const Plan& p_;
   const Weights& w_;
   int64_t column_;
@@ -160,17 +131,17 @@ class Filters {
   Workspace scratch_;
 };
 
-// The share of a tile's elements that matter, from the sums and the largest of |x| of its pixels; 0 if it is
+// The share of a tile's elements that matter, from the sums and the squares of |x| of its pixels; 0 if it is
 // not fit for Winograd, infinity if all are zero.
-float share_of(const Plan& p, const float* sum, const float* largest, int64_t line, int64_t rows,
+float share_of(const Plan& p, const float* sum, const float* squares, int64_t line, int64_t rows,
                int64_t cols) {
   const int64_t th = p.tile.mh + 2, tw = p.tile.mw + 2;
-  float across[6][4], most = 0, total = 0;  // sums of three pixels side by side
+  float across[6][4], squared = 0, total = 0;  // sums of three pixels side by side
   for (int64_t r = 0; r < th; ++r) {
     const float* const s = sum + r * line;
     for (int64_t q = 0; q < tw; ++q) {
       total += s[q];
-      most = std::max(most, largest[r * line + q]);
+      squared += squares[r * line + q];
     }
     for (int64_t q = 0; q < p.tile.mw; ++q) across[r][q] = s[q] + s[q + 1] + s[q + 2];
   }
@@ -180,23 +151,25 @@ float share_of(const Plan& p, const float* sum, const float* largest, int64_t li
       least = std::min(least, across[r][q] + across[r + 1][q] + across[r + 2][q]);
   }
   if (!winograd_range(total) || !(least * p.unevenness() >= total)) return 0;
-  return total > 0 ? total / (static_cast<float>(p.reduce * p.tile.points()) * most) : INFINITY;
+  return total > 0 ? total / squared * total / static_cast<float>(p.reduce * p.tile.points()) : INFINITY;
 }
 
 // Transformed inputs of a block of tiles, tile t of it at v + t * row, and the shares of what matters in
 // them.
-void transform_block(const Plan& p, const Block& b, float* v, int64_t point_step, float* shares) {
+template <class S>
+void transform_block(const PlanOf<S>& p, const Block& b, float* v, int64_t point_step, float* shares) {
   const int64_t mh = p.tile.mh, mw = p.tile.mw;
   const Block pixels{b.n0, b.n, b.d0, b.d, b.h0 * mh, b.h * mh};
-  bool copied = !p.in.plain();
+  bool copied = !p.in.plain() || !std::is_same_v<S, float>;
   for (int axis = 0; axis < 3; ++axis) copied = copied || p.l.reaches_out(axis, p.in.x.size[axis]);
   const int64_t lines = b.h * mh + 2, line = p.tiles_w * mw + 2;
   Workspace copy(nullptr,
                  copied ? static_cast<size_t>(b.n * b.d * lines * line * p.reduce) * sizeof(float) : 0);
-  const Region<float> region =
-      copied ? copy_region(p.in, p.l, pixels, {}, copy.as<float>()) : region_in_place(p.in, pixels);
+  Region<float> region;
+  if (copied) region = copy_region(p.in, p.l, pixels, {}, copy.as<float>());
+  else if constexpr (std::is_same_v<S, float>) region = region_in_place(p.in, pixels);
   Workspace sizes(nullptr, static_cast<size_t>(2 * lines * line) * sizeof(float));
-  float *const sum = sizes.as<float>(), *const largest = sum + lines * line;
+  float *const sum = sizes.as<float>(), *const squares = sum + lines * line;
   const auto transform = table().input[index(mh)][index(mw)];
   for (int64_t n = 0; n < b.n; ++n) {
     for (int64_t d = b.d0; d < b.d0 + b.d; ++d) {
@@ -204,13 +177,13 @@ void transform_block(const Plan& p, const Block& b, float* v, int64_t point_step
           region.at(n, d + p.l.taps[0].offset[0], b.h0 * mh + p.l.taps[1].offset[0], p.l.taps[2].offset[0]);
       for (int64_t h = 0; h < lines; ++h)
         table().pixel_sizes(first + h * region.step[1], region.step[2], line, p.reduce, sum + h * line,
-                            largest + h * line);
+                            squares + h * line);
       for (int64_t h = 0; h < b.h; ++h) {
         for (int64_t w = 0; w < p.tiles_w; ++w, v += p.row) {
           transform(first + h * mh * region.step[1] + w * mw * region.step[2], region.step[1], region.step[2],
                     p.reduce, v, point_step);
           const int64_t at = h * mh * line + w * mw;
-          *shares++ = share_of(p, sum + at, largest + at, line, std::min(mh, p.rows - (b.h0 + h) * mh),
+          *shares++ = share_of(p, sum + at, squares + at, line, std::min(mh, p.rows - (b.h0 + h) * mh),
                                std::min(mw, p.cols - w * mw));
         }
       }
@@ -248,9 +221,10 @@ void multiply(const Plan& p, const float* v, int64_t v_step, int64_t tiles, cons
 }
 
 // The inverse transforms of `tiles` tiles from `first` on, for one panel of outputs.
-void finish(const Plan& p, int64_t first, int64_t tiles, int64_t panel, const float* m, int64_t m_step) {
+template <class S>
+void finish(const PlanOf<S>& p, int64_t first, int64_t tiles, int64_t panel, const float* m, int64_t m_step) {
   const int64_t nr = gemm_table().nr, column = panel * nr, mh = p.tile.mh, mw = p.tile.mw;
-  WinogradOutput o{};
+  WinogradOutput<S> o{};
   o.point_step = m_step;
   o.h_step = p.out.step[1];
   o.w_step = p.out.step[2];
@@ -258,8 +232,10 @@ void finish(const Plan& p, int64_t first, int64_t tiles, int64_t panel, const fl
   o.residual_w = p.end.residual.step[2];
   o.relu = p.end.activation.kind == FASTDL_ACT_RELU;
   o.lanes = static_cast<int>(std::min<int64_t>(nr, p.columns - column));
-  o.bias = p.end.bias ? p.end.bias + column : nullptr;
-  const auto inverse = table().output[index(mh)][index(mw)];
+  o.bias = p.bias ? p.bias + column : nullptr;
+  void (*inverse)(const WinogradOutput<S>&);
+  if constexpr (std::is_same_v<S, float>) inverse = table().output[index(mh)][index(mw)];
+  else inverse = table().output_bf16[index(mh)][index(mw)];
   for (int64_t i = first; i < first + tiles; ++i) {
     const int64_t w = i % p.tiles_w * mw, line = i / p.tiles_w, h = line % p.tiles_h * mh;
     const int64_t plane = line / p.tiles_h, d = plane % p.l.count[0], n = plane / p.l.count[0];
@@ -283,8 +259,8 @@ Image<T> part_of(const Image<T>& x, int64_t n, int64_t d, int64_t h, int64_t w, 
 }
 
 // The tiles left out, by the direct kernels; runs of them in a line of tiles together.
-void direct_tiles(Context* context, const Plan& p, const PackedWeights<float>& w, const Epilogue<float>& end,
-                  bool zeros_count) {
+void direct_tiles(Context* context, const PlanOf<float>& p, const PackedWeights<float>& w,
+                  const Epilogue<float>& end, bool zeros_count) {
   const int64_t planes = p.out.size[0], lines = p.out.n * planes * p.tiles_h, mh = p.tile.mh, mw = p.tile.mw;
   parallel_for(context, lines, kSerialCost, [&](int64_t i) {
     const float* const shares = p.shares + i * p.tiles_w;
@@ -325,7 +301,8 @@ void activate(Context* context, const Image<float>& y, const fastdl_activation& 
 
 // Many tiles: each task transforms a block of them, which stays in its L2 cache, and multiplies it with all
 // filters. Returns the number of terms of the least even filter.
-float run_blocks(Context* context, const Plan& p, const Weights& weights) {
+template <class S>
+float run_blocks(Context* context, PlanOf<S> p, const Weights& weights) {
   const auto& k = gemm_table();
   const int64_t points = p.tile.points(), filter_step = winograd_step(p.reduce * k.nr);
   Workspace filters(context, static_cast<size_t>(p.panels * points * filter_step) * sizeof(float));
@@ -337,10 +314,11 @@ float run_blocks(Context* context, const Plan& p, const Weights& weights) {
   });
   const float least = *std::min_element(terms.as<float>(), terms.as<float>() + p.panels);
   if (least < p.least_terms()) return least;
+  p.filter_terms = least;
 
   const int64_t counts[3] = {p.l.count[0], p.tiles_h, p.tiles_w};
   const int64_t fit = kBlockBytes / (points * p.row * static_cast<int64_t>(sizeof(float)));
-  const Blocks blocks(p.out.n, counts, std::max<int64_t>(std::min(fit, p.tiles() / kTasks), 2 * k.mr));
+  const Blocks blocks(p.images, counts, std::max<int64_t>(std::min(fit, p.tiles() / kTasks), 2 * k.mr));
   const double work = static_cast<double>(points * p.reduce * p.columns) / k.width;  // of a tile
   parallel_for(context, blocks.count(), work * static_cast<double>(p.tiles() / blocks.count()),
                [&](int64_t i) {
@@ -349,7 +327,10 @@ float run_blocks(Context* context, const Plan& p, const Weights& weights) {
                  const int64_t v_step = winograd_step(tiles * p.row), m_step = winograd_step(tiles * k.nr);
                  Workspace scratch(nullptr, static_cast<size_t>(points * (v_step + m_step)) * sizeof(float));
                  float *const v = scratch.as<float>(), *const m = v + points * v_step;
-                 transform_block(p, b, v, v_step, p.shares + first);
+                 float* const shares = p.shares + first;
+                 transform_block(p, b, v, v_step, shares);
+                 if (std::all_of(shares, shares + tiles, [&](float share) { return p.left_out(share); }))
+                   return;
                  for (int64_t panel = 0; panel < p.panels; ++panel) {
                    multiply(p, v, v_step, tiles, filters.as<float>() + panel * points * filter_step,
                             filter_step, 0, p.reduce, m, m_step);
@@ -361,26 +342,28 @@ float run_blocks(Context* context, const Plan& p, const Weights& weights) {
 
 // Few tiles, many filters: the transformed inputs are shared, and each task transforms the filters of a
 // panel, some channels at a time, so that they are used from its L2 cache.
-float run_panels(Context* context, const Plan& p, const Weights& weights) {
+template <class S>
+float run_panels(Context* context, const PlanOf<S>& p, const Weights& weights) {
   const auto& k = gemm_table();
   const int64_t points = p.tile.points(), tiles = p.tiles(), v_step = winograd_step(tiles * p.row);
   Workspace v(context, static_cast<size_t>(points * v_step) * sizeof(float));
   Workspace terms(context, static_cast<size_t>(p.panels) * sizeof(float));
   const int64_t counts[3] = {p.l.count[0], p.tiles_h, p.tiles_w};
-  const Blocks lines(p.out.n, counts, p.tiles_w);
+  const Blocks lines(p.images, counts, p.tiles_w);
   const double pixel = static_cast<double>(points * p.reduce * 4) / k.width;
   parallel_for(context, lines.count(), pixel * static_cast<double>(p.tiles_w), [&](int64_t i) {
     const Block b = lines[i];
     transform_block(p, b, v.as<float>() + p.first_tile(b) * p.row, v_step, p.shares + p.first_tile(b));
   });
   const double work = static_cast<double>(points * p.reduce * p.columns) / k.width;
+  const int64_t most = std::max<int64_t>(kMostChannels / p.k_block, 1) * p.k_block;
   parallel_for(context, p.panels, work * static_cast<double>(tiles / p.panels + 1), [&](int64_t panel) {
-    const int64_t filter_step = winograd_step(p.k_block * k.nr), m_step = winograd_step(tiles * k.nr);
+    const int64_t filter_step = winograd_step(most * k.nr), m_step = winograd_step(tiles * k.nr);
     Workspace scratch(nullptr, static_cast<size_t>(points * (filter_step + m_step)) * sizeof(float));
     float *const m = scratch.as<float>(), *const filters = m + points * m_step;
     Filters f(p, weights, panel);
-    for (int64_t r = 0; r < p.reduce; r += p.k_block) {
-      const int64_t end = std::min(r + p.k_block, p.reduce);
+    for (int64_t r = 0; r < p.reduce; r += most) {
+      const int64_t end = std::min(r + most, p.reduce);
       f.transform(r, end, filters, filter_step);
       multiply(p, v.as<float>(), v_step, tiles, filters, filter_step, r, end, m, m_step);
     }
@@ -390,49 +373,86 @@ float run_panels(Context* context, const Plan& p, const Weights& weights) {
   return *std::min_element(terms.as<float>(), terms.as<float>() + p.panels);
 }
 
+// The direct kernels' work on what was left out.
+void finish_directly(Context* context, const PlanOf<float>& p, const Geometry& g, const Lattice& l,
+                     const Weights& weights, int64_t left_out) {
+  Workspace packed(context,
+                   static_cast<size_t>(packed_size<float>(g, weights.data_gradient)) * sizeof(float));
+  const PackedWeights<float> w =
+      pack_weights<float>(context, g, weights.data, weights.data_gradient, packed.as<float>());
+  Epilogue<float> end = p.end;
+  if (end.activation.kind != FASTDL_ACT_RELU) end.activation = {FASTDL_ACT_NONE, 0, 0};
+  if (2 * left_out > p.tiles()) gather(context, p.in, l, w, p.out, end, !weights.data_gradient);
+  else direct_tiles(context, p, w, end, !weights.data_gradient);
+}
+
 }  // namespace
 
-bool winograd_gather(Context* context, const Geometry& g, const Source<float>& in, const Lattice& l,
-                     const float* weight, bool data_gradient, const Image<float>& out,
-                     const Epilogue<float>& end) {
+template <class S>
+bool winograd_gather(Context* context, const Geometry& g, const Source<S>& in, const Lattice& l,
+                     const S* weight, bool data_gradient, const Image<S>& out, const Epilogue<S>& end) {
+  constexpr bool coarse = std::is_same_v<S, bfloat16>;
   const auto& k = gemm_table();
   const int64_t reduce = data_gradient ? g.o : g.c, columns = data_gradient ? g.c : g.o;
-  const WinogradTile tile = choose_tile(g, l, in.x, reduce, columns);
-  if (!tile || out.n * l.rows_per_image() == 0) return false;
+  const bool later = end.activation.kind != FASTDL_ACT_NONE && end.activation.kind != FASTDL_ACT_RELU;
+  const WinogradTile tile = choose_winograd_tile(g, l, in, weight, data_gradient);
+  if (!tile || out.n * l.rows_per_image() == 0 || (coarse && later)) return false;
   const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t tiles_h = ceil_div(l.count[1], tile.mh), tiles_w = ceil_div(l.count[2], tile.mw);
-  const int64_t k_block = block_channels(tile, reduce);
-  Plan p{in,         out,
-         end,        l,
-         tile,       l.count[1],
-         l.count[2], tiles_h,
-         tiles_w,    reduce,
-         columns,    ceil_div(columns, k.nr),
-         k_block,    winograd_row(reduce),
-         nullptr,    0};
+  Workspace wide(context, coarse ? static_cast<size_t>(g.o * g.c * 9 + columns) * sizeof(float) : 0);
+  const Plan plan{out.n,
+                  coarse,
+                  l,
+                  tile,
+                  l.count[1],
+                  l.count[2],
+                  ceil_div(l.count[1], tile.mh),
+                  ceil_div(l.count[2], tile.mw),
+                  reduce,
+                  columns,
+                  ceil_div(columns, k.nr),
+                  block_channels(tile, reduce, coarse),
+                  winograd_row(reduce),
+                  nullptr,
+                  0};
+  PlanOf<S> p{plan, in, out, end, nullptr};
   p.l.count[1] = p.tiles_h * tile.mh;
   p.l.count[2] = p.tiles_w * tile.mw;
   Workspace shares(context, static_cast<size_t>(p.tiles()) * sizeof(float));
   p.shares = shares.as<float>();
-  const Weights weights{weight, data_gradient};
+  Weights weights{nullptr, data_gradient};
+  if constexpr (coarse) {
+    float* const w = wide.as<float>();
+    const auto widen = kernels().convert->bf16.widen;
+    parallel_ranges(context, g.o * g.c * 9, 1 << 15, 0.25, [&](int64_t begin, int64_t stop) {
+      widen(stop - begin, weight + begin, 1, w + begin, 1);
+    });
+    weights.data = w;
+    if (end.bias) widen(columns, end.bias, 1, w + g.o * g.c * 9, 1);
+    p.bias = end.bias ? w + g.o * g.c * 9 : nullptr;
+  } else {
+    weights.data = weight;
+    p.bias = end.bias;
+  }
   p.filter_terms = p.tiles() <= kFewTiles && p.panels >= kManyPanels ? run_panels(context, p, weights)
                                                                      : run_blocks(context, p, weights);
   // Uneven even if all inputs were equal.
   if (!(p.filter_terms >= p.least_terms())) return false;
-
-  const bool later = end.activation.kind != FASTDL_ACT_NONE && end.activation.kind != FASTDL_ACT_RELU;
   const int64_t left_out =
       std::count_if(p.shares, p.shares + p.tiles(), [&](float share) { return p.left_out(share); });
-  if (left_out) {
-    Workspace packed(context, static_cast<size_t>(packed_size<float>(g, data_gradient)) * sizeof(float));
-    const PackedWeights<float> w = pack_weights<float>(context, g, weight, data_gradient, packed.as<float>());
-    Epilogue<float> sums = end;
-    if (later) sums.activation = {FASTDL_ACT_NONE, 0, 0};
-    if (2 * left_out > p.tiles()) gather(context, in, l, w, out, sums, !data_gradient);
-    else direct_tiles(context, p, w, sums, !data_gradient);
+  if constexpr (coarse) {
+    return left_out == 0;
+  } else {
+    if (left_out) finish_directly(context, p, g, l, weights, left_out);
+    if (later) activate(context, out, end.activation);
+    return true;
   }
-  if (later) activate(context, out, end.activation);
-  return true;
 }
+
+#define FASTDL_INSTANTIATE(S)                                                                             \
+  template bool winograd_gather<S>(Context*, const Geometry&, const Source<S>&, const Lattice&, const S*, \
+                                   bool, const Image<S>&, const Epilogue<S>&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(bfloat16)
+#undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl::cpu::conv

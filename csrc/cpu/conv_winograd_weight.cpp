@@ -8,6 +8,7 @@
 // input and one gradient channel, so that is looked for in whole channels.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
@@ -22,7 +23,8 @@ constexpr int64_t kBlockTiles = 28;       // transformed by one task
 constexpr int64_t kLeastChannels = 16;    // with fewer the transforms do not pay
 constexpr int64_t kPartChannels = 56;     // input channels of a task: its products stay in the L2 cache
 constexpr int64_t kTasks = 8;             // wanted, to balance a few threads
-constexpr float kLeastTerms = 2;          // of a sum of products, see uneven()
+constexpr double kMostSums = 1 << 26;     // in floats: 256 MiB
+constexpr float kLeastTerms = 16;         // of a sum of products, see uneven()
 
 const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
@@ -31,17 +33,16 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Plan {
   const Geometry& g;
-  const Source<float>& in;
-  const Source<float>& grad;
+  bool coarse;              // results are rounded to bfloat16
   Lattice l, grad_lattice;  // with counts rounded up to whole tiles
   WinogradTile tile;
   int64_t tiles_h, tiles_w;
   Blocks blocks;
   int64_t row_in, row_grad;     // of the transformed tiles
   int64_t panels, parts, part;  // of output channels, and of input channels
-  float* sizes;                 // per block: sum and largest of |x|, of |g|, and the sum of g, by channel
-  float *v, *w;                 // transformed tiles of a chunk, [point][tile][channel]
-  int64_t v_step, w_step;       // of a point
+  float* sizes;            // per block: sums of |x| and x^2, of |g| and g^2, and the sum of g, by channel
+  float *v, *w;            // transformed tiles of a chunk, [point][tile][channel]
+  int64_t v_step, w_step;  // of a point
 
   int64_t sizes_count() const { return 2 * g.c + 3 * g.o; }
   int64_t tiles_of(const Block& b) const { return b.n * b.d * b.h * tiles_w; }
@@ -50,7 +51,7 @@ struct Plan {
 };
 
 // As choose_tile in conv_winograd.cpp.
-WinogradTile choose_tile(const Geometry& g) {
+WinogradTile choose_tile(const Geometry& g, bool coarse) {
   if (g.groups != 1 || g.kernel[0] != 1 || g.kernel[1] != 3 || g.kernel[2] != 3 || g.c < kLeastChannels ||
       g.o < kLeastChannels) {
     return {};
@@ -63,13 +64,14 @@ WinogradTile choose_tile(const Geometry& g) {
   const auto tiles = [&](int64_t mh, int64_t mw) {
     return images * static_cast<double>(ceil_div(g.out[1], mh) * ceil_div(g.out[2], mw));
   };
-  double best = tiles(1, 1) * 9 * c * o / 2 * 0.9;
+  double best = tiles(1, 1) * 9 * c * o / 2 * 0.9 / (coarse ? bf16_products() : 1);
   WinogradTile tile;
   for (const int64_t mh : {2, 4}) {
     for (const int64_t mw : {2, 4}) {
       // Rounding errors of larger tiles need longer sums to average out.
-      if (tiles(1, 1) < (mh * mw == 4 ? 128 : mh * mw == 8 ? 600 : 1500)) continue;
+      if (!coarse && tiles(1, 1) < (mh * mw == 4 ? 128 : mh * mw == 8 ? 600 : 1500)) continue;
       const WinogradTile candidate{mh, mw};
+      if (static_cast<double>(candidate.points()) * c * o > kMostSums) continue;
       // Some 6 steps' worth of loads and stores for each sum.
       const double cost = static_cast<double>(candidate.points()) *
                           ((tiles(mh, mw) + 6) * c * o / 2 + 3 * tiles(mh, mw) * (c + o) + 3 * c * o);
@@ -89,24 +91,30 @@ void for_tile_lines(const Block& b, F&& f) {
 }
 
 // What a block needs of one operand: where it lies if the tiles reach nowhere outside, else a copy.
+template <class S>
 class Operand {
  public:
-  Operand(const Source<float>& from, const Lattice& l, const Block& pixels)
+  Operand(const Source<S>& from, const Lattice& l, const Block& pixels)
       : copied_(is_copied(from, l)),
         scratch_(nullptr, copied_ ? elements(from, l, pixels) * sizeof(float) : 0),
-        region(copied_ ? copy_region(from, l, pixels, {}, scratch_.as<float>())
-                       : region_in_place(from, pixels)) {}
+        region(get(from, l, pixels)) {}
 
  private:
-  static bool is_copied(const Source<float>& from, const Lattice& l) {
-    bool copied = !from.plain();
+  static bool is_copied(const Source<S>& from, const Lattice& l) {
+    bool copied = !from.plain() || !std::is_same_v<S, float>;
     for (int axis = 0; axis < 3; ++axis) copied = copied || l.reaches_out(axis, from.x.size[axis]);
     return copied;
   }
-  static size_t elements(const Source<float>& from, const Lattice& l, const Block& b) {
+  static size_t elements(const Source<S>& from, const Lattice& l, const Block& b) {
     const auto reach = [&](int axis) { return l.taps[axis].offset.back() - l.taps[axis].offset.front(); };
     return static_cast<size_t>(b.n * (b.d + reach(0)) * (b.h + reach(1)) * (l.count[2] + reach(2)) *
                                from.x.c);
+  }
+  Region<float> get(const Source<S>& from, const Lattice& l, const Block& pixels) {
+    if constexpr (std::is_same_v<S, float>) {
+      if (!copied_) return region_in_place(from, pixels);
+    }
+    return copy_region(from, l, pixels, {}, scratch_.template as<float>());
   }
   bool copied_;
   Workspace scratch_;
@@ -115,16 +123,18 @@ class Operand {
   const Region<float> region;
 };
 
-void transform_block(const Plan& p, int64_t block, int64_t chunk_first) {
+template <class S>
+void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& from_grad, int64_t block,
+                     int64_t chunk_first) {
   const Geometry& g = p.g;
   const int64_t mh = p.tile.mh, mw = p.tile.mw;
   const Block b = p.blocks[block], pixels{b.n0, b.n, b.d0, b.d, b.h0 * mh, b.h * mh};
-  const Operand x(p.in, p.l, pixels), y(p.grad, p.grad_lattice, pixels);
+  const Operand<S> x(from_in, p.l, pixels), y(from_grad, p.grad_lattice, pixels);
   const Region<float>&in = x.region, &grad = y.region;
   float* const sizes = p.sizes + block * p.sizes_count();
   std::fill(sizes, sizes + p.sizes_count(), 0.0f);
-  float *const in_sum = sizes, *const in_most = in_sum + g.c, *const grad_sum = in_most + g.c;
-  float *const grad_most = grad_sum + g.o, *const bias = grad_most + g.o;
+  float *const in_sum = sizes, *const in_squares = in_sum + g.c, *const grad_sum = in_squares + g.c;
+  float *const grad_squares = grad_sum + g.o, *const bias = grad_squares + g.o;
   float* v = p.v + (p.first_tile(b) - chunk_first) * p.row_in;
   float* w = p.w + (p.first_tile(b) - chunk_first) * p.row_grad;
   const auto& t = table();
@@ -134,8 +144,8 @@ void transform_block(const Plan& p, int64_t block, int64_t chunk_first) {
         in.at(n, d + p.l.taps[0].offset[0], h * mh + p.l.taps[1].offset[0], p.l.taps[2].offset[0]);
     const float* const gs = grad.at(n, d, h * mh, 0);
     for (int64_t r = 0; r < mh; ++r) {
-      t.channel_sizes(xs + r * in.step[1], in.step[2], p.tiles_w * mw + 2, g.c, in_sum, in_most);
-      t.channel_sizes(gs + r * grad.step[1], grad.step[2], p.tiles_w * mw, g.o, grad_sum, grad_most);
+      t.channel_sizes(xs + r * in.step[1], in.step[2], p.tiles_w * mw + 2, g.c, in_sum, in_squares);
+      t.channel_sizes(gs + r * grad.step[1], grad.step[2], p.tiles_w * mw, g.o, grad_sum, grad_squares);
       sums.add_rows(gs + r * grad.step[1], p.tiles_w * mw, grad.step[2], g.o, bias);
     }
     for (int64_t q = 0; q < p.tiles_w; ++q, v += p.row_in, w += p.row_grad) {
@@ -148,22 +158,17 @@ void transform_block(const Plan& p, int64_t block, int64_t chunk_first) {
 
 // Adds the sizes of all blocks, in order, to the first one's.
 void combine_sizes(const Plan& p) {
-  for (int64_t i = 1; i < p.blocks.count(); ++i) {
-    const float* const from = p.sizes + i * p.sizes_count();
-    for (int64_t j = 0; j < p.sizes_count(); ++j) {
-      const bool most =
-          (j >= p.g.c && j < 2 * p.g.c) || (j >= 2 * p.g.c + p.g.o && j < 2 * p.g.c + 2 * p.g.o);
-      p.sizes[j] = most ? std::max(p.sizes[j], from[j]) : p.sizes[j] + from[j];
-    }
-  }
+  const int64_t size = p.sizes_count();
+  if (p.blocks.count() > 1)
+    kernels().conv->f32.add_rows(p.sizes + size, p.blocks.count() - 1, size, size, p.sizes);
 }
 
 // The elements that matter in the least even channel; 0 if any is out of range.
-float least_terms(const float* sum, const float* most, int64_t channels) {
+float least_terms(const float* sum, const float* squares, int64_t channels) {
   float least = INFINITY;
   for (int64_t i = 0; i < channels; ++i) {
     if (!winograd_range(sum[i])) return 0;
-    if (sum[i] > 0) least = std::min(least, sum[i] / most[i]);
+    if (sum[i] > 0) least = std::min(least, sum[i] / squares[i] * sum[i]);
   }
   return least;
 }
@@ -175,7 +180,11 @@ bool uneven(const Plan& p) {
   const float in = least_terms(p.sizes, p.sizes + g.c, g.c);
   const float grad = least_terms(p.sizes + 2 * g.c, p.sizes + 2 * g.c + g.o, g.o);
   const float positions = static_cast<float>(g.n * g.out[0] * g.out[1] * g.out[2]);
-  return !(in / positions * grad >= kLeastTerms);
+  const float share = in / positions * (grad / positions);
+  if (p.coarse) return !(share * positions >= 1);
+  // Zeros save the direct sums a rounding each, but not those of transformed tiles.
+  const int64_t size = p.tile.mh * p.tile.mw;
+  return !(share * positions >= kLeastTerms && share >= (size == 4 ? 0.002f : size == 8 ? 0.008f : 0.02f));
 }
 
 // m[point][input channel of the part][nr] = or += the products of the chunk's tiles.
@@ -209,6 +218,7 @@ void multiply(const Plan& p, int64_t panel, int64_t c0, int64_t channels, int64_
 }
 
 // The inverse transform of one part, and its transposition into (O, C, 3, 3).
+template <class S>
 void finish(const Plan& p, int64_t panel, int64_t c0, int64_t channels, const float* m, const View& out) {
   const auto& k = gemm_table();
   const int64_t column = panel * k.nr, columns = std::min<int64_t>(k.nr, p.g.o - column), run = channels * 9;
@@ -221,32 +231,32 @@ void finish(const Plan& p, int64_t panel, int64_t c0, int64_t channels, const fl
   k.pack(rows, 1, k.nr, columns, static_cast<int>(run), static_cast<int>(run), turned);
   const int nd = out.ndim;
   const bool dense = out.strides[nd - 1] == 1 && out.strides[nd - 2] == 3 && out.strides[1] == 9;
+  Workspace narrow(nullptr, static_cast<size_t>(run) * sizeof(S));
   for (int64_t j = 0; j < columns; ++j) {
-    const float* from = turned + j * run;
-    float* const to = out.as<float>() + (column + j) * out.strides[0] + c0 * out.strides[1];
-    if (dense) {
-      std::copy(from, from + run, to);
-      continue;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t t = 0; t < 9; ++t)
-        to[c * out.strides[1] + t / 3 * out.strides[nd - 2] + t % 3 * out.strides[nd - 1]] = *from++;
+    S* const to = out.as<S>() + (column + j) * out.strides[0] + c0 * out.strides[1];
+    S* const line = dense ? to : narrow.as<S>();
+    if constexpr (std::is_same_v<S, float>) std::copy(turned + j * run, turned + (j + 1) * run, line);
+    else kernels().convert->bf16.narrow(run, turned + j * run, 1, line, 1);
+    if (dense) continue;
+    for (int64_t i = 0; i < run; ++i) {
+      to[i / 9 * out.strides[1] + i % 9 / 3 * out.strides[nd - 2] + i % 3 * out.strides[nd - 1]] = line[i];
     }
   }
 }
 
 }  // namespace
 
-bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<float>& in,
-                              const Source<float>& grad, const View& grad_weight, const View* grad_bias) {
-  const WinogradTile tile = choose_tile(g);
+template <class S>
+bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<S>& in, const Source<S>& grad,
+                              const View& grad_weight, const View* grad_bias) {
+  constexpr bool coarse = std::is_same_v<S, bfloat16>;
+  const WinogradTile tile = choose_tile(g, coarse);
   if (!tile || g.n * g.out[0] * g.out[1] * g.out[2] == 0) return false;
   const auto& k = gemm_table();
   const int64_t tiles_h = ceil_div(g.out[1], tile.mh), tiles_w = ceil_div(g.out[2], tile.mw);
   const int64_t counts[3] = {g.out[0], tiles_h, tiles_w};
   Plan p{g,
-         in,
-         grad,
+         coarse,
          forward_lattice(g),
          plain_lattice(g),
          tile,
@@ -291,7 +301,7 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
   Workspace products(context, kept ? static_cast<size_t>(parts * m_size) * sizeof(float) : 0);
   const auto finish_part = [&](int64_t i, const float* m) {
     const int64_t c0 = i % p.parts * p.part;
-    finish(p, i / p.parts, c0, std::min(p.part, g.c - c0), m, grad_weight);
+    finish<S>(p, i / p.parts, c0, std::min(p.part, g.c - c0), m, grad_weight);
   };
   for (int64_t block0 = 0; block0 < p.blocks.count(); block0 += chunk) {
     const int64_t block1 = std::min(block0 + chunk, p.blocks.count());
@@ -300,7 +310,7 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
     const int64_t tiles = p.first_tile(last) + p.tiles_of(last) - first;
     const double transforms = static_cast<double>(block_tiles * points * (g.c + g.o)) * 4 / k.width;
     parallel_for(context, block1 - block0, transforms,
-                 [&](int64_t i) { transform_block(p, block0 + i, first); });
+                 [&](int64_t i) { transform_block(p, in, grad, block0 + i, first); });
     const bool end = block1 == p.blocks.count();
     if (end) {
       combine_sizes(p);
@@ -322,9 +332,19 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
   }
   if (grad_bias) {
     const float* const bias = p.sizes + 2 * g.c + 2 * g.o;
-    for (int64_t o = 0; o < g.o; ++o) grad_bias->as<float>()[o * grad_bias->strides[0]] = bias[o];
+    S* const to = grad_bias->as<S>();
+    if constexpr (coarse) kernels().convert->bf16.narrow(g.o, bias, 1, to, grad_bias->strides[0]);
+    else
+      for (int64_t o = 0; o < g.o; ++o) to[o * grad_bias->strides[0]] = bias[o];
   }
   return true;
 }
+
+#define FASTDL_INSTANTIATE(S)                                                                              \
+  template bool winograd_weight_gradient<S>(Context*, const Geometry&, const Source<S>&, const Source<S>&, \
+                                            const View&, const View*);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(bfloat16)
+#undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl::cpu::conv

@@ -83,6 +83,12 @@ void convert(Context* context, const View& src, const View& dst) {
                   });
 }
 
+Float32Copy::Float32Copy(Context* context, const View& v)
+    : workspace_(context, static_cast<size_t>(v.size()) * sizeof(float)),
+      view_(wide_at(v, workspace_.as<void>())) {
+  convert(context, v, view_);
+}
+
 Computed::Computed(Context* context, const View& v)
     : workspace_(context, wide_bytes(v)), contiguous_(context, is_narrow(v.dtype) ? View{} : v) {
   if (!is_narrow(v.dtype)) {
@@ -123,10 +129,8 @@ fastdl_status fastdl_convert(fastdl_context* context, const fastdl_tensor* x_, c
     if (x.dtype == out.dtype) return copy(context, x, out);
     if (!is_narrow(x.dtype) || !is_narrow(out.dtype)) return convert(context, x, out);
     // From one 16-bit type to the other: widening is exact, so the result is rounded once.
-    const Workspace scratch(context, static_cast<size_t>(x.size()) * sizeof(float));
-    const View wide = wide_at(out, scratch.as<void>());
-    convert(context, x, wide);
-    convert(context, wide, out);
+    const Float32Copy wide(context, x);
+    convert(context, *wide, out);
   });
 }
 }

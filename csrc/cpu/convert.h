@@ -9,6 +9,18 @@ namespace fastdl::cpu {
 // float16; any strides.
 void convert(Context* context, const View& src, const View& dst);
 
+// A C-contiguous float32 copy of a 16-bit view.
+class Float32Copy {
+ public:
+  Float32Copy(Context* context, const View& v);
+  const View& operator*() const { return view_; }
+  const View* operator->() const { return &view_; }
+
+ private:
+  Workspace workspace_;
+  View view_;
+};
+
 // Parameters and statistics, which are few beside the data: contiguous in the type they are computed with, a
 // copy where they are stored in 16 bits (or strided).
 class Computed {

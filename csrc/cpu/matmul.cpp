@@ -1,10 +1,13 @@
 #include "fastdl/matmul.h"
 
 #include <cstring>
+#include <optional>
 #include <utility>
 
+#include "cpu/convert.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
+#include "cpu/matmul.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
 #include "cpu/widen.h"
@@ -89,7 +92,7 @@ void run_batches(Context* context, const Problem& p, Gemm<T> g, int dim) {
       run_batches(context, p, g, dim + 1);
       g.a += p.strides[Problem::kA][dim];
       if (g.b) g.b += p.strides[Problem::kB][dim];
-      g.c += p.strides[Problem::kOut][dim];
+      advance_result(g, p.strides[Problem::kOut][dim]);
       if (g.end.residual) g.end.residual += p.strides[Problem::kResidual][dim];
     }
     return;
@@ -114,12 +117,13 @@ void run_batches(Context* context, const Problem& p, Gemm<T> g, int dim) {
 template <class T>
 void run(Context* context, const View& a, const View& b, const View* bias, const View* residual,
          const View& out, const fastdl_matmul_options& o, const Problem& p, const T* packed) {
-  Gemm<T> g{p.m,       p.n,          p.k,          a.as<T>(),   a.stride(-2),  a.stride(-1),
-            b.as<T>(), b.stride(-2), b.stride(-1), out.as<T>(), out.stride(-2)};
+  Gemm<T> g{p.m,       p.n,          p.k,          a.as<T>(), a.stride(-2),  a.stride(-1),
+            b.as<T>(), b.stride(-2), b.stride(-1), nullptr,   out.stride(-2)};
+  set_result(g, out);
   g.packed_b = packed;
   if (packed) g.b = nullptr;
-  g.end.alpha = static_cast<T>(o.alpha);
-  g.end.beta = static_cast<T>(o.beta);
+  g.end.alpha = static_cast<compute_t<T>>(o.alpha);
+  g.end.beta = static_cast<compute_t<T>>(o.beta);
   g.end.activation = o.activation;
   if (bias) g.end.bias = bias->as<T>();
   if (residual) {
@@ -177,7 +181,7 @@ void matmul(Context* context, const char* op, const View& a, const View& b, cons
                bias ? shape_string(*bias).c_str() : "");
   if (residual) check_same_shape(out, "out", *residual, "residual", op);
   if (out.size() == 0) return;
-  dispatch_float(a.dtype, [&](auto zero) {
+  dispatch_products(a.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* const panels = static_cast<const T*>(packed);
     if (unit_rows(out) && (!residual || unit_rows(*residual)) && (!bias || unit_rows(*bias))) {
@@ -205,23 +209,33 @@ constexpr char kMagic[8] = {'f', 'd', 'l', 'p', 'a', 'c', 'k', '1'};
 constexpr int64_t kHeaderBytes = 64;
 static_assert(sizeof(PackedHeader) <= kHeaderBytes, "the panels begin at a cache line");
 
+// The panels of 16-bit operands that have no products are float32, in memory of the operand's dtype.
+DType panel_dtype(DType dtype) { return has_products(dtype) ? dtype : DType::kFloat32; }
+
 PackedHeader header_for(int64_t k, int64_t n, DType dtype) {
   PackedHeader h{};
   std::memcpy(h.magic, kMagic, sizeof kMagic);
   std::strncpy(h.isa, kernels().isa, sizeof h.isa - 1);
   h.k = k;
   h.n = n;
-  h.item_size = item_size(dtype);
+  h.item_size = item_size(panel_dtype(dtype));
   return h;
 }
 
-int64_t packed_elements(const View& b) {
-  int64_t n = 0;
-  dispatch_float(b.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    n = packed_b_size<T>(b.shape[0], b.shape[1]) + kHeaderBytes / item_size(b.dtype);
+int64_t packed_elements(int64_t k, int64_t n, DType dtype) {
+  int64_t bytes = kHeaderBytes;
+  dispatch_products(panel_dtype(dtype), [&](auto zero) {
+    bytes += packed_b_size<decltype(zero)>(k, n) * static_cast<int64_t>(sizeof zero);
   });
-  return n;
+  return bytes / item_size(dtype);
+}
+
+void pack_panels(Context* context, const View& b, char* out) {
+  dispatch_products(b.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    pack_b(context, b.as<const T>(), b.strides[0], b.strides[1], b.shape[0], b.shape[1],
+           reinterpret_cast<T*>(out));
+  });
 }
 
 // Whether out takes part in the sum; options may be those of an older caller, shorter than ours.
@@ -242,6 +256,53 @@ void add_missing_dims(View& a, View& b, View& out, View* residual) {
   }
 }
 
+// `packed` is of dtype `stored`: a's, or the 16-bit type from which a was widened.
+fastdl_status packed_product(Context* context, const fastdl_tensor* a_, const fastdl_tensor* packed_,
+                             DType stored, const fastdl_tensor* bias_, const fastdl_tensor* residual_,
+                             const fastdl_tensor* out_, const fastdl_matmul_options* options) {
+  return guarded([&] {
+    const char* op = "matmul_packed";
+    View a = any_float_view(a_, op, "a"), out = result_view(out_, a.dtype, op, "out");
+    const View packed = view_like(packed_, stored, op, "packed b");
+    View bias, residual, b;
+    if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
+    if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
+    FASTDL_CHECK(a.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected a to be at least 1-d", op);
+    PackedHeader h{};
+    const bool sized = packed.ndim == 1 && packed.contiguous() && packed.nbytes() >= kHeaderBytes;
+    if (sized) std::memcpy(&h, packed.as<char>(), sizeof h);
+    FASTDL_CHECK(sized && std::memcmp(h.magic, kMagic, sizeof kMagic) == 0 &&
+                     h.item_size == item_size(panel_dtype(stored)),
+                 FASTDL_ERROR_VALUE, "%s: packed b was not made by matmul_pack_b for %s", op,
+                 name_of(stored));
+    FASTDL_CHECK(std::strncmp(h.isa, kernels().isa, sizeof h.isa) == 0, FASTDL_ERROR_VALUE,
+                 "%s: packed b was made for %s, but %s is in force; pack it again", op, h.isa, kernels().isa);
+    const int64_t most = packed.size();  // of what was packed, whatever the header says
+    FASTDL_CHECK(h.k >= 0 && h.n >= 0 && (h.k == 0 || h.n <= most / h.k), FASTDL_ERROR_VALUE,
+                 "%s: packed b is damaged", op);
+    b.dtype = a.dtype;
+    b.ndim = 2;
+    b.shape[0] = h.k;
+    b.shape[1] = h.n;
+    b.strides[0] = h.n;
+    b.strides[1] = 1;
+    FASTDL_CHECK(packed.size() == packed_elements(h.k, h.n, stored), FASTDL_ERROR_SHAPE,
+                 "%s: packed b has %lld elements, expected %lld", op, static_cast<long long>(packed.size()),
+                 static_cast<long long>(packed_elements(h.k, h.n, stored)));
+    add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
+    matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
+           checked(options, op), packed.as<char>() + kHeaderBytes);
+  });
+}
+
+// Of operands that were widened.
+template <DType stored>
+fastdl_status widened_packed_product(Context* context, const fastdl_tensor* a, const fastdl_tensor* packed,
+                                     const fastdl_tensor* bias, const fastdl_tensor* residual,
+                                     const fastdl_tensor* out, const fastdl_matmul_options* options) {
+  return packed_product(context, a, packed, stored, bias, residual, out, options);
+}
+
 }  // namespace
 }  // namespace fastdl::cpu
 
@@ -252,15 +313,15 @@ extern "C" {
 fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a_, const fastdl_tensor* b_,
                             const fastdl_tensor* bias_, const fastdl_tensor* residual_,
                             const fastdl_tensor* out_, const fastdl_matmul_options* options) {
-  if (is_narrow(a_)) {
+  if (is_narrow(a_) && !has_products(a_)) {
     return in_float32("matmul", fastdl_matmul, context, reads(a_, "a"), reads(b_, "b"), reads(bias_, "bias"),
                       reads(residual_, "residual"),
                       or_float32(reads_out(options) ? updates(out_, "out") : writes(out_, "out")), options);
   }
   return guarded([&] {
     const char* op = "matmul";
-    View a = float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"),
-         out = out_view(out_, a.dtype, op, "out");
+    View a = any_float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"),
+         out = result_view(out_, a.dtype, op, "out");
     View bias, residual;
     if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
     if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
@@ -273,84 +334,50 @@ fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a_, co
   });
 }
 
-fastdl_status fastdl_matmul_packed_b_size(fastdl_context* context, const fastdl_tensor* b_,
-                                          int64_t* elements) {
-  if (is_narrow(b_)) {
-    return in_float32("matmul_packed_b_size", fastdl_matmul_packed_b_size, context, reads(b_, "b"), elements);
-  }
+fastdl_status fastdl_matmul_packed_b_size(fastdl_context*, const fastdl_tensor* b_, int64_t* elements) {
   return guarded([&] {
     const char* op = "matmul_packed_b_size";
-    const View b = float_view(b_, op, "b");
+    const View b = any_float_view(b_, op, "b");
     check_ndim(b, 2, op, "b");
     FASTDL_CHECK(elements != nullptr, FASTDL_ERROR_VALUE, "%s: elements is NULL", op);
-    *elements = packed_elements(b);
+    *elements = packed_elements(b.shape[0], b.shape[1], b.dtype);
   });
 }
 
 fastdl_status fastdl_matmul_pack_b(fastdl_context* context, const fastdl_tensor* b_,
                                    const fastdl_tensor* packed_) {
-  if (is_narrow(b_)) {
-    return in_float32("matmul_pack_b", fastdl_matmul_pack_b, context, reads(b_, "b"), packed_);
-  }
   return guarded([&] {
     const char* op = "matmul_pack_b";
-    const View b = float_view(b_, op, "b"), packed = out_view(packed_, b.dtype, op, "packed");
+    const View b = any_float_view(b_, op, "b"), packed = out_view(packed_, b.dtype, op, "packed");
     check_ndim(b, 2, op, "b");
-    FASTDL_CHECK(packed.ndim == 1 && packed.contiguous() && packed.size() == packed_elements(b),
-                 FASTDL_ERROR_SHAPE, "%s: expected packed to be contiguous with %lld elements, got shape %s",
-                 op, static_cast<long long>(packed_elements(b)), shape_string(packed).c_str());
+    const int64_t elements = packed_elements(b.shape[0], b.shape[1], b.dtype);
+    FASTDL_CHECK(packed.ndim == 1 && packed.contiguous() && packed.size() == elements, FASTDL_ERROR_SHAPE,
+                 "%s: expected packed to be contiguous with %lld elements, got shape %s", op,
+                 static_cast<long long>(elements), shape_string(packed).c_str());
+    std::optional<Float32Copy> wide;
+    if (!has_products(b.dtype)) wide.emplace(context, b);
     char* const out = packed.as<char>();
     const PackedHeader h = header_for(b.shape[0], b.shape[1], b.dtype);
     std::memset(out, 0, kHeaderBytes);
     std::memcpy(out, &h, sizeof h);
-    dispatch_float(b.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      pack_b(context, b.as<const T>(), b.strides[0], b.strides[1], b.shape[0], b.shape[1],
-             reinterpret_cast<T*>(out + kHeaderBytes));
-    });
+    pack_panels(context, wide ? **wide : b, out + kHeaderBytes);
   });
 }
 
-fastdl_status fastdl_matmul_packed(fastdl_context* context, const fastdl_tensor* a_,
-                                   const fastdl_tensor* packed_, const fastdl_tensor* bias_,
-                                   const fastdl_tensor* residual_, const fastdl_tensor* out_,
+fastdl_status fastdl_matmul_packed(fastdl_context* context, const fastdl_tensor* a,
+                                   const fastdl_tensor* packed, const fastdl_tensor* bias,
+                                   const fastdl_tensor* residual, const fastdl_tensor* out,
                                    const fastdl_matmul_options* options) {
-  if (is_narrow(a_)) {
-    return in_float32("matmul_packed", fastdl_matmul_packed, context, reads(a_, "a"), packed_,
-                      reads(bias_, "bias"), reads(residual_, "residual"),
-                      or_float32(reads_out(options) ? updates(out_, "out") : writes(out_, "out")), options);
+  if (is_narrow(a) && !has_products(a)) {
+    const auto product = a->dtype.code == FASTDL_BFLOAT ? widened_packed_product<DType::kBFloat16>
+                                                        : widened_packed_product<DType::kFloat16>;
+    return in_float32("matmul_packed", product, context, reads(a, "a"), packed, reads(bias, "bias"),
+                      reads(residual, "residual"),
+                      or_float32(reads_out(options) ? updates(out, "out") : writes(out, "out")), options);
   }
-  return guarded([&] {
-    const char* op = "matmul_packed";
-    View a = float_view(a_, op, "a"), out = out_view(out_, a.dtype, op, "out");
-    const View packed = view_like(packed_, a.dtype, op, "packed b");
-    View bias, residual, b;
-    if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
-    if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
-    FASTDL_CHECK(a.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected a to be at least 1-d", op);
-    PackedHeader h{};
-    const bool sized = packed.ndim == 1 && packed.contiguous() && packed.nbytes() >= kHeaderBytes;
-    if (sized) std::memcpy(&h, packed.as<char>(), sizeof h);
-    FASTDL_CHECK(
-        sized && std::memcmp(h.magic, kMagic, sizeof kMagic) == 0 && h.item_size == item_size(a.dtype),
-        FASTDL_ERROR_VALUE, "%s: packed b was not made by matmul_pack_b for %s", op, name_of(a.dtype));
-    FASTDL_CHECK(std::strncmp(h.isa, kernels().isa, sizeof h.isa) == 0, FASTDL_ERROR_VALUE,
-                 "%s: packed b was made for %s, but %s is in force; pack it again", op, h.isa, kernels().isa);
-    const int64_t most = packed.size();  // of what was packed, whatever the header says
-    FASTDL_CHECK(h.k >= 0 && h.n >= 0 && (h.k == 0 || h.n <= most / h.k), FASTDL_ERROR_VALUE,
-                 "%s: packed b is damaged", op);
-    b.dtype = a.dtype;
-    b.ndim = 2;
-    b.shape[0] = h.k;
-    b.shape[1] = h.n;
-    b.strides[0] = h.n;
-    b.strides[1] = 1;
-    FASTDL_CHECK(packed.size() == packed_elements(b), FASTDL_ERROR_SHAPE,
-                 "%s: packed b has %lld elements, expected %lld", op, static_cast<long long>(packed.size()),
-                 static_cast<long long>(packed_elements(b)));
-    add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
-    matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
-           checked(options, op), packed.as<char>() + kHeaderBytes);
-  });
+  DType dtype = DType::kFloat32;
+  const fastdl_status status = guarded([&] { dtype = any_float_view(a, "matmul_packed", "a").dtype; });
+  return status == FASTDL_OK ? packed_product(context, a, packed, dtype, bias, residual, out, options)
+                             : status;
 }
 }

@@ -1,6 +1,8 @@
 // Gradients of a linear layer: two products and a sum over rows.
+#include "cpu/convert.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
+#include "cpu/matmul.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
 #include "cpu/widen.h"
@@ -54,34 +56,48 @@ class Rows {
   View view_;
 };
 
-constexpr int64_t kGrain = 8192;
+constexpr int64_t kGrain = 8192;  // 64 KiB of the stack where bfloat16 is widened
 
 // z = grad * f'(saved), both as contiguous arrays.
 template <class T>
 void activation_gradient(Context* context, const fastdl_activation& f, const View& grad, const View& saved,
                          T* z) {
   const Contiguous g(context, grad), s(context, saved);
-  const auto& table = table_for<T>(*kernels().activation);
+  const auto& table = table_for<compute_t<T>>(*kernels().activation);
   const bool from_output = fastdl_activation_from_output(&f) != 0;
   const T* const gp = g->as<T>();
   const T* const sp = s->as<T>();
   parallel_ranges(context, grad.size(), kGrain, 1.0, [&](int64_t begin, int64_t end) {
-    table.backward(f, from_output, end - begin, gp + begin, sp + begin, z + begin);
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      const ConvertTable<bfloat16>& rows = kernels().convert->bf16;
+      float dy[kGrain], kept[kGrain];
+      rows.widen(end - begin, gp + begin, 1, dy, 1);
+      rows.widen(end - begin, sp + begin, 1, kept, 1);
+      table.backward(f, from_output, end - begin, dy, kept, dy);
+      rows.narrow(end - begin, dy, 1, z + begin, 1);
+    } else {
+      table.backward(f, from_output, end - begin, gp + begin, sp + begin, z + begin);
+    }
   });
 }
 
 // out[j] = sum_i z[i, j]: the product with a row of ones, which is one number of stride zero.
 template <class T>
-void sum_rows(Context* context, int64_t m, int64_t n, const T* z, int64_t z_row, int64_t z_col, T* out) {
-  const T one = T(1);
-  gemm(context, Gemm<T>{1, n, m, &one, 0, 0, z, z_row, z_col, out, n});
+void sum_rows(Context* context, int64_t m, int64_t n, const T* z, int64_t z_row, int64_t z_col,
+              const View& out) {
+  T one;
+  if constexpr (std::is_same_v<T, bfloat16>) one.bits = 0x3f80;
+  else one = 1;
+  Gemm<T> g{1, n, m, &one, 0, 0, z, z_row, z_col, nullptr, n};
+  set_result(g, out);
+  gemm(context, g);
 }
 
 // out[rows x cols] = a b with an out of any strides.
 template <class T>
 void product(Context* context, Gemm<T> g, const View& out) {
   ContiguousOut c(context, out);
-  g.c = c->as<T>();
+  set_result(g, *c);
   g.ldc = g.n;
   gemm(context, g);
   c.write_back();
@@ -124,7 +140,7 @@ void linear_backward(Context* context, const View& grad, const View* saved, cons
   }
   if (grad_bias && n > 0) {
     ContiguousOut db(context, *grad_bias);
-    sum_rows(context, m, n, zp, z.row_stride, z.col_stride, db->as<T>());
+    sum_rows(context, m, n, zp, z.row_stride, z.col_stride, *db);
     db.write_back();
   }
 }
@@ -140,7 +156,7 @@ extern "C" fastdl_status fastdl_linear_backward(fastdl_context* context, const f
                                                 const fastdl_tensor* grad_weight_,
                                                 const fastdl_tensor* grad_bias_,
                                                 const fastdl_matmul_options* options) {
-  if (is_narrow(grad_)) {
+  if (is_narrow(grad_) && !has_products(grad_)) {
     return in_float32("linear_backward", fastdl_linear_backward, context, reads(grad_, "grad"),
                       reads(saved_, "saved"), reads(x_, "x"), reads(weight_, "weight"),
                       writes(grad_x_, "grad_x"), or_float32(writes(grad_weight_, "grad_weight")),
@@ -148,7 +164,7 @@ extern "C" fastdl_status fastdl_linear_backward(fastdl_context* context, const f
   }
   return guarded([&] {
     const char* op = "linear_backward";
-    const View grad = float_view(grad_, op, "grad");
+    const View grad = any_float_view(grad_, op, "grad");
     FASTDL_CHECK(grad.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected grad to be at least 1-d", op);
     fastdl_activation f{FASTDL_ACT_NONE, 0, 0};
     if (options) {
@@ -188,16 +204,16 @@ extern "C" fastdl_status fastdl_linear_backward(fastdl_context* context, const f
     if (grad_weight_) {
       x = view_like(x_, grad.dtype, op, "x");
       fits(x, "x");
-      grad_weight = out_view(grad_weight_, grad.dtype, op, "grad_weight");
+      grad_weight = result_view(grad_weight_, grad.dtype, op, "grad_weight");
       fits_weight(grad_weight, "grad_weight");
     }
     if (grad_bias_) {
-      grad_bias = out_view(grad_bias_, grad.dtype, op, "grad_bias");
+      grad_bias = result_view(grad_bias_, grad.dtype, op, "grad_bias");
       FASTDL_CHECK(grad_bias.ndim == 1 && grad_bias.shape[0] == n, FASTDL_ERROR_SHAPE,
                    "%s: grad_bias has shape %s, expected (%lld,)", op, shape_string(grad_bias).c_str(),
                    static_cast<long long>(n));
     }
-    dispatch_float(grad.dtype, [&](auto zero) {
+    dispatch_products(grad.dtype, [&](auto zero) {
       linear_backward<decltype(zero)>(context, grad, &saved, f, &x, &weight, grad_x_ ? &grad_x : nullptr,
                                       grad_weight_ ? &grad_weight : nullptr,
                                       grad_bias_ ? &grad_bias : nullptr);

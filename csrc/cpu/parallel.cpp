@@ -20,9 +20,10 @@
 namespace fastdl::cpu {
 namespace {
 
-// How long an idle worker polls before it sleeps: longer than the gap between two ops of a training step,
-// short enough that an idle pool is invisible to other programs.
-constexpr auto kSpin = std::chrono::microseconds(60);
+// How long an idle worker polls before it sleeps: longer than the gap between two parallel regions of a
+// training step, in which one thread may do serial work of some 100 us (waking a sleeper takes as long again,
+// on virtual machines), short enough that an idle pool is invisible to other programs.
+constexpr auto kSpin = std::chrono::microseconds(300);
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)

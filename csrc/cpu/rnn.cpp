@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cpu/rnn_layout.h"
+#include "cpu/rnn_product.h"
 #include "cpu/rnn_stage.h"
 #include "cpu/widen.h"
 
@@ -196,7 +197,7 @@ Problem check_problem(const char* op, const fastdl_tensor* x, const fastdl_tenso
                       const fastdl_tensor* c0, const fastdl_tensor* const* params, int32_t num_params,
                       const fastdl_tensor* lengths, const fastdl_tensor* y, const fastdl_tensor* reserve,
                       const fastdl_rnn_options* options) {
-  Problem p{op, shape_of(options, op), {}, float_view(x, op, "x"), {}, {}, {}, {}, {}};
+  Problem p{op, shape_of(options, op), {}, any_float_view(x, op, "x"), {}, {}, {}, {}, {}};
   RnnShape& s = p.shape;
   p.params = check_params(s, p.x.dtype, params, num_params, op);
   p.rows = check_rows(p.x, lengths, op);
@@ -241,6 +242,29 @@ std::vector<RnnWeights<T>> read_params(Context* context, const Problem& p, std::
   });
 }
 
+// bfloat16 has kernels of its own where there are products of bfloat16.
+#if defined(FASTDL_BF16_TILES)
+bool native(const fastdl_tensor* x, const fastdl_tensor* reserve) {
+  const auto bf16 = [](const fastdl_tensor* t) {
+    return t->dtype.bits == 16 && t->dtype.code == FASTDL_BFLOAT;
+  };
+  return kernels().gemm_bf16 && bf16(x) && (!reserve || bf16(reserve));
+}
+
+template <class F>
+void dispatch(DType dtype, F&& f) {
+  if (dtype == DType::kBFloat16) f(bfloat16{});
+  else dispatch_float(dtype, f);
+}
+#else
+bool native(const fastdl_tensor*, const fastdl_tensor*) { return false; }
+
+template <class F>
+void dispatch(DType dtype, F&& f) {
+  dispatch_float(dtype, f);
+}
+#endif
+
 }  // namespace
 }  // namespace fastdl::cpu
 
@@ -280,10 +304,11 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
                                  int32_t num_params, const fastdl_tensor* lengths, const fastdl_tensor* y_,
                                  const fastdl_tensor* h_n_, const fastdl_tensor* c_n_,
                                  const fastdl_tensor* reserve, const fastdl_rnn_options* options) {
-  if (is_narrow(x_)) {
+  if (is_narrow(x_) && !native(x_, reserve)) {
     return in_float32("rnn", fastdl_rnn_forward, context, reads(x_, "x"), reads(h0_, "h0"), reads(c0_, "c0"),
                       reads(params, num_params, "params"), num_params, lengths, writes(y_, "y"),
-                      writes(h_n_, "h_n"), writes(c_n_, "c_n"), reserve, options);
+                      writes(h_n_, "h_n"), writes(c_n_, "c_n"), or_float32(writes(reserve, "reserve")),
+                      options);
   }
   return guarded([&] {
     const Problem p = check_problem("rnn", x_, h0_, c0_, params, num_params, lengths, y_, reserve, options);
@@ -293,7 +318,7 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
     check_out(p.y, p.op, "y");
     if (h_n_) check_out(h_n_view, p.op, "h_n");
     if (c_n_) check_out(c_n_view, p.op, "c_n");
-    dispatch_float(p.x.dtype, [&](auto zero) {
+    dispatch(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
       const RnnSequences<T> x(context, p.rows, p.x), y(context, p.rows, p.y);
@@ -321,12 +346,12 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* grad_h0_, const fastdl_tensor* grad_c0_,
                                   const fastdl_tensor* const* grad_params,
                                   const fastdl_rnn_options* options) {
-  if (is_narrow(x_)) {
+  if (is_narrow(x_) && !native(x_, reserve)) {
     return in_float32("rnn_backward", fastdl_rnn_backward, context, reads(grad_y_, "grad_y"),
                       reads(grad_h_n_, "grad_h_n"), reads(grad_c_n_, "grad_c_n"), reads(x_, "x"),
                       reads(h0_, "h0"), reads(c0_, "c0"), reads(params, num_params, "params"), num_params,
-                      lengths, reads(y_, "y"), reserve, writes(grad_x_, "grad_x"),
-                      writes(grad_h0_, "grad_h0"), writes(grad_c0_, "grad_c0"),
+                      lengths, reads(y_, "y"), or_float32(reads(reserve, "reserve")),
+                      writes(grad_x_, "grad_x"), writes(grad_h0_, "grad_h0"), writes(grad_c0_, "grad_c0"),
                       writes(grad_params, num_params, "a gradient of params"), options);
   }
   return guarded([&] {
@@ -353,7 +378,7 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       check_same_shape(p.params[i], param_name(s, static_cast<int64_t>(i)).c_str(), grad_views[i],
                        name.c_str(), op);
     }
-    dispatch_float(p.x.dtype, [&](auto zero) {
+    dispatch(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
       std::deque<ContiguousOut> outs;

@@ -86,13 +86,14 @@ class BackwardLayer {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions, count = rows_.steps, groups = cell_groups();
     const int64_t elements = direction_[0].hh.size() + (s.projection ? direction_[0].hr.size() : 0);
-    const double row_cost = (one_step_ ? 0.0 : static_cast<double>(elements) / 32) +
-                            16.0 * static_cast<double>(s.gates * s.hidden);
+    const double row_cost =
+        (one_step_ ? 0.0 : static_cast<double>(elements) / 32) + static_cast<double>(s.gates * s.hidden);
     const RnnSplit split =
         rnn_split(context_, rows_.sequences, directions, groups, elements * static_cast<int64_t>(sizeof(S)));
     const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
+        const typename RnnTiles<S>::Unit unit;
         const int64_t d = task % directions, begin = task / directions * split.chunk,
                       end = begin + split.chunk;
         for (int64_t step = 0; step < count; ++step) {
@@ -105,6 +106,7 @@ class BackwardLayer {
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
     parallel_steps(context_, count * phases, directions * split.chunks,
                    task_cost / static_cast<double>(count), [&](int64_t phase, int64_t task) {
+                     const typename RnnTiles<S>::Unit unit;
                      const int64_t d = task / split.chunks, chunk = task % split.chunks;
                      const auto share = [&](int64_t n, int64_t i) { return n * i / split.chunks; };
                      if (phase % phases + 1 == phases) {
@@ -249,6 +251,7 @@ class BackwardLayer {
         constexpr int64_t kGroups = 4;
         parallel_for(context_, (groups + kGroups - 1) / kGroups,
                      static_cast<double>(kGroups * dir.hh.panel_size() * count) / 32, [&](int64_t task) {
+                       const typename RnnTiles<S>::Unit unit;
                        dir.hh.each_group(dir.gates_h + row_of(t, run.begin) * depth, depth, count,
                                          task * kGroups, std::min(groups, (task + 1) * kGroups), false,
                                          finish);
@@ -400,5 +403,8 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
 
 template void rnn_backward(Context*, const RnnBackward<float>&);
 template void rnn_backward(Context*, const RnnBackward<double>&);
+#if defined(FASTDL_BF16_TILES)
+template void rnn_backward(Context*, const RnnBackward<bfloat16>&);
+#endif
 
 }  // namespace fastdl::cpu

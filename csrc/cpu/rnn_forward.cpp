@@ -10,6 +10,9 @@ namespace {
 // x W_ih^T is computed for blocks of steps of about so many rows: enough that the weights, read once a block,
 // cost little, and so few that the result is still in the L2 cache when its step comes.
 constexpr int64_t kBlockRows = 128;
+// Up to so many rows of large weights, all are one block: each panel of W_ih is then packed where it is used,
+// and the packed weights, each used once, need not go through memory.
+constexpr int64_t kOnceRows = 512, kOnceWeights = 2 << 20;
 // Up to so many rows in all, packing W_ih would cost more than it saves.
 constexpr int64_t kUnpackedRows = 32;
 
@@ -33,8 +36,13 @@ class ForwardLayer {
   // Sizes of the scratch, per direction.
   static bool one_step(const RnnForward<S>& p) { return p.rows.steps == 1 && !p.shape.projection; }
   static bool ahead(const RnnForward<S>& p) { return p.rows.rows <= kUnpackedRows; }
+  static bool once(const RnnForward<S>& p) {
+    const RnnShape& s = p.shape;
+    const int64_t outputs = s.gates * padded(s.hidden), items = static_cast<int64_t>(sizeof(S));
+    return !ahead(p) && p.rows.rows <= kOnceRows && outputs * s.state * items >= kOnceWeights;
+  }
   static int64_t block_steps(const RnnForward<S>& p) {
-    if (ahead(p)) return std::max<int64_t>(p.rows.steps, 1);
+    if (ahead(p) || once(p)) return std::max<int64_t>(p.rows.steps, 1);
     return std::max<int64_t>(1, std::min(p.rows.steps, kBlockRows / p.rows.sequences));
   }
   static int64_t padded(int64_t n) {
@@ -46,6 +54,7 @@ class ForwardLayer {
     const int64_t padded_hidden = padded(s.hidden), biases = (s.gates + 1) * padded_hidden;
     one_step_ = one_step(p_);
     ahead_ = ahead(p_);
+    once_ = once(p_);
     block_ = block_steps(p_);
     block_rows_ = block_ * rows_.sequences;
     table_ = &rnn_table(*kernels().rnn, S{});
@@ -68,12 +77,13 @@ class ForwardLayer {
       if (s.bias) add_biases(dir, w, scratch.biases + d * biases, padded_hidden);
       dir.ih = {s.gates, s.hidden, s.input_of(layer_)};
       dir.hh = {s.gates, s.hidden, s.state};
-      if (!ahead_) packed = pack(dir.ih, w.ih, packed);
+      dir.weight_ih = w.ih;
+      if (!ahead_ && !once_) packed = pack(dir.ih, w.ih, packed);
       if (!one_step_) packed = pack(dir.hh, w.hh, packed);
       dir.hr = {1, s.state, s.hidden};
       if (s.projection) packed = pack(dir.hr, w.hr, packed);
       if (ahead_) input_ahead(d, w);
-      if (one_step_) one_step_products(d, w, scratch.new_parts + d * states);
+      if (one_step_ && p_.h0) one_step_products(d, w, scratch.new_parts + d * states);
     }
     steps();
     for (int64_t d = 0; d < s.directions; ++d) last_states(d);
@@ -84,7 +94,7 @@ class ForwardLayer {
     bool saved;
     A *pre, *state;
     S *gates, *saved_state, *unprojected;
-    const S* h0;
+    const S *h0, *weight_ih;
     const A *bias, *bias_hn;  // bias: [gates][padded hidden]
     int64_t ld_bias_hn;
     RnnMatrix<S> ih, hh, hr;
@@ -114,13 +124,19 @@ class ForwardLayer {
     dir.bias = sums;
   }
 
-  // Where the inputs of the gates of a group lie: [group][gate][row of the block][nr], or with ahead_
-  // [row][gate][unit].
-  int64_t pre_row() const { return ahead_ ? shape_.gates * shape_.hidden : RnnMatrix<S>::nr(); }
-  int64_t pre_gate() const { return ahead_ ? shape_.hidden : block_rows_ * RnnMatrix<S>::nr(); }
-  A* pre(const Direction& dir, int64_t group, int64_t row) const {
+  // Where the inputs of the gates lie: element (group, gate, row, unit).
+  struct Inputs {
+    A* data;
+    int64_t group, gate, row;  // strides
+    A* at(int64_t u, int64_t r) const { return data + u * group + r * row; }
+  };
+  // Of a block of `rows` rows: one contiguous panel per group and gate.
+  Inputs block_inputs(A* data, int64_t rows) const {
     const int64_t nr = RnnMatrix<S>::nr();
-    return dir.pre + group * nr * (ahead_ ? 1 : shape_.gates * block_rows_) + row * pre_row();
+    return {data, shape_.gates * rows * nr, rows * nr, nr};
+  }
+  Inputs inputs_ahead(int64_t d) const {
+    return {direction_[d].pre, RnnMatrix<S>::nr(), shape_.hidden, shape_.gates * shape_.hidden};
   }
 
   // c (+)= a W^T, in full precision.
@@ -164,33 +180,29 @@ class ForwardLayer {
     const double row_cost = static_cast<double>((one_step_ ? 0 : direction_[0].hh.size()) +
                                                 (ahead_ ? 0 : direction_[0].ih.size())) /
                                 32 +
-                            16.0 * static_cast<double>(s.gates * s.hidden);
+                            static_cast<double>(s.gates * s.hidden);
     const RnnSplit split = rnn_split(
         context_, rows_.sequences, directions, groups,
         (direction_[0].hh.size() + (ahead_ ? 0 : direction_[0].ih.size())) * static_cast<int64_t>(sizeof(S)));
     const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
-        const int64_t d = task % directions, begin = task / directions * split.chunk,
-                      end = begin + split.chunk;
-        for (int64_t step = 0; step < count; ++step) {
-          if (step % block_ == 0) input_of_sequences(d, step, begin, end);
-          cells(d, step, begin, end, 0, groups);
-          if (s.projection) project(d, step, begin, end, 0, direction_[d].hr.groups());
-        }
+        const typename RnnTiles<S>::Unit unit;
+        const int64_t begin = std::min(task / directions * split.chunk, rows_.sequences);
+        sequences(task % directions, begin, std::min(begin + split.chunk, rows_.sequences));
       });
       return;
     }
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
     parallel_steps(context_, count * phases, directions * split.chunks,
                    task_cost / static_cast<double>(count > 0 ? count : 1), [&](int64_t phase, int64_t task) {
+                     const typename RnnTiles<S>::Unit unit;
                      const int64_t d = task / split.chunks, chunk = task % split.chunks,
                                    step = phase / phases;
                      const auto share = [&](int64_t n, int64_t i) { return n * i / split.chunks; };
                      if (phase % phases == 0) {
                        const int64_t first = share(groups, chunk), last = share(groups, chunk + 1);
-                       if (step % block_ == 0) input(d, step, first, last);
-                       cells(d, step, 0, all, first, last);
+                       units(d, step, first, last);
                      } else {
                        const int64_t n = direction_[d].hr.groups();
                        project(d, step, 0, all, share(n, chunk), share(n, chunk + 1));
@@ -206,50 +218,89 @@ class ForwardLayer {
     return rows_.span(d == 0 ? step : rows_.steps - end, d == 0 ? end : rows_.steps - step);
   }
 
-  // The gates' inputs of groups [first, last), for the block that begins with `step`.
-  void input(int64_t d, int64_t step, int64_t first, int64_t last) const {
-    if (ahead_) return;
-    const auto span = block_span(d, step);
-    for (int64_t u = first; u < last; ++u) input_rows(d, u, span.row, span.count, 0);
+  // One step of groups [first, last), all sequences.
+  void units(int64_t d, int64_t step, int64_t first, int64_t last) const {
+    const int64_t row = rows_.offset_at(time(d, step));
+    if (ahead_) return cells(d, step, 0, rows_.sequences, first, last, inputs_ahead(d), row);
+    const Inputs in = block_inputs(direction_[d].pre, block_rows_);
+    const auto span = block_span(d, step - step % block_);
+    if (step % block_ == 0)
+      input_product(d, x_ + span.row * direction_[d].ih.depth, span.count, first, last, in);
+    cells(d, step, 0, rows_.sequences, first, last, in, row - span.row);
   }
-  // The same of all groups for sequences [begin, end).
-  void input_of_sequences(int64_t d, int64_t step, int64_t begin, int64_t end) const {
-    if (ahead_) return;
-    const int64_t stop = std::min(step + block_, rows_.steps), first_row = block_span(d, step).row;
-    for (int64_t u = 0; u < direction_[d].ih.groups(); ++u) {
-      for (int64_t i = step; i < stop; ++i) {
-        const int64_t t = time(d, i), count = std::min(end, rows_.batch_at(t)) - begin;
-        const int64_t row = rows_.offset_at(t) + begin;
-        if (count > 0) input_rows(d, u, row, count, row - first_row);
+
+  // All steps of sequences [begin, end). Their rows of a block are brought together, so that the products
+  // have full tiles.
+  void sequences(int64_t d, int64_t begin, int64_t end) const {
+    const RnnShape& s = shape_;
+    const Direction& dir = direction_[d];
+    const int64_t depth = dir.ih.depth, groups = dir.hh.groups(), most = (end - begin) * block_;
+    const auto count_at = [&](int64_t t) {
+      return std::max<int64_t>(std::min(end, rows_.batch_at(t)) - begin, 0);
+    };
+    const Workspace rows(context_, ahead_ ? 0 : sizeof(S) * static_cast<size_t>(most * depth));
+    const Inputs in =
+        ahead_ ? inputs_ahead(d) : block_inputs(dir.pre + begin * block_ * s.gates * padded(s.hidden), most);
+    for (int64_t first = 0; first < rows_.steps; first += block_) {
+      const int64_t last = std::min(first + block_, rows_.steps);
+      int64_t place = 0;
+      for (int64_t step = first; step < last && !ahead_; ++step) {
+        const int64_t t = time(d, step), count = count_at(t);
+        if (count > 0) {
+          std::memcpy(rows.as<S>() + place * depth, x_ + (rows_.offset_at(t) + begin) * depth,
+                      sizeof(S) * static_cast<size_t>(count * depth));
+        }
+        place += count;
+      }
+      if (!ahead_) input_product(d, rows.as<S>(), place, 0, groups, in);
+      place = 0;
+      for (int64_t step = first; step < last; ++step) {
+        const int64_t t = time(d, step);
+        cells(d, step, begin, end, 0, groups, in, ahead_ ? rows_.offset_at(t) + begin : place);
+        if (s.projection) project(d, step, begin, end, 0, dir.hr.groups());
+        place += count_at(t);
       }
     }
   }
-  void input_rows(int64_t d, int64_t group, int64_t row, int64_t count, int64_t place) const {
+
+  // The gates' inputs of groups [first, last) for `count` rows of x.
+  void input_product(int64_t d, const S* x, int64_t count, int64_t first, int64_t last,
+                     const Inputs& in) const {
     const Direction& dir = direction_[d];
     const int64_t depth = dir.ih.depth, nr = RnnMatrix<S>::nr();
-    for (int64_t g = 0; g < shape_.gates; ++g) {
-      const A* bias = dir.bias ? dir.bias + g * dir.ih.groups() * nr + group * nr : nullptr;
-      dir.ih.multiply(x_ + row * depth, depth, count, dir.ih.panel(g, group), dir.ih.units(group), bias,
-                      pre(dir, group, place) + g * pre_gate(), nr);
+    const Workspace space(context_, once_ ? sizeof(S) * static_cast<size_t>(dir.ih.panel_size()) : 0);
+    for (int64_t u = first; u < last; ++u) {
+      for (int64_t g = 0; g < shape_.gates; ++g) {
+        const S* panel = once_ ? space.as<S>() : dir.ih.panel(g, u);
+        if (once_) {
+          pack_b<S>(context_, dir.weight_ih + (g * shape_.hidden + u * nr) * depth, 1, depth, depth,
+                    dir.ih.units(u), space.as<S>());
+        }
+        const A* bias = dir.bias ? dir.bias + (g * dir.ih.groups() + u) * nr : nullptr;
+        RnnTiles<S>::multiply(x, depth, count, depth, panel, dir.ih.units(u), bias, in.at(u, 0) + g * in.gate,
+                              nr);
+      }
     }
   }
 
-  // Sequences [begin, end), groups [first, last) of one step.
-  void cells(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
+  // One step of sequences [begin, end), groups [first, last); `place`: the row of `in` that belongs to
+  // sequence `begin`.
+  void cells(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last,
+             const Inputs& in, int64_t place) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
     const int64_t t = time(d, step), ld = s.width();
-    const int64_t first_row = ahead_ ? 0 : block_span(d, step - step % block_).row;
     each_run(rows_, t, d == 1, begin, end, [&](const RnnRun& run) {
       const int64_t row = rows_.offset_at(t) + run.begin;
       const int64_t before = run.has_before ? rows_.offset_at(d == 0 ? t - 1 : t + 1) + run.begin : 0;
       const S* h_prev = run.has_before ? y_ + before * ld + d * s.state : dir.h0 + run.begin * s.state;
       const auto finish = [&](int64_t u, int64_t r, int64_t count, const A* sums, int64_t gate_stride) {
-        step_group(dir, u, run.begin + r, count, row + r, row + r - first_row, sums, gate_stride,
+        step_group(dir, u, run.begin + r, count, row + r, in, place + run.begin + r - begin, sums,
+                   gate_stride,
                    (s.projection ? unprojected(dir, t, run.begin + r) : y_ + (row + r) * ld + d * s.state) +
                        u * RnnMatrix<S>::nr());
       };
-      if (one_step_) {
+      if (one_step_ || (!run.has_before && !p_.h0)) {  // nothing to multiply here
         for (int64_t u = first; u < last; ++u) finish(u, 0, run.end - run.begin, nullptr, 0);
         return;
       }
@@ -261,7 +312,7 @@ class ForwardLayer {
   }
 
   void step_group(const Direction& dir, int64_t group, int64_t sequence, int64_t count, int64_t row,
-                  int64_t place, const A* sums, int64_t gate_stride, S* h) const {
+                  const Inputs& in, int64_t place, const A* sums, int64_t gate_stride, S* h) const {
     const RnnShape& s = shape_;
     const int64_t unit = group * RnnMatrix<S>::nr();
     RnnForwardStep<S> f{};
@@ -270,9 +321,9 @@ class ForwardLayer {
     f.hidden = s.hidden;
     f.sums = sums;
     f.gate_stride = gate_stride;
-    f.pre = pre(dir, group, place);
-    f.pre_gate = pre_gate();
-    f.pre_row = pre_row();
+    f.pre = in.at(group, place);
+    f.pre_gate = in.gate;
+    f.pre_row = in.row;
     f.bias_hn = dir.bias_hn ? dir.bias_hn + sequence * dir.ld_bias_hn + unit : nullptr;
     f.ld_bias_hn = dir.ld_bias_hn;
     f.state = dir.state + sequence * s.hidden + unit;
@@ -324,7 +375,7 @@ class ForwardLayer {
   const int64_t layer_;
   const S* x_;
   S* y_;
-  bool one_step_ = false, ahead_ = false;
+  bool one_step_ = false, ahead_ = false, once_ = false;
   int64_t block_ = 1, block_rows_ = 0;  // steps of a block, most rows of it
   const RnnTable<S>* table_ = nullptr;
   Direction direction_[2]{};
@@ -343,7 +394,7 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
   const bool inference = p.reserve == nullptr, ahead = Layer::ahead(p), one_step = Layer::one_step(p);
   const int64_t padded_hidden = Layer::padded(s.hidden), states = directions * sequences * s.hidden;
   const int64_t widest = s.layers > 1 ? std::max(s.input, s.width()) : s.input;
-  const int64_t packed_size = (ahead ? 0 : RnnMatrix<S>{s.gates, s.hidden, widest}.size()) +
+  const int64_t packed_size = (ahead || Layer::once(p) ? 0 : RnnMatrix<S>{s.gates, s.hidden, widest}.size()) +
                               (one_step ? 0 : RnnMatrix<S>{s.gates, s.hidden, s.state}.size()) +
                               (s.projection ? RnnMatrix<S>{1, s.state, s.hidden}.size() : 0);
   const Workspace pre(
@@ -377,5 +428,8 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
 
 template void rnn_forward(Context*, const RnnForward<float>&);
 template void rnn_forward(Context*, const RnnForward<double>&);
+#if defined(FASTDL_BF16_TILES)
+template void rnn_forward(Context*, const RnnForward<bfloat16>&);
+#endif
 
 }  // namespace fastdl::cpu

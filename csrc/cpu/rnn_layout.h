@@ -135,8 +135,9 @@ void rnn_narrow(const compute_t<S>* x, S* y, int64_t n);
 
 // How the steps of a layer are shared out. Bits do not depend on it: every element is one chain of
 // operations.
-//  by rows:  each task takes some sequences through all steps; nobody waits for anybody.
-//  by units: each task computes some hidden units of all sequences, with a barrier after every step: for few
+//  by rows:  each task takes some sequences through all steps; nobody waits for anybody, but each reads all
+//  weights. by units: each task computes some hidden units of all sequences, with a barrier after every step:
+//  for few
 //            sequences, or weights too large for one core's cache.
 struct RnnSplit {
   bool by_rows;

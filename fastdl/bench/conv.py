@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, formats, jitted, nhwc, no_grad, onnx_call, to_torch
+from .peers import Peers, formats, jitted, nhwc, onnx_call, to_torch
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
@@ -143,7 +143,8 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
             patch = np.zeros((c, r, s))
             top, left = a * sh - ph, b * sw - pw
             r0, r1, s0, s1 = max(0, -top), min(r, h - top), max(0, -left), min(s, w - left)
-            patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
+            if r0 < r1 and s0 < s1:  # not wholly in the padding
+                patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
             value = (flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64)
             pairs.append((y[i, :, a, b], value))
         actual, expected = (np.stack(side) for side in zip(*pairs))
@@ -157,7 +158,7 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         conv, tb = torch.nn.functional.conv2d, to_torch(torch, bias)
 
         def call(tx: Any, tw: Any) -> Any:
-            return no_grad(torch, lambda: (conv(tx, tw, tb, stride, padding, dilation, groups),))
+            return lambda: (conv(tx, tw, tb, stride, padding, dilation, groups),)
 
         return {name: call(*tensors) for name, tensors in formats(torch, x, weight).items()}
 
@@ -257,9 +258,7 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         def call(tg: Any, tx: Any, tw: Any) -> Any:
             return lambda: backward(tg, tx, tw, [k], stride, padding, dilation, False, [0, 0], groups, needs)
 
-        return {
-            name: no_grad(torch, call(*tensors)) for name, tensors in formats(torch, grad, x, weight).items()
-        }
+        return {name: call(*tensors) for name, tensors in formats(torch, grad, x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)

@@ -28,21 +28,21 @@ def rows(suite: str, dtype: str) -> list[Row]:
     """The rows of a suite."""
     found = []
     for name, (shape, passes, build) in OPS.items():
-        for direction, count in passes.items():
+        for direction, (moved, held) in passes.items():
             if direction == "step" and dtype == "bfloat16":
                 continue  # optimizers keep float32
             for n in SUITES[suite]:
-                found.append(_row(name, shape(n), dtype, direction, count, build))
+                found.append(_row(name, shape(n), dtype, direction, moved, held, build))
     return found
 
 
 def _row(
-    name: str, shape: tuple[int, ...], dtype: str, direction: str, passes: float, build: Callable
+    name: str, shape: tuple[int, ...], dtype: str, direction: str, moved: float, held: float, build: Callable
 ) -> Row:
-    moved = passes * math.prod(shape) * itemsize(dtype)
+    size = math.prod(shape) * itemsize(dtype)
     return Row(
-        "memory-bound", name, "x".join(map(str, shape)), dtype, direction, 0.0, moved,
-        lambda peers: build(shape, dtype, direction, peers),
+        "memory-bound", name, "x".join(map(str, shape)), dtype, direction, 0.0, moved * size,
+        lambda peers: build(shape, dtype, direction, peers), held=held * size,
     )  # fmt: skip
 
 
@@ -60,17 +60,17 @@ def _images(n: int) -> tuple[int, ...]:
     return (n // (64 * size * size), 64, size, size)
 
 
-# name: (shape of about n elements, passes over the array that each direction cannot do without, how to build it).
-# Softmax reads x and writes y, its gradient reads two arrays and writes one; batch norm reads x a second time once its
-# statistics are known; Adam reads four arrays and writes three.
-OPS: dict[str, tuple[Callable, dict[str, float], Callable]] = {
-    "softmax": (_matrix, {"forward": 2, "backward": 3}, softmax),
-    "layer_norm": (_matrix, {"forward": 2, "backward": 3}, layer_norm),
-    "batch_norm": (_images, {"forward": 3, "backward": 5}, batch_norm),
-    "gelu": (_flat, {"forward": 2, "backward": 3}, gelu),
-    "max_pool": (_images, {"forward": 1.25, "backward": 1.5}, pool("max_pool")),
-    "avg_pool": (_images, {"forward": 1.25, "backward": 1.25}, pool("avg_pool")),
-    "dropout": (_flat, {"forward": 2}, dropout),
-    "cross_entropy": (_matrix, {"forward": 1, "both": 2}, cross_entropy),
-    "adam": (_flat, {"step": 7}, adam),
+# name: (shape of about n elements, {direction: (passes over the array that it cannot do without, arrays it works on)},
+# how to build it). Softmax reads x and writes y, its gradient reads two arrays and writes one; batch norm reads x (its
+# gradient x and the output's gradient) a second time once the sums are known; Adam reads four arrays and writes three.
+OPS: dict[str, tuple[Callable, dict[str, tuple[float, float]], Callable]] = {
+    "softmax": (_matrix, {"forward": (2, 2), "backward": (3, 3)}, softmax),
+    "layer_norm": (_matrix, {"forward": (2, 2), "backward": (3, 3)}, layer_norm),
+    "batch_norm": (_images, {"forward": (3, 2), "backward": (5, 3)}, batch_norm),
+    "gelu": (_flat, {"forward": (2, 2), "backward": (3, 3)}, gelu),
+    "max_pool": (_images, {"forward": (1.25, 1.25), "backward": (1.5, 1.5)}, pool("max_pool")),
+    "avg_pool": (_images, {"forward": (1.25, 1.25), "backward": (1.25, 1.25)}, pool("avg_pool")),
+    "dropout": (_flat, {"forward": (2, 2)}, dropout),
+    "cross_entropy": (_matrix, {"forward": (1, 1), "both": (2, 2)}, cross_entropy),
+    "adam": (_flat, {"step": (7, 4)}, adam),
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import ops
 from .arrays import LIMITS, values, wide
-from .peers import Peers, jitted, no_grad, onnx_call, to_torch
+from .peers import Peers, jitted, onnx_call, to_torch
 from .rows import Contest, sample, worst
 
 
@@ -33,8 +33,8 @@ def gelu(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
             t = to_torch(torch, x)
             out, function = torch.empty_like(t), torch._C._nn.gelu
             return {
-                "": no_grad(torch, lambda: (function(t),)),
-                "out=": no_grad(torch, lambda: (function(t, out=out),)),
+                "": lambda: (function(t),),
+                "out=": lambda: (function(t, out=out),),
             }
 
         contest.add("torch", torch_calls)
@@ -52,7 +52,7 @@ def gelu(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
         def torch_calls(torch: Any) -> dict[str, Any]:
             tg, tx = to_torch(torch, grad), to_torch(torch, x)
             backward = torch.ops.aten.gelu_backward
-            return {"": no_grad(torch, lambda: (backward(tg, tx),))}
+            return {"": lambda: (backward(tg, tx),)}
 
         def jax_calls(jax: Any) -> dict[str, Any]:
             def gradient(g: Any, a: Any) -> Any:
@@ -84,7 +84,7 @@ def dropout(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
 
     def torch_calls(torch: Any) -> dict[str, Any]:
         t, function = to_torch(torch, x), torch.nn.functional.dropout
-        return {"": no_grad(torch, lambda: (function(t, 0.5, True),))}
+        return {"": lambda: (function(t, 0.5, True),)}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         jnp = jax.numpy

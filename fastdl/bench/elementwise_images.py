@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from .arrays import LIMITS, images, wide
-from .peers import Peers, formats, jitted, nhwc, no_grad, onnx_call, to_torch
+from .peers import Peers, formats, jitted, nhwc, onnx_call, to_torch
 from .rows import Contest, random, sample, worst
 
 
@@ -51,7 +51,7 @@ def batch_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
             function = torch.nn.functional.batch_norm
 
             def call(tx: Any) -> Any:
-                return no_grad(torch, lambda: (function(tx, tm, tv, tw, tb, True),))
+                return lambda: (function(tx, tm, tv, tw, tb, True),)
 
             return {name: call(*t) for name, t in formats(torch, x).items()}
 
@@ -85,7 +85,7 @@ def batch_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
             def call(tg: Any, tx: Any) -> Any:
                 _, tm, tr = forward(tx, tw, tb, None, None, True, 0.1, 1e-5)
                 three = [True] * 3
-                return no_grad(torch, lambda: backward(tg, tx, tw, None, None, tm, tr, True, 1e-5, three))
+                return lambda: backward(tg, tx, tw, None, None, tm, tr, True, 1e-5, three)
 
             return {name: call(*t) for name, t in formats(torch, grad, x).items()}
 
@@ -148,7 +148,7 @@ def pool(kind: str) -> Callable[..., Contest]:
                 pool = getattr(torch.nn.functional, f"{kind}2d")
 
                 def call(tx: Any) -> Any:
-                    return no_grad(torch, lambda: (pool(tx, 2),))
+                    return lambda: (pool(tx, 2),)
 
                 return {name: call(*t) for name, t in formats(torch, x).items()}
 
@@ -185,11 +185,9 @@ def pool(kind: str) -> Callable[..., Contest]:
                     if kind == "max_pool":
                         where = torch.nn.functional.max_pool2d(tx, 2, return_indices=True)[1]
                         backward = torch.ops.aten.max_pool2d_with_indices_backward
-                        return no_grad(
-                            torch, lambda: (backward(tg, tx, two, two, [0, 0], [1, 1], False, where),)
-                        )
+                        return lambda: (backward(tg, tx, two, two, [0, 0], [1, 1], False, where),)
                     backward = torch.ops.aten.avg_pool2d_backward
-                    return no_grad(torch, lambda: (backward(tg, tx, two, two, [0, 0], False, True, None),))
+                    return lambda: (backward(tg, tx, two, two, [0, 0], False, True, None),)
 
                 return {name: call(*t) for name, t in formats(torch, grad, x).items()}
 

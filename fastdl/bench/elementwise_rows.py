@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from .arrays import LIMITS, values, wide
-from .peers import Peers, jitted, no_grad, onnx_call, to_torch
+from .peers import Peers, jitted, onnx_call, to_torch
 from .rows import Contest, random, sample, worst
 
 
@@ -32,8 +32,8 @@ def softmax(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
             t = to_torch(torch, x)
             out = torch.empty_like(t)
             return {
-                "": no_grad(torch, lambda: (torch.softmax(t, -1),)),
-                "out=": no_grad(torch, lambda: (torch.softmax(t, -1, out=out),)),
+                "": lambda: (torch.softmax(t, -1),),
+                "out=": lambda: (torch.softmax(t, -1, out=out),),
             }
 
         contest.add("torch", torch_calls)
@@ -51,7 +51,7 @@ def softmax(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
         def torch_calls(torch: Any) -> dict[str, Any]:
             tg, ty = to_torch(torch, grad), to_torch(torch, y)
             backward = torch.ops.aten._softmax_backward_data
-            return {"": no_grad(torch, lambda: (backward(tg, ty, -1, ty.dtype),))}
+            return {"": lambda: (backward(tg, ty, -1, ty.dtype),)}
 
         contest.add("torch", torch_calls)
         formula = lambda g, p: (p * (g - (p * g).sum(-1, keepdims=True)),)  # noqa: E731
@@ -88,7 +88,7 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
         def torch_calls(torch: Any) -> dict[str, Any]:
             tx, tw, tb = (to_torch(torch, a) for a in (x, weight, bias))
             function = torch.nn.functional.layer_norm
-            return {"": no_grad(torch, lambda: (function(tx, features, tw, tb),))}
+            return {"": lambda: (function(tx, features, tw, tb),)}
 
         contest.add("torch", torch_calls)
         contest.add("jax", lambda jax: {"": jitted(jax, lambda *a: (jax_norm(*a),), x, weight, bias)})
@@ -117,7 +117,7 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
             _, tm, tr = torch.ops.aten.native_layer_norm(tx, features, tw, tb, 1e-5)
             backward = torch.ops.aten.native_layer_norm_backward
             three = [True] * 3
-            return {"": no_grad(torch, lambda: backward(tg, tx, features, tm, tr, tw, tb, three))}
+            return {"": lambda: backward(tg, tx, features, tm, tr, tw, tb, three)}
 
         contest.add("torch", torch_calls)
         contest.add(
@@ -160,7 +160,7 @@ def cross_entropy(shape: tuple[int, ...], dtype: str, direction: str, peers: Pee
     def torch_calls(torch: Any) -> dict[str, Any]:
         t, target, function = to_torch(torch, x), torch.from_numpy(labels), torch.nn.functional.cross_entropy
         if not both:
-            return {"": no_grad(torch, lambda: (function(t, target),))}
+            return {"": lambda: (function(t, target),)}
         t.requires_grad_()
 
         def call() -> tuple:

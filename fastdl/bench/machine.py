@@ -23,10 +23,16 @@ class Peaks:
     flops: dict[str, float]
     copy: list[tuple[str, float, float]]
 
+    def best(self, other: Peaks) -> Peaks:
+        """The higher of two measurements of each ceiling: whatever else runs on a machine can only lower one."""
+        flops = {name: max(value, other.flops.get(name, 0.0)) for name, value in self.flops.items()}
+        pairs = zip(self.copy, other.copy)
+        return Peaks(flops, [(name, holds, max(rate, o[2])) for (name, holds, rate), o in pairs])
+
     def floor(self, row: Any) -> tuple[float, str] | None:
         """The shortest time (s) in which the row's operations and bytes can be done, and which of them it is; None if
         the dtype's peak is unknown."""
-        level, rate = self._level(row.bytes)
+        level, rate = self._level(row.held or row.bytes)
         memory = row.bytes / (rate * 1e9)
         if not row.flops:
             return memory, level
@@ -43,8 +49,9 @@ class Peaks:
         return self.copy[-1][0], self.copy[-1][2]
 
 
-def measure_peaks(threads: int) -> Peaks:
-    """Takes under a second. A bfloat16 peak is there where the instruction set has bfloat16 products."""
+def measure_peaks(threads: int, cold: bool = False) -> Peaks:
+    """Takes about a second. ``cold``: without the caches. A bfloat16 peak is there where the instruction set has
+    bfloat16 products."""
     from .. import _core
 
     flops = {"float32": _core.measure_peak()}
@@ -57,9 +64,9 @@ def measure_peaks(threads: int) -> Peaks:
     l2, l3 = cache_size(2), cache_size(3)
     levels = []
     for name, holds in (("L2", l2 * threads), ("L3", l3)):
-        if holds:  # half of it filled: source and copy of a quarter each
+        if holds and not cold:  # half of it filled: source and copy of a quarter each
             levels.append((name, 0.75 * holds, _core.measure_copy(holds // 4)))
-    dram = max(64 * _MIB, 2 * l3)
+    dram = max(256 * _MIB, 4 * l3)
     levels.append(("DRAM", float("inf"), _core.measure_copy(dram)))
     return Peaks(flops, levels)
 

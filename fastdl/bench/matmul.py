@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, jitted, no_grad, onnx_call, to_torch
+from .peers import Peers, jitted, onnx_call, to_torch
 from .rows import Contest, Row, itemsize, random, sample
 from .workloads import deepbench
 
@@ -115,8 +115,8 @@ def _contest(shape: Shape, dtype: str, peers: Peers) -> Contest:
         ta, tb = (t.transpose(-1, -2) if c == "T" else t for t, c in zip((ta, tb), layout))
         product = torch.matmul
         return {
-            "": no_grad(torch, lambda: (product(ta, tb),)),
-            "out=": no_grad(torch, lambda: (product(ta, tb, out=tout),)),
+            "": lambda: (product(ta, tb),),
+            "out=": lambda: (product(ta, tb, out=tout),),
         }
 
     def numpy_calls(numpy: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 NAMES = ("torch", "numpy", "jax", "onnxruntime")
+ONE_THREAD = "one-thread"  # fastdl itself with one thread, as a peer
 
 
 class Peers:
@@ -23,7 +24,10 @@ class Peers:
         self.modules: dict[str, ModuleType] = {}
         self.missing: dict[str, str] = {}
         limit_affinity(threads)
+        self.one_thread = ONE_THREAD in names
         for name in names:
+            if name == ONE_THREAD:
+                continue
             try:
                 self.modules[name] = importlib.import_module(name)
                 if name == "onnxruntime":
@@ -71,6 +75,20 @@ def set_openblas_threads(threads: int) -> bool:
     return False
 
 
+def with_one_thread(call: Callable[[], Any], threads: int) -> Callable[[], Any]:
+    """``call`` on one of fastdl's ``threads``."""
+    from .. import _core
+
+    def run() -> Any:
+        _core.set_num_threads(1)
+        try:
+            return call()
+        finally:
+            _core.set_num_threads(threads)
+
+    return run
+
+
 def to_torch(torch: Any, array: np.ndarray) -> Any:
     """A torch tensor on the array's memory, bfloat16 included."""
     if array.dtype.name == "bfloat16":
@@ -100,17 +118,6 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def no_grad(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
-    """``call`` in inference mode, which is entered once per call as a user would."""
-    mode = torch.inference_mode
-
-    def run() -> Any:
-        with mode():
-            return call()
-
-    return run
-
-
 def jitted(jax: Any, function: Callable[..., Any], *arrays: np.ndarray) -> Callable[[], Any]:
     """``function`` of the arrays, compiled by jax; the call waits for the result."""
     compiled = jax.jit(function)
@@ -130,7 +137,7 @@ def onnx_call(
 ) -> Callable[[], Any]:
     """A call of a model of one node. The last ``constants`` inputs are weights, which onnxruntime may rearrange once.
 
-    Results land in memory that is bound once; worker threads stop spinning when a call is over.
+    Results land in memory that is bound once.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -162,7 +169,9 @@ def onnx_call(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Long enough to stay awake from call to call (without spinning, small products take twice as long); the default
+    # of 31 ms would be waited for in every round.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "2000")
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

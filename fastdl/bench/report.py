@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .machine import Peaks
 from .runner import FAILED, LATE, OK, SKIPPED, Outcome
-from .timing import OURS
+from .timing import OURS, quartiles
 
 SCHEMA = "fastdl-bench/1"
 _TIE = 0.03
@@ -19,21 +20,32 @@ _TIE = 0.03
 def header(env: dict[str, Any], peaks: Peaks, missing: dict[str, str]) -> str:
     """The machine, versions and ceilings."""
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
-    bfloat16 = peaks.flops.get("bfloat16")
-    copies = ", ".join(f"{name} {rate:.0f}" for name, _, rate in peaks.copy)
     lines = [
-        f"{env['cpu']}, {env['isa']}, {env['threads']} threads on {env['cores']} CPUs"
+        f"{env['cpu']}, {env['isa']}, {_count(env['threads'], 'thread')} on {_count(env['cores'], 'CPU')}"
         + (f", commit {env['commit']}" if env["commit"] else ""),
         versions,
-        f"peaks: float32 {peaks.flops['float32']:.0f} GFLOP/s, bfloat16 "
-        + (f"{bfloat16:.0f} GFLOP/s" if bfloat16 else "n/a")
-        + f"; copy {copies} GB/s",
+        ceilings(peaks),
     ]
     lines += [f"{name} takes no part: {reason}" for name, reason in missing.items()]
     lines.append(
         f"\n{'row':<66} {'time':>8} {'IQR':>5} {'GFLOP/s':>8} {'GB/s':>6} {'roof':>9} {'error':>8}  peers (time / ours)"
     )
     return "\n".join(lines)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n > 1 else ''}"
+
+
+def ceilings(peaks: Peaks) -> str:
+    """The measured peaks."""
+    bfloat16 = peaks.flops.get("bfloat16")
+    copies = ", ".join(f"{name} {rate:.0f}" for name, _, rate in peaks.copy)
+    return (
+        f"peaks: float32 {peaks.flops['float32']:.0f} GFLOP/s, bfloat16 "
+        + (f"{bfloat16:.0f} GFLOP/s" if bfloat16 else "n/a")
+        + f"; copy {copies} GB/s"
+    )
 
 
 def line(outcome: Outcome) -> str:
@@ -55,7 +67,7 @@ def line(outcome: Outcome) -> str:
 def _peers(outcome: Outcome) -> str:
     best = outcome.best
     if best is None:
-        return "; ".join(f"{name}: {why}" for name, why in outcome.skipped.items())
+        return ""
     names = sorted((n for n in outcome.samples if n not in (OURS, best)), key=lambda n: outcome.ratio(n)[1])
     low, middle, high = outcome.ratio(best)
     text = f"{middle:.2f}x {best} ({low:.2f}-{high:.2f})"
@@ -108,16 +120,43 @@ def footer(outcomes: Sequence[Outcome]) -> str:
         roof = f"{s['roofline']:9.0%}" if s["roofline"] else f"{'n/a':>9}"
         score = f"{s['wins']:>4} {s['ties']:>4} {s['losses']:>4}"
         lines.append(f"{name:<42} {s['rows']:>5} {ratio} {score} {roof}  {s['worst_row'] or ''}")
+    lines += _spread([o for o in outcomes if o.status == OK and o.row.group == "sweep"])
     compared = [o for o in outcomes if o.status == OK and o.best]
     if len(compared) > 5:
         lines.append("\nworst five:")
         lines += [f"  {line(o)}" for o in sorted(compared, key=lambda o: o.ratio(o.best or "")[1])[:5]]
+    absent = Counter(f"{name} {reason}" for o in outcomes for name, reason in o.skipped.items())
+    if absent:
+        lines.append(
+            "\ntook no part: " + "; ".join(f"{text} ({_count(n, 'row')})" for text, n in absent.items())
+        )
     for status in (FAILED, SKIPPED, LATE):
         members = [o for o in outcomes if o.status == status]
         if members:
             reasons = dict.fromkeys(o.reason for o in members)
             lines.append(f"\n{len(members)} rows {status}: {'; '.join(list(reasons)[:3])}")
     return "\n".join(lines)
+
+
+def _spread(outcomes: Sequence[Outcome]) -> list[str]:
+    """How even the cost per operation is over the sizes of a sweep, each size at its best."""
+    lines = []
+    for name in dict.fromkeys(n for o in outcomes for n in o.samples):
+        costs = {
+            o.row.shape: min(o.samples[name]) / o.row.flops * 1e12
+            for o in outcomes
+            if len(o.samples.get(name, ())) > 1
+        }
+        if len(costs) < 2:
+            continue
+        low, middle, high = quartiles(list(costs.values()))
+        dearest = max(costs, key=costs.__getitem__)
+        lines.append(
+            f"cost per operation over {len(costs)} sizes, {name}: median {middle:.3f} ps ({low:.3f}-{high:.3f}), "
+            f"lowest {min(costs.values()):.3f}, highest {costs[dearest]:.3f} at {dearest}: "
+            f"{costs[dearest] / min(costs.values()):.2f}x apart"
+        )
+    return ["", *lines] if lines else []
 
 
 def document(

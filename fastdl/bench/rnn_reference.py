@@ -14,7 +14,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 def forward(cell: str, x: np.ndarray, params: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Any]]:
     """(y, what backward needs of each step); x (steps, batch, inputs), states start at zero."""
-    w, r, b, d = (p.astype(np.float64) for p in params)
+    w, r, b, d = (p.astype(np.float64, copy=False) for p in params)
     steps, batch, width = x.shape
     gates = (x.reshape(-1, width).astype(np.float64) @ w.T + b).reshape(steps, batch, -1)
     h = c = np.zeros((x.shape[1], r.shape[1]))
@@ -43,7 +43,8 @@ def backward(
     cell: str, x: np.ndarray, params: Sequence[np.ndarray], grad: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """(gradient of x, gradients of the parameters)."""
-    w, r, *_ = (p.astype(np.float64) for p in params)
+    params = [p.astype(np.float64) for p in params]
+    w, r, *_ = params
     x, grad = x.astype(np.float64), grad.astype(np.float64)
     _, saved = forward(cell, x, params)
     dh = dc = np.zeros((x.shape[1], r.shape[1]))

@@ -13,6 +13,8 @@ from .peers import Peers
 
 DTYPES = ("float32", "bfloat16", "float64")
 NARROW = ("bfloat16",)
+#: Rows in which no library records a graph.
+WITHOUT_GRAPH = ("forward", "backward")
 DIRECTIONS = ("forward", "backward", "both", "step")
 _LONGEST_REASON = 160
 Call = Callable[[], Any]
@@ -24,8 +26,8 @@ class Row:
 
     group: the line of the summary it counts in. direction: "forward", "backward" (the gradients alone), "both" (a
     forward and a backward call) or "step" (of training). flops, bytes: what the work cannot do without: the
-    multiply-adds (2 each), and every input read once and every output written once. note: what was cut to keep the row
-    affordable.
+    multiply-adds (2 each), and every input read once and every output written once. held: bytes of all arrays
+    together, where it is not ``bytes``. note: what was cut to keep the row affordable.
     """
 
     group: str
@@ -37,6 +39,7 @@ class Row:
     bytes: float
     make: Callable[[Peers], Contest] = field(repr=False, compare=False)
     note: str = ""
+    held: float = 0.0
 
     @property
     def key(self) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..autograd import inference_mode
+from ..backend import release_memory
 from .machine import Peaks
-from .peers import Peers, to_numpy
-from .rows import NARROW, Contest, Row, brief
+from .peers import ONE_THREAD, Peers, to_numpy, with_one_thread
+from .rows import NARROW, WITHOUT_GRAPH, Contest, Row, brief
 from .timing import OURS, Plan, measure, quartiles
 
+_ANY = (TypeError, ValueError, RuntimeError, MemoryError)
+_LATELY = 0.1  # weight of the last row in a running mean
+_MEASURED = 0.4  # part of a row's time that goes into rounds beyond the first
 OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
 
 
@@ -31,6 +37,10 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
     floor: float | None = None
     bound: str = ""
+
+    def hold_against(self, peaks: Peaks) -> None:
+        """Sets the shortest possible time and what bounds it."""
+        self.floor, self.bound = peaks.floor(self.row) or (None, "")
 
     @property
     def seconds(self) -> tuple[float, float, float]:
@@ -62,38 +72,84 @@ def run(
     budget: float | None = None,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """All rows, each reported as soon as it is done. With a budget in seconds, every row gets an equal part of what is
-    left, and those for which nothing is left are "not run"."""
-    begin = time.perf_counter()
+    """All rows, each reported as soon as it is done. With a budget in seconds, rows are measured for less time and,
+    where that is not enough, left out evenly over the whole list: those are "not run"."""
     outcomes = []
-    for i, row in enumerate(rows):
-        share = plan
-        if budget is not None:
-            left = budget - (time.perf_counter() - begin)
-            if left <= 0:
-                outcomes.append(Outcome(row, LATE, "the time budget was spent"))
-                report(outcomes[-1])
-                continue
-            # Building and checking takes about as long as timing does.
-            share = replace(plan, seconds=min(plan.seconds, left / (len(rows) - i) / 2))
-        outcome = run_row(row, peers, share)
-        floor = peaks.floor(row)
-        if floor:
-            outcome.floor, outcome.bound = floor
+    clock = _Budget(budget, rows)
+    for row in rows:
+        share = clock.next_row(row, plan)
+        if share is None:
+            outcome = Outcome(row, LATE, "no time left for it in the budget")
+        else:
+            begin = time.perf_counter()
+            outcome = run_row(row, peers, share)
+            clock.took(row, time.perf_counter() - begin)
+            outcome.hold_against(peaks)
         outcomes.append(outcome)
         report(outcome)
     return outcomes
 
 
+class _Budget:
+    """Spreads the time over the rows that are left."""
+
+    def __init__(self, seconds: float | None, rows: Sequence[Row]):
+        self.end = None if seconds is None else time.perf_counter() + seconds
+        self.left = sum(map(_expected, rows))  # seconds that the rows should take
+        self.credit = 1.0  # the first row runs, so that there is something to go by
+        self.slowness = 1.0  # of this machine, lately: seconds taken by seconds expected
+
+    def next_row(self, row: Row, plan: Plan) -> Plan | None:
+        """How to measure the next row, or None if it has to be left out."""
+        if self.end is None:
+            return plan
+        now = time.perf_counter()
+        part = (self.end - now) / (self.left * self.slowness)  # of the rows that can still run
+        self.left -= _expected(row)
+        self.credit = min(self.credit + part, 1.0 + part)
+        if self.credit < 1.0 or part <= 0:
+            return None
+        self.credit -= 1.0
+        return replace(plan, seconds=min(plan.seconds, _MEASURED * part * _expected(row)))
+
+    def took(self, row: Row, seconds: float) -> None:
+        """Learns from a row that ran."""
+        self.slowness += _LATELY * (seconds / _expected(row) - self.slowness)
+
+
+def _expected(row: Row) -> float:
+    """Seconds that a row takes with all peers, roughly: half a second, and some 25 calls on a machine of 200 GFLOP/s
+    and 10 GB/s."""
+    return 0.5 + row.flops * 25 / 200e9 + row.bytes * 25 / 10e9
+
+
 def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     """One row: its contest is built, checked and timed. Never raises for what a kernel or a peer does."""
+    gc.collect()
+    release_memory()
     try:
         contest = row.make(peers)
+    except _ANY as problem:
+        return _refused(row, problem)
+    with contextlib.ExitStack() as modes:
+        if row.direction in WITHOUT_GRAPH:  # entered once: a call of microseconds should not pay for it
+            modes.enter_context(inference_mode())
+            if "torch" in peers.modules:
+                modes.enter_context(peers.modules["torch"].inference_mode())
+        return _run(row, contest, peers, plan)
+
+
+def _refused(row: Row, problem: Exception) -> Outcome:
+    if isinstance(problem, TypeError) and row.dtype in NARROW:
+        return Outcome(row, SKIPPED, brief(problem))  # not every op takes every narrow dtype
+    return Outcome(row, FAILED, brief(f"{type(problem).__name__}: {problem}"))
+
+
+def _run(row: Row, contest: Contest, peers: Peers, plan: Plan) -> Outcome:
+    try:
         outputs = contest.ours()
-    except (TypeError, ValueError, RuntimeError, MemoryError) as problem:
-        if isinstance(problem, TypeError) and row.dtype in NARROW:
-            return Outcome(row, SKIPPED, brief(problem))  # not every op takes every narrow dtype
-        return Outcome(row, FAILED, brief(f"{type(problem).__name__}: {problem}"))
+    except _ANY as problem:
+        return _refused(row, problem)
     error = contest.error(outputs)
     outcome = Outcome(row, OK, error=error, limit=contest.limit, skipped=contest.skipped)
     if not error <= contest.limit:
@@ -104,7 +160,8 @@ def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     del outputs
     if contest.after_check:
         contest.after_check()
-    gc.collect()
+    if peers.one_thread:
+        contest.calls[ONE_THREAD] = with_one_thread(contest.ours, peers.threads)
     outcome.samples = measure({OURS: contest.ours, **contest.calls}, plan)
     return outcome
 

@@ -14,6 +14,7 @@ import numpy as np
 OURS = "fastdl"
 _PAUSE = 0.001
 _TRIALS = 2  # rounds in which all take part
+_FAR = 2
 _LONG = 6  # blocks: a call longer than this needs no other one to warm up
 _LONGEST_WAIT = 0.2  # OpenBLAS spins longest of all, some 50 ms
 
@@ -26,7 +27,7 @@ class Plan:
     """
 
     seconds: float = 0.6
-    block: float = 0.005
+    block: float = 0.003
     rounds: tuple[int, int] = (2, 15)
     cold: int = 0  # bytes to sweep before every call, to empty the caches
     dropped: float = 1.5
@@ -111,8 +112,8 @@ def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, lis
                 call()
             samples[name].append((clock() - start) / len(repeats))
         done += 1
-        if done == _TRIALS:
-            live = _contenders(samples, plan.dropped)
+        if done <= _TRIALS:  # at first only those far behind leave: a single sample may be an accident
+            live = _contenders(samples, plan.dropped if done == _TRIALS else _FAR * plan.dropped)
             begin = clock()
         elif done == _TRIALS + 1:
             per_round = max(clock() - begin, 1e-9)

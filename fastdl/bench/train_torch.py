@@ -68,18 +68,14 @@ def calls(
         model = _load(torch, name, weights, torch.float32).to(memory_format=format)
         tx = torch.from_numpy(x.copy()).contiguous(memory_format=format)
         if direction == "forward":
-            result[variant] = _inference(torch, model.eval(), tx)
+            result[variant] = _inference(model.eval(), tx)
         else:
             result[f"{variant} fused".strip()] = _step(torch, model, tx, torch.from_numpy(y))
     return result
 
 
-def _inference(torch: Any, model: Any, x: Any) -> Any:
-    def call() -> Any:
-        with torch.inference_mode():
-            return model(x)
-
-    return call
+def _inference(model: Any, x: Any) -> Any:
+    return lambda: model(x)
 
 
 def _step(torch: Any, model: Any, x: Any, y: Any) -> Any:

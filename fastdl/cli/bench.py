@@ -12,6 +12,7 @@ machine's measured ceilings, all in one process, interleaved. Every result is ch
 status is 1 if one is wrong or, with --fail-above, slower than in the baseline."""
 
 _PEERS = ("torch", "numpy", "jax", "onnxruntime")
+_ALL_PEERS = (*_PEERS, "one-thread")
 
 
 def _names(text: str) -> list[str]:
@@ -71,9 +72,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--compare",
         type=_names,
-        default=list(_PEERS),
         metavar="NAMES",
-        help=f"peers (default {','.join(_PEERS)}; none for no peer)",
+        help=f"{', '.join(_PEERS)} (the default: all of them), one-thread (fastdl itself on one thread; the default "
+        "of the suite scaling), or none",
     )
     parser.add_argument(
         "--filter",
@@ -115,10 +116,13 @@ def run(args: argparse.Namespace) -> int:
     from ..bench.peers import Peers
 
     families = list(suites.FAMILIES) if "all" in args.family else list(dict.fromkeys(args.family))
-    names = [] if args.compare == ["none"] else args.compare
+    names = args.compare
+    if names is None:
+        names = ["one-thread"] if args.suite == ["scaling"] else list(_PEERS)
+    names = [] if names == ["none"] else names
     for name in names:
-        if name not in _PEERS:
-            raise ValueError(f"unknown peer {name!r}: expected some of {', '.join(_PEERS)}, or none")
+        if name not in _ALL_PEERS:
+            raise ValueError(f"unknown peer {name!r}: expected some of {', '.join(_ALL_PEERS)}, or none")
     rows = suites.select(families, args.suite, args.dtype, args.direction, args.filter, args.sample)
     if not rows:
         raise ValueError("no row is left: see --list for the names that --filter and --direction choose from")
@@ -138,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     fastdl.set_num_threads(threads)
     peers = Peers(names, threads)
     env = machine.environment(peers.versions())
-    peaks = machine.measure_peaks(threads)
+    peaks = machine.measure_peaks(threads, args.cold)
     print(report.header(env, peaks, peers.missing), flush=True)
     cold = 2 * max(machine.cache_size(3), 16 << 20) if args.cold else 0
     plan = timing.Plan(seconds=args.seconds, cold=cold)
@@ -147,6 +151,12 @@ def run(args: argparse.Namespace) -> int:
         print(report.line(outcome), flush=True)
 
     outcomes = runner.run(rows, peers, peaks, plan, args.time_budget, show)
+    peaks = peaks.best(
+        machine.measure_peaks(threads, args.cold)
+    )  # in case other work held the first measurement up
+    for outcome in outcomes:
+        outcome.hold_against(peaks)
+    print("\n" + report.ceilings(peaks))
     print(report.footer(outcomes))
     if args.json:
         report.write(args.json, report.document(outcomes, env, peaks, peers.missing))

@@ -8,8 +8,9 @@ from typing import Any
 import fastdl
 
 from .. import io
+from ..precision import LEVELS
 from ..train import Accuracy, ConfusionMatrix, evaluate
-from .run import Run
+from .run import DTYPES, Run, arithmetic
 from .sources import NAMES, load_source
 
 
@@ -22,6 +23,8 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="checkpoint written by fastdl train --save")
     parser.add_argument("--data", metavar="SET", help=f"{NAMES} (default: what it was trained on)")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: what it was trained with")
+    parser.add_argument("--precision", choices=LEVELS, help="of float32 products (default: as in training)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one per CPU")
     parser.set_defaults(run=run)
 
@@ -29,6 +32,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates. Returns 0; errors are raised."""
     setup = Run.restore(args.file, io.read_checkpoint(args.file)["metadata"])
+    setup.dtype, setup.precision = args.dtype or setup.dtype, args.precision or setup.precision
     if args.threads:
         fastdl.set_num_threads(args.threads)
     source = load_source(args.data or setup.data, (setup.mean, setup.std))
@@ -36,10 +40,13 @@ def run(args: argparse.Namespace) -> int:
     model = setup.build_model()
     content = io.load_checkpoint(args.file, model)
     matrix = ConfusionMatrix(len(setup.class_names))
-    result = evaluate(model, (source.x_test, source.y_test), "cross_entropy", [Accuracy(), matrix])
+    test = (setup.inputs(source.x_test), source.y_test)
+    result = evaluate(model, test, setup.loss, [Accuracy(), matrix], autocast=setup.autocast)
 
     epochs = content["epoch"]
-    print(f"{args.file}: {setup.model}, {epochs} epoch{'s' * (epochs != 1)} on {setup.data}")
+    print(
+        f"{args.file}: {setup.model}, {epochs} epoch{'s' * (epochs != 1)} on {setup.data}, {arithmetic(setup)}"
+    )
     print(f"data: {source.description}: {len(source.x_test)} test images\n")
     print(_table(setup.class_names, matrix.per_class()))
     print("\nconfusion matrix (rows: true class, columns: prediction)\n")

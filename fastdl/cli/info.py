@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
         ("Python", f"{platform.python_version()}, NumPy {np.__version__}"),
         ("system", f"{platform.system()} {platform.machine()}, {_cpu_name()}"),
         ("ISA", f"{_core.get_cpu_isa()} (available: {', '.join(_core.available_isas())})"),
+        ("dtypes", "float32, float64, bfloat16 and float16 (16-bit types: sums in float32)"),
+        ("precision", f"{fastdl.get_float32_precision()} (of float32 products)"),
         ("threads", f"{fastdl.get_num_threads()} of {os.cpu_count()} CPUs"),
         ("caches", _caches() or "unknown"),
         ("float32 peak", f"{_core.measure_peak():.0f} GFLOP/s measured"),

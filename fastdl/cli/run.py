@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 import fastdl
 
-from .. import models, optim
+from .. import backend, models, optim
+from ..nn import functional
 from ..train import Callback
 from .sources import Source
 
+DTYPES = ("float32", "bfloat16", "autocast")
 OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 
 # Tuned for accuracy after the default number of epochs.
@@ -41,6 +45,8 @@ class Run:
     class_names: list[str]
     mean: float
     std: float
+    dtype: str = "float32"
+    precision: str = "highest"
 
     @classmethod
     def start(cls, args: Any, source: Source) -> Run:
@@ -60,6 +66,8 @@ class Run:
             class_names=list(source.class_names),
             mean=source.mean,
             std=source.std,
+            dtype=args.dtype or "float32",
+            precision=args.precision or "highest",
         )
 
     @classmethod
@@ -75,7 +83,7 @@ class Run:
 
     def check_options(self, path: str, args: Any) -> None:
         """Raises ValueError when an option of a resumed run differs from the checkpoint's."""
-        for name in ("model", "optimizer", "lr", "lr_decay", "batch_size", "seed"):
+        for name in ("model", "optimizer", "lr", "lr_decay", "batch_size", "seed", "dtype", "precision"):
             given, stored = getattr(args, name), getattr(self, name)
             if given is not None and given != stored:
                 option = f"--{name.replace('_', '-')}"
@@ -96,9 +104,25 @@ class Run:
         return {"run": asdict(self)}
 
     def build_model(self) -> Any:
-        """A new model with initial weights drawn from the seed."""
+        """A new model with initial weights drawn from the seed, and the precision it computes with."""
+        fastdl.set_float32_precision(self.precision)
         fastdl.manual_seed(self.seed)
-        return models.build(self.model, self.input_shape, len(self.class_names))
+        model = models.build(self.model, self.input_shape, len(self.class_names))
+        return model.to("bfloat16") if self.dtype == "bfloat16" else model
+
+    def inputs(self, x: np.ndarray) -> np.ndarray:
+        """Images as the model takes them."""
+        return backend.convert(x, fastdl.dtypes.as_dtype("bfloat16")) if self.dtype == "bfloat16" else x
+
+    @property
+    def autocast(self) -> str | None:
+        """What fit and evaluate are told."""
+        return "bfloat16" if self.dtype == "autocast" else None
+
+    @staticmethod
+    def loss(output: Any, target: Any) -> Any:
+        """Cross-entropy in float32, whatever the model's dtype."""
+        return functional.cross_entropy(output.float(), target)
 
     def build_optimizer(self, model: Any) -> Any:
         """The optimizer over the model's parameters."""
@@ -113,6 +137,14 @@ class Run:
             "adamw": optim.AdamW,
         }
         return kinds[self.optimizer](parameters, lr=self.lr)
+
+
+def arithmetic(run: Run) -> str:
+    """What a run computes with, in words."""
+    if run.dtype == "bfloat16":
+        return "bfloat16"
+    text = "float32" if run.precision == "highest" else f"float32 of {run.precision} precision"
+    return f"{text} with bfloat16 autocast" if run.dtype == "autocast" else text
 
 
 class LearningRate(Callback):

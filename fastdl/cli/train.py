@@ -10,9 +10,10 @@ import fastdl
 
 from ..data import DataLoader, TensorDataset
 from ..io import load_checkpoint, read_checkpoint
+from ..precision import LEVELS
 from ..train import History, ModelCheckpoint, NaNGuard, ProgressBar, evaluate, fit
 from . import plot
-from .run import OPTIMIZERS, LearningRate, Run, check_writable
+from .run import DTYPES, OPTIMIZERS, LearningRate, Run, arithmetic, check_writable
 from .sources import NAMES, Source, load_source
 
 MODELS = ("linear", "mlp", "cnn", "lstm")
@@ -45,6 +46,12 @@ def add(commands: Any) -> None:
         help="its factor from epoch to epoch (default: 0.6; digits: 0.85)",
     )
     option("--optimizer", choices=OPTIMIZERS, help="default: adam")
+    option(
+        "--dtype",
+        choices=DTYPES,
+        help="of weights and arithmetic; autocast: float32 weights, products in bfloat16 (default: float32)",
+    )
+    option("--precision", choices=LEVELS, help="of float32 products (default: highest)")
     option("--seed", type=_seed, metavar="N", help="of initial weights and shuffling (default: 0)")
     option("--save", metavar="FILE", help="write a checkpoint (safetensors) after every epoch")
     option("--resume", metavar="FILE", help="go on from a checkpoint (and save to it, without --save)")
@@ -70,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
     setup, source = _setup(args, say)
     model = setup.build_model()
     optimizer = setup.build_optimizer(model)
-    train = TensorDataset(source.x_train, source.y_train)
+    train = TensorDataset(setup.inputs(source.x_train), source.y_train)
     loader = DataLoader(train, setup.batch_size, shuffle=True, seed=setup.seed)
     say(
         f"model: {setup.model}, {sum(p.numel() for p in model.parameters()):,} parameters; "
         f"{setup.optimizer}, learning rate {setup.lr:g} x {setup.lr_decay:g} per epoch, "
-        f"batches of {setup.batch_size}, seed {setup.seed}, {fastdl.get_num_threads()} threads"
+        f"batches of {setup.batch_size}, seed {setup.seed}, {fastdl.get_num_threads()} threads, {arithmetic(setup)}"
     )
     history, done = History(), 0
     if args.resume:
@@ -84,9 +91,9 @@ def run(args: argparse.Namespace) -> int:
         done = content["epoch"]
         say(f"resume: {args.resume} holds {_epochs(done)} of {setup.epochs}")
 
-    test = (source.x_test, source.y_test)
+    test = (setup.inputs(source.x_test), source.y_test)
     _fit(args, setup, model, optimizer, loader, test, history, done, say)
-    accuracy = evaluate(model, test, metrics=["accuracy"])["accuracy"]
+    accuracy = evaluate(model, test, metrics=["accuracy"], autocast=setup.autocast)["accuracy"]
     if args.plot:
         plot.draw(args.plot, history, f"{setup.model} on {source.spec}")
         say(f"plot: {args.plot}")
@@ -144,7 +151,7 @@ def _fit(
         fit(
             model,
             loader,
-            "cross_entropy",
+            setup.loss,
             optimizer,
             setup.epochs,
             test,
@@ -153,6 +160,7 @@ def _fit(
             initial_epoch=done,
             history=history,
             verbose=False,
+            autocast=setup.autocast,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_kept(save, checkpoint, args.resume, done)) from None

@@ -1,4 +1,4 @@
-"""Activations on Tensors, with torch's names, arguments and defaults; any shape, float32 or float64.
+"""Activations on Tensors, with torch's names, arguments and defaults; any shape, floating-point.
 
 ``inplace=True`` writes the result into the input Tensor, as in torch, and follows its rules for gradients.
 """

@@ -49,7 +49,7 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(scale * query key^T + attn_mask) value (Vaswani et al. 2017, "Attention Is All You Need", equation 1).
 
-    query: (..., L, E), key: (..., S, E), value: (..., S, Ev), float32 or float64, leading dimensions broadcast. With
+    query: (..., L, E), key: (..., S, E), value: (..., S, Ev), floating-point, leading dimensions broadcast. With
     ``enable_gqa`` dimension -3 counts heads, and those of query are a multiple of those of key and value. attn_mask:
     broadcastable to (..., L, S), bool (True: may attend) or floating (added to the scores, differentiable).
     ``is_causal``: query i sees keys 0..i. ``scale`` defaults to 1 / sqrt(E). ``dropout_p``: probability of dropping a

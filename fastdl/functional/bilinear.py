@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import autograd, casting
 from ..autograd import ArrayFunction
-from .core import as_tensor, unbroadcast
+from ..dtypes import float32
+from .core import as_tensor, cast, unbroadcast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -45,6 +47,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     [[30.0]]
     """
     input1, input2, weight = as_tensor(input1), as_tensor(input2), as_tensor(weight)
+    if autograd.autocasting:
+        input1, input2, weight, bias = casting.in_float32(input1, input2, weight, bias)
     a, b, w = input1._data, input2._data, weight._data
     if w.ndim != 3 or a.shape[:-1] != b.shape[:-1] or not a.ndim or (a.shape[-1], b.shape[-1]) != w.shape[1:]:
         raise ValueError(f"bilinear: shapes do not fit: {a.shape}, {b.shape}, weight {w.shape}")
@@ -53,5 +57,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     dtypes = {str(x.dtype) for x in (a, b, w)}
     if len(dtypes) > 1:
         raise TypeError(f"bilinear: expected one dtype, got {' and '.join(sorted(dtypes))}")
+    if a.itemsize == 2:  # NumPy has no products of these
+        arguments: Any = [t if t is None else cast(t, float32) for t in (input1, input2, weight, bias)]
+        return cast(bilinear(*arguments), a.dtype)
     y = Bilinear.apply(input1.reshape(-1, a.shape[-1]), input2.reshape(-1, b.shape[-1]), weight, bias)
     return y.reshape(*a.shape[:-1], w.shape[0])

@@ -148,7 +148,7 @@ def conv1d(
     activation: Any = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Cross-correlation of (N, C, L) or (C, L) with weight (O, C / groups, K), plus bias (O,), float32 or float64.
+    """Cross-correlation of (N, C, L) or (C, L) with weight (O, C / groups, K), plus bias (O,), floating-point.
 
     ``padding`` is an int, "valid" or "same" (stride 1 only). Beyond torch's arguments: ``residual``, of the output's
     shape, is added before ``activation`` (a name as in `fastdl.ops.activation`), both in the same pass over memory.
@@ -278,7 +278,7 @@ def conv_transpose3d(
 
 
 def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
-    """Sliding blocks of (N, C, H, W) or (C, H, W) as columns (N, C * KH * KW, blocks), float32 or float64.
+    """Sliding blocks of (N, C, H, W) or (C, H, W) as columns (N, C * KH * KW, blocks), floating-point.
     Raises ValueError for sizes that do not fit.
 
     >>> import fastdl

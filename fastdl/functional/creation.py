@@ -10,6 +10,7 @@ import numpy as np
 from .. import backend, random
 from ..autograd import TensorBase, is_float, wrap
 from ..device import check_device
+from ..dlpack import from_dlpack as read_dlpack
 from ..dtypes import as_dtype
 from .shape import sizes
 
@@ -34,7 +35,7 @@ def to_array(data: Any, dtype: Any = None, copy: bool = True) -> np.ndarray:
     if isinstance(data, list | tuple):
         data, has_tensors = _plain(data)
     elif hasattr(data, "__dlpack__"):
-        data = np.from_dlpack(data)
+        data = read_dlpack(data)
         return np.array(data, dtype) if copy else np.asarray(data, dtype)
     elif data is None:
         raise TypeError("tensor: expected numbers, an array or nested lists, got None")
@@ -63,6 +64,9 @@ def _plain(data: Any) -> tuple[Any, bool]:
             d, inner = _plain(d)
             found = found or inner
         elif isinstance(d, np.ndarray | np.generic):
+            found = True
+        elif hasattr(d, "__dlpack__"):
+            d = read_dlpack(d)
             found = True
         out.append(d)
     return out, found
@@ -107,7 +111,7 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def from_dlpack(x: Any) -> Tensor:
     """A Tensor that shares the memory of any object with ``__dlpack__`` (PyTorch, CuPy, JAX, NumPy)."""
-    return wrap(np.from_dlpack(x))
+    return wrap(read_dlpack(x))
 
 
 def zeros(

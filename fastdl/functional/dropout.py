@@ -38,7 +38,7 @@ def _check(p: float, op: str) -> None:
 @names_itself
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability ``p`` and scale the others by 1 / (1 - p), if ``training`` (Srivastava et
-    al. 2014). input: any shape, float32 or float64. Raises ValueError for p outside [0, 1].
+    al. 2014). input: any shape, floating-point. Raises ValueError for p outside [0, 1].
 
     >>> import fastdl
     >>> fastdl.manual_seed(0)

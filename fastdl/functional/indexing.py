@@ -15,6 +15,7 @@ from .core import (
     check_inplace,
     normalize_dim,
     overwrite,
+    select,
     unbroadcast,
 )
 
@@ -237,13 +238,14 @@ class MaskedFill(ArrayFunction):
     def forward(ctx: Any, x: Any, mask: Any, value: Any) -> Any:
         ctx.save(mask)
         ctx.shape = x.shape
-        return np.where(mask, value, x)
+        return select(mask, value, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (mask,) = ctx.saved
-        gv = unbroadcast(np.where(mask, grad, grad.dtype.type(0)), ()) if ctx.needs[2] else None
-        return unbroadcast(np.where(mask, grad.dtype.type(0), grad), ctx.shape), None, gv
+        zero = np.zeros((), grad.dtype)
+        gv = unbroadcast(select(mask, grad, zero), ()) if ctx.needs[2] else None
+        return unbroadcast(select(mask, zero, grad), ctx.shape), None, gv
 
 
 def _mask(name: str, mask: Any) -> np.ndarray:
@@ -253,15 +255,25 @@ def _mask(name: str, mask: Any) -> np.ndarray:
     return m
 
 
+def _number(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    """A Python number as an array of a dtype. Raises ValueError where an integer dtype cannot hold it."""
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not limits.min <= value <= limits.max:
+            raise ValueError(f"{name}: {value} can't be converted to {dtype.name} without overflow")
+    return np.asarray(value).astype(dtype)
+
+
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """``value`` (a number or 0-d tensor) where ``mask`` holds, else ``input``."""
+    """``value`` (a number or 0-d tensor) where ``mask`` holds, else ``input``. Integer tensors take its whole part, as
+    in torch. Raises ValueError for a number that the dtype cannot hold."""
     m = _mask("masked_fill", mask)
     if isinstance(value, TensorBase):
         if value._data.ndim:
             raise ValueError(f"masked_fill: expected a number or a 0-d tensor, got shape {value._data.shape}")
         value = cast(value, input._data.dtype)
     else:
-        value = np.asarray(value).astype(input._data.dtype)
+        value = _number("masked_fill", value, input._data.dtype)
     try:
         return MaskedFill.apply(input, m, value)
     except ValueError:

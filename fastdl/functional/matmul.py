@@ -72,8 +72,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
     ``activation`` names the function to apply in the same pass over the result ("relu", "gelu", ...; see
     `fastdl.ops.activation.resolve_activation`).
 
-    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for dtypes other than float32 and
-    float64 or mixed ones.
+    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for integers and
+    mixed dtypes.
 
     >>> import fastdl
     >>> import fastdl.nn.functional as F

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import random
-from ..autograd import TensorBase, wrap
+from ..autograd import TensorBase, is_float, wrap
+from ..dtypes import finfo
 from .core import Clone, as_tensor, cast, check_inplace, overwrite
 
 if TYPE_CHECKING:
@@ -84,13 +85,14 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
 def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
     """Fill with integers in [low, high)."""
     if high is None:
-        low, high = (
-            (0, low)
-            if low
-            else (0, 2**24 if self._data.dtype.kind == "f" else np.iinfo(self._data.dtype).max)
-        )
+        low, high = (0, low) if low else (0, _top(self._data.dtype))
     draw = random.generator() if generator is None else generator
     return _set("random_", self, np.asarray(draw.integers(low, high, self._data.shape)))
+
+
+def _top(dtype: np.dtype) -> int:
+    """Up to which every integer is one of the dtype."""
+    return 2 ** (finfo(dtype).nmant + 1) if is_float(dtype) else np.iinfo(dtype).max
 
 
 def fill_diagonal_(self: Tensor, value: Any) -> Tensor:

@@ -92,7 +92,7 @@ def layer_norm(
 ) -> Tensor:
     """Layer normalisation over the last dimensions ``normalized_shape`` (Ba, Kiros, Hinton 2016, section 3).
 
-    input: (..., *normalized_shape), float32 or float64; weight, bias: normalized_shape. Raises ValueError for shapes
+    input: (..., *normalized_shape), floating-point; weight, bias: normalized_shape. Raises ValueError for shapes
     that do not fit and TypeError for dtypes.
 
     >>> import fastdl

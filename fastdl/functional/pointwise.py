@@ -12,7 +12,7 @@ from .. import ops as kernels
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import finfo, float32
 from ..ops.activation import erf as erf_kernel
-from .core import as_tensor, cast, float_input, promote, unbroadcast, widened
+from .core import as_tensor, cast, float_input, promote, select, unbroadcast, widened
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -75,30 +75,20 @@ class Step(ArrayFunction):
         return np.zeros_like(grad)
 
 
-# What has a kernel goes there; bfloat16 and float16 are left to NumPy.
-
-
 def _sigmoid(x: Any) -> Any:
-    if x.dtype.char in "fd":
-        return kernels.activation(x, "sigmoid")
-    e = np.exp(-np.abs(x))  # no overflow on either side
-    return np.where(x >= 0, 1, e) / (1 + e)
+    return kernels.activation(x, "sigmoid")
 
 
 def _sigmoid_gradient(g: Any, y: Any) -> Any:
-    return kernels.activation_backward(g, y, "sigmoid") if y.dtype.char in "fd" else g * y * (1 - y)
+    return kernels.activation_backward(g, y, "sigmoid")
 
 
 def _tanh(x: Any) -> Any:
-    return kernels.activation(x, "tanh") if x.dtype.char in "fd" else np.tanh(x)
+    return kernels.activation(x, "tanh")
 
 
 def _tanh_gradient(g: Any, y: Any) -> Any:
-    return kernels.activation_backward(g, y, "tanh") if y.dtype.char in "fd" else g * (1 - y * y)
-
-
-def _erf(x: Any) -> Any:
-    return erf_kernel(x) if x.dtype.char in "fd" else erf_kernel(x.astype(np.float32)).astype(x.dtype)
+    return kernels.activation_backward(g, y, "tanh")
 
 
 def _rsqrt(x: Any) -> Any:
@@ -161,7 +151,7 @@ acosh = _make(
 atanh = _make(FromInput, "atanh", np.arctanh, lambda g, x: g / (1 - x * x), "Inverse hyperbolic tangent.")
 sigmoid = _make(FromOutput, "sigmoid", _sigmoid, _sigmoid_gradient, "1 / (1 + exp(-x)).")
 erf = _make(
-    FromInput, "erf", _erf,
+    FromInput, "erf", erf_kernel,
     lambda g, x: g * np.exp(-x * x) * _TWO_OVER_SQRT_PI, "The error function.",
 )  # fmt: skip
 
@@ -314,18 +304,18 @@ class Where(ArrayFunction):
     def forward(ctx: Any, condition: Any, a: Any, b: Any) -> Any:
         ctx.save(condition)
         ctx.shapes = a.shape, b.shape
-        return np.where(condition, a, b)
+        return select(condition, a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (c,) = ctx.saved
         sa, sb = ctx.shapes
         _, na, nb = ctx.needs
-        zero = grad.dtype.type(0)
+        zero = np.zeros((), grad.dtype)
         return (
             None,
-            na and unbroadcast(np.where(c, grad, zero), sa),
-            nb and unbroadcast(np.where(c, zero, grad), sb),
+            na and unbroadcast(select(c, grad, zero), sa),
+            nb and unbroadcast(select(c, zero, grad), sb),
         )
 
 

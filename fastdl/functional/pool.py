@@ -142,7 +142,7 @@ def max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """Maximum over windows of (N, C, L) or (C, L), float32 or float64. ``stride`` defaults to ``kernel_size``; with
+    """Maximum over windows of (N, C, L) or (C, L), floating-point. ``stride`` defaults to ``kernel_size``; with
     ``return_indices`` also the int64 positions of the maxima. Raises ValueError for sizes that do not fit.
 
     >>> import fastdl
@@ -196,7 +196,7 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    """Mean over windows of (N, C, L) or (C, L), float32 or float64. Padding counts as zeros in the divisor unless
+    """Mean over windows of (N, C, L) or (C, L), floating-point. Padding counts as zeros in the divisor unless
     ``count_include_pad`` is false. Raises ValueError for sizes that do not fit.
 
     >>> import fastdl

@@ -11,7 +11,16 @@ import numpy as np
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
 from ..dtypes import as_dtype
 from .comparison import maximum, minimum
-from .core import as_tensor, cast, float_input, normalize_dim, numpy_names, numpy_names_widened, widened
+from .core import (
+    as_tensor,
+    cast,
+    float32_in_autocast,
+    float_input,
+    normalize_dim,
+    numpy_names,
+    numpy_names_widened,
+    widened,
+)
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -205,7 +214,8 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     return Mean.apply(input, None if dim is None else axes_of("mean", dim, input._data.ndim), keepdim)
 
 
-@numpy_names_widened
+@numpy_names
+@float32_in_autocast
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Product of all elements, or along one dimension."""
     input = _summand(input, dtype)

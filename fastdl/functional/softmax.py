@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase
-from ..backend import empty_like, kernels
-from ..ops.softmax import LOG_SOFTMAX, SOFTMAX, SOFTMIN
+from ..dtypes import as_dtype
+from ..ops.softmax import LOG_SOFTMAX, SOFTMAX, SOFTMIN, backward, forward
 from .core import as_tensor, cast
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ class Softmax(ArrayFunction):
 
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, dim: int, kind: int) -> np.ndarray:
-        y = empty_like(x)
-        kernels(x).softmax_forward(x, y, dim, kind)
+        y = forward(x, dim, kind)
         ctx.how = dim, kind
         ctx.save(y)
         return y
@@ -31,16 +30,14 @@ class Softmax(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> np.ndarray:
         (y,) = ctx.saved
-        out = empty_like(y)
-        kernels(y).softmax_backward(grad, y, out, *ctx.how)
-        return out
+        return backward(grad, y, *ctx.how)
 
 
 def _call(input: Tensor, dim: int | None, dtype: Any, kind: int) -> Tensor:
     if dtype is not None or not isinstance(input, TensorBase):
         input = as_tensor(input)
         if dtype is not None:
-            input = cast(input, np.dtype(dtype))
+            input = cast(input, as_dtype(dtype))
     if dim is None:  # torch's rule of old: the batch of matrices
         dim = 0 if input._data.ndim in (0, 1, 3) else 1
     return Softmax.apply(input, dim, kind)

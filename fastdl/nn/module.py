@@ -327,6 +327,10 @@ class Module:
         """Convert to float16."""
         return self.to(np.float16)
 
+    def bfloat16(self: Self) -> Self:
+        """Convert to bfloat16."""
+        return self.to("bfloat16")
+
     def cpu(self: Self) -> Self:
         """Does nothing: everything is there already."""
         return self

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import is_float, mark_inplace
+from ..dlpack import from_dlpack
 from ..tensor import Tensor
 
 
@@ -68,7 +69,11 @@ def _as_array(value: Any) -> np.ndarray | None:
     if value is None or isinstance(value, (str, bytes)):
         return None
     try:
-        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
-    except (ValueError, TypeError, RuntimeError):
+        value = value.detach() if hasattr(value, "detach") else value
+        try:
+            array = np.asarray(value)
+        except TypeError:  # torch's bfloat16 has no NumPy type, but there is DLPack
+            array = from_dlpack(value)
+    except (ValueError, TypeError, RuntimeError, AttributeError):
         return None
     return array if array.dtype.kind in "biuf" or is_float(array.dtype) else None

@@ -2,6 +2,10 @@
 
 The families live in modules of their own (`fastdl.ops.conv`, ...), whose functions are all here: where a function has
 the name of its family, as in ``ops.conv(x, weight)``, the name stands for the function.
+
+Floating-point means float32, float64, bfloat16 (``ml_dtypes.bfloat16``) or float16, all operands alike unless a
+function says otherwise. Arithmetic and sums of the 16-bit types are float32, their results are rounded once; what is
+kept for the backward call (statistics, gates) is float32.
 """
 
 from .activation import (

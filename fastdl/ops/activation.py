@@ -85,7 +85,7 @@ def _resolve_with_parameters(activation: object) -> Activation:
 
 
 def activation(x: np.ndarray, activation: str | tuple | None) -> np.ndarray:
-    """f(x) element by element; float32 or float64, any shape and strides; the layout of x is kept.
+    """f(x) element by element; floating-point, any shape and strides; the layout of x is kept.
 
     ``activation``: as in `resolve_activation`, which says what it raises; TypeError for other dtypes.
 
@@ -166,7 +166,7 @@ def _elementary(name: str, kind: int) -> Callable[[np.ndarray], np.ndarray]:
         return out
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"{name}(x) element by element; float32 or float64, any shape and strides."
+    function.__doc__ = f"{name}(x) element by element; floating-point, any shape and strides."
     return function
 
 

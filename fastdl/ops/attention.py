@@ -95,7 +95,7 @@ def scaled_dot_product_attention(
     """softmax(scale * query key^T + attn_mask) value (Vaswani et al. 2017, "Attention Is All You Need", equation 1),
     by blocks with an online softmax (Dao 2023, "FlashAttention-2").
 
-    query: (..., L, E), key: (..., S, E), value: (..., S, Ev), float32 or float64, leading dimensions broadcast;
+    query: (..., L, E), key: (..., S, E), value: (..., S, Ev), floating-point, leading dimensions broadcast;
     with ``enable_gqa`` the third last dimension counts heads, and query head h reads key and value head
     h // (heads of query / heads of key). attn_mask: broadcastable to (..., L, S), bool (True: may attend) or
     query's dtype (added). ``is_causal``: position i sees keys 0..i; both masks may be given. ``scale`` defaults to

@@ -160,7 +160,7 @@ def conv(
     """activation(x * weight + bias + residual), ``*`` being cross-correlation over the spatial dimensions.
 
     x: (N, C, *spatial) or (C, *spatial); weight: (O, C / groups, *kernel); bias: (O,); residual: the output's shape;
-    float32 or float64, all alike. ``padding`` is an int, one int per dimension, "valid" or "same".
+    floating-point, all alike. ``padding`` is an int, one int per dimension, "valid" or "same".
     Raises ValueError for shapes and sizes that do not fit, TypeError for other dtypes.
 
     >>> conv(np.array([[[1, 2, 3, 4]]], np.float32), np.array([[[1, 10]]], np.float32)).tolist()

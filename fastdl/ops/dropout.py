@@ -16,7 +16,7 @@ def dropout(x: np.ndarray, p: float, seed: int, offset: int = 0) -> np.ndarray:
     """x / (1 - p) where the mask of (seed, offset) keeps an element, else 0 (Srivastava et al. 2014, "Dropout",
     section 10, with the scaling moved to training). The gradient is the same call on the output's gradient.
 
-    x: float32 or float64, any strides; 0 <= p <= 1; seed and offset: 64-bit. Element i in C order is kept if its word
+    x: floating-point, any strides; 0 <= p <= 1; seed and offset: 64-bit. Element i in C order is kept if its word
     of Philox4x32-10 (Salmon et al. 2011) with key ``seed`` and counter i // 4 + offset is at least p * 2**32: the
     mask depends on neither layout nor threads. Raises ValueError for p out of range, TypeError for other dtypes.
 

@@ -15,7 +15,7 @@ BAG_MODES = {"sum": 0, "mean": 1, "max": 2}  # fastdl_bag_mode
 
 @names_itself_on_arrays
 def embedding(weight: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """weight[indices]: weight (V, D) float32 or float64, indices (*), result (*, D).
+    """weight[indices]: weight (V, D) floating-point, indices (*), result (*, D).
 
     Raises IndexError for an index outside [0, V), ValueError for another rank, TypeError for other dtypes.
 

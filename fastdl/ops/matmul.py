@@ -1,4 +1,4 @@
-"""Matrix products on arrays, float32 or float64, any strides: a transposed or sliced operand costs no copy.
+"""Matrix products on arrays, floating-point, any strides: a transposed or sliced operand costs no copy.
 
 Every product can end with ``activation(alpha * a @ b + beta * out + bias + residual)`` in the same pass over the
 result.
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import empty, kernels, wide
+from ..backend import empty, kernels
 from ..naming import names_itself_on_arrays
 from .activation import Activation, resolve_activation
 
@@ -24,10 +24,10 @@ class PackedB:
 
     __slots__ = ("data", "dtype", "isa", "ndim", "shape")
 
-    def __init__(self, data: np.ndarray, shape: tuple[int, int], isa: str, dtype: Any = None):
+    def __init__(self, data: np.ndarray, shape: tuple[int, int], isa: str):
         self.data = data
         self.shape = shape
-        self.dtype = data.dtype if dtype is None else dtype
+        self.dtype = data.dtype
         self.ndim = 2
         self.isa = isa
 
@@ -77,8 +77,8 @@ def matmul(
     shape of the result, out likewise (not read if beta is 0). Goto and van de Geijn, "Anatomy of High-Performance
     Matrix Multiplication" (ACM TOMS 34(3), 2008), section 4.
 
-    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for dtypes other than float32 and
-    float64 or mixed ones.
+    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for integers and
+    mixed dtypes.
 
     >>> a = np.array([[1.0, -2.0]])
     >>> matmul(a, a.T, bias=np.array([-9.0]), activation="relu").tolist()
@@ -162,8 +162,8 @@ def linear(
 ) -> np.ndarray:
     """activation(x @ weight.T + bias): x (..., k), weight (n, k) or (k,), bias (n,) -> (..., n).
 
-    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for dtypes other than float32 and
-    float64 or mixed ones.
+    Raises ValueError for shapes that do not fit or an unknown activation, TypeError for integers and
+    mixed dtypes.
 
     >>> linear(np.array([1.0, 2.0]), np.array([[3.0, 4.0]]), np.array([-1.0])).tolist()
     [10.0]
@@ -226,9 +226,9 @@ def pack_b(b: np.ndarray) -> PackedB:
     if b.ndim != 2:
         raise ValueError(f"pack_b: expected a matrix, got shape {b.shape}")
     core = kernels(b)
-    packed = empty((core.matmul_packed_b_size(b),), wide(b.dtype))
+    packed = empty((core.matmul_packed_b_size(b),), b.dtype)
     core.matmul_pack_b(b, packed)
-    return PackedB(packed, b.shape, core.get_cpu_isa(), b.dtype)
+    return PackedB(packed, b.shape, core.get_cpu_isa())
 
 
 def _check_dims(op: str, a: Any, b: Any, da: int, db: int) -> None:

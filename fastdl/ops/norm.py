@@ -1,4 +1,4 @@
-"""Normalisation on arrays: layer, RMS, group (instance) and batch norm, float32 or float64, with their gradients.
+"""Normalisation on arrays: layer, RMS, group (instance) and batch norm, floating-point, with their gradients.
 
 Group and batch norm take (N, C, *positions) in any strides (channels-last ones are read in place) and return
 channels-last strides where there are positions. Statistics are returned for the backward call.
@@ -50,7 +50,7 @@ def layer_norm(
     variance (Ba, Kiros, Hinton 2016, "Layer Normalization", section 3).
 
     Returns out (x's shape), mean and rstd (x's leading shape). Raises ValueError for shapes that do not fit,
-    TypeError for dtypes other than float32 and float64 or mixed ones.
+    TypeError for integers and mixed dtypes.
 
     >>> out, mean, rstd = layer_norm(np.array([[1.0, 3.0]]), (2,), eps=0.0)
     >>> out.tolist(), mean.tolist(), rstd.tolist()

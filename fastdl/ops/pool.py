@@ -147,7 +147,7 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """Maximum over sliding windows of ``x`` (N, C, *spatial), float32 or float64; NaN wins over every number.
+    """Maximum over sliding windows of ``x`` (N, C, *spatial), floating-point; NaN wins over every number.
 
     Returns out (N, C, *output), and with ``return_indices`` also the int32 positions of the maxima in their planes.
     Raises ValueError for shapes and sizes that do not fit, TypeError for other dtypes.
@@ -206,7 +206,7 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> np.ndarray:
-    """Mean over sliding windows of ``x`` (N, C, *spatial), float32 or float64; padding counts as zeros unless
+    """Mean over sliding windows of ``x`` (N, C, *spatial), floating-point; padding counts as zeros unless
     ``count_include_pad`` is false. Raises ValueError for shapes and sizes that do not fit, TypeError for other dtypes.
 
     >>> x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)

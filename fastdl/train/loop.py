@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,6 +84,7 @@ def fit(
     initial_epoch: int = 0,
     history: History | None = None,
     verbose: bool = True,
+    autocast: Any = None,
 ) -> History:
     """Trains ``model`` and returns the History of losses and metrics.
 
@@ -99,6 +101,7 @@ def fit(
     * ``clip_grad_norm`` bounds the norm of all gradients together.
     * ``initial_epoch`` and ``history`` continue an earlier run: epochs ``initial_epoch + 1`` to ``epochs``.
     * ``verbose`` shows a progress bar on a terminal and one line per epoch elsewhere.
+    * ``autocast``, "bfloat16" or "float16", runs model and loss in mixed precision (`fastdl.autocast`).
 
     Raises ValueError for options that contradict each other or data without batches, TypeError for the wrong
     kinds, and whatever model, loss and callbacks raise. A KeyboardInterrupt passes through.
@@ -117,6 +120,7 @@ def fit(
     if clip_grad_norm is not None and not clip_grad_norm > 0:
         raise ValueError(f"fit: expected clip_grad_norm > 0, got {clip_grad_norm}")
     loss_function = _loss(loss)
+    context = _autocast(autocast)
     optimizer = _optimizer(optimizer, model)
     loader = make_loader("fit", data, batch_size, shuffle, seed)
     validation = None if validation_data is None else make_loader("fit", validation_data, 256)
@@ -132,11 +136,13 @@ def fit(
     try:
         for epoch in range(initial_epoch + 1, epochs + 1):
             trainer.epoch = epoch
-            _train_epoch(trainer, hooks, loss_function, clip)
+            _train_epoch(trainer, hooks, loss_function, clip, context)
             logs = trainer.running()
             logs["lr"] = float(optimizer.param_groups[0]["lr"])
             if validation is not None:
-                values = evaluate(model, validation, loss_function, copy.deepcopy(trainer.metrics))
+                values = evaluate(
+                    model, validation, loss_function, copy.deepcopy(trainer.metrics), autocast=autocast
+                )
                 logs |= {f"val_{name}": value for name, value in values.items()}
             trainer.history.append(epoch, logs)
             hooks.call("on_epoch_end", epoch, logs)
@@ -147,7 +153,7 @@ def fit(
     return trainer.history
 
 
-def _train_epoch(trainer: Trainer, hooks: _Hooks, loss_function: Any, clip: Any) -> None:
+def _train_epoch(trainer: Trainer, hooks: _Hooks, loss_function: Any, clip: Any, context: Any) -> None:
     # The loop every training step passes through: nothing here that a step does not need.
     model, optimizer, metrics = trainer.model, trainer.optimizer, trainer.metrics
     on_batch_begin, on_loss, on_batch_end = (
@@ -165,8 +171,9 @@ def _train_epoch(trainer: Trainer, hooks: _Hooks, loss_function: Any, clip: Any)
         for hook in on_batch_begin:
             hook(number)
         optimizer.zero_grad()
-        output = model(*inputs)
-        loss = loss_function(output, target)
+        with context:
+            output = model(*inputs)
+            loss = loss_function(output, target)
         value = loss.item()
         for hook in on_loss:
             hook(number, value)
@@ -193,6 +200,7 @@ def evaluate(
     metrics: Sequence[Any] = (),
     *,
     batch_size: int = 256,
+    autocast: Any = None,
 ) -> dict[str, Any]:
     """Mean loss and metrics of ``model`` on ``data``, in evaluation mode and without gradients.
 
@@ -206,7 +214,7 @@ def evaluate(
     for metric in made:
         metric.reset()
     total, samples = 0.0, 0
-    with evaluation_mode(model), no_grad():
+    with evaluation_mode(model), no_grad(), _autocast(autocast):
         for batch in loader:
             *inputs, target = _members("evaluate", batch)
             output = model(*inputs)
@@ -222,19 +230,23 @@ def evaluate(
     return result | {metric.name: metric.compute() for metric in made}
 
 
-def predict(model: Any, data: Any, *, batch_size: int = 256) -> Any:
+def predict(model: Any, data: Any, *, batch_size: int = 256, autocast: Any = None) -> Any:
     """The model's outputs for all of ``data``, as one array (or a tuple of arrays where the model returns
     several).
 
     ``data`` is an array or Tensor of inputs, or what ``fit`` takes, whose targets are ignored. Runs in
-    evaluation mode and without gradients. Raises ValueError for data without samples.
+    evaluation mode and without gradients, with ``autocast`` as in `fit`. Raises ValueError for data without samples,
+    TypeError for a model that cannot be called.
     """
     from .. import no_grad
+
+    if not callable(model):
+        raise TypeError(f"predict: expected a model, got {type(model).__name__}")
 
     if isinstance(data, (np.ndarray, Tensor)):
         data = (data,)
     outputs: list[Any] = []
-    with evaluation_mode(model), no_grad():
+    with evaluation_mode(model), no_grad(), _autocast(autocast):
         for batch in make_loader("predict", data, batch_size):
             members = [batch] if isinstance(batch, Tensor) else list(batch)
             output = model(*(members[:-1] if len(members) > 1 else members))
@@ -303,6 +315,15 @@ def _optimizer(optimizer: Any, model: Any) -> Any:
     from .. import optim
 
     return getattr(optim, _OPTIMIZERS[optimizer])(model.parameters())
+
+
+def _autocast(dtype: Any) -> Any:
+    """The context in which model and loss run."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    from ..casting import autocast
+
+    return autocast("cpu", dtype)
 
 
 def _clipper(parameters: list[Any], norm: float | None) -> Callable[[], Any] | None:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..autograd import wrap
+from ..dtypes import as_dtype
 from ..tensor import Tensor
 from .mode import evaluation_mode
 
@@ -65,12 +66,13 @@ class Summary:
 
 
 def summary(
-    model: Any, input_shape: tuple[int, ...], dtype: Any = np.float32, *, file: TextIO | None = None
+    model: Any, input_shape: tuple[int, ...], dtype: Any = None, *, file: TextIO | None = None
 ) -> Summary:
     """Prints a table of the model's layers for one input of ``input_shape`` (without the batch), and returns
     it.
 
-    Runs the model once on zeros, in evaluation mode and without gradients. Layers that are called more than
+    Runs the model once on zeros of ``dtype`` (that of its first parameter), in evaluation mode and without
+    gradients. Layers that are called more than
     once are listed once, in the order of their first call.
 
     Raises what the model raises for such an input, ValueError for a shape that is none.
@@ -89,11 +91,13 @@ def summary(
         )
     from .. import no_grad
 
+    if dtype is None:
+        dtype = next((p._data.dtype for p in model.parameters()), np.float32)
     modules = {name: module for name, module in model.named_modules()}
     leaves = [module for module in modules.values() if not any(True for _ in module.children())]
     outputs: dict[int, Any] = {}
     with evaluation_mode(model), no_grad(), _recording(leaves, outputs):
-        result = model(wrap(np.zeros((1, *input_shape), dtype)))
+        result = model(wrap(np.zeros((1, *input_shape), as_dtype(dtype))))
     outputs.setdefault(id(model), result)
 
     # Layers in the order of their calls; then those that were not called, or are no leaves, but own

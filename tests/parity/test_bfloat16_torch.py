@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from parity.test_functional_torch import CASES as FUNCTIONAL  # noqa: E402
 from parity.test_functional_torch import Array  # noqa: E402
+from parity.test_modules_torch import LAYERS, case_id  # noqa: E402
 
 import fastdl  # noqa: E402
 import fastdl.nn.functional as F  # noqa: E402
@@ -178,3 +179,42 @@ def test_functional(name, args, kwargs):
 
     # Attention's gradients hang on the sum of products with an output that was rounded.
     compare(call, 12 if name.startswith("scaled") else 1.5)
+
+
+# ------------------------------------------------------------------------------------------------------ modules
+
+MORE_LAYERS = [
+    ("TransformerEncoderLayer", (8, 2), {"dropout": 0.0, "dim_feedforward": 12}, [(4, 4, 8)]),
+    ("TransformerDecoderLayer", (8, 2), {"dropout": 0.0, "dim_feedforward": 12}, [(4, 4, 8), (3, 4, 8)]),
+    ("MultiheadAttention", (8, 2), {}, [(4, 3, 8)] * 3),
+    ("MultiheadAttention", (8, 2), {"add_bias_kv": True, "add_zero_attn": True}, [(4, 3, 8)] * 3),
+    ("LSTM", (5, 4), {"num_layers": 2, "bidirectional": True}, [(6, 3, 5)]),
+    ("LSTM", (5, 4), {"proj_size": 3}, [(6, 3, 5)]), ("GRU", (5, 4), {}, [(6, 3, 5)]), ("RNN", (5, 4), {}, [(6, 3, 5)]),
+    ("LSTMCell", (5, 4), {}, [(3, 5)]), ("GRUCell", (5, 4), {}, [(3, 5)]), ("RNNCell", (5, 4), {}, [(3, 5)]),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", LAYERS + MORE_LAYERS, ids=case_id)
+def test_layers(case, rng):
+    name, args, kwargs, shapes = case
+    torch.manual_seed(0)
+    module = getattr(torch.nn, name)(*args, **kwargs).bfloat16()
+    state = module.state_dict()
+    inputs = [rng.standard_normal(s).astype(np.float32).astype(BF16).astype(np.float32) for s in shapes]
+
+    def call(make):
+        xs = [make(x) for x in inputs]
+        if isinstance(xs[0], fastdl.Tensor):
+            layer = getattr(fastdl.nn, name)(*args, **kwargs).to("bfloat16")
+            if state:
+                layer.load_state_dict(state)
+        else:
+            layer = getattr(torch.nn, name)(*args, **kwargs).to(xs[0].dtype)
+            if state:
+                layer.load_state_dict(state)
+        out = flat(layer(*xs))
+        leaves = [*xs, *layer.parameters()]
+        return leaves, [t for t in [*out, *(b + 0 for b in layer.buffers())] if t is not None]
+
+    compare(call, 24 if name.startswith("Transformer") else 12)  # rounded once per layer

@@ -1,6 +1,7 @@
 // Depthwise convolution and the sums over pixels. See conv.h.
 #include "cpu/isa/conv.h"
 
+#include "narrow.h"
 #include "simd.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
@@ -9,52 +10,59 @@ namespace {
 // Sums kept in registers: enough to hide the latency of the multiply-add (4 cycles on 2 units).
 constexpr int kSums = 8;
 
-template <class T, int R>
-FASTDL_INLINE void finish_rows(const ConvDepthwise<T>& p, Vec<T> (&sum)[R], int64_t r0, int64_t j,
+template <class S>
+using VecOf = Vec<compute_t<S>>;
+
+template <class S, int R>
+FASTDL_INLINE void finish_rows(const ConvDepthwise<S>& p, VecOf<S> (&sum)[R], int64_t r0, int64_t j,
                                int lanes) {
-  using V = Vec<T>;
+  using V = VecOf<S>;
   if (p.bias) {
     const V bias = V::load(p.bias + j, lanes);
     FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] += bias;
   }
   if (p.residual) {
-    const T* residual = p.residual + r0 * p.residual_row + j;
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] += V::load(residual + r * p.residual_row, lanes);
+    const S* residual = p.residual + r0 * p.residual_row + j;
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] += load_as(residual + r * p.residual_row, lanes);
   }
   if (p.relu) {  // a NaN in the second operand comes through
     FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = max(V::zero(), sum[r]);
   }
-  T* const y = p.y + r0 * p.y_row + j;
-  FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r].store(y + r * p.y_row, lanes);
+  S* const y = p.y + r0 * p.y_row + j;
+  if (lanes == V::width) {
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) store_as(sum[r], y + r * p.y_row);
+  } else {
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) store_as(sum[r], y + r * p.y_row, lanes);
+  }
 }
 
-template <class T, int R>
-FASTDL_INLINE void depthwise_block(const ConvDepthwise<T>& p, int64_t r0, int64_t j, int lanes) {
-  using V = Vec<T>;
+template <class S, int R>
+FASTDL_INLINE void depthwise_block(const ConvDepthwise<S>& p, int64_t r0, int64_t j, int lanes) {
+  using V = VecOf<S>;
   V sum[R];
   FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::zero();
-  const T* a = p.a + r0 * p.a_row + j;
+  const S* a = p.a + r0 * p.a_row + j;
   if (lanes == V::width) {
     for (int64_t t = 0; t < p.num_taps; ++t) {
-      const T* at = a + p.taps[t].a;
+      const S* at = a + p.taps[t].a;
       const V w = V::load(p.b + p.taps[t].b + j);
-      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(V::load(at + r * p.a_row), w, sum[r]);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(load_as(at + r * p.a_row), w, sum[r]);
     }
   } else {
     for (int64_t t = 0; t < p.num_taps; ++t) {
-      const T* at = a + p.taps[t].a;
+      const S* at = a + p.taps[t].a;
       const V w = V::load(p.b + p.taps[t].b + j, lanes);
-      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(V::load(at + r * p.a_row, lanes), w, sum[r]);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(load_as(at + r * p.a_row, lanes), w, sum[r]);
     }
   }
-  finish_rows<T, R>(p, sum, r0, j, lanes);
+  finish_rows<S, R>(p, sum, r0, j, lanes);
 }
 
 // Taps in threes, each a row further than the one before: an input serves three outputs from its register.
 constexpr int kSlide = 3;
 
-template <class T>
-bool slides(const ConvDepthwise<T>& p) {
+template <class S>
+bool slides(const ConvDepthwise<S>& p) {
   if (p.num_taps % kSlide != 0) return false;
   for (int64_t t = 0; t < p.num_taps; t += kSlide) {
     for (int i = 1; i < kSlide; ++i) {
@@ -64,67 +72,98 @@ bool slides(const ConvDepthwise<T>& p) {
   return true;
 }
 
-template <class T, int R>
-FASTDL_INLINE void sliding_block(const ConvDepthwise<T>& p, int64_t r0, int64_t j) {
-  using V = Vec<T>;
+template <class S, int R>
+FASTDL_INLINE void sliding_block(const ConvDepthwise<S>& p, int64_t r0, int64_t j) {
+  using V = VecOf<S>;
   V sum[R];
   FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::zero();
-  const T* a = p.a + r0 * p.a_row + j;
+  const S* a = p.a + r0 * p.a_row + j;
   for (int64_t t = 0; t < p.num_taps; t += kSlide) {
-    const T* at = a + p.taps[t].a;
+    const S* at = a + p.taps[t].a;
     V w[kSlide];
     FASTDL_UNROLL for (int i = 0; i < kSlide; ++i) w[i] = V::load(p.b + p.taps[t + i].b + j);
     FASTDL_UNROLL for (int x = 0; x < R + kSlide - 1; ++x) {
-      const V v = V::load(at);
+      const V v = load_as(at);
       at += p.a_row;
       FASTDL_UNROLL for (int i = 0; i < kSlide; ++i) {
         if (x - i >= 0 && x - i < R) sum[x - i] = fma(v, w[i], sum[x - i]);
       }
     }
   }
-  finish_rows<T, R>(p, sum, r0, j, V::width);
+  finish_rows<S, R>(p, sum, r0, j, V::width);
 }
 
-template <class T>
-void depthwise(const ConvDepthwise<T>& p) {
-  const bool sliding = slides(p);
-  for (int64_t j = 0; j < p.columns; j += Vec<T>::width) {
-    const int lanes = p.columns - j < Vec<T>::width ? static_cast<int>(p.columns - j) : Vec<T>::width;
-    int64_t r = 0;
-    if (sliding && lanes == Vec<T>::width) {
-      for (; r + kSums <= p.rows; r += kSums) sliding_block<T, kSums>(p, r, j);
-    }
-    for (; r + kSums <= p.rows; r += kSums) depthwise_block<T, kSums>(p, r, j, lanes);
-    for (; r + 2 <= p.rows; r += 2) depthwise_block<T, 2>(p, r, j, lanes);
-    for (; r < p.rows; ++r) depthwise_block<T, 1>(p, r, j, lanes);
+template <class S, int R>
+FASTDL_INLINE void fetch_ahead(const ConvDepthwise<S>& p, int64_t r0, int64_t j) {
+  for (int i = 0; i < p.num_ahead; ++i) {
+    const S* a = p.a + p.ahead[i] + r0 * p.a_row + j;
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) prefetch(a + r * p.a_row);
   }
 }
 
-template <class T, int R>
-FASTDL_INLINE void depthwise_weight_block(const ConvDepthwiseWeight<T>& p, int64_t t0, int64_t j, int lanes) {
-  using V = Vec<T>;
+// R rows, all columns: the rows lie side by side in memory, so that it is read in order.
+template <class S, int R>
+void depthwise_rows(const ConvDepthwise<S>& p, int64_t r0, bool sliding) {
+  constexpr int W = VecOf<S>::width;
+  int64_t j = 0;
+  if (sliding) {
+    for (; j + W <= p.columns; j += W) {
+      fetch_ahead<S, R>(p, r0, j);
+      sliding_block<S, R>(p, r0, j);
+    }
+  } else {
+    for (; j + W <= p.columns; j += W) {
+      fetch_ahead<S, R>(p, r0, j);
+      depthwise_block<S, R>(p, r0, j, W);
+    }
+  }
+  if (j < p.columns) depthwise_block<S, R>(p, r0, j, static_cast<int>(p.columns - j));
+}
+
+template <class S>
+void depthwise(const ConvDepthwise<S>& p) {
+  const bool sliding = slides(p);
+  int64_t r = 0;
+  for (; r + kSums <= p.rows; r += kSums) depthwise_rows<S, kSums>(p, r, sliding);
+  for (; r + 4 <= p.rows; r += 4) depthwise_rows<S, 4>(p, r, sliding);
+  for (; r + 2 <= p.rows; r += 2) depthwise_rows<S, 2>(p, r, sliding);
+  for (; r < p.rows; ++r) depthwise_rows<S, 1>(p, r, false);
+}
+
+template <class S, int R>
+FASTDL_INLINE void depthwise_weight_block(const ConvDepthwiseWeight<S>& p, int64_t t0, int64_t j, int lanes) {
+  using V = VecOf<S>;
   V sum[R];
-  const T* a[R];
+  const S* a[R];
   FASTDL_UNROLL for (int t = 0; t < R; ++t) {
     sum[t] = V::load(p.c + (t0 + t) * p.c_row + j, lanes);
     a[t] = p.a + p.taps[t0 + t].a + j;
   }
-  const T* g = p.g + j;
-  for (int64_t m = 0; m < p.rows; ++m) {
-    const V gv = V::load(g + m * p.g_row, lanes);
-    FASTDL_UNROLL for (int t = 0; t < R; ++t) sum[t] = fma(V::load(a[t] + m * p.a_row, lanes), gv, sum[t]);
+  const S* g = p.g + j;
+  if (lanes == V::width) {
+    for (int64_t m = 0; m < p.rows; ++m) {
+      const V gv = load_as(g + m * p.g_row);
+      FASTDL_UNROLL for (int t = 0; t < R; ++t) sum[t] = fma(load_as(a[t] + m * p.a_row), gv, sum[t]);
+    }
+  } else {
+    for (int64_t m = 0; m < p.rows; ++m) {
+      const V gv = load_as(g + m * p.g_row, lanes);
+      FASTDL_UNROLL for (int t = 0; t < R; ++t) sum[t] = fma(load_as(a[t] + m * p.a_row, lanes), gv, sum[t]);
+    }
   }
   FASTDL_UNROLL for (int t = 0; t < R; ++t) sum[t].store(p.c + (t0 + t) * p.c_row + j, lanes);
 }
 
-template <class T>
-void depthwise_weight(const ConvDepthwiseWeight<T>& p) {
-  for (int64_t j = 0; j < p.columns; j += Vec<T>::width) {
-    const int lanes = p.columns - j < Vec<T>::width ? static_cast<int>(p.columns - j) : Vec<T>::width;
+template <class S>
+void depthwise_weight(const ConvDepthwiseWeight<S>& p) {
+  constexpr int W = VecOf<S>::width;
+  for (int64_t j = 0; j < p.columns; j += W) {
+    const int lanes = p.columns - j < W ? static_cast<int>(p.columns - j) : W;
     int64_t t = 0;
-    for (; t + kSums <= p.num_taps; t += kSums) depthwise_weight_block<T, kSums>(p, t, j, lanes);
-    for (; t + 3 <= p.num_taps; t += 3) depthwise_weight_block<T, 3>(p, t, j, lanes);
-    for (; t < p.num_taps; ++t) depthwise_weight_block<T, 1>(p, t, j, lanes);
+    for (; t + 9 <= p.num_taps; t += 9) depthwise_weight_block<S, 9>(p, t, j, lanes);  // of a 3 x 3 kernel
+    for (; t + 6 <= p.num_taps; t += 6) depthwise_weight_block<S, 6>(p, t, j, lanes);
+    for (; t + 2 <= p.num_taps; t += 2) depthwise_weight_block<S, 2>(p, t, j, lanes);
+    for (; t < p.num_taps; ++t) depthwise_weight_block<S, 1>(p, t, j, lanes);
   }
 }
 
@@ -181,6 +220,8 @@ extern const ConvKernels conv_kernels;
 const ConvKernels conv_kernels = {
     {depthwise<float>, depthwise_weight<float>, add_rows<float>, scatter_rows<float>},
     {depthwise<double>, depthwise_weight<double>, add_rows<double>, scatter_rows<double>},
+    depthwise<bfloat16>,
+    depthwise_weight<bfloat16>,
     &winograd_kernels};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

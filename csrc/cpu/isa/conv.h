@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/isa/conv_winograd.h"
+#include "cpu/narrow.h"
 
 namespace fastdl::cpu {
 
@@ -13,28 +14,34 @@ struct ConvTap {
 };
 
 // y[r][j] = bias[j] + residual[r][j] + sum over taps of a[r * a_row + tap.a + j] * b[tap.b + j], then ReLU if
-// asked. Any number of rows and columns.
-template <class T>
+// asked. Any number of rows and columns. Sums are of compute_t<S>, outputs rounded once.
+template <class S>
 struct ConvDepthwise {
-  const T* a;
+  using T = compute_t<S>;
+  const S* a;
   const T* b;
   const ConvTap* taps;
   int64_t num_taps;
   int64_t a_row;
-  T* y;
+  S* y;
   int64_t y_row;
   const T* bias;      // or NULL
-  const T* residual;  // or NULL
+  const S* residual;  // or NULL
   int64_t residual_row;
   int64_t rows, columns;
   bool relu;
+  // Inputs of the line after this one, as distances from a's rows: fetched ahead, since a line reads so many
+  // pixels side by side that the machine itself does not see where they lead.
+  const int64_t* ahead;
+  int num_ahead;
 };
 
 // c[t][j] += sum over m < rows of a[m * a_row + taps[t].a + j] * g[m * g_row + j]
-template <class T>
+template <class S>
 struct ConvDepthwiseWeight {
-  const T* a;
-  const T* g;
+  using T = compute_t<S>;
+  const S* a;
+  const S* g;
   const ConvTap* taps;
   int64_t num_taps;
   int64_t a_row, g_row;
@@ -56,6 +63,8 @@ struct ConvTable {
 struct ConvKernels {
   ConvTable<float> f32;
   ConvTable<double> f64;
+  void (*depthwise_bf16)(const ConvDepthwise<bfloat16>&);
+  void (*depthwise_weight_bf16)(const ConvDepthwiseWeight<bfloat16>&);
   const WinogradKernels* winograd;
 };
 

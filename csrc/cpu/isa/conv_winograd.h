@@ -9,18 +9,22 @@
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
+
 namespace fastdl::cpu {
 
 // The inverse transform of one tile: columns j < lanes of y[r][q] = activation(... + bias + residual).
+// S: float, or bfloat16, rounded once.
+template <class S>
 struct WinogradOutput {
   const float* m;  // [point * point_step + j]
   int64_t point_step;
   int lanes;
-  float* y;
+  S* y;
   int64_t h_step, w_step;
-  int rows, cols;         // of the tile that exist
-  const float* bias;      // or NULL
-  const float* residual;  // or NULL
+  int rows, cols;     // of the tile that exist
+  const float* bias;  // or NULL
+  const S* residual;  // or NULL
   int64_t residual_h, residual_w;
   bool relu;
 };
@@ -32,7 +36,7 @@ struct WinogradFilter {
   bool reversed;  // taps backwards
   float* u;       // [point * point_step + r * width + j]
   int64_t point_step;
-  float *sum, *largest;  // [width], added to: of |w|
+  float *sum, *squares;  // [width], added to: of |w|, and of their squares
 };
 
 // All tables are indexed by [MH == 4][MW == 4]. x and v hold `channels` floats side by side.
@@ -44,15 +48,18 @@ struct WinogradKernels {
   void (*gradient[2][2])(const float* x, int64_t h_step, int64_t w_step, int64_t channels, float* v,
                          int64_t point_step);
   void (*filter[2][2])(const WinogradFilter&);
-  void (*output[2][2])(const WinogradOutput&);
+  // out[(r * 9 + t) * width + lane] = w[r * row_step + lane * 9 + t], zero for lane >= lanes
+  void (*pack_taps)(const float* w, int64_t row_step, int64_t rows, int lanes, int width, float* out);
+  void (*output[2][2])(const WinogradOutput<float>&);
+  void (*output_bf16[2][2])(const WinogradOutput<bfloat16>&);
   // dw[tap * tap_step + j], 9 taps
   void (*weight[2][2])(const float* m, int64_t point_step, int64_t columns, float* dw, int64_t tap_step);
-  // sum[p] and largest[p] of |x[p * step + c]| over c
+  // sum[p] of |x[p * step + c]| over c, and of their squares
   void (*pixel_sizes)(const float* x, int64_t step, int64_t pixels, int64_t channels, float* sum,
-                      float* largest);
-  // sum[c] += and largest[c] = max of |x[p * step + c]| over p
+                      float* squares);
+  // The same over p, added to sum[c] and squares[c]
   void (*channel_sizes)(const float* x, int64_t step, int64_t pixels, int64_t channels, float* sum,
-                        float* largest);
+                        float* squares);
 };
 
 }  // namespace fastdl::cpu

@@ -25,6 +25,9 @@ void narrow(int64_t n, const float* x, int64_t x_stride, S* y, int64_t y_stride)
     return;
   }
   int64_t i = 0;
+  for (; i + 2 * w <= n; i += 2 * w) {
+    store_pair_as(Vec<float>::load(x + i), Vec<float>::load(x + i + w), y + i);
+  }
   for (; i + w <= n; i += w) store_as(Vec<float>::load(x + i), y + i);
   if (i < n) store_as(Vec<float>::load(x + i, static_cast<int>(n - i)), y + i, static_cast<int>(n - i));
 }

@@ -2,6 +2,7 @@
 // so that a kernel written on Vec<compute_t<S>> serves S = float, double, bfloat16 and float16:
 //   load_as(p), load_as(p, n)            Vec<compute_t<S>> from S* p; n as for Vec::load
 //   store_as(v, p), store_as(v, p, n)    rounds to nearest, ties to even; NaN becomes a quiet NaN
+//   store_pair_as(v, w, p)               two vectors of float
 //   to_compute(s), to_storage<S>(x)      one element
 // Every instruction set gives the same bits: subnormals are kept, and so are the sign and the upper bits of a
 // NaN.
@@ -106,13 +107,17 @@ FASTDL_INLINE Vec<float> widened(__m256i bits, bfloat16) {
 }
 FASTDL_INLINE Vec<float> widened(__m256i bits, float16) { return {_mm512_cvtph_ps(bits)}; }
 
-FASTDL_INLINE __m256i narrowed(Vec<float> x, bfloat16) {
-  const __m512i u = _mm512_castps_si512(x.v), kept = _mm512_srli_epi32(u, 16);
-  const __m512i odd = _mm512_and_si512(kept, _mm512_set1_epi32(1));
-  const __m512i rounded =
-      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+// The rounded number in the upper half of each lane.
+FASTDL_INLINE __m512i rounded_high(Vec<float> x) {
+  const __m512i u = _mm512_castps_si512(x.v);
+  const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
   const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, kept, _mm512_set1_epi32(0x40)));
+  __m512i r = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+  r = _mm512_mask_add_epi32(r, odd, r, _mm512_set1_epi32(1));
+  return _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+}
+FASTDL_INLINE __m256i narrowed(Vec<float> x, bfloat16) {
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_high(x), 16));
 }
 FASTDL_INLINE __m256i narrowed(Vec<float> x, float16) {
   return _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -215,5 +220,22 @@ FASTDL_INLINE void store_narrow(NarrowLanes bits, void* p, int n = Vec<float>::w
 FASTDL_NARROW(bfloat16)
 FASTDL_NARROW(float16)
 #undef FASTDL_NARROW
+
+// Two vectors, which follow one another in memory: for bfloat16 this saves half the work of packing.
+template <class S>
+FASTDL_INLINE void store_pair_as(Vec<float> v, Vec<float> w, S* p) {
+  store_as(v, p);
+  store_as(w, p + Vec<float>::width);
+}
+#if FASTDL_ISA_ID == 3
+template <>
+FASTDL_INLINE void store_pair_as(Vec<float> v, Vec<float> w, bfloat16* p) {
+  alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                     23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                     45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  const __m512i index = _mm512_load_si512(upper);
+  _mm512_storeu_si512(p, _mm512_permutex2var_epi16(rounded_high(v), index, rounded_high(w)));
+}
+#endif
 
 }  // namespace fastdl::cpu::FASTDL_ISA

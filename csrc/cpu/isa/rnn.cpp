@@ -12,19 +12,29 @@ extern const RnnBackwardTable<bfloat16> rnn_backward_bf16;
 namespace {
 
 // The pre-activation of one gate.
-template <class S, class A = compute_t<S>>
-FASTDL_INLINE Vec<A> input_of(const RnnForwardStep<S>& s, const Lane<A>& lane, int64_t gate, int64_t r,
+template <class S, class Lanes, class A = compute_t<S>>
+FASTDL_INLINE Vec<A> input_of(const RnnForwardStep<S>& s, const Lanes& lane, int64_t gate, int64_t r,
                               int64_t j) {
   const Vec<A> pre = lane.load(s.pre + gate * s.pre_gate + r * s.pre_row + j);
   return s.sums ? pre + Vec<A>::load(s.sums + gate * s.gate_stride + r * kPanel<A> + j) : pre;
 }
 
+#define FASTDL_EACH FASTDL_UNROLL for (int i = 0; i < N; ++i, j += Vec<A>::width)
+
 template <class S, bool kRelu>
 void rnn(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
-  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
-    const Vec<A> a = input_of(s, lane, 0, r, j);
-    lane.store(s.h + r * s.ld_h + j, kRelu ? select(a < Vec<A>::zero(), Vec<A>::zero(), a) : gate_tanh(a));
+  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+    constexpr int N = decltype(vectors)::count;
+    Vec<A> a[N];
+    int64_t j = j0;
+    FASTDL_EACH {
+      a[i] = input_of(s, lane, 0, r, j);
+      if (kRelu) a[i] = select(a[i] < Vec<A>::zero(), Vec<A>::zero(), a[i]);
+    }
+    if constexpr (!kRelu) gate_tanh(a);
+    j = j0;
+    FASTDL_EACH lane.store(s.h + r * s.ld_h + j, a[i]);
   });
 }
 
@@ -33,22 +43,33 @@ void gru(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
-    V part = s.sums ? V::load(s.sums + 2 * s.gate_stride + r * kPanel<A> + j) : V::zero();
-    if (s.bias_hn) part = part + lane.load(s.bias_hn + r * s.ld_bias_hn + j);
-    const V reset = gate_sigmoid(input_of(s, lane, 0, r, j));
-    const V update = gate_sigmoid(input_of(s, lane, 1, r, j));
-    const V fresh = gate_tanh(fma(reset, part, lane.load(s.pre + 2 * s.pre_gate + r * s.pre_row + j)));
-    A* state = s.state + r * hidden + j;
-    const V h = fma(update, lane.load(state) - fresh, fresh);
-    lane.store(state, h);
-    lane.store(s.h + r * s.ld_h + j, h);
-    if (s.gates) {
-      S* gates = s.gates + r * 3 * hidden + j;
-      lane.store(gates, reset);
-      lane.store(gates + hidden, update);
-      lane.store(gates + 2 * hidden, fresh);
-      lane.store(s.saved_state + r * hidden + j, part);
+  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+    constexpr int N = decltype(vectors)::count;
+    V sigmoids[2 * N], part[N], fresh[N];  // reset, update
+    int64_t j = j0;
+    FASTDL_EACH {
+      sigmoids[i] = input_of(s, lane, 0, r, j);
+      sigmoids[N + i] = input_of(s, lane, 1, r, j);
+      part[i] = s.sums ? V::load(s.sums + 2 * s.gate_stride + r * kPanel<A> + j) : V::zero();
+      if (s.bias_hn) part[i] = part[i] + lane.load(s.bias_hn + r * s.ld_bias_hn + j);
+    }
+    gate_sigmoid(sigmoids);
+    j = j0;
+    FASTDL_EACH fresh[i] = fma(sigmoids[i], part[i], lane.load(s.pre + 2 * s.pre_gate + r * s.pre_row + j));
+    gate_tanh(fresh);
+    j = j0;
+    FASTDL_EACH {
+      A* state = s.state + r * hidden + j;
+      const V h = fma(sigmoids[N + i], lane.load(state) - fresh[i], fresh[i]);
+      lane.store(state, h);
+      lane.store(s.h + r * s.ld_h + j, h);
+      if (s.gates) {
+        S* gates = s.gates + r * 3 * hidden + j;
+        lane.store(gates, sigmoids[i]);
+        lane.store(gates + hidden, sigmoids[N + i]);
+        lane.store(gates + 2 * hidden, fresh[i]);
+        lane.store(s.saved_state + r * hidden + j, part[i]);
+      }
     }
   });
 }
@@ -58,25 +79,41 @@ void lstm(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
-    const V input = gate_sigmoid(input_of(s, lane, 0, r, j));
-    const V forget = gate_sigmoid(input_of(s, lane, 1, r, j));
-    const V cell = gate_tanh(input_of(s, lane, 2, r, j));
-    const V output = gate_sigmoid(input_of(s, lane, 3, r, j));
-    A* state = s.state + r * hidden + j;
-    const V c = fma(forget, lane.load(state), input * cell);
-    lane.store(state, c);
-    lane.store(s.h + r * s.ld_h + j, output * gate_tanh(c));
-    if (s.gates) {
-      S* gates = s.gates + r * 4 * hidden + j;
-      lane.store(gates, input);
-      lane.store(gates + hidden, forget);
-      lane.store(gates + 2 * hidden, cell);
-      lane.store(gates + 3 * hidden, output);
-      lane.store(s.saved_state + r * hidden + j, c);
+  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+    constexpr int N = decltype(vectors)::count;
+    V sigmoids[3 * N], cell[N], c[N], tanh_c[N];  // input, forget, output
+    int64_t j = j0;
+    FASTDL_EACH {
+      sigmoids[i] = input_of(s, lane, 0, r, j);
+      sigmoids[N + i] = input_of(s, lane, 1, r, j);
+      sigmoids[2 * N + i] = input_of(s, lane, 3, r, j);
+      cell[i] = input_of(s, lane, 2, r, j);
+    }
+    gate_sigmoid(sigmoids);
+    gate_tanh(cell);
+    j = j0;
+    FASTDL_EACH {
+      A* state = s.state + r * hidden + j;
+      tanh_c[i] = c[i] = fma(sigmoids[N + i], lane.load(state), sigmoids[i] * cell[i]);
+      lane.store(state, c[i]);
+    }
+    gate_tanh(tanh_c);
+    j = j0;
+    FASTDL_EACH {
+      lane.store(s.h + r * s.ld_h + j, sigmoids[2 * N + i] * tanh_c[i]);
+      if (s.gates) {
+        S* gates = s.gates + r * 4 * hidden + j;
+        lane.store(gates, sigmoids[i]);
+        lane.store(gates + hidden, sigmoids[N + i]);
+        lane.store(gates + 2 * hidden, cell[i]);
+        lane.store(gates + 3 * hidden, sigmoids[2 * N + i]);
+        lane.store(s.saved_state + r * hidden + j, c[i]);
+      }
     }
   });
 }
+
+#undef FASTDL_EACH
 
 // Each lane is one chain of multiply-adds in the order of k, as in the tiles.
 template <class T, int kRows, int kPanels>

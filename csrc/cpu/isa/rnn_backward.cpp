@@ -6,8 +6,8 @@
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-template <class S, class A = compute_t<S>>
-FASTDL_INLINE Vec<A> grad_h(const RnnBackwardStep<S>& s, const Lane<A>& lane, int64_t r, int64_t j) {
+template <class S, class Lanes, class A = compute_t<S>>
+FASTDL_INLINE Vec<A> grad_h(const RnnBackwardStep<S>& s, const Lanes& lane, int64_t r, int64_t j) {
   Vec<A> sum = s.sums ? Vec<A>::load(s.sums + r * kPanel<A> + j) : Vec<A>::zero();
   if (s.grad_y) sum = sum + lane.load(s.grad_y + r * s.ld_grad_y + j);
   if (s.grad_h_n) sum = sum + lane.load(s.grad_h_n + r * s.hidden + j);
@@ -28,77 +28,97 @@ FASTDL_INLINE Vec<A> sigmoid_slope(Vec<A> y) {
   return y * (one<A>() - y);
 }
 
+#define FASTDL_EACH FASTDL_UNROLL for (int i = 0; i < N; ++i, j += Vec<A>::width)
+
 template <class S, bool kRelu>
 void rnn(const RnnBackwardStep<S>& s) {
   using A = compute_t<S>;
-  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
-    const Vec<A> h = lane.load(s.h + r * s.ld_h + j), dh = grad_h(s, lane, r, j);
-    // relu as torch: the gradient passes where the output is not <= 0, so also where it is NaN.
-    lane.store(s.grad_gates_x + r * s.hidden + j,
-               kRelu ? select(h <= Vec<A>::zero(), Vec<A>::zero(), dh) : dh * tanh_slope(h));
+  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+    constexpr int N = decltype(vectors)::count;
+    FASTDL_EACH {
+      const Vec<A> h = lane.load(s.h + r * s.ld_h + j), dh = grad_h(s, lane, r, j);
+      // relu as torch: the gradient passes where the output is not <= 0, so also where it is NaN.
+      lane.store(s.grad_gates_x + r * s.hidden + j,
+                 kRelu ? select(h <= Vec<A>::zero(), Vec<A>::zero(), dh) : dh * tanh_slope(h));
+    }
   });
 }
 
 template <class S>
 void gru(const RnnBackwardStep<S>& s) {
   using A = compute_t<S>;
+  using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
-    using V = Vec<A>;
-    const S* gates = s.gates + r * 3 * hidden + j;
-    A* carry = s.carry + r * hidden + j;
-    const V reset = lane.load(gates), update = lane.load(gates + hidden),
-            fresh = lane.load(gates + 2 * hidden);
-    const V before = lane.load(s.h + r * s.ld_h + j), part = lane.load(s.state + r * hidden + j);
-    const V dh = grad_h(s, lane, r, j) + lane.load(carry);
-    const V d_fresh = dh * (one<A>() - update) * tanh_slope(fresh);
-    const V d_update = dh * (before - fresh) * sigmoid_slope(update);
-    const V d_reset = d_fresh * part * sigmoid_slope(reset);
-    lane.store(carry, dh * update);
-    S* x = s.grad_gates_x + r * 3 * hidden + j;
-    S* h = s.grad_gates_h + r * 3 * hidden + j;
-    lane.store(x, d_reset);
-    lane.store(h, d_reset);
-    lane.store(x + hidden, d_update);
-    lane.store(h + hidden, d_update);
-    lane.store(x + 2 * hidden, d_fresh);
-    lane.store(h + 2 * hidden, d_fresh * reset);
+  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+    constexpr int N = decltype(vectors)::count;
+    FASTDL_EACH {
+      const S* gates = s.gates + r * 3 * hidden + j;
+      A* carry = s.carry + r * hidden + j;
+      const V reset = lane.load(gates), update = lane.load(gates + hidden),
+              fresh = lane.load(gates + 2 * hidden);
+      const V before = lane.load(s.h + r * s.ld_h + j), part = lane.load(s.state + r * hidden + j);
+      const V dh = grad_h(s, lane, r, j) + lane.load(carry);
+      const V d_fresh = dh * (one<A>() - update) * tanh_slope(fresh);
+      const V d_update = dh * (before - fresh) * sigmoid_slope(update);
+      const V d_reset = d_fresh * part * sigmoid_slope(reset);
+      lane.store(carry, dh * update);
+      S* x = s.grad_gates_x + r * 3 * hidden + j;
+      S* h = s.grad_gates_h + r * 3 * hidden + j;
+      lane.store(x, d_reset);
+      lane.store(h, d_reset);
+      lane.store(x + hidden, d_update);
+      lane.store(h + hidden, d_update);
+      lane.store(x + 2 * hidden, d_fresh);
+      lane.store(h + 2 * hidden, d_fresh * reset);
+    }
   });
 }
 
 template <class S>
 void lstm(const RnnBackwardStep<S>& s) {
   using A = compute_t<S>;
+  using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
-    using V = Vec<A>;
-    const S* gates = s.gates + r * 4 * hidden + j;
-    A* carry = s.carry + r * hidden + j;
-    const V input = lane.load(gates), forget = lane.load(gates + hidden);
-    const V cell = lane.load(gates + 2 * hidden), output = lane.load(gates + 3 * hidden);
-    const V tanh_c = gate_tanh(lane.load(s.state + r * hidden + j));
-    const V dh = grad_h(s, lane, r, j);
-    const V dc = fma(dh * output, tanh_slope(tanh_c), lane.load(carry));
-    lane.store(carry, dc * forget);
-    S* d = s.grad_gates_x + r * 4 * hidden + j;
-    lane.store(d, dc * cell * sigmoid_slope(input));
-    lane.store(d + hidden, dc * lane.load(s.state_before + r * hidden + j) * sigmoid_slope(forget));
-    lane.store(d + 2 * hidden, dc * input * tanh_slope(cell));
-    lane.store(d + 3 * hidden, dh * tanh_c * sigmoid_slope(output));
+  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+    constexpr int N = decltype(vectors)::count;
+    V tanh_c[N];
+    int64_t j = j0;
+    FASTDL_EACH tanh_c[i] = lane.load(s.state + r * hidden + j);
+    gate_tanh(tanh_c);
+    j = j0;
+    FASTDL_EACH {
+      const S* gates = s.gates + r * 4 * hidden + j;
+      A* carry = s.carry + r * hidden + j;
+      const V input = lane.load(gates), forget = lane.load(gates + hidden);
+      const V cell = lane.load(gates + 2 * hidden), output = lane.load(gates + 3 * hidden);
+      const V dh = grad_h(s, lane, r, j);
+      const V dc = fma(dh * output, tanh_slope(tanh_c[i]), lane.load(carry));
+      lane.store(carry, dc * forget);
+      S* d = s.grad_gates_x + r * 4 * hidden + j;
+      lane.store(d, dc * cell * sigmoid_slope(input));
+      lane.store(d + hidden, dc * lane.load(s.state_before + r * hidden + j) * sigmoid_slope(forget));
+      lane.store(d + 2 * hidden, dc * input * tanh_slope(cell));
+      lane.store(d + 3 * hidden, dh * tanh_c[i] * sigmoid_slope(output));
+    }
   });
 }
 
 template <class S>
 void plain(const RnnPlainStep<S>& s) {
   using A = compute_t<S>;
-  each_vector<A>(s.rows, s.units, [&](const Lane<A>& lane, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
-    Vec<A> sum = s.sums ? Vec<A>::load(s.sums + r * kPanel<A> + j) : Vec<A>::zero();
-    if (s.add[0]) sum = sum + lane.load(s.add[0] + r * s.ld_add[0] + j);
-    if (s.add[1]) sum = sum + lane.load(s.add[1] + r * s.ld_add[1] + j);
-    if (s.add_wide) sum = sum + lane.load(s.add_wide + r * s.ld_wide + j);
-    lane.store(s.out + r * s.ld_out + j, sum);
+  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+    constexpr int N = decltype(vectors)::count;
+    FASTDL_EACH {
+      Vec<A> sum = s.sums ? Vec<A>::load(s.sums + r * kPanel<A> + j) : Vec<A>::zero();
+      if (s.add[0]) sum = sum + lane.load(s.add[0] + r * s.ld_add[0] + j);
+      if (s.add[1]) sum = sum + lane.load(s.add[1] + r * s.ld_add[1] + j);
+      if (s.add_wide) sum = sum + lane.load(s.add_wide + r * s.ld_wide + j);
+      lane.store(s.out + r * s.ld_out + j, sum);
+    }
   });
 }
+
+#undef FASTDL_EACH
 
 template <class S>
 void column_sums(const S* a, int64_t ld, int64_t rows, int64_t columns, compute_t<S>* out) {
@@ -114,7 +134,7 @@ void column_sums(const S* a, int64_t ld, int64_t rows, int64_t columns, compute_
     FASTDL_UNROLL for (int v = 0; v < kVectors; ++v) sums[v].store(out + j + v * W);
   }
   for (; j < columns; j += W) {
-    const Lane<A> lane(columns - j);
+    const SomeLanes<A> lane{static_cast<int>(columns - j < W ? columns - j : W)};
     Vec<A> sum = Vec<A>::zero();
     for (int64_t r = 0; r < rows; ++r) sum = sum + lane.load(a + r * ld + j);
     lane.store(out + j, sum);

@@ -13,8 +13,8 @@
    params: the weights of layer 0 forward, layer 0 backward (if bidirectional), layer 1 forward, ..., each
      weight_ih [G*H, I or D*P], weight_hh [G*H, P], then if has_bias: bias_ih [G*H], bias_hh [G*H],
      then if has_projection: weight_hr [P, H].
-   h0, h_n: [L*D, B, P]; c0, c_n (LSTM): [L*D, B, H]. NULL initial states are zeros; NULL h_n, c_n are not
-   wanted. */
+   h0, h_n: [L*D, B, P]; c0, c_n (LSTM): [L*D, B, H]. NULL initial states are zeros, which are not multiplied
+   (so that an infinite weight_hh makes no NaN of them); NULL h_n, c_n are not wanted. */
 #ifndef FASTDL_RNN_H
 #define FASTDL_RNN_H
 
@@ -51,8 +51,9 @@ FASTDL_API fastdl_status fastdl_rnn_reserve_size(const fastdl_rnn_options* optio
 FASTDL_API fastdl_status fastdl_rnn_dropout_size(const fastdl_rnn_options* options, int64_t rows,
                                                  int64_t state_size, int64_t* numbers);
 
-/* reserve: 1-d, contiguous, of x's dtype (float32 beside bfloat16 and float16) and the size above; NULL when
-   there will be no backward (cheaper). */
+/* reserve: 1-d, contiguous, of x's dtype and the size above; NULL when there will be no backward (cheaper).
+   Beside bfloat16 and float16 it may be float32: it then keeps what it saves unrounded, but the kernels made
+   for bfloat16 are not used. */
 FASTDL_API fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x,
                                             const fastdl_tensor* h0, const fastdl_tensor* c0,
                                             const fastdl_tensor* const* params, int32_t num_params,
