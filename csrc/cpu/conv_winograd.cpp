@@ -318,7 +318,11 @@ float run_blocks(Context* context, PlanOf<S> p, const Weights& weights) {
 
   const int64_t counts[3] = {p.l.count[0], p.tiles_h, p.tiles_w};
   const int64_t fit = kBlockBytes / (points * p.row * static_cast<int64_t>(sizeof(float)));
-  const Blocks blocks(p.images, counts, std::max<int64_t>(std::min(fit, p.tiles() / kTasks), 2 * k.mr));
+  int64_t some = std::max<int64_t>(std::min(fit, p.tiles() / kTasks), 2 * k.mr);
+  const int64_t parts = (p.tiles() + some - 1) / some;
+  // Few blocks should be shared evenly by two threads.
+  if (parts > 1 && parts < kTasks / 2 && parts % 2) some = (p.tiles() + parts - 2) / (parts - 1);
+  const Blocks blocks(p.images, counts, some);
   const double work = static_cast<double>(points * p.reduce * p.columns) / k.width;  // of a tile
   parallel_for(context, blocks.count(), work * static_cast<double>(p.tiles() / blocks.count()),
                [&](int64_t i) {

@@ -23,8 +23,9 @@ constexpr int64_t kBlockTiles = 28;       // transformed by one task
 constexpr int64_t kLeastChannels = 16;    // with fewer the transforms do not pay
 constexpr int64_t kPartChannels = 56;     // input channels of a task: its products stay in the L2 cache
 constexpr int64_t kTasks = 8;             // wanted, to balance a few threads
-constexpr double kMostSums = 1 << 26;     // in floats: 256 MiB
-constexpr float kLeastTerms = 16;         // of a sum of products, see uneven()
+constexpr int64_t kOwnBytes = 640 << 10, kShares = 8;  // see run_shares: sums that fit the L2 cache
+constexpr double kMostSums = 1 << 26;                  // in floats: 256 MiB
+constexpr float kLeastTerms = 16;                      // of a sum of products, see uneven()
 
 const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
@@ -244,6 +245,33 @@ void finish(const Plan& p, int64_t panel, int64_t c0, int64_t channels, const fl
   }
 }
 
+// Small sums: shares of the tiles, transformed and multiplied by one task each, so that its tiles stay in its
+// own cache. m: [share][panel][as in multiply]
+template <class S>
+void run_shares(Context* context, const Plan& p, const Source<S>& in, const Source<S>& grad, int64_t shares,
+                float* m) {
+  const int64_t points = p.tile.points(), m_size = points * p.m_step(), blocks = p.blocks.count();
+  const double work = static_cast<double>(points * p.first_tile(p.blocks[blocks - 1]) * p.g.c * p.panels);
+  parallel_for(context, shares, work / static_cast<double>(shares), [&](int64_t share) {
+    Plan own = p;
+    const int64_t most = p.tiles_of(p.blocks.largest());
+    own.v_step = winograd_step(most * p.row_in);
+    own.w_step = winograd_step(most * p.row_grad);
+    Workspace transformed(nullptr, static_cast<size_t>(points * (own.v_step + own.w_step)) * sizeof(float));
+    own.v = transformed.as<float>();
+    own.w = own.v + points * own.v_step;
+    const int64_t block0 = blocks * share / shares, block1 = blocks * (share + 1) / shares;
+    for (int64_t i = block0; i < block1; ++i) {
+      const Block b = p.blocks[i];
+      transform_block(own, in, grad, i, p.first_tile(b));
+      for (int64_t panel = 0; panel < p.panels; ++panel) {
+        multiply(own, panel, 0, p.g.c, p.tiles_of(b), 0, points, i == block0,
+                 m + (share * p.panels + panel) * m_size);
+      }
+    }
+  });
+}
+
 }  // namespace
 
 template <class S>
@@ -282,19 +310,50 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
   p.part = std::min(g.c, rows * std::max<int64_t>(kPartChannels / rows, 1));
   p.parts = ceil_div(g.c, p.part);
   const int64_t point_groups = p.panels * p.parts >= kTasks ? 1 : tile.mh + 2;
+  const int64_t own_size = p.panels * tile.points() * winograd_step(g.c * k.nr);
+  const bool by_shares =
+      own_size * static_cast<int64_t>(sizeof(float)) <= kOwnBytes && p.blocks.count() >= 2 * kShares;
+  if (by_shares) {
+    p.part = g.c;
+    p.parts = 1;
+    const Blocks longer(g.n, counts, 2 * kBlockTiles);  // sums are loaded and stored once per block
+    if (longer.count() >= 2 * kShares) p.blocks = longer;
+  }
 
   const int64_t points = tile.points(), block_tiles = p.tiles_of(p.blocks.largest());
   const int64_t tile_bytes = points * (p.row_in + p.row_grad) * static_cast<int64_t>(sizeof(float));
   // Chunks of whole blocks, as even as possible.
   const int64_t fit = std::max<int64_t>(1, kChunkBytes / (tile_bytes * block_tiles));
   const int64_t chunks = ceil_div(p.blocks.count(), fit), chunk = ceil_div(p.blocks.count(), chunks);
+  Workspace sizes(context, static_cast<size_t>(p.blocks.count() * p.sizes_count()) * sizeof(float));
+  p.sizes = sizes.as<float>();
+  const auto write_bias = [&] {
+    if (!grad_bias) return;
+    const float* const bias = p.sizes + 2 * g.c + 2 * g.o;
+    S* const to = grad_bias->as<S>();
+    if constexpr (coarse) kernels().convert->bf16.narrow(g.o, bias, 1, to, grad_bias->strides[0]);
+    else
+      for (int64_t o = 0; o < g.o; ++o) to[o * grad_bias->strides[0]] = bias[o];
+  };
+  if (by_shares) {
+    const int64_t m_size = points * p.m_step();
+    Workspace products(context, static_cast<size_t>(kShares * p.panels * m_size) * sizeof(float));
+    run_shares(context, p, in, grad, kShares, products.as<float>());
+    combine_sizes(p);
+    if (uneven(p)) return false;
+    parallel_for(context, p.panels, static_cast<double>(m_size * kShares) / k.width * 4, [&](int64_t panel) {
+      float* const m = products.as<float>() + panel * m_size;
+      kernels().conv->f32.add_rows(m + p.panels * m_size, kShares - 1, p.panels * m_size, m_size, m);
+      finish<S>(p, panel, 0, g.c, m, grad_weight);
+    });
+    write_bias();
+    return true;
+  }
   p.v_step = winograd_step(chunk * block_tiles * p.row_in);
   p.w_step = winograd_step(chunk * block_tiles * p.row_grad);
   Workspace transformed(context, static_cast<size_t>(points * (p.v_step + p.w_step)) * sizeof(float));
   p.v = transformed.as<float>();
   p.w = p.v + points * p.v_step;
-  Workspace sizes(context, static_cast<size_t>(p.blocks.count() * p.sizes_count()) * sizeof(float));
-  p.sizes = sizes.as<float>();
 
   const int64_t parts = p.panels * p.parts, m_size = points * p.m_step();
   const bool kept = chunks > 1 || point_groups > 1;  // products are needed beyond their task
@@ -330,13 +389,7 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
     parallel_for(context, parts, static_cast<double>(m_size) / k.width * 4,
                  [&](int64_t i) { finish_part(i, products.as<float>() + i * m_size); });
   }
-  if (grad_bias) {
-    const float* const bias = p.sizes + 2 * g.c + 2 * g.o;
-    S* const to = grad_bias->as<S>();
-    if constexpr (coarse) kernels().convert->bf16.narrow(g.o, bias, 1, to, grad_bias->strides[0]);
-    else
-      for (int64_t o = 0; o < g.o; ++o) to[o * grad_bias->strides[0]] = bias[o];
-  }
+  write_bias();
   return true;
 }
 

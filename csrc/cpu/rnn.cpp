@@ -209,7 +209,7 @@ Problem check_problem(const char* op, const fastdl_tensor* x, const fastdl_tenso
   p.y = p.sequences(y, s.width(), "y");
   check_size(s, p.rows.rows, op);
   if (reserve) {
-    p.reserve = view_like(reserve, p.x.dtype, op, "reserve");
+    p.reserve = view_like(reserve, is_narrow(x) ? DType::kFloat32 : p.x.dtype, op, "reserve");
     check_shape(p.reserve, {RnnReserve(s, p.rows.rows).size()}, op, "reserve");
     FASTDL_CHECK(p.reserve.contiguous(), FASTDL_ERROR_SHAPE, "%s: reserve must be contiguous", op);
   }
@@ -244,11 +244,8 @@ std::vector<RnnWeights<T>> read_params(Context* context, const Problem& p, std::
 
 // bfloat16 has kernels of its own where there are products of bfloat16.
 #if defined(FASTDL_BF16_TILES)
-bool native(const fastdl_tensor* x, const fastdl_tensor* reserve) {
-  const auto bf16 = [](const fastdl_tensor* t) {
-    return t->dtype.bits == 16 && t->dtype.code == FASTDL_BFLOAT;
-  };
-  return kernels().gemm_bf16 && bf16(x) && (!reserve || bf16(reserve));
+bool native(const fastdl_tensor* x) {
+  return kernels().gemm_bf16 && x->dtype.bits == 16 && x->dtype.code == FASTDL_BFLOAT;
 }
 
 template <class F>
@@ -257,7 +254,7 @@ void dispatch(DType dtype, F&& f) {
   else dispatch_float(dtype, f);
 }
 #else
-bool native(const fastdl_tensor*, const fastdl_tensor*) { return false; }
+bool native(const fastdl_tensor*) { return false; }
 
 template <class F>
 void dispatch(DType dtype, F&& f) {
@@ -304,11 +301,10 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
                                  int32_t num_params, const fastdl_tensor* lengths, const fastdl_tensor* y_,
                                  const fastdl_tensor* h_n_, const fastdl_tensor* c_n_,
                                  const fastdl_tensor* reserve, const fastdl_rnn_options* options) {
-  if (is_narrow(x_) && !native(x_, reserve)) {
+  if (is_narrow(x_) && !native(x_)) {
     return in_float32("rnn", fastdl_rnn_forward, context, reads(x_, "x"), reads(h0_, "h0"), reads(c0_, "c0"),
                       reads(params, num_params, "params"), num_params, lengths, writes(y_, "y"),
-                      writes(h_n_, "h_n"), writes(c_n_, "c_n"), or_float32(writes(reserve, "reserve")),
-                      options);
+                      writes(h_n_, "h_n"), writes(c_n_, "c_n"), reserve, options);
   }
   return guarded([&] {
     const Problem p = check_problem("rnn", x_, h0_, c0_, params, num_params, lengths, y_, reserve, options);
@@ -329,7 +325,7 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
       c0.read();
       rnn_forward<T>(context,
                      {p.shape, p.rows, read_params<T>(context, p, copies), x.data(), h0.data(), c0.data(),
-                      y.data(), h_n.data(), c_n.data(), reserve ? p.reserve.as<T>() : nullptr});
+                      y.data(), h_n.data(), c_n.data(), reserve ? p.reserve.as<compute_t<T>>() : nullptr});
       y.write();
       h_n.write();
       c_n.write();
@@ -346,12 +342,12 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* grad_h0_, const fastdl_tensor* grad_c0_,
                                   const fastdl_tensor* const* grad_params,
                                   const fastdl_rnn_options* options) {
-  if (is_narrow(x_) && !native(x_, reserve)) {
+  if (is_narrow(x_) && !native(x_)) {
     return in_float32("rnn_backward", fastdl_rnn_backward, context, reads(grad_y_, "grad_y"),
                       reads(grad_h_n_, "grad_h_n"), reads(grad_c_n_, "grad_c_n"), reads(x_, "x"),
                       reads(h0_, "h0"), reads(c0_, "c0"), reads(params, num_params, "params"), num_params,
-                      lengths, reads(y_, "y"), or_float32(reads(reserve, "reserve")),
-                      writes(grad_x_, "grad_x"), writes(grad_h0_, "grad_h0"), writes(grad_c0_, "grad_c0"),
+                      lengths, reads(y_, "y"), reserve, writes(grad_x_, "grad_x"),
+                      writes(grad_h0_, "grad_h0"), writes(grad_c0_, "grad_c0"),
                       writes(grad_params, num_params, "a gradient of params"), options);
   }
   return guarded([&] {
@@ -400,10 +396,10 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       c0.read();
       grad_h_n.read();
       grad_c_n.read();
-      rnn_backward<T>(context,
-                      {s, p.rows, read_params<T>(context, p, copies), grads, x.data(), h0.data(), c0.data(),
-                       y.data(), p.reserve.as<T>(), grad_y_ ? grad_y.data() : nullptr, grad_h_n.data(),
-                       grad_c_n.data(), grad_x_ ? grad_x.data() : nullptr, grad_h0.data(), grad_c0.data()});
+      rnn_backward<T>(context, {s, p.rows, read_params<T>(context, p, copies), grads, x.data(), h0.data(),
+                                c0.data(), y.data(), p.reserve.as<compute_t<T>>(),
+                                grad_y_ ? grad_y.data() : nullptr, grad_h_n.data(), grad_c_n.data(),
+                                grad_x_ ? grad_x.data() : nullptr, grad_h0.data(), grad_c0.data()});
       if (grad_x_) grad_x.write();
       grad_h0.write();
       grad_c0.write();

@@ -68,8 +68,8 @@ class ForwardLayer {
       dir.pre = scratch.pre + d * block_rows_ * s.gates * padded_hidden;
       dir.gates = dir.saved ? p_.reserve + reserve.gates(layer_, d) : nullptr;
       dir.saved_state = dir.saved ? p_.reserve + reserve.state(layer_, d) : nullptr;
-      dir.unprojected =
-          dir.saved ? p_.reserve + reserve.unprojected(layer_, d) : scratch.unprojected + d * states;
+      dir.unprojected = dir.saved ? rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d))
+                                  : scratch.unprojected + d * states;
       dir.h0 = p_.h0 ? p_.h0 + index * rows_.sequences * s.state : scratch.zeros;
       const S* c0 = s.gru() ? dir.h0 : p_.c0 ? p_.c0 + index * states : scratch.zeros;
       dir.state = scratch.state + d * states;
@@ -92,8 +92,8 @@ class ForwardLayer {
  private:
   struct Direction {
     bool saved;
-    A *pre, *state;
-    S *gates, *saved_state, *unprojected;
+    A *pre, *state, *gates, *saved_state;
+    S* unprojected;
     const S *h0, *weight_ih;
     const A *bias, *bias_hn;  // bias: [gates][padded hidden]
     int64_t ld_bias_hn;
@@ -415,11 +415,11 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
     const bool last = layer + 1 == s.layers;
     S* y = last        ? p.y
            : inference ? between.as<S>() + layer % 2 * rows * s.width()
-                       : p.reserve + reserve.y(layer);
+                       : rnn_stored<S>(p.reserve + reserve.y(layer));
     Layer(context, p, layer, x, y).run(scratch);
     x = y;
     if (!last && s.dropout > 0) {
-      S* dropped = inference ? y : p.reserve + reserve.dropped(layer);
+      S* dropped = inference ? y : rnn_stored<S>(p.reserve + reserve.dropped(layer));
       rnn_dropout(context, s, rows, layer, y, dropped);
       x = dropped;
     }

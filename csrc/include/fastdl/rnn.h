@@ -51,9 +51,8 @@ FASTDL_API fastdl_status fastdl_rnn_reserve_size(const fastdl_rnn_options* optio
 FASTDL_API fastdl_status fastdl_rnn_dropout_size(const fastdl_rnn_options* options, int64_t rows,
                                                  int64_t state_size, int64_t* numbers);
 
-/* reserve: 1-d, contiguous, of x's dtype and the size above; NULL when there will be no backward (cheaper).
-   Beside bfloat16 and float16 it may be float32: it then keeps what it saves unrounded, but the kernels made
-   for bfloat16 are not used. */
+/* reserve: 1-d, contiguous, of x's dtype (float32 beside bfloat16 and float16) and the size above; NULL when
+   there will be no backward (cheaper). */
 FASTDL_API fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x,
                                             const fastdl_tensor* h0, const fastdl_tensor* c0,
                                             const fastdl_tensor* const* params, int32_t num_params,
