@@ -145,21 +145,21 @@ void cross_entropy(Context* context, const Operands& o, const fastdl_cross_entro
                    const char* op) {
   const Contiguous weight(context, o.has_weight ? o.weight : View{});
   const T* w = o.has_weight ? weight->as<T>() : nullptr;
-  CrossEntropyRow<T> row{w,
-                         static_cast<double>(o.classes),
-                         1 - options.label_smoothing,
-                         options.label_smoothing / static_cast<double>(o.classes),
-                         1,
-                         options.ignore_index};
+  CrossEntropyRow<T> terms{w,
+                           static_cast<double>(o.classes),
+                           1 - options.label_smoothing,
+                           options.label_smoothing / static_cast<double>(o.classes),
+                           1,
+                           options.ignore_index};
   if (w) {
-    row.weight_sum = 0;
-    for (int64_t i = 0; i < o.classes; ++i) row.weight_sum += static_cast<double>(w[i]);
+    terms.weight_sum = 0;
+    for (int64_t i = 0; i < o.classes; ++i) terms.weight_sum += static_cast<double>(w[i]);
   }
   const Workspace labels_(context, o.soft ? 0 : static_cast<size_t>(o.rows) * sizeof(int64_t));
   int64_t* labels = labels_.as<int64_t>();
   double norm = static_cast<double>(o.rows);
   if (!o.soft) norm = read_labels<T>(o.target, w, o.classes, options.ignore_index, labels, op);
-  row.scale = gradient_scale(options.reduction, norm);
+  terms.scale = gradient_scale(options.reduction, norm);
   const Contiguous x(context, o.x), target(context, o.soft ? o.target : View{});
   ContiguousOut loss(context, o.loss), grad(context, o.has_grad ? o.grad : View{});
   const auto& table = table_for<S>(*kernels().loss);
@@ -168,19 +168,20 @@ void cross_entropy(Context* context, const Operands& o, const fastdl_cross_entro
   const Output output(g && n <= kLongestRow ? grad->nbytes() : 0);
   reduce_rows<T>(context, o.rows, n, options.reduction, norm, *loss,
                  [&](int64_t first, int64_t count, T* out) {
-                   const S* xp = x->as<S>() + first * n;
                    const bool narrow = sizeof(S) < sizeof(T) && g;
                    const Workspace scratch(context, narrow ? static_cast<size_t>(n) * sizeof(T) : 0);
-                   const auto rows = [&](S* to) {
+                   const auto rows = [&](S* to, int64_t row, int64_t some) {
+                     const int64_t at = first + row;
+                     const S* xp = x->as<S>() + at * n;
                      if (o.soft) {
-                       table.cross_entropy_soft(row, count, n, xp, target->as<S>() + first * n, out, to,
+                       table.cross_entropy_soft(terms, some, n, xp, target->as<S>() + at * n, out + row, to,
                                                 scratch.as<T>());
                      } else {
-                       table.cross_entropy(row, count, n, xp, labels + first, out, to, scratch.as<T>());
+                       table.cross_entropy(terms, some, n, xp, labels + at, out + row, to, scratch.as<T>());
                      }
                    };
-                   if (g) output.put(context, g + first * n, count * n, rows);
-                   else rows(nullptr);
+                   if (g) output.put_rows(context, g + first * n, count, n, rows);
+                   else rows(nullptr, 0, count);
                  });
   loss.write_back();
   if (g) grad.write_back();

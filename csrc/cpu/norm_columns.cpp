@@ -142,8 +142,9 @@ void affine(Context* context, const Shape& s, const S* x, const Coefficients<T>&
   const Output output(s.bytes<S>());
   for_chunks(context, s, 0.3, [&](int64_t sample, int64_t, int64_t begin, int64_t rows) {
     const int64_t at = (sample * s.rows + begin) * s.c, c = sample * s.c;
-    output.put(context, y + at, rows * s.c, [&](S* to) {
-      table.column_affine(rows, s.c, x + at, k.m.data() + c, k.a.data() + c, k.b.data() + c, to);
+    output.put_rows(context, y + at, rows, s.c, [&](S* to, int64_t first, int64_t count) {
+      table.column_affine(count, s.c, x + at + first * s.c, k.m.data() + c, k.a.data() + c, k.b.data() + c,
+                          to);
     });
   });
 }
@@ -154,8 +155,9 @@ void gradient(Context* context, const Shape& s, const S* dy, const S* x, const C
   const Output output(s.bytes<S>());
   for_chunks(context, s, 0.4, [&](int64_t sample, int64_t, int64_t begin, int64_t rows) {
     const int64_t at = (sample * s.rows + begin) * s.c, c = sample * s.c;
-    output.put(context, dx + at, rows * s.c, [&](S* to) {
-      table.column_gradient(rows, s.c, dy + at, x + at, k.m.data() + c, k.a.data() + c, k.b.data() + c,
+    output.put_rows(context, dx + at, rows, s.c, [&](S* to, int64_t first, int64_t count) {
+      const int64_t from = at + first * s.c;
+      table.column_gradient(count, s.c, dy + from, x + from, k.m.data() + c, k.a.data() + c, k.b.data() + c,
                             k.d.data() + c, to);
     });
   });

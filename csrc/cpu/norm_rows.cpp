@@ -77,16 +77,16 @@ void forward(Context* context, const char* op, const fastdl_tensor* x_, const fa
     const Output output(r.n <= kLongestRow ? out.nbytes() : 0);
     const T* wp = weight ? wc->as<T>() : nullptr;
     const T* bp = bias ? bc->as<T>() : nullptr;
-    parallel_ranges(context, r.rows, r.chunk(), static_cast<double>(r.n) * 0.5,
-                    [&](int64_t begin, int64_t end) {
-                      output.put(context, yc->as<S>() + begin * r.n, (end - begin) * r.n, [&](S* to) {
-                        for (int64_t i = begin; i < end; ++i) {
-                          table.row_forward(r.n, xc->as<S>() + i * r.n, wp, bp, rms, static_cast<T>(eps),
-                                            to + (i - begin) * r.n, mean_ ? mean.as<T>() + i : nullptr,
-                                            rstd_ ? rstd.as<T>() + i : nullptr);
-                        }
-                      });
-                    });
+    parallel_ranges(
+        context, r.rows, r.chunk(), static_cast<double>(r.n) * 0.5, [&](int64_t begin, int64_t end) {
+          const auto rows = [&](S* to, int64_t first, int64_t count) {
+            for (int64_t i = begin + first; i < begin + first + count; ++i, to += r.n) {
+              table.row_forward(r.n, xc->as<S>() + i * r.n, wp, bp, rms, static_cast<T>(eps), to,
+                                mean_ ? mean.as<T>() + i : nullptr, rstd_ ? rstd.as<T>() + i : nullptr);
+            }
+          };
+          output.put_rows(context, yc->as<S>() + begin * r.n, end - begin, r.n, rows);
+        });
   });
   yc.write_back();
 }
@@ -120,12 +120,14 @@ void backward(Context* context, const Rows& r, const S* dy, const S* x, const T*
     if (pw) std::fill(pw, pw + r.n, T(0));
     if (pb) std::fill(pb, pb + r.n, T(0));
     const int64_t begin = chunk * r.chunk(), end = std::min(r.rows, begin + r.chunk());
-    output.put(context, dx ? dx + begin * r.n : dx, (end - begin) * r.n, [&](S* to) {
-      for (int64_t i = begin; i < end; ++i) {
-        table.row_backward(r.n, dy + i * r.n, x + i * r.n, w, mean ? mean[i] : T(0), rstd[i], rms,
-                           to ? to + (i - begin) * r.n : nullptr, pw, pb);
-      }
-    });
+    output.put_rows(context, dx ? dx + begin * r.n : dx, end - begin, r.n,
+                    [&](S* to, int64_t first, int64_t count) {
+                      for (int64_t i = begin + first; i < begin + first + count; ++i) {
+                        table.row_backward(r.n, dy + i * r.n, x + i * r.n, w, mean ? mean[i] : T(0), rstd[i],
+                                           rms, to, pw, pb);
+                        if (to) to += r.n;
+                      }
+                    });
   });
   if (dw) combine<T>(context, chunks, 2 * r.n, r.n, partial.as<T>(), *dw);
   if (db) combine<T>(context, chunks, 2 * r.n, r.n, partial.as<T>() + r.n, *db);

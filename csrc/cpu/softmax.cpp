@@ -69,8 +69,10 @@ void forward(Context* context, int32_t kind, const View& x, const View& out, int
       context, e,
       [&](int64_t first, int64_t count) {
         const Workspace scratch(context, sizeof(S) < sizeof(T) ? static_cast<size_t>(e.n) * sizeof(T) : 0);
-        output.put(context, y + first * e.n, count * e.n,
-                   [&](S* to) { table.forward(kind, count, e.n, xp + first * e.n, to, scratch.as<T>()); });
+        const S* from = xp + first * e.n;
+        output.put_rows(context, y + first * e.n, count, e.n, [&](S* to, int64_t row, int64_t rows) {
+          table.forward(kind, rows, e.n, from + row * e.n, to, scratch.as<T>());
+        });
       },
       [&](int64_t at, int64_t count) { table.forward_columns(kind, count, e.n, e.inner, xp + at, y + at); });
 }
@@ -86,8 +88,9 @@ void backward(Context* context, int32_t kind, const View& dy, const View& out, c
       context, e,
       [&](int64_t first, int64_t count) {
         const int64_t at = first * e.n;
-        output.put(context, d + at, count * e.n,
-                   [&](S* to) { table.backward(kind, count, e.n, g + at, y + at, to); });
+        output.put_rows(context, d + at, count, e.n, [&](S* to, int64_t row, int64_t rows) {
+          table.backward(kind, rows, e.n, g + at + row * e.n, y + at + row * e.n, to);
+        });
       },
       [&](int64_t at, int64_t count) {
         table.backward_columns(kind, count, e.n, e.inner, g + at, y + at, d + at);
