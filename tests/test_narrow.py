@@ -353,7 +353,7 @@ def test_which_dtypes_go_together(rng):
     x, w = rng.normal(size=(4, 6)).astype(BF16), np.ones(6, np.float32)
     plain = ops.layer_norm(x, (6,), w.astype(BF16), w.astype(BF16))[0]
     assert_same_bits(ops.layer_norm(x, (6,), w, w)[0], plain)
-    with pytest.raises(TypeError, match="layer_norm: expected weight to be bfloat16 or float32, got float16"):
+    with pytest.raises(TypeError, match=r"layer_norm: expected weight to be float32 .*got float16"):
         ops.layer_norm(x, (6,), w.astype(F16), w)
     with pytest.raises(
         TypeError, match="matmul: expected b to be bfloat16 like the other operands, got float32"
