@@ -96,6 +96,8 @@ def test_against_reference(shape, dtype, isa, rng):
 def test_masks_together(shape, isa, rng):
     check(shape, np.float32, rng, mask="bool", causal=True)
     check(shape, np.float32, rng, mask="float", causal=True, scale=-0.5)
+    check(shape, np.float32, rng, mask="bool", causal=True, scale=-0.5)
+    check(shape, np.float32, rng, causal=True, scale=0.0)
 
 
 @pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[2], SHAPES[4]], ids=str)
@@ -220,7 +222,7 @@ def test_layouts(which, rng):
 
 @pytest.mark.parametrize("batch, heads, queries, keys", [(1, 1, 300, 270), (5, 2, 300, 270), (1, 2, 2, 2000)])
 def test_same_bits_for_any_thread_count(batch, heads, queries, keys, rng):
-    """A batch of one takes the two-pass backward, a larger one the fused pass; few queries split the keys."""
+    """The number of threads decides whether backward takes one pass or two; few queries split the keys."""
     q, k, v, _ = operands((batch, heads, 1, queries, keys, 40, 40), np.float32, rng)
     grad = rng.standard_normal(q.shape).astype(np.float32)
     before = fastdl._core.get_num_threads()

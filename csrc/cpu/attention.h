@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "cpu/dropout.h"
@@ -88,16 +89,24 @@ class ScoreMasks {
         cols_(cols),
         scratch_(context, copies_ ? static_cast<size_t>(rows * cols) * sizeof(T) : 0) {}
 
-  // Masks the scores of queries i.. and keys j.. (which takes their scale) and pads their rows.
+  // Masks the scores of queries i.. and keys j.. and pads their rows. Only a bias needs the scale applied
+  // first (and a scale of 0, of which infinity would make NaN): the bits do not depend on which tiles have
+  // something to mask.
   void apply(ScoreRows<T>& block, int64_t b, int64_t h, int64_t i, int64_t j) const {
-    const bool diagonal = p_.causal && j + block.cols > i + 1;
+    const bool diagonal = p_.causal && j + block.cols > i + 1, bias = p_.mask.data && !keep_;
     if (!p_.mask.data && !diagonal && block.cols % width_ == 0) return;
-    ScoreMask<T> m{nullptr, 0, nullptr, 0, diagonal ? i + 1 - j : block.cols};
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    ScoreMask<T> m{T(1), block.scale < 0 ? kInfinity : -kInfinity, nullptr, 0, nullptr,
+                   0,    diagonal ? i + 1 - j : block.cols};
+    if (bias || !(block.scale < 0 || block.scale > 0)) {
+      m.factor = block.scale;
+      m.forbidden = -kInfinity;
+      block.scale = T(1);
+    }
     if (keep_) set<unsigned char>(m.keep, m.keep_row, block, b, h, i, j);
-    else if (p_.mask.data && p_.mask.dtype == DType::kBFloat16) set_rounded(m, block, b, h, i, j);
-    else if (p_.mask.data) set<T>(m.bias, m.bias_row, block, b, h, i, j);
+    else if (bias && p_.mask.dtype == DType::kBFloat16) set_rounded(m, block, b, h, i, j);
+    else if (bias) set<T>(m.bias, m.bias_row, block, b, h, i, j);
     table_for<T>(*kernels().attention).mask(block, m);
-    block.scale = T(1);
   }
 
  private:

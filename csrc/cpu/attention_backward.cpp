@@ -203,18 +203,18 @@ void row_statistics(Context* context, const AttentionProblem& p, const Attention
   });
 }
 
-// One pass (five products a block) where samples and groups are enough to share out; else queries and keys in
-// two passes (seven products) that split finer. Both add in the same order, so the bits do not depend on the
-// choice.
+// One pass (five products a block) where samples and groups are enough to keep all threads busy; else queries
+// and keys in two passes (seven products), which split finer. Both add in the same order, so the bits do not
+// depend on the choice.
 template <class S>
 bool one_pass(Context* context, const AttentionProblem& p, int64_t key_blocks) {
-  constexpr int64_t kEnough = 8;
-  if (p.batch * p.groups < kEnough && key_blocks * p.group_size() * p.queries > 2 * kBackwardQueries)
-    return false;
+  const int64_t pairs = p.batch * p.groups, threads = num_threads(context);
+  const bool idle = 5 * round_up(pairs, threads) > 7 * pairs;
+  if (idle && key_blocks * p.group_size() * p.queries > 2 * kBackwardQueries) return false;
   // bfloat16 holds float32 sums for all queries of a group while its keys pass: never more than this in all.
   constexpr double kHeldBytes = 48 << 20;
   const double held = 4.0 * static_cast<double>(p.group_size() * p.queries) * static_cast<double>(p.e);
-  return !std::is_same_v<S, bfloat16> || held * num_threads(context) <= kHeldBytes;
+  return !std::is_same_v<S, bfloat16> || held * static_cast<double>(threads) <= kHeldBytes;
 }
 
 }  // namespace

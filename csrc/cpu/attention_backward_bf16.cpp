@@ -165,6 +165,9 @@ void Bf16BackwardBlock::add_tile(int64_t h, int64_t i, int64_t first, int64_t ro
   tiles_.multiply(rows, seen, p_.ev, dout, values_t_, dp_, block_, 1.0f, false);
   ScoreRows<float> scores{prob_, rows, seen, block_, static_cast<float>(p_.scale * kLog2e)};
   masks_.apply(scores, b_, h, at, j_);
+  // A product may read on to the end of its last step: what stands there must be a number.
+  for (int64_t r = 0; r < rows && seen % table_.width != 0; ++r)
+    std::fill_n(dp_ + r * block_ + seen, round_up(seen, table_.width) - seen, 0.0f);
   const float* kept = nullptr;
   if (p_.dropout > 0) {
     const ScoreRows<float> factors{kept_, rows, seen, block_, 1.0f};

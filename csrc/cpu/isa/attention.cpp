@@ -32,8 +32,8 @@ FASTDL_INLINE void store_weights(Vec<float> p, Vec<float> q, bfloat16* to) {
 template <class T>
 void mask(const ScoreRows<T>& b, const ScoreMask<T>& m) {
   using V = Vec<T>;
-  const V lowest = V::broadcast(kLowest<T>);
-  const V log2e = V::broadcast(MathConstants<T>::log2e), scale = V::broadcast(b.scale);
+  const V lowest = V::broadcast(m.forbidden);
+  const V log2e = V::broadcast(MathConstants<T>::log2e), scale = V::broadcast(m.factor);
   for (int64_t r = 0; r < b.rows; ++r) {
     T* row = b.s + r * b.ld;
     const int64_t seen = m.visible + r < b.cols ? m.visible + r : b.cols;

@@ -16,9 +16,10 @@ struct ScoreRows {
   T scale;
 };
 
-// What row r is left with: bias added, -inf where a mask forbids.
+// What row r is left with: s * factor + bias, or `forbidden`.
 template <class T>
 struct ScoreMask {
+  T factor, forbidden;
   const T* bias;  // or null; rows bias_row apart, columns contiguous
   int64_t bias_row;
   const unsigned char* keep;  // or null; 0: may not attend
@@ -43,7 +44,7 @@ struct DecodeTable {
 template <class T>
 struct AttentionTable {
   int64_t width;  // lanes of a vector: rows of scores are padded to a multiple of it
-  // Applies the scale, then the masks; sets the padding to -inf.
+  // Applies the masks; the padding is forbidden.
   void (*mask)(const ScoreRows<T>& block, const ScoreMask<T>& mask);
   // Online softmax (Milakov, Gimelshein 2018). top[r] is what earlier weights of row r were scaled by, sums
   // its `width` partial sums; s becomes 2^(scale s - top). Where a score exceeds top by more than kLag, top
