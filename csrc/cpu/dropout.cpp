@@ -24,7 +24,7 @@ void apply(Context* context, const DropoutMask& mask, const View& x, const View&
   constexpr int64_t kGrain = 16384;
   const auto& table = table_for<S>(*kernels().dropout);
   const Output output(out.nbytes());
-  parallel_ranges(context, x.size(), kGrain, 4.0, [&](int64_t begin, int64_t end) {
+  parallel_ranges(context, x.size(), kGrain, 1.5, [&](int64_t begin, int64_t end) {
     output.put_pieces(context, out.as<S>(), begin, end,
                       [&](S* to, int64_t i, int64_t j) { table.apply(mask, i, j - i, x.as<S>() + i, to); });
   });

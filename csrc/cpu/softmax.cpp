@@ -8,7 +8,7 @@
 namespace fastdl::cpu {
 namespace {
 
-constexpr double kCost = 4;           // elementary operations an element costs
+constexpr double kCost = 1.5;         // elementary operations an element costs, a vector at a time
 constexpr int64_t kGrain = 8192;      // elements per task
 constexpr int64_t kColumnGrain = 64;  // columns per task at least: whole cache lines
 
