@@ -3,9 +3,9 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from tolerance import assert_same_bits
 
 from fastdl import _core, ops
-from tolerance import assert_same_bits
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 KINDS = {0: np.add, 1: np.subtract, 2: np.multiply, 3: np.divide}
@@ -47,7 +47,9 @@ def test_refuses():
 def test_large_outputs_are_their_parts_put_together(offset, rng):
     n, parts = 1000, 12
     rows = parts * 400  # 19 MB, past half of a 32 MiB cache
-    x, g = (rng.standard_normal(rows * n + 16, np.float32)[offset:][: rows * n].reshape(rows, n) for _ in "xg")
+    x, g = (
+        rng.standard_normal(rows * n + 16, np.float32)[offset:][: rows * n].reshape(rows, n) for _ in "xg"
+    )
     labels = rng.integers(0, n, rows)
     w, b = rng.standard_normal((2, n), np.float32)
     mean, rstd = (rng.uniform(0.5, 2, n).astype(np.float32) for _ in range(2))
