@@ -38,7 +38,8 @@ Bf16BackwardBlock::Bf16BackwardBlock(Context* context, const AttentionProblem& p
       delta_(delta),
       held_(held),
       table_(table_for<float>(*kernels().attention)),
-      block_(round_up(std::min(keys_per_block(p), p.keys), tiles_.nr())),
+      // Rows one step of the products long would pass for a packed panel.
+      block_(std::max(2 * tiles_.nr(), round_up(std::min(keys_per_block(p), p.keys), tiles_.nr()))),
       masks_(context, p, tiles_.mr(), block_),
       at_(layout()),
       packed_(context, static_cast<size_t>(at_.all) * sizeof(bfloat16)),

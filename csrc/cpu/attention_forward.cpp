@@ -47,7 +47,8 @@ class ForwardBlock {
         count_(count),
         rows_(count * p.group_size()),
         table_(table_for<T>(*kernels().attention)),
-        block_(std::min(kKeys, round_up(std::max<int64_t>(1, p.keys), tiles_.nr()))),
+        // Two panels at least: rows one step of bfloat16 products long would pass for a packed panel.
+        block_(std::min(kKeys, round_up(std::max<int64_t>(1, p.keys), 2 * tiles_.nr()))),
         direct_v_(!kNarrow && p.v.strides[3] == 1 && p.v.strides[2] == p.ev),
         direct_q_(p.q.strides[3] == 1 && p.q.strides[2] == p.e),
         masks_(context, p, tiles_.mr(), block_),
