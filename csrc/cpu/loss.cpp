@@ -7,15 +7,13 @@
 #include "cpu/kernels.h"
 #include "cpu/loss.h"
 #include "cpu/parallel.h"
-#include "cpu/stream.h"
 #include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
 
-constexpr int64_t kGrain = 8192;        // elements per task
-constexpr int64_t kLongestRow = 65536;  // of a gradient that passes through scratch memory
-constexpr double kCost = 1.5;           // elementary operations an element costs, a vector at a time
+constexpr int64_t kGrain = 8192;  // elements per task
+constexpr double kCost = 1.5;     // elementary operations an element costs, a vector at a time
 
 fastdl_cross_entropy_options checked(const fastdl_cross_entropy_options* options, const char* op) {
   const auto o = read_options(options, fastdl_cross_entropy_options FASTDL_CROSS_ENTROPY_OPTIONS_INIT, op);
@@ -165,23 +163,18 @@ void cross_entropy(Context* context, const Operands& o, const fastdl_cross_entro
   const auto& table = table_for<S>(*kernels().loss);
   const int64_t n = o.classes;
   S* g = o.has_grad ? grad->as<S>() : nullptr;
-  const Output output(g && n <= kLongestRow ? grad->nbytes() : 0);
   reduce_rows<T>(context, o.rows, n, options.reduction, norm, *loss,
                  [&](int64_t first, int64_t count, T* out) {
                    const bool narrow = sizeof(S) < sizeof(T) && g;
                    const Workspace scratch(context, narrow ? static_cast<size_t>(n) * sizeof(T) : 0);
-                   const auto rows = [&](S* to, int64_t row, int64_t some) {
-                     const int64_t at = first + row;
-                     const S* xp = x->as<S>() + at * n;
-                     if (o.soft) {
-                       table.cross_entropy_soft(terms, some, n, xp, target->as<S>() + at * n, out + row, to,
-                                                scratch.as<T>());
-                     } else {
-                       table.cross_entropy(terms, some, n, xp, labels + at, out + row, to, scratch.as<T>());
-                     }
-                   };
-                   if (g) output.put_rows(context, g + first * n, count, n, rows);
-                   else rows(nullptr, 0, count);
+                   const S* xp = x->as<S>() + first * n;
+                   S* gp = g ? g + first * n : nullptr;
+                   if (o.soft) {
+                     table.cross_entropy_soft(terms, count, n, xp, target->as<S>() + first * n, out, gp,
+                                              scratch.as<T>());
+                   } else {
+                     table.cross_entropy(terms, count, n, xp, labels + first, out, gp, scratch.as<T>());
+                   }
                  });
   loss.write_back();
   if (g) grad.write_back();

@@ -262,7 +262,7 @@ void for_reaches(Context* context, const Plan& p, Body&& body) {
               width = reach_of(p.ranges[2], p.in[2]);
   const int64_t rows = p.in[0] * p.in[1], most[3] = {depth.most(), height.most(), width.most()};
   parallel_for(
-      context, p.n * rows, row_cost(p, p.in[2], std::max<int64_t>(1, most[0] * most[1] * most[2])),
+      context, p.n * rows, 2 * row_cost(p, p.in[2], std::max<int64_t>(1, most[0] * most[1] * most[2])),
       [&](int64_t task) {
         const int64_t n = task / rows, row = task % rows;
         const auto d = static_cast<size_t>(row / p.in[1]), h = static_cast<size_t>(row % p.in[1]);

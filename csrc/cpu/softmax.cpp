@@ -52,11 +52,6 @@ void for_parts(Context* context, const Extents& e, Rows&& rows, Columns&& column
   });
 }
 
-// Rows longer than this would not stay in a core's cache beside their input.
-constexpr int64_t kLongestRow = 65536;
-
-Output output_of(const View& v, const Extents& e) { return Output(e.n <= kLongestRow ? v.nbytes() : 0); }
-
 template <class S>
 void forward(Context* context, int32_t kind, const View& x, const View& out, int dim) {
   using T = compute_t<S>;
@@ -64,15 +59,11 @@ void forward(Context* context, int32_t kind, const View& x, const View& out, int
   const auto& table = table_for<S>(*kernels().softmax);
   const S* xp = x.as<S>();
   S* y = out.as<S>();
-  const Output output = output_of(out, e);
   for_parts(
       context, e,
       [&](int64_t first, int64_t count) {
         const Workspace scratch(context, sizeof(S) < sizeof(T) ? static_cast<size_t>(e.n) * sizeof(T) : 0);
-        const S* from = xp + first * e.n;
-        output.put_rows(context, y + first * e.n, count, e.n, [&](S* to, int64_t row, int64_t rows) {
-          table.forward(kind, rows, e.n, from + row * e.n, to, scratch.as<T>());
-        });
+        table.forward(kind, count, e.n, xp + first * e.n, y + first * e.n, scratch.as<T>());
       },
       [&](int64_t at, int64_t count) { table.forward_columns(kind, count, e.n, e.inner, xp + at, y + at); });
 }
@@ -83,7 +74,8 @@ void backward(Context* context, int32_t kind, const View& dy, const View& out, c
   const auto& table = table_for<S>(*kernels().softmax);
   const S *g = dy.as<S>(), *y = out.as<S>();
   S* d = dx.as<S>();
-  const Output output = output_of(dx, e);
+  constexpr int64_t kLongestRow = 65536;  // longer ones would not stay in a core's cache beside their inputs
+  const Output output(e.n <= kLongestRow ? dx.nbytes() : 0);
   for_parts(
       context, e,
       [&](int64_t first, int64_t count) {
