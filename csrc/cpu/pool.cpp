@@ -174,7 +174,12 @@ double row_cost(const Plan& p, int64_t positions, int64_t visits) {
   return static_cast<double>(positions * p.c * visits) * 0.25;
 }
 
-// Tasks are rows; where there are few, blocks of channels of rows.
+// Rows to a task: enough elements to be worth one.
+int64_t rows_per_task(const Plan& p, int64_t positions, int64_t visits) {
+  return std::max<int64_t>(1, 8192 / std::max<int64_t>(1, positions * p.c * visits));
+}
+
+// Tasks are groups of rows; where there are few rows, blocks of channels of rows.
 int64_t channel_block(const Plan& p, int64_t rows) {
   constexpr int64_t kEnoughRows = 16, kLeast = 64;
   return rows >= kEnoughRows ? p.c : std::min(p.c, kLeast);
@@ -188,13 +193,11 @@ void for_runs(Context* context, const Plan& p, Body&& body, Empty&& empty) {
   const int64_t blocks = (p.c + block - 1) / block;
   const std::vector<Run> runs = runs_of(p.ranges[2]);
   const double cost = row_cost(p, p.out[2], taps) / static_cast<double>(blocks);
-  parallel_for(context, p.n * rows * blocks, cost, [&](int64_t task) {
-    const int64_t n = task / (rows * blocks), row = task / blocks % rows, c = task % blocks * block;
+  const auto part = [&](int64_t index, int64_t* positions) {
+    const int64_t n = index / (rows * blocks), row = index / blocks % rows, c = index % blocks * block;
     const int64_t channels = std::min(block, p.c - c);
     const Range &d = p.ranges[0][static_cast<size_t>(row / p.out[1])],
                 &h = p.ranges[1][static_cast<size_t>(row % p.out[1])];
-    const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(int64_t));
-    int64_t* positions = scratch.as<int64_t>();
     for (const Run& run : runs) {
       const Range& w = p.ranges[2][static_cast<size_t>(run.first)];
       const int64_t to = (n * p.out_plane() + row * p.out[2] + run.first) * p.c + c;
@@ -212,6 +215,11 @@ void for_runs(Context* context, const Plan& p, Body&& body, Empty&& empty) {
              n * p.in_plane() * p.c + c, to);
       }
     }
+  };
+  const int64_t grain = blocks > 1 ? 1 : rows_per_task(p, p.out[2], taps);
+  parallel_ranges(context, p.n * rows * blocks, grain, cost, [&](int64_t begin, int64_t end) {
+    const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(int64_t));
+    for (int64_t index = begin; index < end; ++index) part(index, scratch.as<int64_t>());
   });
 }
 
@@ -255,34 +263,40 @@ void avg_forward(Context* context, const Plan& p, const S* x, S* out) {
 }
 
 // Calls body(the windows that reach a row of input positions, element of the first window of the sample,
-// element of the row, {depth, height} of the rows of windows) for all rows.
+// element of the row, room for a pointer per row of windows) for all rows.
 template <class Body>
 void for_reaches(Context* context, const Plan& p, Body&& body) {
   const Reach depth = reach_of(p.ranges[0], p.in[0]), height = reach_of(p.ranges[1], p.in[1]),
               width = reach_of(p.ranges[2], p.in[2]);
-  const int64_t rows = p.in[0] * p.in[1], most[3] = {depth.most(), height.most(), width.most()};
-  parallel_for(
-      context, p.n * rows, 2 * row_cost(p, p.in[2], std::max<int64_t>(1, most[0] * most[1] * most[2])),
-      [&](int64_t task) {
-        const int64_t n = task / rows, row = task % rows;
-        const auto d = static_cast<size_t>(row / p.in[1]), h = static_cast<size_t>(row % p.in[1]);
-        const Workspace scratch(context, static_cast<size_t>(most[0] * most[1]) * sizeof(int64_t));
-        int64_t* starts = scratch.as<int64_t>();
-        int64_t count = 0;
-        for (int64_t i = depth.first[d]; i < depth.last[d]; ++i) {
-          for (int64_t j = height.first[h]; j < height.last[h]; ++j) {
-            starts[count++] = (i * p.out[1] + j) * p.out[2];
-          }
-        }
-        body(PoolReach{p.in[2], count, row * p.in[2], starts, width.first.data(), width.last.data(), p.c},
-             n * p.out_plane() * p.c, (n * p.in_plane() + row * p.in[2]) * p.c);
-      });
+  const int64_t rows = p.in[0] * p.in[1], most = depth.most() * height.most();
+  const int64_t visits = std::max<int64_t>(1, most * width.most());
+  const auto part = [&](int64_t index, int64_t* starts, const void** room) {
+    const int64_t n = index / rows, row = index % rows;
+    const auto d = static_cast<size_t>(row / p.in[1]), h = static_cast<size_t>(row % p.in[1]);
+    int64_t count = 0;
+    for (int64_t i = depth.first[d]; i < depth.last[d]; ++i) {
+      for (int64_t j = height.first[h]; j < height.last[h]; ++j) {
+        starts[count++] = (i * p.out[1] + j) * p.out[2];
+      }
+    }
+    body(PoolReach{p.in[2], count, row * p.in[2], starts, width.first.data(), width.last.data(), p.c},
+         n * p.out_plane() * p.c, (n * p.in_plane() + row * p.in[2]) * p.c, room);
+  };
+  parallel_ranges(context, p.n * rows, rows_per_task(p, p.in[2], visits), 2 * row_cost(p, p.in[2], visits),
+                  [&](int64_t begin, int64_t end) {
+                    const size_t room = static_cast<size_t>(std::max<int64_t>(0, most));
+                    const Workspace starts(context, room * sizeof(int64_t));
+                    const Workspace pointers(context, room * sizeof(void*));
+                    for (int64_t index = begin; index < end; ++index) {
+                      part(index, starts.as<int64_t>(), pointers.as<const void*>());
+                    }
+                  });
 }
 
 template <class S>
 void max_backward(Context* context, const Plan& p, const S* dy, const int32_t* where, S* dx) {
   const auto& table = table_for<S>(*kernels().pool);
-  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to) {
+  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to, const void**) {
     table.max_reach(row, dy + from, where + from, dx + to);
   });
 }
@@ -328,10 +342,10 @@ void avg_backward(Context* context, const Plan& p, const S* dy, S* dx) {
   using T = compute_t<S>;
   const auto& table = table_for<S>(*kernels().pool);
   const Scales<T> scales(p);
-  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to) {
-    const Workspace scratch(context, static_cast<size_t>(row.rows) * sizeof(const T*));
-    for (int64_t r = 0; r < row.rows; ++r) scratch.as<const T*>()[r] = scales.at(row.starts[r]);
-    table.sum_reach(row, dy + from, scratch.as<const T*>(), dx + to);
+  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to, const void** room) {
+    const T** factors = reinterpret_cast<const T**>(room);
+    for (int64_t r = 0; r < row.rows; ++r) factors[r] = scales.at(row.starts[r]);
+    table.sum_reach(row, dy + from, factors, dx + to);
   });
 }
 
