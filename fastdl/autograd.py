@@ -318,6 +318,8 @@ def _owned(g: Any) -> bool:
     if g.base is None:
         return True
     kind = g.base.__class__
+    if not g.flags.writeable:  # broadcast_to gives such views
+        return False
     whole = g.base.size == g.size if kind is ndarray else kind.__module__ == "fastdl._core"  # pooled memory
     return whole and _getrefcount(g.base) == _BASE_SOLE
 

@@ -66,28 +66,30 @@ def empty_like(array: np.ndarray, dtype: Any = None) -> np.ndarray:
     return out.transpose(sorted(range(array.ndim), key=order.__getitem__))
 
 
-_POOLED = 1 << 17  # bytes from which `empty` reuses memory: fresh pages would cost more than the addition
+_POOLED = 1 << 17  # bytes from which `empty` reuses memory and a second thread is worth waking
+_ADD, _MULTIPLY = 0, 2  # fastdl_arithmetic_kind
 
 
 def add(a: Any, b: Any) -> Any:
-    """``a + b``; a large result gets the memory of an earlier output."""
+    """``a + b``; large float arrays on our kernels, by all threads into the memory of an earlier output."""
     if a.nbytes >= _POOLED and a.shape == b.shape and a.dtype == b.dtype and a.__class__ is np.ndarray:
-        return _large(np.add, a, b)
+        return _large(np.add, _ADD, a, b)
     return a + b
 
 
 def multiply(a: Any, b: Any) -> Any:
-    """``a * b``; a large result gets the memory of an earlier output."""
+    """``a * b``; see `add`."""
     if a.nbytes >= _POOLED and a.shape == b.shape and a.dtype == b.dtype and a.__class__ is np.ndarray:
-        return _large(np.multiply, a, b)
+        return _large(np.multiply, _MULTIPLY, a, b)
     return a * b
 
 
-def _large(function: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if a.dtype.kind == "V":  # converting on our kernels costs less than NumPy's loops for bfloat16
-        result = convert(a, _FLOAT32)
-        return convert(function(result, convert(b, _FLOAT32), out=result), a.dtype)
-    return function(a, b, out=empty_like(a))
+def _large(function: Any, kind: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out = empty_like(a)
+    if is_float(a.dtype) and a.itemsize <= 8:
+        kernels(a).arithmetic(a, b, 0.0, out, kind)
+        return out
+    return function(a, b, out=out)
 
 
 def wide(dtype: np.dtype) -> np.dtype:

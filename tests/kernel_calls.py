@@ -326,6 +326,11 @@ class Cases:
         shape = self.sizes(2)
         return [self.unit(*shape), Out(*shape), self.size(0, 6)]
 
+    def arithmetic(self):
+        shape = self.sizes(3)
+        other = self.x(*shape) if self.rng.random() < 0.7 else None
+        return [self.x(*shape), other, 1.5, Out(*shape), self.size(0, 4)]
+
     def dropout(self):
         shape = self.sizes(3)
         return [self.x(*shape), Out(*shape), 0.5, 1, 2]

@@ -1,5 +1,10 @@
 """Scaled dot-product attention against the reference, in every layout, on every ISA and thread count."""
 
+import os
+import re
+from pathlib import Path
+
+import ml_dtypes
 import numpy as np
 import pytest
 from gradcheck import gradcheck
@@ -11,6 +16,8 @@ from tolerance import assert_same_bits, unit_roundoff
 import fastdl
 import fastdl.functional.attention as F
 from fastdl import ops
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
 
 # (B, H, G, L, S, E, Ev): around the block sizes of 128 queries and keys, and one row or key.
 SHAPES = [
@@ -89,12 +96,64 @@ def test_against_reference(shape, dtype, isa, rng):
 def test_masks_together(shape, isa, rng):
     check(shape, np.float32, rng, mask="bool", causal=True)
     check(shape, np.float32, rng, mask="float", causal=True, scale=-0.5)
+    check(shape, np.float32, rng, mask="bool", causal=True, scale=-0.5)
+    check(shape, np.float32, rng, causal=True, scale=0.0)
 
 
 @pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[2], SHAPES[4]], ids=str)
 def test_dropout(shape, isa, rng):
     check(shape, np.float32, rng, dropout=0.3)
     check(shape, np.float64, rng, mask="bool", dropout=0.5)
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:6] + SHAPES[7:] + [(2, 4, 4, 140, 300, 24, 40)], ids=str)
+def test_bfloat16(shape, isa, rng):
+    """Operands are exact. Weights and the gradients of scores are rounded before their products, results after: each
+    adds at most one unit roundoff of the largest terms, and sums of many rounding errors grow more slowly than theirs.
+    """
+    q, k, v, mask = (
+        x if x is None or x.dtype == bool else x.astype(BF16) for x in operands(shape, "f4", rng, "float")
+    )
+    gqa = shape[1] != shape[2]
+    grad = rng.standard_normal((*q.shape[:3], shape[6])).astype(BF16)
+    for m, options in (
+        (None, {}),
+        (None, dict(is_causal=True)),
+        (mask, {}),
+        (None, dict(dropout_p=0.3, seed=7)),
+    ):
+        wide = [x if x is None else x.astype(np.float64) for x in (grad, q, k, v, m)]
+        d = dropout_mask((*q.shape[:3], shape[4]), 0.3, 7, 0) if "seed" in options else None
+        rest = (d, options.get("is_causal", False), None, gqa)
+        out, lse = ops.scaled_dot_product_attention(q, k, v, m, enable_gqa=gqa, **options)
+        assert out.dtype == BF16 and lse.dtype == np.float32
+        near(out, ref.scaled_dot_product_attention(*wide[1:], *rest))
+        got = ops.scaled_dot_product_attention_backward(grad, q, k, v, m, out, lse, enable_gqa=gqa, **options)
+        for a, b in zip(got[:3], ref.scaled_dot_product_attention_backward(*wide, *rest)):
+            near(a, b)
+
+
+def near(got, expected):
+    allowed = 4 * 2.0**-8 * max(1.0, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(got.astype(np.float64), expected, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_memory_does_not_grow_with_the_square_of_the_length(dtype, rng):
+    status = Path("/proc/self/status")
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("needs Linux's resettable peak of resident memory")
+
+    def kilobytes(name):
+        return int(re.search(rf"{name}:\s*(\d+)", status.read_text()).group(1))
+
+    q, k, v = (rng.standard_normal((1, 2, 16384, 32), np.float32).astype(dtype) for _ in range(3))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = kilobytes("VmRSS")
+    out, lse = ops.scaled_dot_product_attention(q, k, v, is_causal=True)
+    grads = ops.scaled_dot_product_attention_backward(out, q, k, v, None, out, lse, is_causal=True)
+    results = (out.nbytes + lse.nbytes + sum(g.nbytes for g in grads[:3])) / 1024
+    assert kilobytes("VmHWM") - before - results < 64 * 1024
 
 
 def test_rows_that_may_attend_to_nothing(isa, rng):
@@ -163,7 +222,7 @@ def test_layouts(which, rng):
 
 @pytest.mark.parametrize("batch, heads, queries, keys", [(1, 1, 300, 270), (5, 2, 300, 270), (1, 2, 2, 2000)])
 def test_same_bits_for_any_thread_count(batch, heads, queries, keys, rng):
-    """A batch of one takes the two-pass backward, a larger one the fused pass; few queries split the keys."""
+    """The number of threads decides whether backward takes one pass or two; few queries split the keys."""
     q, k, v, _ = operands((batch, heads, 1, queries, keys, 40, 40), np.float32, rng)
     grad = rng.standard_normal(q.shape).astype(np.float32)
     before = fastdl._core.get_num_threads()

@@ -629,3 +629,15 @@ def test_an_optimizer_step_counts_as_an_in_place_change():
     fastdl.optim.SGD([weight], lr=0.1).step()
     with pytest.raises(RuntimeError, match="modified by an in-place operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_gradients_of_one_element_accumulate(shape, dtype):
+    x = fastdl.ones(shape, dtype=dtype, requires_grad=True)
+    for i in range(3):
+        (x.sum() if i % 2 else x.sum(tuple(range(len(shape))))).backward()
+    assert x.grad.dtype == x.dtype and x.grad.sum().item() == 3.0
+    x.mean().backward()
+    x.expand(4, *shape).sum(0).sum().backward()
+    assert x.grad.sum().item() == 8.0

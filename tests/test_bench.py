@@ -192,6 +192,7 @@ def test_a_peer_that_raises_is_reported_and_left_out():
 
     out = run_one(lambda peers: contest_of(peers, lambda: (1,), good=lambda: (1,), bad=broken))
     assert out.status == "ok" and out.best == "good" and out.skipped == {"bad": "no kernel"}
+    assert "took no part: bad no kernel (1 row)" in report.footer([out])
 
 
 def test_rows_beyond_the_budget_are_reported_as_not_run():

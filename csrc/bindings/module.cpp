@@ -15,6 +15,7 @@ void bind_pool(py::module_&);
 void bind_activation(py::module_&);
 void bind_matmul(py::module_&);
 void bind_measure(py::module_&);
+void bind_arithmetic(py::module_&);
 void bind_softmax(py::module_&);
 void bind_loss(py::module_&);
 void bind_embedding(py::module_&);
@@ -55,6 +56,7 @@ PYBIND11_MODULE(_core, m) {
   bind_activation(m);
   bind_matmul(m);
   bind_measure(m);
+  bind_arithmetic(m);
   bind_softmax(m);
   bind_loss(m);
   bind_embedding(m);

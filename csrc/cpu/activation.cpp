@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
+#include "cpu/convert.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 #include "cpu/tensor.h"
-#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -20,29 +21,35 @@ fastdl_activation checked(const fastdl_activation* f, const char* op) {
   return *f;
 }
 
-template <class T>
+template <class S>
 void forward(Context* context, const View& x, const View& out, const fastdl_activation& f) {
-  const auto& table = table_for<T>(*kernels().activation);
+  const auto& table = table_for<S>(*kernels().activation);
+  const Output output(out.nbytes());
   parallel_ranges(context, x.size(), kGrain, 1.0, [&](int64_t begin, int64_t end) {
-    table.forward(f, end - begin, x.as<T>() + begin, out.as<T>() + begin);
+    output.put_pieces(context, out.as<S>(), begin, end,
+                      [&](S* to, int64_t i, int64_t j) { table.forward(f, j - i, x.as<S>() + i, to); });
   });
 }
 
-template <class T>
+template <class S>
 void backward(Context* context, const View& dy, const View& saved, const View& dx, const fastdl_activation& f,
               bool from_output) {
-  const auto& table = table_for<T>(*kernels().activation);
+  const auto& table = table_for<S>(*kernels().activation);
+  const Output output(dx.nbytes());
   parallel_ranges(context, dy.size(), kGrain, 1.0, [&](int64_t begin, int64_t end) {
-    table.backward(f, from_output, end - begin, dy.as<T>() + begin, saved.as<T>() + begin,
-                   dx.as<T>() + begin);
+    output.put_pieces(context, dx.as<S>(), begin, end, [&](S* to, int64_t i, int64_t j) {
+      table.backward(f, from_output, j - i, dy.as<S>() + i, saved.as<S>() + i, to);
+    });
   });
 }
 
-template <class T>
+template <class S>
 void elementary(Context* context, const View& x, const View& out, int32_t kind) {
-  const auto& table = table_for<T>(*kernels().activation);
+  const auto& table = table_for<S>(*kernels().activation);
+  const Output output(out.nbytes());
   parallel_ranges(context, x.size(), kGrain, 2.0, [&](int64_t begin, int64_t end) {
-    table.elementary(kind, end - begin, x.as<T>() + begin, out.as<T>() + begin);
+    output.put_pieces(context, out.as<S>(), begin, end,
+                      [&](S* to, int64_t i, int64_t j) { table.elementary(kind, j - i, x.as<S>() + i, to); });
   });
 }
 
@@ -114,11 +121,11 @@ PreluShape prelu_shape(const View& x, int64_t weights, bool last, const char* op
   return s;
 }
 
-template <class T>
-void prelu(Context* context, const View& x, const View& weight, const View& out, PreluShape s) {
-  const auto& table = table_for<T>(*kernels().activation);
-  const T *xp = x.as<T>(), *w = weight.as<T>();
-  T* y = out.as<T>();
+template <class S>
+void prelu(Context* context, const View& x, const compute_t<S>* w, const View& out, PreluShape s) {
+  const auto& table = table_for<S>(*kernels().activation);
+  const S* xp = x.as<S>();
+  S* y = out.as<S>();
   if (s.inner == 1 && s.channels > 1) {
     parallel_blocks(context, s.outer, s.channels, [&](int64_t row, int64_t begin, int64_t end) {
       const int64_t at = row * s.channels + begin;
@@ -133,12 +140,13 @@ void prelu(Context* context, const View& x, const View& weight, const View& out,
 }
 
 // Weight gradients: partial sums of fixed pieces, then added up in float64 in a fixed order.
-template <class T>
-void prelu_backward(Context* context, const View& dy, const View& x, const View& weight, const View* dx,
-                    const View* dw, PreluShape s) {
-  const auto& table = table_for<T>(*kernels().activation);
-  const T *gp = dy.as<T>(), *xp = x.as<T>(), *w = weight.as<T>();
-  T* dxp = dx ? dx->as<T>() : nullptr;
+template <class S>
+void prelu_backward(Context* context, const View& dy, const View& x, const compute_t<S>* w, const View* dx,
+                    compute_t<S>* dw, PreluShape s) {
+  using T = compute_t<S>;
+  const auto& table = table_for<S>(*kernels().activation);
+  const S *gp = dy.as<S>(), *xp = x.as<S>();
+  S* dxp = dx ? dx->as<S>() : nullptr;
   const bool per_element = s.inner == 1 && s.channels > 1;
   const int64_t rows = per_element ? s.outer : s.outer * s.channels, n = per_element ? s.channels : s.inner;
   // A partial sum per row piece (one weight per row), or a row of partial sums per group of rows.
@@ -177,7 +185,7 @@ void prelu_backward(Context* context, const View& dy, const View& x, const View&
         }
       }
     }
-    dw->as<T>()[c] = static_cast<T>(total);
+    dw[c] = static_cast<T>(total);
   }
 }
 
@@ -190,21 +198,17 @@ extern "C" {
 
 fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_tensor* x_,
                                         const fastdl_tensor* out_, const fastdl_activation* activation) {
-  if (is_narrow(x_)) {
-    return in_float32("activation", fastdl_activation_forward, context, reads(x_, "x"), writes(out_, "out"),
-                      activation);
-  }
   return guarded([&] {
     const char* op = "activation";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const fastdl_activation f = checked(activation, op);
     check_same_shape(x, "x", out, "out", op);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      if (same_dense_layout(x, out)) return forward<T>(context, x, out, f);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      if (same_dense_layout(x, out)) return forward<S>(context, x, out, f);
       const Contiguous xc(context, x);
       ContiguousOut yc(context, out);
-      forward<T>(context, *xc, *yc, f);
+      forward<S>(context, *xc, *yc, f);
       yc.write_back();
     });
   });
@@ -213,13 +217,9 @@ fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_te
 fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                          const fastdl_tensor* saved_, const fastdl_tensor* grad_x,
                                          const fastdl_activation* activation, int32_t from_output) {
-  if (is_narrow(grad_out)) {
-    return in_float32("activation_backward", fastdl_activation_backward, context, reads(grad_out, "grad_out"),
-                      reads(saved_, "saved"), writes(grad_x, "grad_x"), activation, from_output);
-  }
   return guarded([&] {
     const char* op = "activation_backward";
-    const View dy = float_view(grad_out, op, "grad_out");
+    const View dy = any_float_view(grad_out, op, "grad_out");
     const View saved = view_like(saved_, dy.dtype, op, "saved"),
                dx = out_view(grad_x, dy.dtype, op, "grad_x");
     const fastdl_activation f = checked(activation, op);
@@ -227,14 +227,14 @@ fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_t
     check_same_shape(dy, "grad_out", dx, "grad_x", op);
     FASTDL_CHECK(!from_output || fastdl_activation_from_output(&f), FASTDL_ERROR_VALUE,
                  "%s: this activation's derivative needs its input, not its output", op);
-    dispatch_float(dy.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    dispatch_storage(dy.dtype, [&](auto zero) {
+      using S = decltype(zero);
       if (same_dense_layout(dy, saved) && same_dense_layout(dy, dx)) {
-        return backward<T>(context, dy, saved, dx, f, from_output != 0);
+        return backward<S>(context, dy, saved, dx, f, from_output != 0);
       }
       const Contiguous dyc(context, dy), sc(context, saved);
       ContiguousOut dxc(context, dx);
-      backward<T>(context, *dyc, *sc, *dxc, f, from_output != 0);
+      backward<S>(context, *dyc, *sc, *dxc, f, from_output != 0);
       dxc.write_back();
     });
   });
@@ -242,21 +242,18 @@ fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_t
 
 fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
                                 int32_t kind) {
-  if (is_narrow(x_)) {
-    return in_float32("elementary", fastdl_elementary, context, reads(x_, "x"), writes(out_, "out"), kind);
-  }
   return guarded([&] {
     const char* op = "elementary";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     FASTDL_CHECK(kind >= FASTDL_EXP && kind <= FASTDL_ERFC, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
                  kind);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      if (same_dense_layout(x, out)) return elementary<T>(context, x, out, kind);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      if (same_dense_layout(x, out)) return elementary<S>(context, x, out, kind);
       const Contiguous xc(context, x);
       ContiguousOut yc(context, out);
-      elementary<T>(context, *xc, *yc, kind);
+      elementary<S>(context, *xc, *yc, kind);
       yc.write_back();
     });
   });
@@ -264,21 +261,18 @@ fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_
 
 fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
                                  int32_t dim) {
-  if (is_narrow(x_)) {
-    return in_float32("glu", fastdl_glu_forward, context, reads(x_, "x"), writes(out_, "out"), dim);
-  }
   return guarded([&] {
     const char* op = "glu";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const GluShape s = glu_shape(x, out, checked_dim(dim, x, op), op);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
       const Contiguous xc(context, x);
       ContiguousOut yc(context, out);
-      const auto& table = table_for<T>(*kernels().activation);
+      const auto& table = table_for<S>(*kernels().activation);
       parallel_blocks(context, s.outer, s.n, [&](int64_t block, int64_t begin, int64_t end) {
-        const T* a = xc->as<T>() + block * 2 * s.n + begin;
-        table.glu(end - begin, a, a + s.n, yc->as<T>() + block * s.n + begin);
+        const S* a = xc->as<S>() + block * 2 * s.n + begin;
+        table.glu(end - begin, a, a + s.n, yc->as<S>() + block * s.n + begin);
       });
       yc.write_back();
     });
@@ -287,25 +281,21 @@ fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x
 
 fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                   const fastdl_tensor* x_, const fastdl_tensor* grad_x, int32_t dim) {
-  if (is_narrow(grad_out)) {
-    return in_float32("glu_backward", fastdl_glu_backward, context, reads(grad_out, "grad_out"),
-                      reads(x_, "x"), writes(grad_x, "grad_x"), dim);
-  }
   return guarded([&] {
     const char* op = "glu_backward";
-    const View dy = float_view(grad_out, op, "grad_out");
+    const View dy = any_float_view(grad_out, op, "grad_out");
     const View x = view_like(x_, dy.dtype, op, "x"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     check_same_shape(x, "x", dx, "grad_x", op);
     const GluShape s = glu_shape(x, dy, checked_dim(dim, x, op), op);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
       const Contiguous gc(context, dy), xc(context, x);
       ContiguousOut dxc(context, dx);
-      const auto& table = table_for<T>(*kernels().activation);
+      const auto& table = table_for<S>(*kernels().activation);
       parallel_blocks(context, s.outer, s.n, [&](int64_t block, int64_t begin, int64_t end) {
-        const T* a = xc->as<T>() + block * 2 * s.n + begin;
-        T* da = dxc->as<T>() + block * 2 * s.n + begin;
-        table.glu_backward(end - begin, gc->as<T>() + block * s.n + begin, a, a + s.n, da, da + s.n);
+        const S* a = xc->as<S>() + block * 2 * s.n + begin;
+        S* da = dxc->as<S>() + block * 2 * s.n + begin;
+        table.glu_backward(end - begin, gc->as<S>() + block * s.n + begin, a, a + s.n, da, da + s.n);
       });
       dxc.write_back();
     });
@@ -314,25 +304,22 @@ fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* 
 
 fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor* x_,
                                    const fastdl_tensor* weight_, const fastdl_tensor* out_) {
-  if (is_narrow(x_)) {
-    return in_float32("prelu", fastdl_prelu_forward, context, reads(x_, "x"), reads(weight_, "weight"),
-                      writes(out_, "out"));
-  }
   return guarded([&] {
     const char* op = "prelu";
-    View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const View weight = view_like(weight_, x.dtype, op, "weight");
     check_same_shape(x, "x", out, "out", op);
     const bool last = has_channels_last(x) && weight.size() != 1;
     const PreluShape s = prelu_shape(x, weight.size(), last, op);
     if (last) x = channels_last(x), out = channels_last(out);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const Contiguous wc(context, weight);
-      if (weight.size() == 1 && same_dense_layout(x, out)) return prelu<T>(context, x, *wc, out, s);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      const Computed wc(context, weight);
+      const compute_t<S>* w = wc.as<compute_t<S>>();
+      if (weight.size() == 1 && same_dense_layout(x, out)) return prelu<S>(context, x, w, out, s);
       const Contiguous xc(context, x);
       ContiguousOut yc(context, out);
-      prelu<T>(context, *xc, *wc, *yc, s);
+      prelu<S>(context, *xc, w, *yc, s);
       yc.write_back();
     });
   });
@@ -341,14 +328,9 @@ fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor*
 fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                     const fastdl_tensor* x_, const fastdl_tensor* weight_,
                                     const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight) {
-  if (is_narrow(grad_out)) {
-    return in_float32("prelu_backward", fastdl_prelu_backward, context, reads(grad_out, "grad_out"),
-                      reads(x_, "x"), reads(weight_, "weight"), writes(grad_x, "grad_x"),
-                      writes(grad_weight, "grad_weight"));
-  }
   return guarded([&] {
     const char* op = "prelu_backward";
-    View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
+    View dy = any_float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
     const View weight = view_like(weight_, x.dtype, op, "weight");
     View dx = grad_x ? out_view(grad_x, x.dtype, op, "grad_x") : x;
     const View dw = grad_weight ? out_view(grad_weight, x.dtype, op, "grad_weight") : weight;
@@ -358,12 +340,15 @@ fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor
     const bool last = has_channels_last(x) && weight.size() != 1;
     const PreluShape s = prelu_shape(x, weight.size(), last, op);
     if (last) x = channels_last(x), dy = channels_last(dy), dx = channels_last(dx);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const Contiguous gc(context, dy), xc(context, x), wc(context, weight);
-      ContiguousOut dwc(context, dw);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      using T = compute_t<S>;
+      const Contiguous gc(context, dy), xc(context, x);
+      const Computed wc(context, weight);
+      ComputedOut dwc(context, dw);
       ContiguousOut dxc(context, dx);
-      prelu_backward<T>(context, *gc, *xc, *wc, grad_x ? &*dxc : nullptr, grad_weight ? &*dwc : nullptr, s);
+      prelu_backward<S>(context, *gc, *xc, wc.as<T>(), grad_x ? &*dxc : nullptr,
+                        grad_weight ? dwc.as<T>() : nullptr, s);
       if (grad_x) dxc.write_back();
       if (grad_weight) dwc.write_back();
     });

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "cpu/attention_tiles.h"
 #include "cpu/widen.h"
 #include "fastdl/attention.h"
 
@@ -52,11 +53,49 @@ void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, cons
                static_cast<long long>(d), shape_string(x).c_str());
 }
 
+bool is_bf16(const fastdl_tensor* t) { return t && t->dtype.code == FASTDL_BFLOAT && t->dtype.bits == 16; }
+
+// bfloat16 with instructions of its own; without them, and in float16, operands are widened.
+bool has_bf16_products([[maybe_unused]] const fastdl_tensor* q) {
+#if defined(FASTDL_BF16_TILES)
+  return kernels().gemm_bf16 && is_bf16(q);
+#else
+  return false;
+#endif
+}
+
+// What attention_is_decode() will say, before anything has been checked: that path needs no products of
+// bfloat16.
+bool is_bf16_decode(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v) {
+  const auto rows = [](const fastdl_tensor* t) {
+    return is_bf16(t) && t->ndim == 4 && t->shape && (!t->strides || t->strides[3] == 1);
+  };
+  if (!is_bf16(q) || q->ndim != 4 || !q->shape || !rows(k) || !rows(v)) return false;
+  AttentionProblem p{};
+  p.heads = q->shape[1];
+  p.queries = q->shape[2];
+  p.groups = k->shape[1];
+  if (p.groups <= 0 || p.heads <= 0 || p.heads % p.groups != 0) return false;
+  p.k.strides[3] = p.v.strides[3] = 1;
+  return attention_is_decode(p);
+}
+
+// Calls f(S{}) with S the storage type.
+template <class F>
+void dispatch_dtype(DType dtype, F&& f) {
+#if defined(FASTDL_BF16_TILES)
+  if (dtype == DType::kBFloat16) return f(bfloat16{});
+#endif
+  FASTDL_CHECK(dtype != DType::kBFloat16, FASTDL_ERROR_INTERNAL, "attention: no products of bfloat16 here");
+  dispatch_float(dtype, f);
+}
+
 AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
-                       const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op) {
+                       const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op,
+                       bool bf16) {
   const auto o = read_options(options, fastdl_attention_options FASTDL_ATTENTION_OPTIONS_INIT, op);
   AttentionProblem p;
-  p.q = float_view(q, op, "q");
+  p.q = bf16 ? view(q, op, "q") : float_view(q, op, "q");
   p.k = view_like(k, p.q.dtype, op, "k");
   p.v = view_like(v, p.q.dtype, op, "v");
   check_ndim(p.q, 4, op, "q");
@@ -76,7 +115,8 @@ AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fas
                static_cast<long long>(p.heads), static_cast<long long>(p.groups));
   if (mask) {
     p.mask = view(mask, op, "mask");
-    FASTDL_CHECK(p.mask.dtype == DType::kBool || p.mask.dtype == p.q.dtype, FASTDL_ERROR_DTYPE,
+    const bool wide = p.q.dtype == DType::kBFloat16 && p.mask.dtype == DType::kFloat32;
+    FASTDL_CHECK(p.mask.dtype == DType::kBool || p.mask.dtype == p.q.dtype || wide, FASTDL_ERROR_DTYPE,
                  "%s: expected mask to be bool or %s, got %s", op, name_of(p.q.dtype), name_of(p.mask.dtype));
     check_shape(p.mask, p.batch, p.heads, p.queries, p.keys, op, "mask");
   }
@@ -93,7 +133,7 @@ AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fas
 View log_sum_exp(const fastdl_tensor* t, const AttentionProblem& p, const char* op) {
   View v;
   if (!t) return v;
-  v = view_like(t, p.q.dtype, op, "lse");
+  v = view_like(t, p.q.dtype == DType::kBFloat16 ? DType::kFloat32 : p.q.dtype, op, "lse");
   FASTDL_CHECK(v.ndim == 3 && v.shape[0] == p.batch && v.shape[1] == p.heads && v.shape[2] == p.queries &&
                    v.contiguous(),
                FASTDL_ERROR_SHAPE, "%s: expected lse to be C-contiguous of shape (%lld, %lld, %lld), got %s",
@@ -113,23 +153,28 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* k, const fastdl_tensor* v,
                                        const fastdl_tensor* mask, const fastdl_tensor* out_,
                                        const fastdl_tensor* lse_, const fastdl_attention_options* options) {
-  if (is_narrow(q)) {
+  const bool bf16 = has_bf16_products(q) || is_bf16_decode(q, k, v);
+  if (is_narrow(q) && !bf16) {
     return in_float32("scaled_dot_product_attention", fastdl_attention_forward, context, reads(q, "q"),
                       reads(k, "k"), reads(v, "v"), of_any_dtype(reads(mask, "mask")), writes(out_, "out"),
                       lse_, options);
   }
   return guarded([&] {
     const char* op = "scaled_dot_product_attention";
-    AttentionProblem p = check(q, k, v, mask, options, op);
+    AttentionProblem p = check(q, k, v, mask, options, op, bf16);
     const View out = out_view(out_, p.q.dtype, op, "out");
     check_shape(out, p.batch, p.heads, p.queries, p.ev, op, "out");
     const View lse = log_sum_exp(lse_, p, op);
     RowsOut oc(context, out);
     p.out = *oc;
-    dispatch_float(p.q.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      attention_forward<T>(context, p, lse_ ? lse.as<T>() : nullptr);
-    });
+    if (p.q.dtype == DType::kBFloat16 && attention_is_decode(p)) {
+      attention_decode<bfloat16>(context, p, lse_ ? lse.as<float>() : nullptr);
+    } else {
+      dispatch_dtype(p.q.dtype, [&](auto zero) {
+        using S = decltype(zero);
+        attention_forward<S>(context, p, lse_ ? lse.as<compute_t<S>>() : nullptr);
+      });
+    }
     oc.write_back();
   });
 }
@@ -141,7 +186,8 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* grad_q, const fastdl_tensor* grad_k,
                                         const fastdl_tensor* grad_v, const fastdl_tensor* grad_mask,
                                         const fastdl_attention_options* options) {
-  if (is_narrow(q)) {
+  // The gradient of a mask is that of the scores in float32.
+  if (is_narrow(q) && (grad_mask || !has_bf16_products(q))) {
     return in_float32("scaled_dot_product_attention_backward", fastdl_attention_backward, context,
                       reads(grad_out, "grad_out"), reads(q, "q"), reads(k, "k"), reads(v, "v"),
                       of_any_dtype(reads(mask, "mask")), reads(out_, "out"), lse_, writes(grad_q, "grad_q"),
@@ -150,7 +196,7 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
   }
   return guarded([&] {
     const char* op = "scaled_dot_product_attention_backward";
-    AttentionProblem p = check(q, k, v, mask, options, op);
+    AttentionProblem p = check(q, k, v, mask, options, op, is_narrow(q));
     const View out = view_like(out_, p.q.dtype, op, "out"),
                dout = view_like(grad_out, p.q.dtype, op, "grad_out");
     const View dq = out_view(grad_q, p.q.dtype, op, "grad_q"), dk = out_view(grad_k, p.q.dtype, op, "grad_k");
@@ -175,9 +221,9 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
     g.dq = *dqc;
     g.dk = *dkc;
     g.dv = *dvc;
-    dispatch_float(p.q.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      attention_backward<T>(context, p, g, lse.as<T>());
+    dispatch_dtype(p.q.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      attention_backward<S>(context, p, g, lse.as<compute_t<S>>());
     });
     dqc.write_back();
     dkc.write_back();

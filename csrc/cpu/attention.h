@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "cpu/dropout.h"
@@ -28,11 +29,12 @@ struct AttentionGradients {
   View dout, dq, dk, dv, dmask;  // dmask.data NULL: not wanted
 };
 
-template <class T>
-void attention_forward(Context* context, const AttentionProblem& p, T* lse);
-template <class T>
+// S: what operands and results are stored as: float, double or, where there are bfloat16 products, bfloat16.
+template <class S>
+void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse);
+template <class S>
 void attention_backward(Context* context, const AttentionProblem& p, const AttentionGradients& g,
-                        const T* lse);
+                        const compute_t<S>* lse);
 
 // Few queries: every key and value is read once and used little, so nothing is packed.
 bool attention_is_decode(const AttentionProblem& p);
@@ -75,58 +77,7 @@ struct EvenParts {
   int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
 };
 
-// A matrix as the tiles take it: element (row, k) of A at data[row * row_stride + k * k_stride].
-template <class T>
-struct TileRows {
-  const T* data;
-  int64_t row, k;
-};
-
-// c[rows x cols] = alpha * a b + beta * c, rows <= mr; b's columns [n, n + nr) are a panel at b + n / nr *
-// panel, in which row k starts at k * b_k.
-template <class T>
-void tile_row(const GemmKernelsOf<T>& kernel, int64_t rows, int64_t cols, int64_t k, TileRows<T> a,
-              const T* b, int64_t b_k, int64_t panel, T* c, int64_t ldc, T alpha, T beta) {
-  GemmPiece<T> piece{a.data, b, k};
-  GemmTile<T> t{};
-  t.pieces = &piece;
-  t.count = 1;
-  t.a_row = a.row;
-  t.a_k = a.k;
-  t.b_k = b_k;
-  t.rows = static_cast<int>(rows);
-  t.ldc = ldc;
-  t.alpha = alpha;
-  t.beta = beta;
-  for (int64_t n = 0; n < cols; n += kernel.nr) {
-    t.cols = static_cast<int>(std::min<int64_t>(kernel.nr, cols - n));
-    t.c = c + n;
-    gemm_tile(kernel, t);
-    piece.b += panel;
-  }
-}
-
-// Columns [0, n) of the transpose of x[n x k], in panels of nr.
-template <class T>
-void pack_transposed(const GemmKernelsOf<T>& kernel, const T* x, int64_t row, int64_t col, int64_t n,
-                     int64_t k, T* out) {
-  for (int64_t i = 0; i < n; i += kernel.nr) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kernel.nr, n - i));
-    kernel.pack(x + i * row, col, row, k, lanes, kernel.nr, out + i * k);
-  }
-}
-
-// x[k x n] in panels of nr columns.
-template <class T>
-void pack_panels(const GemmKernelsOf<T>& kernel, const T* x, int64_t row, int64_t col, int64_t k, int64_t n,
-                 T* out) {
-  for (int64_t i = 0; i < n; i += kernel.nr) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kernel.nr, n - i));
-    kernel.pack(x + i * col, row, col, k, lanes, kernel.nr, out + i * k);
-  }
-}
-
-// The masks of one (batch, head), with contiguous columns (copied if they are not).
+// The masks of one (batch, head), with contiguous columns of T (copied if they are not).
 template <class T>
 class ScoreMasks {
  public:
@@ -134,33 +85,48 @@ class ScoreMasks {
       : p_(p),
         width_(table_for<T>(*kernels().attention).width),
         keep_(p.mask.data && p.mask.dtype == DType::kBool),
-        copies_(p.mask.data && p.mask.strides[3] != 1 && p.keys > 1),
+        copies_(p.mask.data && ((p.mask.strides[3] != 1 && p.keys > 1) || p.mask.dtype == DType::kBFloat16)),
         cols_(cols),
         scratch_(context, copies_ ? static_cast<size_t>(rows * cols) * sizeof(T) : 0) {}
 
-  // Masks the scores of queries i.. and keys j.. and pads their rows.
-  void apply(const ScoreRows<T>& block, int64_t b, int64_t h, int64_t i, int64_t j) const {
-    const bool diagonal = p_.causal && j + block.cols > i + 1;
+  // Masks the scores of queries i.. and keys j.. and pads their rows. Only a bias needs the scale applied
+  // first (and a scale of 0, of which infinity would make NaN): the bits do not depend on which tiles have
+  // something to mask.
+  void apply(ScoreRows<T>& block, int64_t b, int64_t h, int64_t i, int64_t j) const {
+    const bool diagonal = p_.causal && j + block.cols > i + 1, bias = p_.mask.data && !keep_;
     if (!p_.mask.data && !diagonal && block.cols % width_ == 0) return;
-    ScoreMask<T> m{nullptr, 0, nullptr, 0, diagonal ? i + 1 - j : block.cols};
-    if (keep_) set(m.keep, m.keep_row, block, b, h, i, j);
-    else if (p_.mask.data) set(m.bias, m.bias_row, block, b, h, i, j);
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    ScoreMask<T> m{T(1), block.scale < 0 ? kInfinity : -kInfinity, nullptr, 0, nullptr,
+                   0,    diagonal ? i + 1 - j : block.cols};
+    if (bias || !(block.scale < 0 || block.scale > 0)) {
+      m.factor = block.scale;
+      m.forbidden = -kInfinity;
+      block.scale = T(1);
+    }
+    if (keep_) set<unsigned char>(m.keep, m.keep_row, block, b, h, i, j);
+    else if (bias && p_.mask.dtype == DType::kBFloat16) set_rounded(m, block, b, h, i, j);
+    else if (bias) set<T>(m.bias, m.bias_row, block, b, h, i, j);
     table_for<T>(*kernels().attention).mask(block, m);
   }
 
  private:
-  template <class M>
-  void set(const M*& rows, int64_t& row_stride, const ScoreRows<T>& block, int64_t b, int64_t h, int64_t i,
+  void set_rounded(ScoreMask<T>& m, const ScoreRows<T>& block, int64_t b, int64_t h, int64_t i,
+                   int64_t j) const {
+    if constexpr (sizeof(T) == 4) set<bfloat16>(m.bias, m.bias_row, block, b, h, i, j);
+  }
+
+  template <class From, class To>
+  void set(const To*& rows, int64_t& row_stride, const ScoreRows<T>& block, int64_t b, int64_t h, int64_t i,
            int64_t j) const {
-    const M* from = row_of<const M>(p_.mask, b, h, i) + j * p_.mask.strides[3];
-    rows = from;
-    row_stride = p_.mask.strides[2];
-    if (!copies_) return;
-    M* to = scratch_.as<M>();
-    for (int64_t r = 0; r < block.rows; ++r) {
-      for (int64_t c = 0; c < block.cols; ++c)
-        to[r * cols_ + c] = from[r * row_stride + c * p_.mask.strides[3]];
+    const From* from = row_of<const From>(p_.mask, b, h, i) + j * p_.mask.strides[3];
+    if constexpr (std::is_same_v<From, To>) {
+      rows = from;
+      row_stride = p_.mask.strides[2];
+      if (!copies_) return;
     }
+    To* to = scratch_.as<To>();
+    for (int64_t r = 0; r < block.rows; ++r)
+      copy_row(from + r * p_.mask.strides[2], p_.mask.strides[3], block.cols, to + r * cols_);
     rows = to;
     row_stride = cols_;
   }

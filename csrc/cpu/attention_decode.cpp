@@ -77,10 +77,12 @@ class DecodePart {
       const int rows = static_cast<int>(std::min<int64_t>(kStep, rows_ - r));
       decode.scores(rows, p_.e, q_ + r * p_.e, cols, k, p_.k.strides[2], scores_ + r * kKeys, kKeys);
     }
-    const ScoreRows<T> all{scores_, rows_, cols, kKeys};
-    for (int64_t n = 0; n < p_.group_size(); ++n)
-      masks_.apply(head(n, cols), b_, group_ * p_.group_size() + n, 0, j);
-    if (table_.softmax(all, top_, lanes_, decay_))
+    const ScoreRows<T> all{scores_, rows_, cols, kKeys, T(1)};  // the queries were scaled
+    for (int64_t n = 0; n < p_.group_size(); ++n) {
+      ScoreRows<T> scores = head(n, cols);
+      masks_.apply(scores, b_, group_ * p_.group_size() + n, 0, j);
+    }
+    if (table_.softmax(all, top_, lanes_, decay_, nullptr))
       table_.scale_rows(rows_, p_.ev, o_, p_.ev, decay_, o_, p_.ev);
     for (int64_t n = 0; n < p_.group_size(); ++n)
       drop_weights(p_, head(n, cols), b_, group_ * p_.group_size() + n, 0, j);
@@ -92,7 +94,7 @@ class DecodePart {
 
   // The scores of one head of the group.
   ScoreRows<T> head(int64_t n, int64_t cols) const {
-    return {scores_ + n * p_.queries * kKeys, p_.queries, cols, kKeys};
+    return {scores_ + n * p_.queries * kKeys, p_.queries, cols, kKeys, T(1)};
   }
 
   const AttentionProblem& p_;
@@ -164,5 +166,6 @@ void attention_decode(Context* context, const AttentionProblem& p, compute_t<S>*
 
 template void attention_decode<float>(Context*, const AttentionProblem&, float*);
 template void attention_decode<double>(Context*, const AttentionProblem&, double*);
+template void attention_decode<bfloat16>(Context*, const AttentionProblem&, float*);
 
 }  // namespace fastdl::cpu

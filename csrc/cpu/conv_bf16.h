@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/conv_plan.h"
+#include "cpu/kernels.h"
 #include "cpu/narrow.h"
 
 #if __has_include("cpu/matrix_unit.h")

@@ -16,7 +16,6 @@
 #include <cmath>
 #include <type_traits>
 
-#include "cpu/conv_bf16.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -28,7 +27,6 @@ constexpr int64_t kBlockBytes =
 constexpr int64_t kTasks = 16;  // wanted, to balance a few threads
 constexpr int64_t kFewTiles = 128,
                   kManyPanels = 4;       // see run_panels; as many products of a panel fit the L2 cache
-constexpr int64_t kLeastChannels = 16;   // tiles with fewer do not pay for their transforms
 constexpr int64_t kMostChannels = 128;   // of a block of the sum: its filters fit the L1 or L2 cache
 constexpr int64_t kFilterChannels = 16;  // filters packed and transformed at a time, in the L1 cache
 
@@ -55,9 +53,13 @@ struct Plan {
   // a padded image. Errors below bfloat16's own do not matter.
   float unevenness() const { return coarse ? 64.0f : tile.mh * tile.mw == 16 ? 7.0f : 4.5f; }
   float least_terms() const {
-    return coarse ? 1.0f : tile.mh * tile.mw == 4 ? 4.0f : tile.mh * tile.mw == 8 ? 5.0f : 24.0f;
+    const float share = tile.least_filter_share() * static_cast<float>(9 * reduce);
+    return coarse ? 1.0f : std::max(kWinogradTerms, share);
   }
-  bool left_out(float share) const { return !(share * filter_terms >= least_terms()); }
+  bool left_out(float share) const {
+    if (coarse) return !(share * filter_terms >= 1.0f);
+    return !(share >= tile.least_share() && share * filter_terms >= kWinogradTerms);
+  }
 };
 
 // With what is read and written.
@@ -72,52 +74,6 @@ struct PlanOf : Plan {
 const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
 int index(int64_t m) { return m == 4; }
-
-bool three_taps(const AxisTaps& t) { return t.count() == 3 && t.consecutive() && t.slot[0] == 0; }
-
-// The cheapest tile, counting vector instructions: two multiply-adds a cycle, and about 3 cycles for every
-// vector a transform loads or stores. Larger tiles round worse: their sums are cut into more pieces
-// (k_blocks), which takes enough channels.
-template <class S>
-WinogradTile choose_tile(const Geometry& g, const Lattice& l, const Image<const S>& x, int64_t reduce,
-                         int64_t columns) {
-  constexpr bool coarse = std::is_same_v<S, bfloat16>;
-  if (g.groups != 1 || l.taps[0].count() != 1 || !three_taps(l.taps[1]) || !three_taps(l.taps[2]) ||
-      reduce < kLeastChannels || columns < kLeastChannels) {
-    return {};
-  }
-  for (int i = 0; i < 3; ++i) {
-    if (l.in_step[i] != 1 || l.out_step[i] != 1) return {};
-  }
-  const double r = static_cast<double>(reduce), c = static_cast<double>(columns);
-  const double images = static_cast<double>(x.n * l.count[0]);
-  const auto pixels = [&](int64_t mh, int64_t mw) {
-    return static_cast<double>((l.count[1] + mh - 1) / mh * ((l.count[2] + mw - 1) / mw));
-  };
-  // A data gradient may leave out the border, which no gradient reaches.
-  const double positions = std::min(pixels(1, 1), static_cast<double>(g.out[1] * g.out[2]));
-  // Where two rows or columns of zeros surround the image, its edge is left to the direct kernels, in small
-  // pieces.
-  double edge = 0;
-  for (int axis = 1; axis < 3; ++axis) {
-    const int64_t last = l.count[axis] - 1 + l.taps[axis].offset.back();
-    edge += static_cast<double>(((l.taps[axis].offset.front() < -1) + (last > x.size[axis])) * 2 *
-                                l.count[3 - axis]);
-  }
-  double best = images * positions * 9 * r * c / 2 * 0.9 / (coarse ? bf16_products() : 1);
-  edge *= images * 9 * r * c / 2 * 3;
-  WinogradTile tile;
-  for (const int64_t mh : {2, 4}) {
-    for (const int64_t mw : {2, 4}) {
-      if (!coarse && reduce < (mh * mw == 4 ? 0 : mh * mw == 8 ? 32 : 256)) continue;
-      const WinogradTile candidate{mh, mw};
-      const double points = static_cast<double>(candidate.points());
-      const double cost = points * (images * pixels(mh, mw) * (r * c / 2 + 3 * (r + c)) + 3 * r * c) + edge;
-      if (cost < best) best = cost, tile = candidate;
-    }
-  }
-  return tile;
-}
 
 // Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it.
 int64_t block_channels(const WinogradTile& tile, int64_t reduce, bool coarse) {
@@ -157,17 +113,17 @@ class Filters {
 
   // How many of the weights seen so far matter in the least even filter; 0 if any is out of range.
   float terms() const {
-    const float* const largest = sum() + gemm_table().nr;
+    const float* const squares = sum() + gemm_table().nr;
     float terms = INFINITY;
     for (int j = 0; j < lanes_; ++j) {
       if (!winograd_range(sum()[j])) return 0;
-      if (sum()[j] > 0) terms = std::min(terms, sum()[j] / largest[j]);
+      if (sum()[j] > 0) terms = std::min(terms, sum()[j] / squares[j] * sum()[j]);
     }
     return terms;
   }
 
  private:
-  float* sum() const { return scratch_.as<float>(); }  // and the largest, and the packed taps
+  float* sum() const { return scratch_.as<float>(); }  // and the squares, and the packed taps
   const Plan& p_;
   const Weights& w_;
   int64_t column_;
@@ -175,17 +131,17 @@ class Filters {
   Workspace scratch_;
 };
 
-// The share of a tile's elements that matter, from the sums and the largest of |x| of its pixels; 0 if it is
+// The share of a tile's elements that matter, from the sums and the squares of |x| of its pixels; 0 if it is
 // not fit for Winograd, infinity if all are zero.
-float share_of(const Plan& p, const float* sum, const float* largest, int64_t line, int64_t rows,
+float share_of(const Plan& p, const float* sum, const float* squares, int64_t line, int64_t rows,
                int64_t cols) {
   const int64_t th = p.tile.mh + 2, tw = p.tile.mw + 2;
-  float across[6][4], most = 0, total = 0;  // sums of three pixels side by side
+  float across[6][4], squared = 0, total = 0;  // sums of three pixels side by side
   for (int64_t r = 0; r < th; ++r) {
     const float* const s = sum + r * line;
     for (int64_t q = 0; q < tw; ++q) {
       total += s[q];
-      most = std::max(most, largest[r * line + q]);
+      squared += squares[r * line + q];
     }
     for (int64_t q = 0; q < p.tile.mw; ++q) across[r][q] = s[q] + s[q + 1] + s[q + 2];
   }
@@ -195,7 +151,7 @@ float share_of(const Plan& p, const float* sum, const float* largest, int64_t li
       least = std::min(least, across[r][q] + across[r + 1][q] + across[r + 2][q]);
   }
   if (!winograd_range(total) || !(least * p.unevenness() >= total)) return 0;
-  return total > 0 ? total / (static_cast<float>(p.reduce * p.tile.points()) * most) : INFINITY;
+  return total > 0 ? total / squared * total / static_cast<float>(p.reduce * p.tile.points()) : INFINITY;
 }
 
 // Transformed inputs of a block of tiles, tile t of it at v + t * row, and the shares of what matters in
@@ -213,7 +169,7 @@ void transform_block(const PlanOf<S>& p, const Block& b, float* v, int64_t point
   if (copied) region = copy_region(p.in, p.l, pixels, {}, copy.as<float>());
   else if constexpr (std::is_same_v<S, float>) region = region_in_place(p.in, pixels);
   Workspace sizes(nullptr, static_cast<size_t>(2 * lines * line) * sizeof(float));
-  float *const sum = sizes.as<float>(), *const largest = sum + lines * line;
+  float *const sum = sizes.as<float>(), *const squares = sum + lines * line;
   const auto transform = table().input[index(mh)][index(mw)];
   for (int64_t n = 0; n < b.n; ++n) {
     for (int64_t d = b.d0; d < b.d0 + b.d; ++d) {
@@ -221,13 +177,13 @@ void transform_block(const PlanOf<S>& p, const Block& b, float* v, int64_t point
           region.at(n, d + p.l.taps[0].offset[0], b.h0 * mh + p.l.taps[1].offset[0], p.l.taps[2].offset[0]);
       for (int64_t h = 0; h < lines; ++h)
         table().pixel_sizes(first + h * region.step[1], region.step[2], line, p.reduce, sum + h * line,
-                            largest + h * line);
+                            squares + h * line);
       for (int64_t h = 0; h < b.h; ++h) {
         for (int64_t w = 0; w < p.tiles_w; ++w, v += p.row) {
           transform(first + h * mh * region.step[1] + w * mw * region.step[2], region.step[1], region.step[2],
                     p.reduce, v, point_step);
           const int64_t at = h * mh * line + w * mw;
-          *shares++ = share_of(p, sum + at, largest + at, line, std::min(mh, p.rows - (b.h0 + h) * mh),
+          *shares++ = share_of(p, sum + at, squares + at, line, std::min(mh, p.rows - (b.h0 + h) * mh),
                                std::min(mw, p.cols - w * mw));
         }
       }
@@ -346,7 +302,7 @@ void activate(Context* context, const Image<float>& y, const fastdl_activation& 
 // Many tiles: each task transforms a block of them, which stays in its L2 cache, and multiplies it with all
 // filters. Returns the number of terms of the least even filter.
 template <class S>
-float run_blocks(Context* context, const PlanOf<S>& p, const Weights& weights) {
+float run_blocks(Context* context, PlanOf<S> p, const Weights& weights) {
   const auto& k = gemm_table();
   const int64_t points = p.tile.points(), filter_step = winograd_step(p.reduce * k.nr);
   Workspace filters(context, static_cast<size_t>(p.panels * points * filter_step) * sizeof(float));
@@ -358,10 +314,15 @@ float run_blocks(Context* context, const PlanOf<S>& p, const Weights& weights) {
   });
   const float least = *std::min_element(terms.as<float>(), terms.as<float>() + p.panels);
   if (least < p.least_terms()) return least;
+  p.filter_terms = least;
 
   const int64_t counts[3] = {p.l.count[0], p.tiles_h, p.tiles_w};
   const int64_t fit = kBlockBytes / (points * p.row * static_cast<int64_t>(sizeof(float)));
-  const Blocks blocks(p.images, counts, std::max<int64_t>(std::min(fit, p.tiles() / kTasks), 2 * k.mr));
+  int64_t some = std::max<int64_t>(std::min(fit, p.tiles() / kTasks), 2 * k.mr);
+  const int64_t parts = (p.tiles() + some - 1) / some;
+  // Few blocks should be shared evenly by two threads.
+  if (parts > 1 && parts < kTasks / 2 && parts % 2) some = (p.tiles() + parts - 2) / (parts - 1);
+  const Blocks blocks(p.images, counts, some);
   const double work = static_cast<double>(points * p.reduce * p.columns) / k.width;  // of a tile
   parallel_for(context, blocks.count(), work * static_cast<double>(p.tiles() / blocks.count()),
                [&](int64_t i) {
@@ -370,7 +331,10 @@ float run_blocks(Context* context, const PlanOf<S>& p, const Weights& weights) {
                  const int64_t v_step = winograd_step(tiles * p.row), m_step = winograd_step(tiles * k.nr);
                  Workspace scratch(nullptr, static_cast<size_t>(points * (v_step + m_step)) * sizeof(float));
                  float *const v = scratch.as<float>(), *const m = v + points * v_step;
-                 transform_block(p, b, v, v_step, p.shares + first);
+                 float* const shares = p.shares + first;
+                 transform_block(p, b, v, v_step, shares);
+                 if (std::all_of(shares, shares + tiles, [&](float share) { return p.left_out(share); }))
+                   return;
                  for (int64_t panel = 0; panel < p.panels; ++panel) {
                    multiply(p, v, v_step, tiles, filters.as<float>() + panel * points * filter_step,
                             filter_step, 0, p.reduce, m, m_step);
@@ -428,16 +392,6 @@ void finish_directly(Context* context, const PlanOf<float>& p, const Geometry& g
 
 }  // namespace
 
-double bf16_products() {
-#if defined(FASTDL_BF16_TILES)
-  // A dot-product instruction takes pairs, and few products are lost around it; a matrix unit has no need of
-  // fewer multiplications.
-  constexpr double kPairProducts = 2.6;
-  if (const auto* tiles = kernels().gemm_bf16) return tiles->k_step == 2 ? kPairProducts : 64;
-#endif
-  return 1;
-}
-
 template <class S>
 bool winograd_gather(Context* context, const Geometry& g, const Source<S>& in, const Lattice& l,
                      const S* weight, bool data_gradient, const Image<S>& out, const Epilogue<S>& end) {
@@ -445,7 +399,7 @@ bool winograd_gather(Context* context, const Geometry& g, const Source<S>& in, c
   const auto& k = gemm_table();
   const int64_t reduce = data_gradient ? g.o : g.c, columns = data_gradient ? g.c : g.o;
   const bool later = end.activation.kind != FASTDL_ACT_NONE && end.activation.kind != FASTDL_ACT_RELU;
-  const WinogradTile tile = choose_tile(g, l, in.x, reduce, columns);
+  const WinogradTile tile = choose_winograd_tile(g, l, in, weight, data_gradient);
   if (!tile || out.n * l.rows_per_image() == 0 || (coarse && later)) return false;
   const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   Workspace wide(context, coarse ? static_cast<size_t>(g.o * g.c * 9 + columns) * sizeof(float) : 0);

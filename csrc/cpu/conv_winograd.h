@@ -12,6 +12,11 @@ struct WinogradTile {
   int64_t mh = 0, mw = 0;  // 0: the direct kernels are faster
   int64_t points() const { return (mh + 2) * (mw + 2); }
   explicit operator bool() const { return mh != 0; }
+  // What data must be like (see conv_winograd.cpp): the share that matters of the elements of a tile, and of
+  // a filter. Zeros save the direct sums a rounding each, but not those of transformed tiles, and larger
+  // tiles have less accuracy to spare.
+  float least_share() const { return mh * mw == 4 ? 0.0f : mh * mw == 8 ? 0.04f : 0.1f; }
+  float least_filter_share() const { return least_share() / 2; }
 };
 
 // Rows of a matrix of this many floats: a line more where rows would lie a multiple of 512 bytes apart and
@@ -24,8 +29,16 @@ inline int64_t winograd_row(int64_t channels) {
 // sets.
 inline int64_t winograd_step(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
+// The number of products of a sum that should matter. Of n numbers about (sum |x|)^2 / sum x^2 matter: all if
+// they are equal, 64% if normal, one if it outweighs the others.
+constexpr float kWinogradTerms = 40;
+
 // Magnitudes whose products neither overflow in a transform nor lose bits to underflow; 0 is exact.
 inline bool winograd_range(float sum) { return sum == 0 || (sum > 0x1p-50f && sum < 0x1p60f); }
+
+template <class S>
+WinogradTile choose_winograd_tile(const Geometry& g, const Lattice& l, const Source<S>& in, const S* weight,
+                                  bool data_gradient);
 
 // How many bfloat16 products the direct kernels form in the time of a float32 one.
 double bf16_products();

@@ -23,7 +23,9 @@ constexpr int64_t kBlockTiles = 28;       // transformed by one task
 constexpr int64_t kLeastChannels = 16;    // with fewer the transforms do not pay
 constexpr int64_t kPartChannels = 56;     // input channels of a task: its products stay in the L2 cache
 constexpr int64_t kTasks = 8;             // wanted, to balance a few threads
-constexpr float kLeastTerms = 2;          // of a sum of products, see uneven()
+constexpr int64_t kOwnBytes = 640 << 10, kShares = 8;  // see run_shares: sums that fit the L2 cache
+constexpr double kMostSums = 1 << 26;                  // in floats: 256 MiB
+constexpr float kLeastTerms = 16;                      // of a sum of products, see uneven()
 
 const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
@@ -39,9 +41,9 @@ struct Plan {
   Blocks blocks;
   int64_t row_in, row_grad;     // of the transformed tiles
   int64_t panels, parts, part;  // of output channels, and of input channels
-  float* sizes;                 // per block: sum and largest of |x|, of |g|, and the sum of g, by channel
-  float *v, *w;                 // transformed tiles of a chunk, [point][tile][channel]
-  int64_t v_step, w_step;       // of a point
+  float* sizes;            // per block: sums of |x| and x^2, of |g| and g^2, and the sum of g, by channel
+  float *v, *w;            // transformed tiles of a chunk, [point][tile][channel]
+  int64_t v_step, w_step;  // of a point
 
   int64_t sizes_count() const { return 2 * g.c + 3 * g.o; }
   int64_t tiles_of(const Block& b) const { return b.n * b.d * b.h * tiles_w; }
@@ -70,6 +72,7 @@ WinogradTile choose_tile(const Geometry& g, bool coarse) {
       // Rounding errors of larger tiles need longer sums to average out.
       if (!coarse && tiles(1, 1) < (mh * mw == 4 ? 128 : mh * mw == 8 ? 600 : 1500)) continue;
       const WinogradTile candidate{mh, mw};
+      if (static_cast<double>(candidate.points()) * c * o > kMostSums) continue;
       // Some 6 steps' worth of loads and stores for each sum.
       const double cost = static_cast<double>(candidate.points()) *
                           ((tiles(mh, mw) + 6) * c * o / 2 + 3 * tiles(mh, mw) * (c + o) + 3 * c * o);
@@ -131,8 +134,8 @@ void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& f
   const Region<float>&in = x.region, &grad = y.region;
   float* const sizes = p.sizes + block * p.sizes_count();
   std::fill(sizes, sizes + p.sizes_count(), 0.0f);
-  float *const in_sum = sizes, *const in_most = in_sum + g.c, *const grad_sum = in_most + g.c;
-  float *const grad_most = grad_sum + g.o, *const bias = grad_most + g.o;
+  float *const in_sum = sizes, *const in_squares = in_sum + g.c, *const grad_sum = in_squares + g.c;
+  float *const grad_squares = grad_sum + g.o, *const bias = grad_squares + g.o;
   float* v = p.v + (p.first_tile(b) - chunk_first) * p.row_in;
   float* w = p.w + (p.first_tile(b) - chunk_first) * p.row_grad;
   const auto& t = table();
@@ -142,8 +145,8 @@ void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& f
         in.at(n, d + p.l.taps[0].offset[0], h * mh + p.l.taps[1].offset[0], p.l.taps[2].offset[0]);
     const float* const gs = grad.at(n, d, h * mh, 0);
     for (int64_t r = 0; r < mh; ++r) {
-      t.channel_sizes(xs + r * in.step[1], in.step[2], p.tiles_w * mw + 2, g.c, in_sum, in_most);
-      t.channel_sizes(gs + r * grad.step[1], grad.step[2], p.tiles_w * mw, g.o, grad_sum, grad_most);
+      t.channel_sizes(xs + r * in.step[1], in.step[2], p.tiles_w * mw + 2, g.c, in_sum, in_squares);
+      t.channel_sizes(gs + r * grad.step[1], grad.step[2], p.tiles_w * mw, g.o, grad_sum, grad_squares);
       sums.add_rows(gs + r * grad.step[1], p.tiles_w * mw, grad.step[2], g.o, bias);
     }
     for (int64_t q = 0; q < p.tiles_w; ++q, v += p.row_in, w += p.row_grad) {
@@ -156,22 +159,17 @@ void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& f
 
 // Adds the sizes of all blocks, in order, to the first one's.
 void combine_sizes(const Plan& p) {
-  for (int64_t i = 1; i < p.blocks.count(); ++i) {
-    const float* const from = p.sizes + i * p.sizes_count();
-    for (int64_t j = 0; j < p.sizes_count(); ++j) {
-      const bool most =
-          (j >= p.g.c && j < 2 * p.g.c) || (j >= 2 * p.g.c + p.g.o && j < 2 * p.g.c + 2 * p.g.o);
-      p.sizes[j] = most ? std::max(p.sizes[j], from[j]) : p.sizes[j] + from[j];
-    }
-  }
+  const int64_t size = p.sizes_count();
+  if (p.blocks.count() > 1)
+    kernels().conv->f32.add_rows(p.sizes + size, p.blocks.count() - 1, size, size, p.sizes);
 }
 
 // The elements that matter in the least even channel; 0 if any is out of range.
-float least_terms(const float* sum, const float* most, int64_t channels) {
+float least_terms(const float* sum, const float* squares, int64_t channels) {
   float least = INFINITY;
   for (int64_t i = 0; i < channels; ++i) {
     if (!winograd_range(sum[i])) return 0;
-    if (sum[i] > 0) least = std::min(least, sum[i] / most[i]);
+    if (sum[i] > 0) least = std::min(least, sum[i] / squares[i] * sum[i]);
   }
   return least;
 }
@@ -183,7 +181,11 @@ bool uneven(const Plan& p) {
   const float in = least_terms(p.sizes, p.sizes + g.c, g.c);
   const float grad = least_terms(p.sizes + 2 * g.c, p.sizes + 2 * g.c + g.o, g.o);
   const float positions = static_cast<float>(g.n * g.out[0] * g.out[1] * g.out[2]);
-  return !(in / positions * grad >= (p.coarse ? kLeastTerms / 8 : kLeastTerms));
+  const float share = in / positions * (grad / positions);
+  if (p.coarse) return !(share * positions >= 1);
+  // Zeros save the direct sums a rounding each, but not those of transformed tiles.
+  const int64_t size = p.tile.mh * p.tile.mw;
+  return !(share * positions >= kLeastTerms && share >= (size == 4 ? 0.002f : size == 8 ? 0.008f : 0.02f));
 }
 
 // m[point][input channel of the part][nr] = or += the products of the chunk's tiles.
@@ -243,6 +245,33 @@ void finish(const Plan& p, int64_t panel, int64_t c0, int64_t channels, const fl
   }
 }
 
+// Small sums: shares of the tiles, transformed and multiplied by one task each, so that its tiles stay in its
+// own cache. m: [share][panel][as in multiply]
+template <class S>
+void run_shares(Context* context, const Plan& p, const Source<S>& in, const Source<S>& grad, int64_t shares,
+                float* m) {
+  const int64_t points = p.tile.points(), m_size = points * p.m_step(), blocks = p.blocks.count();
+  const double work = static_cast<double>(points * p.first_tile(p.blocks[blocks - 1]) * p.g.c * p.panels);
+  parallel_for(context, shares, work / static_cast<double>(shares), [&](int64_t share) {
+    Plan own = p;
+    const int64_t most = p.tiles_of(p.blocks.largest());
+    own.v_step = winograd_step(most * p.row_in);
+    own.w_step = winograd_step(most * p.row_grad);
+    Workspace transformed(nullptr, static_cast<size_t>(points * (own.v_step + own.w_step)) * sizeof(float));
+    own.v = transformed.as<float>();
+    own.w = own.v + points * own.v_step;
+    const int64_t block0 = blocks * share / shares, block1 = blocks * (share + 1) / shares;
+    for (int64_t i = block0; i < block1; ++i) {
+      const Block b = p.blocks[i];
+      transform_block(own, in, grad, i, p.first_tile(b));
+      for (int64_t panel = 0; panel < p.panels; ++panel) {
+        multiply(own, panel, 0, p.g.c, p.tiles_of(b), 0, points, i == block0,
+                 m + (share * p.panels + panel) * m_size);
+      }
+    }
+  });
+}
+
 }  // namespace
 
 template <class S>
@@ -281,19 +310,50 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
   p.part = std::min(g.c, rows * std::max<int64_t>(kPartChannels / rows, 1));
   p.parts = ceil_div(g.c, p.part);
   const int64_t point_groups = p.panels * p.parts >= kTasks ? 1 : tile.mh + 2;
+  const int64_t own_size = p.panels * tile.points() * winograd_step(g.c * k.nr);
+  const bool by_shares =
+      own_size * static_cast<int64_t>(sizeof(float)) <= kOwnBytes && p.blocks.count() >= 2 * kShares;
+  if (by_shares) {
+    p.part = g.c;
+    p.parts = 1;
+    const Blocks longer(g.n, counts, 2 * kBlockTiles);  // sums are loaded and stored once per block
+    if (longer.count() >= 2 * kShares) p.blocks = longer;
+  }
 
   const int64_t points = tile.points(), block_tiles = p.tiles_of(p.blocks.largest());
   const int64_t tile_bytes = points * (p.row_in + p.row_grad) * static_cast<int64_t>(sizeof(float));
   // Chunks of whole blocks, as even as possible.
   const int64_t fit = std::max<int64_t>(1, kChunkBytes / (tile_bytes * block_tiles));
   const int64_t chunks = ceil_div(p.blocks.count(), fit), chunk = ceil_div(p.blocks.count(), chunks);
+  Workspace sizes(context, static_cast<size_t>(p.blocks.count() * p.sizes_count()) * sizeof(float));
+  p.sizes = sizes.as<float>();
+  const auto write_bias = [&] {
+    if (!grad_bias) return;
+    const float* const bias = p.sizes + 2 * g.c + 2 * g.o;
+    S* const to = grad_bias->as<S>();
+    if constexpr (coarse) kernels().convert->bf16.narrow(g.o, bias, 1, to, grad_bias->strides[0]);
+    else
+      for (int64_t o = 0; o < g.o; ++o) to[o * grad_bias->strides[0]] = bias[o];
+  };
+  if (by_shares) {
+    const int64_t m_size = points * p.m_step();
+    Workspace products(context, static_cast<size_t>(kShares * p.panels * m_size) * sizeof(float));
+    run_shares(context, p, in, grad, kShares, products.as<float>());
+    combine_sizes(p);
+    if (uneven(p)) return false;
+    parallel_for(context, p.panels, static_cast<double>(m_size * kShares) / k.width * 4, [&](int64_t panel) {
+      float* const m = products.as<float>() + panel * m_size;
+      kernels().conv->f32.add_rows(m + p.panels * m_size, kShares - 1, p.panels * m_size, m_size, m);
+      finish<S>(p, panel, 0, g.c, m, grad_weight);
+    });
+    write_bias();
+    return true;
+  }
   p.v_step = winograd_step(chunk * block_tiles * p.row_in);
   p.w_step = winograd_step(chunk * block_tiles * p.row_grad);
   Workspace transformed(context, static_cast<size_t>(points * (p.v_step + p.w_step)) * sizeof(float));
   p.v = transformed.as<float>();
   p.w = p.v + points * p.v_step;
-  Workspace sizes(context, static_cast<size_t>(p.blocks.count() * p.sizes_count()) * sizeof(float));
-  p.sizes = sizes.as<float>();
 
   const int64_t parts = p.panels * p.parts, m_size = points * p.m_step();
   const bool kept = chunks > 1 || point_groups > 1;  // products are needed beyond their task
@@ -329,13 +389,7 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
     parallel_for(context, parts, static_cast<double>(m_size) / k.width * 4,
                  [&](int64_t i) { finish_part(i, products.as<float>() + i * m_size); });
   }
-  if (grad_bias) {
-    const float* const bias = p.sizes + 2 * g.c + 2 * g.o;
-    S* const to = grad_bias->as<S>();
-    if constexpr (coarse) kernels().convert->bf16.narrow(g.o, bias, 1, to, grad_bias->strides[0]);
-    else
-      for (int64_t o = 0; o < g.o; ++o) to[o * grad_bias->strides[0]] = bias[o];
-  }
+  write_bias();
   return true;
 }
 

@@ -21,4 +21,38 @@ class Float32Copy {
   View view_;
 };
 
+// Parameters and statistics, which are few beside the data: contiguous in the type they are computed with, a
+// copy where they are stored in 16 bits (or strided).
+class Computed {
+ public:
+  Computed(Context* context, const View& v);
+  template <class T>
+  T* as() const {
+    return view_.as<T>();
+  }
+
+ private:
+  Workspace workspace_;
+  Contiguous contiguous_;
+  View view_;
+};
+
+// A destination like that; write_back() rounds or copies to `v` where they differ.
+class ComputedOut {
+ public:
+  ComputedOut(Context* context, const View& v);
+  template <class T>
+  T* as() const {
+    return view_.as<T>();
+  }
+  void write_back();
+
+ private:
+  Context* context_;
+  View target_;
+  Workspace workspace_;
+  ContiguousOut contiguous_;
+  View view_;
+};
+
 }  // namespace fastdl::cpu

@@ -4,8 +4,8 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 #include "cpu/tensor.h"
-#include "cpu/widen.h"
 #include "fastdl/dropout.h"
 
 namespace fastdl::cpu {
@@ -19,12 +19,14 @@ DropoutMask dropout_mask(double p, uint64_t seed, uint64_t offset, const char* o
 
 namespace {
 
-template <class T>
+template <class S>
 void apply(Context* context, const DropoutMask& mask, const View& x, const View& out) {
   constexpr int64_t kGrain = 16384;
-  const auto& table = table_for<T>(*kernels().dropout);
-  parallel_ranges(context, x.size(), kGrain, 4.0, [&](int64_t begin, int64_t end) {
-    table.apply(mask, begin, end - begin, x.as<T>() + begin, out.as<T>() + begin);
+  const auto& table = table_for<S>(*kernels().dropout);
+  const Output output(out.nbytes());
+  parallel_ranges(context, x.size(), kGrain, 1.5, [&](int64_t begin, int64_t end) {
+    output.put_pieces(context, out.as<S>(), begin, end,
+                      [&](S* to, int64_t i, int64_t j) { table.apply(mask, i, j - i, x.as<S>() + i, to); });
   });
 }
 
@@ -35,18 +37,14 @@ using namespace fastdl::cpu;
 
 extern "C" fastdl_status fastdl_dropout(fastdl_context* context, const fastdl_tensor* x_,
                                         const fastdl_tensor* out_, double p, uint64_t seed, uint64_t offset) {
-  if (is_narrow(x_)) {
-    return in_float32("dropout", fastdl_dropout, context, reads(x_, "x"), writes(out_, "out"), p, seed,
-                      offset);
-  }
   return guarded([&] {
     const char* op = "dropout";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     const DropoutMask mask = dropout_mask(p, seed, offset, op);
     const Contiguous xc(context, x);
     ContiguousOut yc(context, out);
-    dispatch_float(x.dtype, [&](auto zero) { apply<decltype(zero)>(context, mask, *xc, *yc); });
+    dispatch_storage(x.dtype, [&](auto zero) { apply<decltype(zero)>(context, mask, *xc, *yc); });
     yc.write_back();
   });
 }

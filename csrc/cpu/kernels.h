@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/isa/activation.h"
+#include "cpu/isa/arithmetic.h"
 #include "cpu/isa/attention.h"
 #include "cpu/isa/conv.h"
 #include "cpu/isa/convert.h"
@@ -29,6 +30,7 @@ struct Kernels {
   const NormKernels* norm;
   const PoolKernels* pool;
   const ActivationKernels* activation;
+  const ArithmeticKernels* arithmetic;
   const SoftmaxKernels* softmax;
   const LossKernels* loss;
   const EmbeddingKernels* embedding;

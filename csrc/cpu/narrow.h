@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace fastdl::cpu {
 
@@ -28,5 +29,14 @@ struct Compute<float16> {
 };
 template <class S>
 using compute_t = typename Compute<S>::type;
+
+// Of a family's four tables, the one for storage type S.
+template <class S, class Tables>
+const auto& table_of(const Tables& tables) {
+  if constexpr (std::is_same_v<S, float>) return tables.f32;
+  else if constexpr (std::is_same_v<S, double>) return tables.f64;
+  else if constexpr (std::is_same_v<S, bfloat16>) return tables.bf16;
+  else return tables.f16;
+}
 
 }  // namespace fastdl::cpu

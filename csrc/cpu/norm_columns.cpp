@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 #include "cpu/tensor.h"
 #include "cpu/widen.h"
 #include "fastdl/norm.h"
@@ -20,6 +21,11 @@ struct Shape {
   int64_t samples, rows, c;
   int64_t chunk() const { return std::max<int64_t>(8, 16384 / std::max<int64_t>(1, c)); }
   int64_t chunks() const { return (rows + chunk() - 1) / chunk(); }
+  // Of an output, if its chunks stay in a core's cache.
+  template <class S>
+  int64_t bytes() const {
+    return chunk() * c <= 65536 ? samples * rows * c * static_cast<int64_t>(sizeof(S)) : 0;
+  }
 };
 
 Shape shape_of(const View& x, bool per_sample, const char* op) {
@@ -73,9 +79,9 @@ struct Moments {
 };
 
 // moments[sample][c] over all rows of each sample.
-template <class T>
-std::vector<Moments> column_moments(Context* context, const Shape& s, const T* x) {
-  const auto& table = table_for<T>(*kernels().norm);
+template <class S, class T = compute_t<S>>
+std::vector<Moments> column_moments(Context* context, const Shape& s, const S* x) {
+  const auto& table = table_for<S>(*kernels().norm);
   const int64_t chunks = s.chunks();
   const Workspace partial(context, static_cast<size_t>(s.samples * chunks * 2 * s.c) * sizeof(T));
   T* p = partial.as<T>();
@@ -99,9 +105,9 @@ std::vector<Moments> column_moments(Context* context, const Shape& s, const T* x
 }
 
 // sums[sample][c] = {sum of dy, sum of dy * (x - m[sample][c])}.
-template <class T>
-std::vector<double> gradient_sums(Context* context, const Shape& s, const T* dy, const T* x, const T* m) {
-  const auto& table = table_for<T>(*kernels().norm);
+template <class S, class T = compute_t<S>>
+std::vector<double> gradient_sums(Context* context, const Shape& s, const S* dy, const S* x, const T* m) {
+  const auto& table = table_for<S>(*kernels().norm);
   const int64_t chunks = s.chunks();
   const Workspace partial(context, static_cast<size_t>(s.samples * chunks * 2 * s.c) * sizeof(T));
   T* p = partial.as<T>();
@@ -130,22 +136,30 @@ struct Coefficients {
   std::vector<T> m, a, b, d;
 };
 
-template <class T>
-void affine(Context* context, const Shape& s, const T* x, const Coefficients<T>& k, T* y) {
-  const auto& table = table_for<T>(*kernels().norm);
+template <class S, class T = compute_t<S>>
+void affine(Context* context, const Shape& s, const S* x, const Coefficients<T>& k, S* y) {
+  const auto& table = table_for<S>(*kernels().norm);
+  const Output output(s.bytes<S>());
   for_chunks(context, s, 0.3, [&](int64_t sample, int64_t, int64_t begin, int64_t rows) {
     const int64_t at = (sample * s.rows + begin) * s.c, c = sample * s.c;
-    table.column_affine(rows, s.c, x + at, k.m.data() + c, k.a.data() + c, k.b.data() + c, y + at);
+    output.put_rows(context, y + at, rows, s.c, [&](S* to, int64_t first, int64_t count) {
+      table.column_affine(count, s.c, x + at + first * s.c, k.m.data() + c, k.a.data() + c, k.b.data() + c,
+                          to);
+    });
   });
 }
 
-template <class T>
-void gradient(Context* context, const Shape& s, const T* dy, const T* x, const Coefficients<T>& k, T* dx) {
-  const auto& table = table_for<T>(*kernels().norm);
+template <class S, class T = compute_t<S>>
+void gradient(Context* context, const Shape& s, const S* dy, const S* x, const Coefficients<T>& k, S* dx) {
+  const auto& table = table_for<S>(*kernels().norm);
+  const Output output(s.bytes<S>());
   for_chunks(context, s, 0.4, [&](int64_t sample, int64_t, int64_t begin, int64_t rows) {
     const int64_t at = (sample * s.rows + begin) * s.c, c = sample * s.c;
-    table.column_gradient(rows, s.c, dy + at, x + at, k.m.data() + c, k.a.data() + c, k.b.data() + c,
-                          k.d.data() + c, dx + at);
+    output.put_rows(context, dx + at, rows, s.c, [&](S* to, int64_t first, int64_t count) {
+      const int64_t from = at + first * s.c;
+      table.column_gradient(count, s.c, dy + from, x + from, k.m.data() + c, k.a.data() + c, k.b.data() + c,
+                            k.d.data() + c, to);
+    });
   });
 }
 
@@ -167,34 +181,36 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* out_, const fastdl_tensor* mean_,
                                         const fastdl_tensor* rstd_,
                                         const fastdl_batch_norm_options* options) {
-  if (is_narrow(x_)) {
-    return in_float32(
-        "batch_norm", fastdl_batch_norm_forward, context, reads(x_, "x"), or_float32(reads(weight, "weight")),
-        or_float32(reads(bias, "bias")), or_float32(updates(running_mean, "running_mean")),
-        or_float32(updates(running_var, "running_var")), writes(out_, "out"), mean_, rstd_, options);
+  if (narrow_like(x_, weight, bias, running_mean, running_var)) {
+    return in_float32("batch_norm", fastdl_batch_norm_forward, context, x_,
+                      of_any_dtype(reads(weight, "weight")), of_any_dtype(reads(bias, "bias")),
+                      of_any_dtype(updates(running_mean, "running_mean")),
+                      of_any_dtype(updates(running_var, "running_var")), out_, mean_, rstd_, options);
   }
   return guarded([&] {
     const char* op = "batch_norm";
     const auto o = read_options(options, fastdl_batch_norm_options FASTDL_BATCH_NORM_OPTIONS_INIT, op);
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     const Shape s = shape_of(x, false, op);
     FASTDL_CHECK(o.eps >= 0, FASTDL_ERROR_VALUE, "%s: eps must not be negative, got %g", op, o.eps);
     FASTDL_CHECK(o.training || (running_mean && running_var), FASTDL_ERROR_VALUE,
                  "%s: running statistics are required unless training", op);
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const Strided<T> b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
-      const Strided<T> rm = vector_of<T>(running_mean, x.dtype, s.c, op, "running_mean", true);
-      const Strided<T> rv = vector_of<T>(running_var, x.dtype, s.c, op, "running_var", true);
-      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean", true);
-      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd", true);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      using T = compute_t<S>;
+      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
+      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
+      const Strided<T> b = vector_of<T>(bias, wide, s.c, op, "bias");
+      const Strided<T> rm = vector_of<T>(running_mean, wide, s.c, op, "running_mean", true);
+      const Strided<T> rv = vector_of<T>(running_var, wide, s.c, op, "running_var", true);
+      const Strided<T> mean = vector_of<T>(mean_, wide, s.c, op, "mean", true);
+      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.c, op, "rstd", true);
       const Contiguous xc(context, channels_last(x));
       Coefficients<T> k(s);
       std::vector<Moments> moments;
-      if (o.training && s.rows > 0) moments = column_moments<T>(context, s, xc->template as<T>());
+      if (o.training && s.rows > 0) moments = column_moments<S>(context, s, xc->template as<S>());
       for (int64_t c = 0; c < s.c; ++c) {
         if (o.training && s.rows > 0) {
           const Moments& q = moments[static_cast<size_t>(c)];
@@ -214,7 +230,7 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
       }
       if (x.size() == 0) return;
       ContiguousOut yc(context, channels_last(out));
-      affine<T>(context, s, xc->template as<T>(), k, yc->template as<T>());
+      affine<S>(context, s, xc->template as<S>(), k, yc->template as<S>());
       yc.write_back();
     });
   });
@@ -225,15 +241,15 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
                                          const fastdl_tensor* mean_, const fastdl_tensor* rstd_,
                                          const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
                                          const fastdl_tensor* grad_bias, int32_t training) {
-  if (is_narrow(grad_out)) {
-    return in_float32("batch_norm_backward", fastdl_batch_norm_backward, context, reads(grad_out, "grad_out"),
-                      reads(x_, "x"), or_float32(reads(weight, "weight")), mean_, rstd_,
-                      writes(grad_x, "grad_x"), or_float32(writes(grad_weight, "grad_weight")),
-                      or_float32(writes(grad_bias, "grad_bias")), training);
+  if (narrow_like(grad_out, weight, grad_weight, grad_bias)) {
+    return in_float32("batch_norm_backward", fastdl_batch_norm_backward, context, grad_out, x_,
+                      of_any_dtype(reads(weight, "weight")), mean_, rstd_, grad_x,
+                      of_any_dtype(writes(grad_weight, "grad_weight")),
+                      of_any_dtype(writes(grad_bias, "grad_bias")), training);
   }
   return guarded([&] {
     const char* op = "batch_norm_backward";
-    const View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
+    const View dy = any_float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
     check_same_shape(dy, "grad_out", x, "x", op);
     const Shape s = shape_of(x, false, op);
     View dx;
@@ -242,18 +258,20 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
       check_same_shape(x, "x", dx, "grad_x", op);
     }
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.c, op, "mean");
-      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.c, op, "rstd");
-      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight", true);
-      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias", true);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      using T = compute_t<S>;
+      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
+      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
+      const Strided<T> mean = vector_of<T>(mean_, wide, s.c, op, "mean");
+      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.c, op, "rstd");
+      const Strided<T> dw = vector_of<T>(grad_weight, wide, s.c, op, "grad_weight", true);
+      const Strided<T> db = vector_of<T>(grad_bias, wide, s.c, op, "grad_bias", true);
       const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
       std::vector<T> center(static_cast<size_t>(s.c));
       for (int64_t c = 0; c < s.c; ++c) center[static_cast<size_t>(c)] = mean[c];
       const std::vector<double> sums =
-          gradient_sums<T>(context, s, dyc->template as<T>(), xc->template as<T>(), center.data());
+          gradient_sums<S>(context, s, dyc->template as<S>(), xc->template as<S>(), center.data());
       Coefficients<T> k(s);
       for (int64_t c = 0; c < s.c; ++c) {
         const auto i = static_cast<size_t>(c);
@@ -268,7 +286,7 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
       }
       if (!grad_x || x.size() == 0) return;
       ContiguousOut dxc(context, channels_last(dx));
-      gradient<T>(context, s, dyc->template as<T>(), xc->template as<T>(), k, dxc->template as<T>());
+      gradient<S>(context, s, dyc->template as<S>(), xc->template as<S>(), k, dxc->template as<S>());
       dxc.write_back();
     });
   });
@@ -278,14 +296,14 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* weight, const fastdl_tensor* bias,
                                         const fastdl_tensor* out_, const fastdl_tensor* mean_,
                                         const fastdl_tensor* rstd_, int64_t groups, double eps) {
-  if (is_narrow(x_)) {
-    return in_float32("group_norm", fastdl_group_norm_forward, context, reads(x_, "x"),
-                      or_float32(reads(weight, "weight")), or_float32(reads(bias, "bias")),
-                      writes(out_, "out"), mean_, rstd_, groups, eps);
+  if (narrow_like(x_, weight, bias)) {
+    return in_float32("group_norm", fastdl_group_norm_forward, context, x_,
+                      of_any_dtype(reads(weight, "weight")), of_any_dtype(reads(bias, "bias")), out_, mean_,
+                      rstd_, groups, eps);
   }
   return guarded([&] {
     const char* op = "group_norm";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     const Shape s = shape_of(x, true, op);
     FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
@@ -293,15 +311,17 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
                  static_cast<long long>(s.c), static_cast<long long>(groups));
     FASTDL_CHECK(eps >= 0, FASTDL_ERROR_VALUE, "%s: eps must not be negative, got %g", op, eps);
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const Strided<T> b = vector_of<T>(bias, x.dtype, s.c, op, "bias");
-      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean", true);
-      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd", true);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      using T = compute_t<S>;
+      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
+      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
+      const Strided<T> b = vector_of<T>(bias, wide, s.c, op, "bias");
+      const Strided<T> mean = vector_of<T>(mean_, wide, s.samples * groups, op, "mean", true);
+      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.samples * groups, op, "rstd", true);
       if (x.size() == 0) return;
       const Contiguous xc(context, channels_last(x));
-      const std::vector<Moments> moments = column_moments<T>(context, s, xc->template as<T>());
+      const std::vector<Moments> moments = column_moments<S>(context, s, xc->template as<S>());
       Coefficients<T> k(s);
       const int64_t width = s.c / groups;
       for (int64_t at = 0; at < s.samples * groups; ++at) {
@@ -321,7 +341,7 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
         }
       }
       ContiguousOut yc(context, channels_last(out));
-      affine<T>(context, s, xc->template as<T>(), k, yc->template as<T>());
+      affine<S>(context, s, xc->template as<S>(), k, yc->template as<S>());
       yc.write_back();
     });
   });
@@ -332,15 +352,15 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
                                          const fastdl_tensor* mean_, const fastdl_tensor* rstd_,
                                          const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
                                          const fastdl_tensor* grad_bias, int64_t groups) {
-  if (is_narrow(grad_out)) {
-    return in_float32("group_norm_backward", fastdl_group_norm_backward, context, reads(grad_out, "grad_out"),
-                      reads(x_, "x"), or_float32(reads(weight, "weight")), mean_, rstd_,
-                      writes(grad_x, "grad_x"), or_float32(writes(grad_weight, "grad_weight")),
-                      or_float32(writes(grad_bias, "grad_bias")), groups);
+  if (narrow_like(grad_out, weight, grad_weight, grad_bias)) {
+    return in_float32("group_norm_backward", fastdl_group_norm_backward, context, grad_out, x_,
+                      of_any_dtype(reads(weight, "weight")), mean_, rstd_, grad_x,
+                      of_any_dtype(writes(grad_weight, "grad_weight")),
+                      of_any_dtype(writes(grad_bias, "grad_bias")), groups);
   }
   return guarded([&] {
     const char* op = "group_norm_backward";
-    const View dy = float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
+    const View dy = any_float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
     check_same_shape(dy, "grad_out", x, "x", op);
     const Shape s = shape_of(x, true, op);
     FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
@@ -352,13 +372,15 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
       check_same_shape(x, "x", dx, "grad_x", op);
     }
     FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      const Strided<T> w = vector_of<T>(weight, x.dtype, s.c, op, "weight");
-      const Strided<T> mean = vector_of<T>(mean_, x.dtype, s.samples * groups, op, "mean");
-      const Strided<T> rstd = vector_of<T>(rstd_, x.dtype, s.samples * groups, op, "rstd");
-      const Strided<T> dw = vector_of<T>(grad_weight, x.dtype, s.c, op, "grad_weight", true);
-      const Strided<T> db = vector_of<T>(grad_bias, x.dtype, s.c, op, "grad_bias", true);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      using T = compute_t<S>;
+      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
+      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
+      const Strided<T> mean = vector_of<T>(mean_, wide, s.samples * groups, op, "mean");
+      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.samples * groups, op, "rstd");
+      const Strided<T> dw = vector_of<T>(grad_weight, wide, s.c, op, "grad_weight", true);
+      const Strided<T> db = vector_of<T>(grad_bias, wide, s.c, op, "grad_bias", true);
       const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
       Coefficients<T> k(s);
       const int64_t width = s.c / groups;
@@ -366,7 +388,7 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
         k.m[static_cast<size_t>(i)] = mean[i / s.c * groups + i % s.c / width];
       }
       const std::vector<double> sums =
-          gradient_sums<T>(context, s, dyc->template as<T>(), xc->template as<T>(), k.m.data());
+          gradient_sums<S>(context, s, dyc->template as<S>(), xc->template as<S>(), k.m.data());
       std::vector<double> sw(static_cast<size_t>(s.c), 0.0), sb(static_cast<size_t>(s.c), 0.0);
       for (int64_t at = 0; at < s.samples * groups; ++at) {
         const int64_t sample = at / groups, first = at % groups * width;
@@ -393,7 +415,7 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
       }
       if (!grad_x || x.size() == 0) return;
       ContiguousOut dxc(context, channels_last(dx));
-      gradient<T>(context, s, dyc->template as<T>(), xc->template as<T>(), k, dxc->template as<T>());
+      gradient<S>(context, s, dyc->template as<S>(), xc->template as<S>(), k, dxc->template as<S>());
       dxc.write_back();
     });
   });

@@ -3,14 +3,12 @@
 #include "fastdl/pool.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
-#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -22,10 +20,24 @@ struct Range {
   int64_t padded;  // extent for the average's divisor, padding included
 };
 
+// Consecutive windows along the last dimension with the same taps, each `step` after the one before.
+struct Run {
+  int64_t first, count, step;
+};
+
+// For each position along a dimension, the windows [first, last) that reach it (perhaps between taps).
+struct Reach {
+  std::vector<int32_t> first, last;
+  int64_t most() const {
+    int64_t n = 0;
+    for (size_t i = 0; i < first.size(); ++i) n = std::max<int64_t>(n, int64_t{last[i]} - first[i]);
+    return n;
+  }
+};
+
 struct Plan {
   int64_t n, c, in[3], out[3];
   std::vector<Range> ranges[3];
-  bool max;
   int64_t divisor;  // 0: by window
   bool include_pad;
 
@@ -36,6 +48,7 @@ struct Plan {
     for (const Range& r : ranges[dim]) most = std::max(most, r.count);
     return most;
   }
+  int64_t taps() const { return taps(0) * taps(1) * taps(2); }
 };
 
 Range sliding(int64_t o, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
@@ -70,7 +83,6 @@ Plan make_plan(const View& x, const View& out, const fastdl_pool_options* option
   Plan plan;
   plan.n = x.shape[0];
   plan.c = x.shape[1];
-  plan.max = max;
   plan.divisor = p.adaptive ? 0 : p.divisor_override;
   plan.include_pad = p.count_include_pad != 0;
   const int spatial = x.ndim - 2, lead = 3 - spatial;
@@ -119,177 +131,221 @@ Plan make_plan(const View& x, const View& out, const fastdl_pool_options* option
   return plan;
 }
 
-// One window: its three ranges and the divisor of its average.
-struct Window {
-  const Range *d, *h, *w;
-  int64_t count() const { return d->count * h->count * w->count; }
+std::vector<Run> runs_of(const std::vector<Range>& windows) {
+  std::vector<Run> runs;
+  for (size_t o = 0; o < windows.size(); ++o) {
+    const Range& w = windows[o];
+    if (!runs.empty()) {
+      Run& run = runs.back();
+      const Range &head = windows[static_cast<size_t>(run.first)], &before = windows[o - 1];
+      const int64_t step = w.begin - before.begin;
+      if (w.count == head.count && w.padded == head.padded && (run.count == 1 || step == run.step)) {
+        run.step = step;
+        ++run.count;
+        continue;
+      }
+    }
+    runs.push_back({static_cast<int64_t>(o), 1, 1});
+  }
+  return runs;
+}
+
+Reach reach_of(const std::vector<Range>& windows, int64_t in) {
+  Reach reach{std::vector<int32_t>(static_cast<size_t>(in), INT32_MAX),
+              std::vector<int32_t>(static_cast<size_t>(in), 0)};
+  for (size_t o = 0; o < windows.size(); ++o) {
+    const Range& w = windows[o];
+    for (int64_t k = 0; k < w.count; ++k) {
+      const auto at = static_cast<size_t>(w.begin + k * w.step);
+      reach.first[at] = std::min(reach.first[at], static_cast<int32_t>(o));
+      reach.last[at] = static_cast<int32_t>(o) + 1;
+    }
+  }
+  return reach;
+}
+
+double divisor_of(const Plan& p, const Range& d, const Range& h, const Range& w) {
+  if (p.divisor) return static_cast<double>(p.divisor);
+  return static_cast<double>(p.include_pad ? d.padded * h.padded * w.padded : d.count * h.count * w.count);
+}
+
+// Elementary operations of a row of `positions` with all channels, each touched `visits` times.
+double row_cost(const Plan& p, int64_t positions, int64_t visits) {
+  return static_cast<double>(positions * p.c * visits) * 0.25;
+}
+
+// Rows to a task: enough elements to be worth one.
+int64_t rows_per_task(const Plan& p, int64_t positions, int64_t visits) {
+  return std::max<int64_t>(1, 8192 / std::max<int64_t>(1, positions * p.c * visits));
+}
+
+// Tasks are groups of rows; where there are few rows, blocks of channels of rows.
+int64_t channel_block(const Plan& p, int64_t rows) {
+  constexpr int64_t kEnoughRows = 16, kLeast = 64;
+  return rows >= kEnoughRows ? p.c : std::min(p.c, kLeast);
+}
+
+// Calls run(windows as a PoolRow, divisor, element of the first input plane's channels, element of the
+// first output) for all runs of windows; with no taps, empty(element, elements of one window, windows).
+template <class Body, class Empty>
+void for_runs(Context* context, const Plan& p, Body&& body, Empty&& empty) {
+  const int64_t rows = p.out[0] * p.out[1], taps = p.taps(), block = channel_block(p, p.n * rows);
+  const int64_t blocks = (p.c + block - 1) / block;
+  const std::vector<Run> runs = runs_of(p.ranges[2]);
+  const double cost = row_cost(p, p.out[2], taps) / static_cast<double>(blocks);
+  const auto part = [&](int64_t index, int64_t* positions) {
+    const int64_t n = index / (rows * blocks), row = index / blocks % rows, c = index % blocks * block;
+    const int64_t channels = std::min(block, p.c - c);
+    const Range &d = p.ranges[0][static_cast<size_t>(row / p.out[1])],
+                &h = p.ranges[1][static_cast<size_t>(row % p.out[1])];
+    for (const Run& run : runs) {
+      const Range& w = p.ranges[2][static_cast<size_t>(run.first)];
+      const int64_t to = (n * p.out_plane() + row * p.out[2] + run.first) * p.c + c;
+      int64_t count = 0;
+      for (int64_t i = 0; i < d.count; ++i) {
+        for (int64_t j = 0; j < h.count; ++j) {
+          const int64_t at = ((d.begin + i * d.step) * p.in[1] + h.begin + j * h.step) * p.in[2] + w.begin;
+          for (int64_t k = 0; k < w.count; ++k) positions[count++] = at + k * w.step;
+        }
+      }
+      if (count == 0) {
+        for (int64_t o = 0; o < run.count; ++o) empty(to + o * p.c, channels);
+      } else {
+        body(PoolRow{run.count, run.step, count, positions, p.c, channels}, divisor_of(p, d, h, w),
+             n * p.in_plane() * p.c + c, to);
+      }
+    }
+  };
+  const int64_t grain = blocks > 1 ? 1 : rows_per_task(p, p.out[2], taps);
+  parallel_ranges(context, p.n * rows * blocks, grain, cost, [&](int64_t begin, int64_t end) {
+    const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(int64_t));
+    for (int64_t index = begin; index < end; ++index) part(index, scratch.as<int64_t>());
+  });
+}
+
+template <class S>
+S minus_infinity() {
+  return -std::numeric_limits<S>::infinity();
+}
+template <>
+bfloat16 minus_infinity<bfloat16>() {
+  return {0xff80};
+}
+template <>
+float16 minus_infinity<float16>() {
+  return {0xfc00};
+}
+
+template <class S>
+void max_forward(Context* context, const Plan& p, const S* x, S* out, int32_t* where) {
+  const auto& table = table_for<S>(*kernels().pool);
+  for_runs(
+      context, p,
+      [&](const PoolRow& row, double, int64_t from, int64_t to) {
+        table.max_row(row, x + from, out + to, where ? where + to : nullptr);
+      },
+      [&](int64_t to, int64_t n) {  // a dilated window that straddles a short input
+        std::fill(out + to, out + to + n, minus_infinity<S>());
+        if (where) std::fill(where + to, where + to + n, -1);
+      });
+}
+
+template <class S>
+void avg_forward(Context* context, const Plan& p, const S* x, S* out) {
+  using T = compute_t<S>;
+  const auto& table = table_for<S>(*kernels().pool);
+  for_runs(
+      context, p,
+      [&](const PoolRow& row, double divisor, int64_t from, int64_t to) {
+        table.sum_row(row, x + from, static_cast<T>(1 / divisor), out + to);
+      },
+      [&](int64_t to, int64_t n) { std::fill(out + to, out + to + n, S{}); });
+}
+
+// Calls body(the windows that reach a row of input positions, element of the first window of the sample,
+// element of the row, room for a pointer per row of windows) for all rows.
+template <class Body>
+void for_reaches(Context* context, const Plan& p, Body&& body) {
+  const Reach depth = reach_of(p.ranges[0], p.in[0]), height = reach_of(p.ranges[1], p.in[1]),
+              width = reach_of(p.ranges[2], p.in[2]);
+  const int64_t rows = p.in[0] * p.in[1], most = depth.most() * height.most();
+  const int64_t visits = std::max<int64_t>(1, most * width.most());
+  const auto part = [&](int64_t index, int64_t* starts, const void** room) {
+    const int64_t n = index / rows, row = index % rows;
+    const auto d = static_cast<size_t>(row / p.in[1]), h = static_cast<size_t>(row % p.in[1]);
+    int64_t count = 0;
+    for (int64_t i = depth.first[d]; i < depth.last[d]; ++i) {
+      for (int64_t j = height.first[h]; j < height.last[h]; ++j) {
+        starts[count++] = (i * p.out[1] + j) * p.out[2];
+      }
+    }
+    body(PoolReach{p.in[2], count, row * p.in[2], starts, width.first.data(), width.last.data(), p.c},
+         n * p.out_plane() * p.c, (n * p.in_plane() + row * p.in[2]) * p.c, room);
+  };
+  parallel_ranges(context, p.n * rows, rows_per_task(p, p.in[2], visits), 2 * row_cost(p, p.in[2], visits),
+                  [&](int64_t begin, int64_t end) {
+                    const size_t room = static_cast<size_t>(std::max<int64_t>(0, most));
+                    const Workspace starts(context, room * sizeof(int64_t));
+                    const Workspace pointers(context, room * sizeof(void*));
+                    for (int64_t index = begin; index < end; ++index) {
+                      part(index, starts.as<int64_t>(), pointers.as<const void*>());
+                    }
+                  });
+}
+
+template <class S>
+void max_backward(Context* context, const Plan& p, const S* dy, const int32_t* where, S* dx) {
+  const auto& table = table_for<S>(*kernels().pool);
+  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to, const void**) {
+    table.max_reach(row, dy + from, where + from, dx + to);
+  });
+}
+
+// What the gradient of each window is multiplied by: one array for every extent that windows have in depth
+// and height.
+template <class T>
+class Scales {
+ public:
+  explicit Scales(const Plan& p) : plan_(p) {
+    for (const Range& d : p.ranges[0]) {
+      for (const Range& h : p.ranges[1]) {
+        index_.push_back(find(d, h));
+      }
+    }
+    for (auto& a : arrays_) pointers_.push_back(a.data());
+  }
+  // Of the row of windows that begins at window `start`.
+  const T* at(int64_t start) const { return pointers_[index_[static_cast<size_t>(start / plan_.out[2])]]; }
+
+ private:
+  size_t find(const Range& d, const Range& h) {
+    const double extent = divisor_of(plan_, d, h, {0, 1, 1, 1});
+    for (size_t i = 0; i < extents_.size(); ++i) {
+      if (extents_[i] == extent) return i;
+    }
+    extents_.push_back(extent);
+    arrays_.emplace_back();
+    for (const Range& w : plan_.ranges[2])
+      arrays_.back().push_back(static_cast<T>(1 / divisor_of(plan_, d, h, w)));
+    return extents_.size() - 1;
+  }
+
+  const Plan& plan_;
+  std::vector<double> extents_;
+  std::vector<std::vector<T>> arrays_;
+  std::vector<const T*> pointers_;
+  std::vector<size_t> index_;
 };
 
-double divisor_of(const Plan& p, const Window& w) {
-  if (p.divisor) return static_cast<double>(p.divisor);
-  return static_cast<double>(p.include_pad ? w.d->padded * w.h->padded * w.w->padded : w.count());
-}
-
-// Calls body(position in the input plane) for each tap, in C order.
-template <class Body>
-void for_taps(const Plan& p, const Window& w, Body&& body) {
-  for (int64_t i = 0; i < w.d->count; ++i) {
-    for (int64_t j = 0; j < w.h->count; ++j) {
-      const int64_t row =
-          ((w.d->begin + i * w.d->step) * p.in[1] + w.h->begin + j * w.h->step) * p.in[2] + w.w->begin;
-      for (int64_t k = 0; k < w.w->count; ++k) body(row + k * w.w->step);
-    }
-  }
-}
-
-// Calls body(window, output position in its plane) for the windows of rows [begin, end) of D x H.
-template <class Body>
-void for_windows(const Plan& p, int64_t begin, int64_t end, Body&& body) {
-  for (int64_t row = begin; row < end; ++row) {
-    Window w{&p.ranges[0][static_cast<size_t>(row / p.out[1])],
-             &p.ranges[1][static_cast<size_t>(row % p.out[1])], nullptr};
-    for (int64_t o = 0; o < p.out[2]; ++o) {
-      w.w = &p.ranges[2][static_cast<size_t>(o)];
-      body(w, row * p.out[2] + o);
-    }
-  }
-}
-
-// True if the windows along the last dimension all have the same taps, a fixed step apart (no padding in
-// them), and positions are small enough for the row kernels.
-bool uniform_rows(const Plan& p) {
-  const std::vector<Range>& w = p.ranges[2];
-  if (w.empty() || p.in_plane() > int64_t{1} << 24) return false;
-  const int64_t step = w.size() > 1 ? w[1].begin - w[0].begin : 1;
-  for (size_t o = 0; o < w.size(); ++o) {
-    if (w[o].count != w[0].count || w[o].begin != w[0].begin + static_cast<int64_t>(o) * step) return false;
-  }
-  return w[0].count > 0;
-}
-
-// Row `row` of D x H as one PoolRow; `positions` has room for all taps. No taps: the row sees nothing.
-PoolRow pool_row(const Plan& p, int64_t row, int64_t* positions) {
-  const Window first{&p.ranges[0][static_cast<size_t>(row / p.out[1])],
-                     &p.ranges[1][static_cast<size_t>(row % p.out[1])], &p.ranges[2][0]};
-  int64_t taps = 0;
-  for_taps(p, first, [&](int64_t position) { positions[taps++] = position; });
-  return {p.out[2], p.out[2] > 1 ? p.ranges[2][1].begin - p.ranges[2][0].begin : 1, taps, positions, p.c};
-}
-
-double work_per_window(const Plan& p) {
-  return static_cast<double>(p.c * p.taps(0) * p.taps(1) * p.taps(2)) * 0.25;
-}
-
-template <class T>
-void max_forward(Context* context, const Plan& p, const T* x, T* out, int32_t* where) {
-  const auto& table = table_for<T>(*kernels().pool);
-  const int64_t rows = p.out[0] * p.out[1], taps = p.taps(0) * p.taps(1) * p.taps(2);
-  const bool uniform = uniform_rows(p);
-  parallel_for(context, p.n * rows, work_per_window(p) * static_cast<double>(p.out[2]), [&](int64_t task) {
-    const int64_t n = task / rows, row = task % rows;
-    const T* xn = x + n * p.in_plane() * p.c;
-    static_assert(sizeof(T*) <= sizeof(int64_t), "scratch serves pointers or positions");
-    const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(int64_t));
-    if (where && uniform) {
-      const PoolRow r = pool_row(p, row, scratch.as<int64_t>());
-      const int64_t at = (n * p.out_plane() + row * p.out[2]) * p.c;
-      if (r.taps > 0) return table.max_row(r, xn, out + at, where + at);
-    }
-    const T** pointers = scratch.as<const T*>();
-    for_windows(p, row, row + 1, [&](const Window& w, int64_t o) {
-      T* y = out + (n * p.out_plane() + o) * p.c;
-      int64_t tap = 0;
-      if (!where) {
-        for_taps(p, w, [&](int64_t position) { pointers[tap++] = xn + position * p.c; });
-        // A dilated window that straddles a short input may have no element.
-        if (tap == 0) std::fill(y, y + p.c, -std::numeric_limits<T>::infinity());
-        else table.max_of(p.c, tap, pointers, y);
-        return;
-      }
-      int32_t* at = where + (n * p.out_plane() + o) * p.c;
-      for_taps(p, w, [&](int64_t position) {
-        (tap++ ? table.max_next : table.max_first)(p.c, xn + position * p.c, static_cast<int32_t>(position),
-                                                   y, at);
-      });
-      if (tap == 0) {
-        std::fill(y, y + p.c, -std::numeric_limits<T>::infinity());
-        std::fill(at, at + p.c, -1);
-      }
-    });
-  });
-}
-
-template <class T>
-void avg_forward(Context* context, const Plan& p, const T* x, T* out) {
-  const auto& table = table_for<T>(*kernels().pool);
-  const int64_t rows = p.out[0] * p.out[1], taps = p.taps(0) * p.taps(1) * p.taps(2);
-  parallel_for(context, p.n * rows, work_per_window(p) * static_cast<double>(p.out[2]), [&](int64_t task) {
-    const int64_t n = task / rows, row = task % rows;
-    const T* xn = x + n * p.in_plane() * p.c;
-    const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(T*));
-    const T** pointers = scratch.as<const T*>();
-    for_windows(p, row, row + 1, [&](const Window& w, int64_t o) {
-      T* y = out + (n * p.out_plane() + o) * p.c;
-      int64_t tap = 0;
-      for_taps(p, w, [&](int64_t position) { pointers[tap++] = xn + position * p.c; });
-      table.sum_of(p.c, tap, pointers, static_cast<T>(1 / divisor_of(p, w)), y);
-    });
-  });
-}
-
-// Backward: windows may overlap, so a task owns a whole plane of `block` channels of one sample and adds in
-// window order.
-template <class T, class Body>
-void backward_planes(Context* context, const Plan& p, T* dx, Body&& body) {
-  constexpr int64_t kBlock = 256;  // channels: long enough runs, and tasks enough for a batch of one
-  const int64_t blocks = (p.c + kBlock - 1) / kBlock;
-  const double cost = work_per_window(p) * static_cast<double>(p.out_plane()) / static_cast<double>(blocks);
-  parallel_for(context, p.n * blocks, cost, [&](int64_t task) {
-    const int64_t n = task / blocks, c0 = task % blocks * kBlock, cs = std::min(kBlock, p.c - c0);
-    T* plane = dx + n * p.in_plane() * p.c + c0;
-    if (cs == p.c) {
-      std::memset(plane, 0, static_cast<size_t>(p.in_plane() * p.c) * sizeof(T));
-    } else {
-      for (int64_t i = 0; i < p.in_plane(); ++i)
-        std::memset(plane + i * p.c, 0, static_cast<size_t>(cs) * sizeof(T));
-    }
-    body(n * p.out_plane() * p.c + c0, cs, plane);
-  });
-}
-
-template <class T>
-void max_backward(Context* context, const Plan& p, const T* dy, const int32_t* where, T* dx) {
-  const auto& table = table_for<T>(*kernels().pool);
-  const int64_t rows = p.out[0] * p.out[1], taps = p.taps(0) * p.taps(1) * p.taps(2);
-  const bool uniform = uniform_rows(p);
-  backward_planes(context, p, dx, [&](int64_t first, int64_t cs, T* plane) {
-    if (uniform) {
-      const Workspace scratch(context, static_cast<size_t>(taps) * sizeof(int64_t));
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t at = first + row * p.out[2] * p.c;
-        table.max_scatter_row(pool_row(p, row, scratch.as<int64_t>()), cs, dy + at, where + at, plane);
-      }
-      return;
-    }
-    for_windows(p, 0, rows, [&](const Window& w, int64_t o) {
-      const int64_t at = first + o * p.c;
-      for_taps(p, w, [&](int64_t position) {
-        table.max_scatter(cs, dy + at, where + at, static_cast<int32_t>(position), plane + position * p.c);
-      });
-    });
-  });
-}
-
-template <class T>
-void avg_backward(Context* context, const Plan& p, const T* dy, T* dx) {
-  const auto& table = table_for<T>(*kernels().pool);
-  backward_planes(context, p, dx, [&](int64_t first, int64_t cs, T* plane) {
-    for_windows(p, 0, p.out[0] * p.out[1], [&](const Window& w, int64_t o) {
-      const T scale = static_cast<T>(1 / divisor_of(p, w));
-      for_taps(p, w, [&](int64_t position) {
-        table.add_scaled(cs, dy + first + o * p.c, scale, plane + position * p.c);
-      });
-    });
+template <class S>
+void avg_backward(Context* context, const Plan& p, const S* dy, S* dx) {
+  using T = compute_t<S>;
+  const auto& table = table_for<S>(*kernels().pool);
+  const Scales<T> scales(p);
+  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to, const void** room) {
+    const T** factors = reinterpret_cast<const T**>(room);
+    for (int64_t r = 0; r < row.rows; ++r) factors[r] = scales.at(row.starts[r]);
+    table.sum_reach(row, dy + from, factors, dx + to);
   });
 }
 
@@ -343,13 +399,9 @@ extern "C" {
 fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tensor* x_,
                                       const fastdl_tensor* out_, const fastdl_tensor* indices,
                                       const fastdl_pool_options* options) {
-  if (is_narrow(x_)) {
-    return in_float32("max_pool", fastdl_max_pool_forward, context, reads(x_, "x"), writes(out_, "out"),
-                      indices, options);
-  }
   return guarded([&] {
     const char* op = "max_pool";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const Plan plan = make_plan(x, out, options, true, op);
     View where;
     if (indices) {
@@ -360,9 +412,9 @@ fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tens
     const Contiguous xc(context, channels_last(x));
     ContiguousOut yc(context, channels_last(out)), wc(context, where);
     const Indices at(context, indices ? &*wc : nullptr, false);
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      max_forward<T>(context, plan, xc->as<T>(), yc->as<T>(), at.data());
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      max_forward<S>(context, plan, xc->as<S>(), yc->as<S>(), at.data());
     });
     yc.write_back();
     if (indices) {
@@ -375,22 +427,18 @@ fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tens
 fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                        const fastdl_tensor* indices, const fastdl_tensor* grad_x,
                                        const fastdl_pool_options* options) {
-  if (is_narrow(grad_out)) {
-    return in_float32("max_pool_backward", fastdl_max_pool_backward, context, reads(grad_out, "grad_out"),
-                      indices, writes(grad_x, "grad_x"), options);
-  }
   return guarded([&] {
     const char* op = "max_pool_backward";
-    const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
+    const View dy = any_float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     const Plan plan = make_plan(dx, dy, options, true, op);
     const View where = index_view(indices, dy, op);
     if (dx.size() == 0) return;
     const Contiguous dyc(context, channels_last(dy)), wc(context, channels_last(where));
     const Indices at(context, &*wc, true);
     ContiguousOut dxc(context, channels_last(dx));
-    dispatch_float(dy.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      max_backward<T>(context, plan, dyc->as<T>(), at.data(), dxc->as<T>());
+    dispatch_storage(dy.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      max_backward<S>(context, plan, dyc->as<S>(), at.data(), dxc->as<S>());
     });
     dxc.write_back();
   });
@@ -398,20 +446,16 @@ fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_ten
 
 fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tensor* x_,
                                       const fastdl_tensor* out_, const fastdl_pool_options* options) {
-  if (is_narrow(x_)) {
-    return in_float32("avg_pool", fastdl_avg_pool_forward, context, reads(x_, "x"), writes(out_, "out"),
-                      options);
-  }
   return guarded([&] {
     const char* op = "avg_pool";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     const Plan plan = make_plan(x, out, options, false, op);
     if (out.size() == 0) return;
     const Contiguous xc(context, channels_last(x));
     ContiguousOut yc(context, channels_last(out));
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      avg_forward<T>(context, plan, xc->as<T>(), yc->as<T>());
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      avg_forward<S>(context, plan, xc->as<S>(), yc->as<S>());
     });
     yc.write_back();
   });
@@ -419,20 +463,16 @@ fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tens
 
 fastdl_status fastdl_avg_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                        const fastdl_tensor* grad_x, const fastdl_pool_options* options) {
-  if (is_narrow(grad_out)) {
-    return in_float32("avg_pool_backward", fastdl_avg_pool_backward, context, reads(grad_out, "grad_out"),
-                      writes(grad_x, "grad_x"), options);
-  }
   return guarded([&] {
     const char* op = "avg_pool_backward";
-    const View dy = float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
+    const View dy = any_float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     const Plan plan = make_plan(dx, dy, options, false, op);
     if (dx.size() == 0) return;
     const Contiguous dyc(context, channels_last(dy));
     ContiguousOut dxc(context, channels_last(dx));
-    dispatch_float(dy.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      avg_backward<T>(context, plan, dyc->as<T>(), dxc->as<T>());
+    dispatch_storage(dy.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      avg_backward<S>(context, plan, dyc->as<S>(), dxc->as<S>());
     });
     dxc.write_back();
   });

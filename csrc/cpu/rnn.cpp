@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cpu/rnn_layout.h"
+#include "cpu/rnn_product.h"
 #include "cpu/rnn_stage.h"
 #include "cpu/widen.h"
 
@@ -196,7 +197,7 @@ Problem check_problem(const char* op, const fastdl_tensor* x, const fastdl_tenso
                       const fastdl_tensor* c0, const fastdl_tensor* const* params, int32_t num_params,
                       const fastdl_tensor* lengths, const fastdl_tensor* y, const fastdl_tensor* reserve,
                       const fastdl_rnn_options* options) {
-  Problem p{op, shape_of(options, op), {}, float_view(x, op, "x"), {}, {}, {}, {}, {}};
+  Problem p{op, shape_of(options, op), {}, any_float_view(x, op, "x"), {}, {}, {}, {}, {}};
   RnnShape& s = p.shape;
   p.params = check_params(s, p.x.dtype, params, num_params, op);
   p.rows = check_rows(p.x, lengths, op);
@@ -208,7 +209,7 @@ Problem check_problem(const char* op, const fastdl_tensor* x, const fastdl_tenso
   p.y = p.sequences(y, s.width(), "y");
   check_size(s, p.rows.rows, op);
   if (reserve) {
-    p.reserve = view_like(reserve, p.x.dtype, op, "reserve");
+    p.reserve = view_like(reserve, is_narrow(x) ? DType::kFloat32 : p.x.dtype, op, "reserve");
     check_shape(p.reserve, {RnnReserve(s, p.rows.rows).size()}, op, "reserve");
     FASTDL_CHECK(p.reserve.contiguous(), FASTDL_ERROR_SHAPE, "%s: reserve must be contiguous", op);
   }
@@ -240,6 +241,26 @@ std::vector<RnnWeights<T>> read_params(Context* context, const Problem& p, std::
     return v.contiguous() ? v.as<T>() : copies.emplace_back(context, v)->template as<T>();
   });
 }
+
+// bfloat16 has kernels of its own where there are products of bfloat16.
+#if defined(FASTDL_BF16_TILES)
+bool native(const fastdl_tensor* x) {
+  return kernels().gemm_bf16 && x->dtype.bits == 16 && x->dtype.code == FASTDL_BFLOAT;
+}
+
+template <class F>
+void dispatch(DType dtype, F&& f) {
+  if (dtype == DType::kBFloat16) f(bfloat16{});
+  else dispatch_float(dtype, f);
+}
+#else
+bool native(const fastdl_tensor*) { return false; }
+
+template <class F>
+void dispatch(DType dtype, F&& f) {
+  dispatch_float(dtype, f);
+}
+#endif
 
 }  // namespace
 }  // namespace fastdl::cpu
@@ -280,7 +301,7 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
                                  int32_t num_params, const fastdl_tensor* lengths, const fastdl_tensor* y_,
                                  const fastdl_tensor* h_n_, const fastdl_tensor* c_n_,
                                  const fastdl_tensor* reserve, const fastdl_rnn_options* options) {
-  if (is_narrow(x_)) {
+  if (is_narrow(x_) && !native(x_)) {
     return in_float32("rnn", fastdl_rnn_forward, context, reads(x_, "x"), reads(h0_, "h0"), reads(c0_, "c0"),
                       reads(params, num_params, "params"), num_params, lengths, writes(y_, "y"),
                       writes(h_n_, "h_n"), writes(c_n_, "c_n"), reserve, options);
@@ -293,7 +314,7 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
     check_out(p.y, p.op, "y");
     if (h_n_) check_out(h_n_view, p.op, "h_n");
     if (c_n_) check_out(c_n_view, p.op, "c_n");
-    dispatch_float(p.x.dtype, [&](auto zero) {
+    dispatch(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
       const RnnSequences<T> x(context, p.rows, p.x), y(context, p.rows, p.y);
@@ -304,7 +325,7 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
       c0.read();
       rnn_forward<T>(context,
                      {p.shape, p.rows, read_params<T>(context, p, copies), x.data(), h0.data(), c0.data(),
-                      y.data(), h_n.data(), c_n.data(), reserve ? p.reserve.as<T>() : nullptr});
+                      y.data(), h_n.data(), c_n.data(), reserve ? p.reserve.as<compute_t<T>>() : nullptr});
       y.write();
       h_n.write();
       c_n.write();
@@ -321,7 +342,7 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
                                   const fastdl_tensor* grad_h0_, const fastdl_tensor* grad_c0_,
                                   const fastdl_tensor* const* grad_params,
                                   const fastdl_rnn_options* options) {
-  if (is_narrow(x_)) {
+  if (is_narrow(x_) && !native(x_)) {
     return in_float32("rnn_backward", fastdl_rnn_backward, context, reads(grad_y_, "grad_y"),
                       reads(grad_h_n_, "grad_h_n"), reads(grad_c_n_, "grad_c_n"), reads(x_, "x"),
                       reads(h0_, "h0"), reads(c0_, "c0"), reads(params, num_params, "params"), num_params,
@@ -353,7 +374,7 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       check_same_shape(p.params[i], param_name(s, static_cast<int64_t>(i)).c_str(), grad_views[i],
                        name.c_str(), op);
     }
-    dispatch_float(p.x.dtype, [&](auto zero) {
+    dispatch(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
       std::deque<ContiguousOut> outs;
@@ -375,10 +396,10 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       c0.read();
       grad_h_n.read();
       grad_c_n.read();
-      rnn_backward<T>(context,
-                      {s, p.rows, read_params<T>(context, p, copies), grads, x.data(), h0.data(), c0.data(),
-                       y.data(), p.reserve.as<T>(), grad_y_ ? grad_y.data() : nullptr, grad_h_n.data(),
-                       grad_c_n.data(), grad_x_ ? grad_x.data() : nullptr, grad_h0.data(), grad_c0.data()});
+      rnn_backward<T>(context, {s, p.rows, read_params<T>(context, p, copies), grads, x.data(), h0.data(),
+                                c0.data(), y.data(), p.reserve.as<compute_t<T>>(),
+                                grad_y_ ? grad_y.data() : nullptr, grad_h_n.data(), grad_c_n.data(),
+                                grad_x_ ? grad_x.data() : nullptr, grad_h0.data(), grad_c0.data()});
       if (grad_x_) grad_x.write();
       grad_h0.write();
       grad_c0.write();

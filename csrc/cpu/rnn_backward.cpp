@@ -10,7 +10,7 @@ namespace {
 template <class S>
 struct BackwardScratch {
   S *gates_x, *gates_h, *grad_h, *packed, *h_prev;
-  compute_t<S>*carry, *wide;
+  compute_t<S>*carry, *wide, *c0;
   const S* zeros;
 };
 
@@ -49,9 +49,13 @@ class BackwardLayer {
       const RnnWeights<S>& w = p_.weights[static_cast<size_t>(index)];
       dir.gates = p_.reserve + reserve.gates(layer_, d);
       dir.state = p_.reserve + reserve.state(layer_, d);
-      dir.unprojected = p_.reserve + reserve.unprojected(layer_, d);
+      dir.unprojected = rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d));
       dir.h0 = p_.h0 ? p_.h0 + index * sequences * s.state : scratch.zeros;
-      dir.c0 = p_.c0 ? p_.c0 + index * states : scratch.zeros;
+      if (s.lstm()) {
+        A* const c0 = scratch.c0 + d * states;
+        rnn_widen(p_.c0 ? p_.c0 + index * states : scratch.zeros, c0, states);
+        dir.c0 = c0;
+      }
       dir.grad_h_n = p_.grad_h_n ? p_.grad_h_n + index * sequences * s.state : nullptr;
       dir.gates_x = scratch.gates_x + d * gates_size;
       dir.gates_h = s.gru() ? scratch.gates_h + d * gates_size : dir.gates_x;
@@ -75,7 +79,8 @@ class BackwardLayer {
 
  private:
   struct Direction {
-    const S *gates, *state, *unprojected, *h0, *c0, *grad_h_n;
+    const A *gates, *state, *c0;
+    const S *unprojected, *h0, *grad_h_n;
     S *gates_x, *gates_h;
     S* grad_h;  // with a projection: [rows, P]
     A* carry;
@@ -93,6 +98,7 @@ class BackwardLayer {
     const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
+        const typename RnnTiles<S>::Unit unit;
         const int64_t d = task % directions, begin = task / directions * split.chunk,
                       end = begin + split.chunk;
         for (int64_t step = 0; step < count; ++step) {
@@ -105,6 +111,7 @@ class BackwardLayer {
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
     parallel_steps(context_, count * phases, directions * split.chunks,
                    task_cost / static_cast<double>(count), [&](int64_t phase, int64_t task) {
+                     const typename RnnTiles<S>::Unit unit;
                      const int64_t d = task / split.chunks, chunk = task % split.chunks;
                      const auto share = [&](int64_t n, int64_t i) { return n * i / split.chunks; };
                      if (phase % phases + 1 == phases) {
@@ -177,7 +184,9 @@ class BackwardLayer {
     b.carry = dir.carry + sequence * hidden + unit;
     b.gates = dir.gates + row * s.gates * hidden + unit;
     b.state = dir.state + row * hidden + unit;
-    b.state_before = (run.has_before ? dir.state + before * hidden : dir.c0 + sequence * hidden) + unit;
+    if (s.lstm()) {
+      b.state_before = (run.has_before ? dir.state + before * hidden : dir.c0 + sequence * hidden) + unit;
+    }
     if (s.gru() && !run.has_before) {
       b.h = dir.h0 + sequence * hidden + unit;
       b.ld_h = hidden;
@@ -249,6 +258,7 @@ class BackwardLayer {
         constexpr int64_t kGroups = 4;
         parallel_for(context_, (groups + kGroups - 1) / kGroups,
                      static_cast<double>(kGroups * dir.hh.panel_size() * count) / 32, [&](int64_t task) {
+                       const typename RnnTiles<S>::Unit unit;
                        dir.hh.each_group(dir.gates_h + row_of(t, run.begin) * depth, depth, count,
                                          task * kGroups, std::min(groups, (task + 1) * kGroups), false,
                                          finish);
@@ -383,14 +393,16 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
   const int64_t zero_count = p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * std::max(s.hidden, s.state);
   const Workspace zeros(context, bytes(zero_count, sizeof(S)));
   if (zero_count > 0) std::memset(zeros.as<void>(), 0, bytes(zero_count, sizeof(S)));
-  const BackwardScratch<S> scratch{gates_x.as<S>(), gates_h.as<S>(), grad_h.as<S>(), packed.as<S>(),
-                                   h_prev.as<S>(),  carry.as<A>(),   wide.as<A>(),   zeros.as<S>()};
+  const Workspace c0(context, bytes(s.lstm() ? directions * sequences * s.hidden : 0, sizeof(A)));
+  const BackwardScratch<S> scratch{gates_x.as<S>(), gates_h.as<S>(), grad_h.as<S>(),
+                                   packed.as<S>(),  h_prev.as<S>(),  carry.as<A>(),
+                                   wide.as<A>(),    c0.as<A>(),      zeros.as<S>()};
   const S* grad_y = p.grad_y;
   for (int64_t layer = s.layers - 1; layer >= 0; --layer) {
-    const S* y = layer + 1 == s.layers ? p.y : p.reserve + reserve.y(layer);
+    const S* y = layer + 1 == s.layers ? p.y : rnn_stored<S>(p.reserve + reserve.y(layer));
     const S* x = layer == 0      ? p.x
-                 : s.dropout > 0 ? p.reserve + reserve.dropped(layer - 1)
-                                 : p.reserve + reserve.y(layer - 1);
+                 : s.dropout > 0 ? rnn_stored<S>(p.reserve + reserve.dropped(layer - 1))
+                                 : rnn_stored<S>(p.reserve + reserve.y(layer - 1));
     S* grad_x = layer == 0 ? p.grad_x : between.as<S>() + layer % 2 * rows * s.width();
     BackwardLayer<S>(context, p, layer, x, y, grad_y).run(scratch, grad_x);
     if (layer > 0 && s.dropout > 0) rnn_dropout(context, s, rows, layer - 1, grad_x, grad_x);
@@ -400,5 +412,8 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
 
 template void rnn_backward(Context*, const RnnBackward<float>&);
 template void rnn_backward(Context*, const RnnBackward<double>&);
+#if defined(FASTDL_BF16_TILES)
+template void rnn_backward(Context*, const RnnBackward<bfloat16>&);
+#endif
 
 }  // namespace fastdl::cpu

@@ -68,8 +68,8 @@ class ForwardLayer {
       dir.pre = scratch.pre + d * block_rows_ * s.gates * padded_hidden;
       dir.gates = dir.saved ? p_.reserve + reserve.gates(layer_, d) : nullptr;
       dir.saved_state = dir.saved ? p_.reserve + reserve.state(layer_, d) : nullptr;
-      dir.unprojected =
-          dir.saved ? p_.reserve + reserve.unprojected(layer_, d) : scratch.unprojected + d * states;
+      dir.unprojected = dir.saved ? rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d))
+                                  : scratch.unprojected + d * states;
       dir.h0 = p_.h0 ? p_.h0 + index * rows_.sequences * s.state : scratch.zeros;
       const S* c0 = s.gru() ? dir.h0 : p_.c0 ? p_.c0 + index * states : scratch.zeros;
       dir.state = scratch.state + d * states;
@@ -83,7 +83,7 @@ class ForwardLayer {
       dir.hr = {1, s.state, s.hidden};
       if (s.projection) packed = pack(dir.hr, w.hr, packed);
       if (ahead_) input_ahead(d, w);
-      if (one_step_) one_step_products(d, w, scratch.new_parts + d * states);
+      if (one_step_ && p_.h0) one_step_products(d, w, scratch.new_parts + d * states);
     }
     steps();
     for (int64_t d = 0; d < s.directions; ++d) last_states(d);
@@ -92,8 +92,8 @@ class ForwardLayer {
  private:
   struct Direction {
     bool saved;
-    A *pre, *state;
-    S *gates, *saved_state, *unprojected;
+    A *pre, *state, *gates, *saved_state;
+    S* unprojected;
     const S *h0, *weight_ih;
     const A *bias, *bias_hn;  // bias: [gates][padded hidden]
     int64_t ld_bias_hn;
@@ -187,6 +187,7 @@ class ForwardLayer {
     const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
+        const typename RnnTiles<S>::Unit unit;
         const int64_t begin = std::min(task / directions * split.chunk, rows_.sequences);
         sequences(task % directions, begin, std::min(begin + split.chunk, rows_.sequences));
       });
@@ -195,6 +196,7 @@ class ForwardLayer {
     const int64_t phases = s.projection ? 2 : 1, all = rows_.sequences;
     parallel_steps(context_, count * phases, directions * split.chunks,
                    task_cost / static_cast<double>(count > 0 ? count : 1), [&](int64_t phase, int64_t task) {
+                     const typename RnnTiles<S>::Unit unit;
                      const int64_t d = task / split.chunks, chunk = task % split.chunks,
                                    step = phase / phases;
                      const auto share = [&](int64_t n, int64_t i) { return n * i / split.chunks; };
@@ -275,7 +277,8 @@ class ForwardLayer {
                     dir.ih.units(u), space.as<S>());
         }
         const A* bias = dir.bias ? dir.bias + (g * dir.ih.groups() + u) * nr : nullptr;
-        dir.ih.multiply(x, depth, count, panel, dir.ih.units(u), bias, in.at(u, 0) + g * in.gate, nr);
+        RnnTiles<S>::multiply(x, depth, count, depth, panel, dir.ih.units(u), bias, in.at(u, 0) + g * in.gate,
+                              nr);
       }
     }
   }
@@ -297,7 +300,7 @@ class ForwardLayer {
                    (s.projection ? unprojected(dir, t, run.begin + r) : y_ + (row + r) * ld + d * s.state) +
                        u * RnnMatrix<S>::nr());
       };
-      if (one_step_) {
+      if (one_step_ || (!run.has_before && !p_.h0)) {  // nothing to multiply here
         for (int64_t u = first; u < last; ++u) finish(u, 0, run.end - run.begin, nullptr, 0);
         return;
       }
@@ -412,11 +415,11 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
     const bool last = layer + 1 == s.layers;
     S* y = last        ? p.y
            : inference ? between.as<S>() + layer % 2 * rows * s.width()
-                       : p.reserve + reserve.y(layer);
+                       : rnn_stored<S>(p.reserve + reserve.y(layer));
     Layer(context, p, layer, x, y).run(scratch);
     x = y;
     if (!last && s.dropout > 0) {
-      S* dropped = inference ? y : p.reserve + reserve.dropped(layer);
+      S* dropped = inference ? y : rnn_stored<S>(p.reserve + reserve.dropped(layer));
       rnn_dropout(context, s, rows, layer, y, dropped);
       x = dropped;
     }
@@ -425,5 +428,8 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
 
 template void rnn_forward(Context*, const RnnForward<float>&);
 template void rnn_forward(Context*, const RnnForward<double>&);
+#if defined(FASTDL_BF16_TILES)
+template void rnn_forward(Context*, const RnnForward<bfloat16>&);
+#endif
 
 }  // namespace fastdl::cpu

@@ -22,14 +22,22 @@ RnnReserve::RnnReserve(const RnnShape& s, int64_t rows) {
 
 int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows) { return rows * shape.width(); }
 
-template <class T>
-void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const T* x, T* y) {
+template <class S>
+void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const S* x, S* y) {
+  using A = compute_t<S>;
   constexpr int64_t kGrain = 16384;
-  const auto& table = table_for<T>(*kernels().dropout);
+  const auto& table = table_for<A>(*kernels().dropout);
   const DropoutMask mask = dropout_mask(shape.dropout, shape.seed, shape.offset, "rnn");
   const int64_t count = rnn_dropout_numbers(shape, rows), first = layer * count;
   parallel_ranges(context, count, kGrain, 4.0, [&](int64_t begin, int64_t end) {
-    table.apply(mask, first + begin, end - begin, x + begin, y + begin);
+    if constexpr (sizeof(S) == 2) {
+      const Workspace wide(context, sizeof(A) * static_cast<size_t>(end - begin));
+      rnn_widen(x + begin, wide.as<A>(), end - begin);
+      table.apply(mask, first + begin, end - begin, wide.as<A>(), wide.as<A>());
+      rnn_narrow(wide.as<A>(), y + begin, end - begin);
+    } else {
+      table.apply(mask, first + begin, end - begin, x + begin, y + begin);
+    }
   });
 }
 
@@ -69,5 +77,6 @@ RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions
   template void rnn_narrow(const compute_t<S>*, S*, int64_t);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(bfloat16)
 
 }  // namespace fastdl::cpu

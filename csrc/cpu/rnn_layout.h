@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/narrow.h"
@@ -73,7 +74,8 @@ void each_run(const RnnRows& rows, int64_t t, bool backwards, int64_t begin, int
 
 // Offsets into the reserve, in elements. Per layer and direction: activated gates [rows, G*H]; the cell state
 // (LSTM) or the recurrent part of the new gate (GRU) [rows, H]; with a projection, what it projects [rows,
-// H]. Per layer but the last: its y [rows, D*P] and, with dropout, y after it.
+// H]. Per layer but the last: its y [rows, D*P] and, with dropout, y after it. Elements are
+// compute_t<S>; what is stored as S itself (projected states, y) takes as many.
 struct RnnReserve {
   RnnReserve(const RnnShape& shape, int64_t rows);
   int64_t gates(int64_t layer, int64_t d) const { return layer * layer_size_ + d * direction_size_; }
@@ -86,6 +88,13 @@ struct RnnReserve {
  private:
   int64_t directions_, gates_size_, state_size_, direction_size_, y_size_, layer_size_, size_;
 };
+
+// The part of a reserve that holds numbers as they are stored.
+template <class S, class A>
+auto rnn_stored(A* part) {
+  using To = std::conditional_t<std::is_const_v<A>, const S, S>;
+  return reinterpret_cast<To*>(part);
+}
 
 // S is the type elements are stored in; what lives from step to step inside a call is compute_t<S>.
 
@@ -103,7 +112,8 @@ struct RnnForward {
   RnnRows rows;
   std::vector<RnnWeights<S>> weights;  // [layer * directions + direction]
   const S *x, *h0, *c0;                // h0, c0: NULL for zeros
-  S *y, *h_n, *c_n, *reserve;          // h_n, c_n, reserve: NULL if not wanted
+  S *y, *h_n, *c_n;                    // h_n, c_n: NULL if not wanted
+  compute_t<S>* reserve;               // NULL if not wanted
 };
 
 template <class S>
@@ -111,7 +121,8 @@ struct RnnBackward {
   RnnShape shape;
   RnnRows rows;
   std::vector<RnnWeights<S>> weights, grads;  // grads: NULL where not wanted
-  const S *x, *h0, *c0, *y, *reserve;
+  const S *x, *h0, *c0, *y;
+  const compute_t<S>* reserve;
   const S *grad_y, *grad_h_n, *grad_c_n;  // NULL for zeros
   S *grad_x, *grad_h0, *grad_c0;          // NULL if not wanted
 };

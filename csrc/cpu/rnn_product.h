@@ -8,10 +8,89 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
+#if __has_include("cpu/matrix_unit.h")
+#define FASTDL_BF16_TILES
+#include "cpu/gemm_bf16.h"
+#include "cpu/matrix_unit.h"
+#endif
+
 namespace fastdl::cpu {
 
 // A group's sums for so many rows at a time lie in the L1 cache.
 constexpr int64_t kRnnRows = 70;
+
+// The tiles' side of a product with one panel.
+template <class S>
+struct RnnTiles {
+  static const GemmKernelsOf<S>& kernel() { return gemm_kernels_of<S>(*kernels().gemm); }
+  static int64_t nr() { return kernel().nr; }
+
+  // out[r * ld_out + j] = sum over k of a[r * ld + k] times the panel, + bias[j] (NULL: nothing; nr of them).
+  // Each element is one chain in the order of k: how rows are grouped into tiles changes no bit.
+  static void multiply(const S* a, int64_t ld, int64_t rows, int64_t depth, const S* panel, int64_t units,
+                       const S* bias, S* out, int64_t ld_out) {
+    const auto& k = kernel();
+    GemmPiece<S> piece{a, panel, depth};
+    GemmTile<S> t{};
+    t.pieces = &piece;
+    t.count = 1;
+    t.a_row = ld;
+    t.a_k = 1;
+    t.b_k = k.nr;
+    t.cols = units <= k.width ? k.width : k.nr;  // panels are full: zeros beyond the units
+    t.ldc = ld_out;
+    t.alpha = S(1);
+    t.bias = bias;
+    // Tiles as equal as they can be: 16 rows are 8 + 8 rather than 14 + 2.
+    for (int64_t blocks = (rows + k.mr - 1) / k.mr, row = 0; blocks > 0; --blocks) {
+      t.rows = static_cast<int>((rows - row) / blocks);
+      piece.a = a + row * ld;
+      t.c = out + row * ld_out;
+      gemm_tile(k, t);
+      row += t.rows;
+    }
+  }
+  // Held around a task's products.
+  struct Unit {
+    Unit() {}
+  };
+};
+
+#if defined(FASTDL_BF16_TILES)
+template <>
+struct RnnTiles<bfloat16> {
+  static const Bf16Kernels& kernel() { return *kernels().gemm_bf16; }
+  static int64_t nr() { return kernel().nr; }
+
+  static void multiply(const bfloat16* a, int64_t ld, int64_t rows, int64_t depth, const bfloat16* panel,
+                       int64_t, const float* bias, float* out, int64_t ld_out) {
+    const Bf16Kernels& k = kernel();
+    Bf16Piece piece{a, panel, depth};
+    Bf16Tile t{};
+    t.pieces = &piece;
+    t.count = 1;
+    t.a_row = ld;
+    t.a_step = k.k_step;
+    t.cols = k.nr;
+    t.finish = bias != nullptr;
+    t.alpha = 1;
+    t.bias32 = bias;
+    t.ld_sums = t.ldc = ld_out;
+    // Matrix units work on full tiles; elsewhere equal ones are better.
+    const bool full = k.height_step > 1;
+    for (int64_t blocks = (rows + k.mr - 1) / k.mr, row = 0; blocks > 0; --blocks) {
+      t.rows = static_cast<int>(full ? std::min<int64_t>(k.mr, rows - row) : (rows - row) / blocks);
+      piece.a = a + row * ld;
+      t.sums = t.c32 = out + row * ld_out;
+      k.tile(t);
+      row += t.rows;
+    }
+  }
+  struct Unit {
+    MatrixUnit held{kernel()};
+  };
+};
+#endif
 
 // gates * count columns of `depth` weights, packed per gate into panels of nr columns. Group u is panel u of
 // every gate: the columns of nr neighbouring hidden units.
@@ -21,8 +100,7 @@ struct RnnMatrix {
   int64_t gates = 1, count = 0, depth = 0;
   const S* packed = nullptr;
 
-  static const GemmKernelsOf<S>& kernel() { return gemm_kernels_of<S>(*kernels().gemm); }
-  static int64_t nr() { return kernel().nr; }
+  static int64_t nr() { return RnnTiles<S>::nr(); }
   int64_t groups() const { return (count + nr() - 1) / nr(); }
   int64_t panel_size() const { return packed_b_size<S>(depth, nr()); }
   int64_t gate_size() const { return groups() * panel_size(); }
@@ -43,33 +121,6 @@ struct RnnMatrix {
       }
     }
     packed = out;
-  }
-
-  // out[r * ld_out + j] = sum over k of a[r * ld + k] times the panel, + bias[j] (NULL: nothing; nr of them).
-  // Each element is one chain in the order of k: how rows are grouped into tiles changes no bit.
-  void multiply(const S* a, int64_t ld, int64_t rows, const S* b, int64_t units, const A* bias, A* out,
-                int64_t ld_out) const {
-    const auto& k = kernel();
-    const GemmPiece<S> piece{a, b, depth};
-    GemmPiece<S> moving = piece;
-    GemmTile<S> t{};
-    t.pieces = &moving;
-    t.count = 1;
-    t.a_row = ld;
-    t.a_k = 1;
-    t.b_k = k.nr;
-    t.cols = units <= k.width ? k.width : k.nr;  // panels are full: zeros beyond the units
-    t.ldc = ld_out;
-    t.alpha = A(1);
-    t.bias = bias;
-    // Tiles as equal as they can be: 16 rows are 8 + 8 rather than 14 + 2.
-    for (int64_t blocks = (rows + k.mr - 1) / k.mr, row = 0; blocks > 0; --blocks) {
-      t.rows = static_cast<int>((rows - row) / blocks);
-      moving.a = a + row * ld;
-      t.c = out + row * ld_out;
-      gemm_tile(k, t);
-      row += t.rows;
-    }
   }
 
   // finish(group, row, count, sums, gate_stride) for groups [first, last) (or from the last to the first) and
@@ -97,7 +148,8 @@ struct RnnMatrix {
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t row = rows * chunk / chunks, count = rows * (chunk + 1) / chunks - row;
         for (int64_t g = 0; g < gates; ++g) {
-          multiply(a + row * ld, ld, count, panel(g, u), units(u), nullptr, sums + g * count * nr(), nr());
+          RnnTiles<S>::multiply(a + row * ld, ld, count, depth, panel(g, u), units(u), nullptr,
+                                sums + g * count * nr(), nr());
         }
         finish(u, row, count, static_cast<const A*>(sums), count * nr());
       }
@@ -109,8 +161,10 @@ struct RnnMatrix {
 template <class S>
 void gemm_wide(Context* context, int64_t m, int64_t n, int64_t k, const S* a, int64_t a_row, int64_t a_k,
                const S* b, int64_t b_k, int64_t b_n, compute_t<S>* c, int64_t ldc, bool add) {
-  Gemm<S> g{m, n, k, a, a_row, a_k, b, b_k, b_n, c, ldc};
-  g.end.beta = add ? S(1) : S(0);
+  Gemm<S> g{m, n, k, a, a_row, a_k, b, b_k, b_n, nullptr, ldc};
+  if constexpr (sizeof(S) == 2) g.c32 = c;
+  else g.c = c;
+  g.end.beta = add ? compute_t<S>(1) : compute_t<S>(0);
   gemm(context, g);
 }
 

@@ -39,7 +39,7 @@ class RnnSequences {
     for (int64_t t = 0; t < rows_.steps; ++t) {
       for (int64_t i = rows_.batch_at(t); i < rows_.sequences; ++i) {
         T* to = at(t, i);
-        for (int64_t j = 0; j < columns; ++j) to[j * v_.stride(2)] = T(0);
+        for (int64_t j = 0; j < columns; ++j) to[j * v_.stride(2)] = T{};
       }
     }
   }

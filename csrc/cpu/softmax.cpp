@@ -2,13 +2,13 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 #include "cpu/tensor.h"
-#include "cpu/widen.h"
 
 namespace fastdl::cpu {
 namespace {
 
-constexpr double kCost = 4;           // elementary operations an element costs
+constexpr double kCost = 1.5;         // elementary operations an element costs, a vector at a time
 constexpr int64_t kGrain = 8192;      // elements per task
 constexpr int64_t kColumnGrain = 64;  // columns per task at least: whole cache lines
 
@@ -52,31 +52,37 @@ void for_parts(Context* context, const Extents& e, Rows&& rows, Columns&& column
   });
 }
 
-template <class T>
+template <class S>
 void forward(Context* context, int32_t kind, const View& x, const View& out, int dim) {
+  using T = compute_t<S>;
   const Extents e = extents(x, dim);
-  const auto& table = table_for<T>(*kernels().softmax);
-  const T* xp = x.as<T>();
-  T* y = out.as<T>();
+  const auto& table = table_for<S>(*kernels().softmax);
+  const S* xp = x.as<S>();
+  S* y = out.as<S>();
   for_parts(
       context, e,
       [&](int64_t first, int64_t count) {
-        table.forward(kind, count, e.n, xp + first * e.n, y + first * e.n);
+        const Workspace scratch(context, sizeof(S) < sizeof(T) ? static_cast<size_t>(e.n) * sizeof(T) : 0);
+        table.forward(kind, count, e.n, xp + first * e.n, y + first * e.n, scratch.as<T>());
       },
       [&](int64_t at, int64_t count) { table.forward_columns(kind, count, e.n, e.inner, xp + at, y + at); });
 }
 
-template <class T>
+template <class S>
 void backward(Context* context, int32_t kind, const View& dy, const View& out, const View& dx, int dim) {
   const Extents e = extents(dy, dim);
-  const auto& table = table_for<T>(*kernels().softmax);
-  const T *g = dy.as<T>(), *y = out.as<T>();
-  T* d = dx.as<T>();
+  const auto& table = table_for<S>(*kernels().softmax);
+  const S *g = dy.as<S>(), *y = out.as<S>();
+  S* d = dx.as<S>();
+  constexpr int64_t kLongestRow = 65536;  // longer ones would not stay in a core's cache beside their inputs
+  const Output output(e.n <= kLongestRow ? dx.nbytes() : 0);
   for_parts(
       context, e,
       [&](int64_t first, int64_t count) {
         const int64_t at = first * e.n;
-        table.backward(kind, count, e.n, g + at, y + at, d + at);
+        output.put_rows(context, d + at, count, e.n, [&](S* to, int64_t row, int64_t rows) {
+          table.backward(kind, rows, e.n, g + at + row * e.n, y + at + row * e.n, to);
+        });
       },
       [&](int64_t at, int64_t count) {
         table.backward_columns(kind, count, e.n, e.inner, g + at, y + at, d + at);
@@ -92,23 +98,19 @@ extern "C" {
 
 fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tensor* x_,
                                      const fastdl_tensor* out_, int32_t dim_, int32_t kind) {
-  if (is_narrow(x_)) {
-    return in_float32("softmax", fastdl_softmax_forward, context, reads(x_, "x"), writes(out_, "out"), dim_,
-                      kind);
-  }
   return guarded([&] {
     const char* op = "softmax";
-    const View x = float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
+    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
     check_same_shape(x, "x", out, "out", op);
     check_kind(kind, op);
     const int dim = checked_dim(dim_, x, op);
     if (x.size() == 0) return;
-    dispatch_float(x.dtype, [&](auto zero) {
-      using T = decltype(zero);
-      if (same_dense_layout(x, out)) return forward<T>(context, kind, x, out, dim);
+    dispatch_storage(x.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      if (same_dense_layout(x, out)) return forward<S>(context, kind, x, out, dim);
       const Contiguous xc(context, x);
       ContiguousOut yc(context, out);
-      forward<T>(context, kind, *xc, *yc, dim);
+      forward<S>(context, kind, *xc, *yc, dim);
       yc.write_back();
     });
   });
@@ -117,27 +119,23 @@ fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tenso
 fastdl_status fastdl_softmax_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                       const fastdl_tensor* out_, const fastdl_tensor* grad_x, int32_t dim_,
                                       int32_t kind) {
-  if (is_narrow(grad_out)) {
-    return in_float32("softmax_backward", fastdl_softmax_backward, context, reads(grad_out, "grad_out"),
-                      reads(out_, "out"), writes(grad_x, "grad_x"), dim_, kind);
-  }
   return guarded([&] {
     const char* op = "softmax_backward";
-    const View dy = float_view(grad_out, op, "grad_out");
+    const View dy = any_float_view(grad_out, op, "grad_out");
     const View out = view_like(out_, dy.dtype, op, "out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
     check_same_shape(out, "out", dy, "grad_out", op);
     check_same_shape(out, "out", dx, "grad_x", op);
     check_kind(kind, op);
     const int dim = checked_dim(dim_, dy, op);
     if (dy.size() == 0) return;
-    dispatch_float(dy.dtype, [&](auto zero) {
-      using T = decltype(zero);
+    dispatch_storage(dy.dtype, [&](auto zero) {
+      using S = decltype(zero);
       if (same_dense_layout(dy, out) && same_dense_layout(dy, dx)) {
-        return backward<T>(context, kind, dy, out, dx, dim);
+        return backward<S>(context, kind, dy, out, dx, dim);
       }
       const Contiguous gc(context, dy), yc(context, out);
       ContiguousOut dxc(context, dx);
-      backward<T>(context, kind, *gc, *yc, *dxc, dim);
+      backward<S>(context, kind, *gc, *yc, *dxc, dim);
       dxc.write_back();
     });
   });

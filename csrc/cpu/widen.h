@@ -24,6 +24,13 @@ namespace fastdl::cpu {
 inline bool is_narrow(const fastdl_tensor* t) {
   return t && t->dtype.bits == 16 && (t->dtype.code == FASTDL_BFLOAT || t->dtype.code == FASTDL_FLOAT);
 }
+// True if any of these, the parameters of an op that reads 16-bit data itself, is stored like its data x: it
+// then calls itself with float32 ones.
+template <class... Tensors>
+bool narrow_like(const fastdl_tensor* x, Tensors... parameters) {
+  return is_narrow(x) &&
+         ((parameters && parameters->dtype.bits == 16 && parameters->dtype.code == x->dtype.code) || ...);
+}
 // True if any of the list is.
 bool any_narrow(const fastdl_tensor* const* tensors, int32_t count);
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def line(outcome: Outcome) -> str:
 def _peers(outcome: Outcome) -> str:
     best = outcome.best
     if best is None:
-        return "; ".join(f"{name}: {why}" for name, why in outcome.skipped.items())
+        return ""
     names = sorted((n for n in outcome.samples if n not in (OURS, best)), key=lambda n: outcome.ratio(n)[1])
     low, middle, high = outcome.ratio(best)
     text = f"{middle:.2f}x {best} ({low:.2f}-{high:.2f})"
@@ -124,6 +125,11 @@ def footer(outcomes: Sequence[Outcome]) -> str:
     if len(compared) > 5:
         lines.append("\nworst five:")
         lines += [f"  {line(o)}" for o in sorted(compared, key=lambda o: o.ratio(o.best or "")[1])[:5]]
+    absent = Counter(f"{name} {reason}" for o in outcomes for name, reason in o.skipped.items())
+    if absent:
+        lines.append(
+            "\ntook no part: " + "; ".join(f"{text} ({_count(n, 'row')})" for text, n in absent.items())
+        )
     for status in (FAILED, SKIPPED, LATE):
         members = [o for o in outcomes if o.status == status]
         if members:

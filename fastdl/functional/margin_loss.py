@@ -11,7 +11,8 @@ from ..autograd import ArrayFunction, is_float, wrap
 from ..naming import names_itself
 from ..ops.loss import HINGE_EMBEDDING, SOFT_MARGIN
 from .core import as_tensor, float32_in_autocast, widened
-from .loss import ElementLoss, _code, _operands, _reduced, binary_cross_entropy_with_logits
+from .loss import ElementLoss, _code, _operands, _reduced
+from .probability_loss import binary_cross_entropy_with_logits
 
 if TYPE_CHECKING:
     from ..tensor import Tensor

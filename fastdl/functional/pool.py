@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import autograd, casting, ops
-from ..autograd import ArrayFunction
+from ..autograd import ArrayFunction, _mode, wrap
 from ..tensor import Tensor
 
 __all__ = [
@@ -101,7 +101,10 @@ def _batched(x: Tensor, n: int, op: str) -> tuple[Tensor, bool]:
 
 def _max_pool(n: int, x: Tensor, return_indices: bool, *window: Any) -> Any:
     x, batched = _batched(x, n, f"max_pool{n}d")
-    out = MaxPool.apply(x, return_indices, *window)
+    if not return_indices and (x._node is None or not _mode.enabled):
+        out = wrap(ops.max_pool(x._data, *window))
+    else:
+        out = MaxPool.apply(x, return_indices, *window)
     if batched:
         return out
     return tuple(o.squeeze(0) for o in out) if return_indices else out.squeeze(0)

@@ -83,16 +83,11 @@ from ..functional.embedding import (
     one_hot,
 )  # fmt: skip
 from ..functional.loss import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
     cross_entropy,
-    gaussian_nll_loss,
     huber_loss,
-    kl_div,
     l1_loss,
     mse_loss,
     nll_loss,
-    poisson_nll_loss,
     smooth_l1_loss,
 )  # fmt: skip
 from ..functional.margin_loss import (
@@ -132,6 +127,13 @@ from ..functional.pool import (
     max_pool1d,
     max_pool2d,
     max_pool3d,
+)  # fmt: skip
+from ..functional.probability_loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    gaussian_nll_loss,
+    kl_div,
+    poisson_nll_loss,
 )  # fmt: skip
 from ..functional.resample import (
     channel_shuffle,

@@ -31,6 +31,26 @@ def _rows_shape(x: np.ndarray) -> tuple[int, ...]:
     return x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
 
 
+def softmax_loss(
+    x: np.ndarray, target: Any, weight: Any, code: int, ignore_index: int, smoothing: float, with_grad: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(loss, grad or None) of `cross_entropy`, the reduction as a number."""
+    loss = empty(() if code else _rows_shape(x), x.dtype)
+    grad = empty_like(x) if with_grad else None
+    kernels(x).cross_entropy(x, target, weight, loss, grad, code, ignore_index, smoothing)
+    return loss, grad
+
+
+def likelihood_loss(
+    x: np.ndarray, target: Any, weight: Any, code: int, ignore_index: int, with_grad: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(loss, grad or None) of `nll_loss`, the reduction as a number."""
+    loss = empty(() if code else _rows_shape(x), x.dtype)
+    grad = empty_like(x) if with_grad else None
+    kernels(x).nll_loss(x, target, weight, loss, grad, code, ignore_index)
+    return loss, grad
+
+
 @names_itself_on_arrays
 def cross_entropy(
     x: np.ndarray,
@@ -52,9 +72,7 @@ def cross_entropy(
     1.3863
     """
     code = reduction_code("cross_entropy", reduction)
-    loss = empty(() if code else _rows_shape(x), x.dtype)
-    grad = empty_like(x) if with_grad else None
-    kernels(x).cross_entropy(x, target, weight, loss, grad, code, ignore_index, label_smoothing)
+    loss, grad = softmax_loss(x, target, weight, code, ignore_index, label_smoothing, with_grad)
     return (loss, grad) if with_grad else loss
 
 
@@ -69,9 +87,7 @@ def nll_loss(
 ) -> Any:
     """-weight[y] x[y] of log-probabilities x and labels y; shapes and errors as in `cross_entropy`."""
     code = reduction_code("nll_loss", reduction)
-    loss = empty(() if code else _rows_shape(x), x.dtype)
-    grad = empty_like(x) if with_grad else None
-    kernels(x).nll_loss(x, target, weight, loss, grad, code, ignore_index)
+    loss, grad = likelihood_loss(x, target, weight, code, ignore_index, with_grad)
     return (loss, grad) if with_grad else loss
 
 

@@ -7,6 +7,7 @@ in place. ``indices`` are int32 positions in each input plane, counted in C orde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,13 @@ def spread(value: Any, n: int, op: str, name: str) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
+# By the number of spatial dimensions.
+_CHANNELS_FIRST = [(0, n + 1, *range(1, n + 1)) for n in range(8)]
+
+
 def channels_last_empty(n: int, c: int, spatial: Sequence[int], dtype: Any) -> np.ndarray:
     """An uninitialised (N, C, *spatial) array whose channels are contiguous in memory."""
-    a = empty((n, *spatial, c), dtype)
-    return a.transpose((0, a.ndim - 1, *range(1, a.ndim - 1)))
+    return empty((n, *spatial, c), dtype).transpose(_CHANNELS_FIRST[len(spatial)])
 
 
 def _spatial_ndim(x: Any, op: str) -> int:
@@ -75,9 +79,17 @@ def pool_output_size(
     return out
 
 
-def _plan(
+def _plan(op: str, shape: tuple[int, ...], *window: Any) -> tuple[Any, list[int]]:
+    """The kernels' options and the output's spatial size. A model asks for the same few again and again."""
+    try:
+        return _cached_plan(op, shape[2:], *window)
+    except TypeError:  # lists cannot be looked up; wrong kinds raise once more
+        return _make_plan(op, shape[2:], *window)
+
+
+def _make_plan(
     op: str,
-    shape: tuple[int, ...],
+    spatial: tuple[int, ...],
     kernel_size: Size,
     stride: Size | None,
     padding: Size,
@@ -86,7 +98,7 @@ def _plan(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> tuple[Any, list[int]]:
-    n = len(shape) - 2
+    n = len(spatial)
     kernel = spread(kernel_size, n, op, "kernel_size")
     strides = kernel if stride is None or stride == () else spread(stride, n, op, "stride")
     pad = spread(padding, n, op, "padding")
@@ -103,11 +115,12 @@ def _plan(
         raise ValueError(f"{op}: divisor_override must be positive, got {divisor_override}")
     out = [
         pool_output_size(s, k, st, p, d, ceil_mode)
-        for s, k, st, p, d in zip(shape[2:], kernel, strides, pad, dil)
+        for s, k, st, p, d in zip(spatial, kernel, strides, pad, dil)
     ]
     if min(out) < 1:
         raise ValueError(
-            f"{op}: an input of shape {shape} is too small for kernel_size {kernel}, dilation {dil} and padding {pad}"
+            f"{op}: an input of spatial shape {spatial} is too small for kernel_size {kernel}, dilation {dil} and "
+            f"padding {pad}"
         )
     three = (1,) * (3 - n)
     options = kernels(None).PoolOptions(
@@ -120,6 +133,9 @@ def _plan(
         divisor_override or 0,
     )
     return options, out
+
+
+_cached_plan = lru_cache(maxsize=256, typed=True)(_make_plan)
 
 
 def max_pool(

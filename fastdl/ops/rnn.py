@@ -137,9 +137,8 @@ class Network:
         c_n = empty((count, batch, hidden), dtype) if self.lstm else None
         reserve = None
         if save:
-            reserve = empty(
-                core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state), wide(dtype)
-            )
+            size = core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state)
+            reserve = empty(size, wide(dtype))
         core.rnn_forward(x, h0, c0, params, lengths, y, h_n, c_n, reserve, self.options)
         return y.swapaxes(0, 1) if self.batch_first else y, h_n, c_n, reserve
 

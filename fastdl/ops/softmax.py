@@ -13,12 +13,18 @@ SOFTMAX, LOG_SOFTMAX, SOFTMIN = range(3)  # fastdl_softmax_kind
 def _forward(x: np.ndarray, dim: int, kind: int) -> np.ndarray:
     if not isinstance(x, np.ndarray):
         raise TypeError(f"softmax: expected a numpy.ndarray, got {type(x).__name__}")
+    return forward(x, dim, kind)
+
+
+def forward(x: np.ndarray, dim: int, kind: int) -> np.ndarray:
+    """softmax, log-softmax or softmin by the kernels' number."""
     out = empty_like(x)
     backend.kernels(x).softmax_forward(x, out, dim, kind)
     return out
 
 
-def _backward(grad: np.ndarray, out: np.ndarray, dim: int, kind: int) -> np.ndarray:
+def backward(grad: np.ndarray, out: np.ndarray, dim: int, kind: int) -> np.ndarray:
+    """The gradient of `forward`, from its output."""
     grad_x = empty_like(out)
     backend.kernels(out).softmax_backward(grad, out, grad_x, dim, kind)
     return grad_x
@@ -38,7 +44,7 @@ def softmax(x: np.ndarray, dim: int = -1) -> np.ndarray:
 
 def softmax_backward(grad: np.ndarray, out: np.ndarray, dim: int = -1) -> np.ndarray:
     """The gradient with respect to x, from the gradient of the output and the output itself."""
-    return _backward(grad, out, dim, SOFTMAX)
+    return backward(grad, out, dim, SOFTMAX)
 
 
 def log_softmax(x: np.ndarray, dim: int = -1) -> np.ndarray:
@@ -53,7 +59,7 @@ def log_softmax(x: np.ndarray, dim: int = -1) -> np.ndarray:
 
 def log_softmax_backward(grad: np.ndarray, out: np.ndarray, dim: int = -1) -> np.ndarray:
     """The gradient with respect to x, from the gradient of the output and the output itself."""
-    return _backward(grad, out, dim, LOG_SOFTMAX)
+    return backward(grad, out, dim, LOG_SOFTMAX)
 
 
 def softmin(x: np.ndarray, dim: int = -1) -> np.ndarray:
@@ -68,4 +74,4 @@ def softmin(x: np.ndarray, dim: int = -1) -> np.ndarray:
 
 def softmin_backward(grad: np.ndarray, out: np.ndarray, dim: int = -1) -> np.ndarray:
     """The gradient with respect to x, from the gradient of the output and the output itself."""
-    return _backward(grad, out, dim, SOFTMIN)
+    return backward(grad, out, dim, SOFTMIN)

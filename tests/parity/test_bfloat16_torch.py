@@ -198,6 +198,7 @@ MORE_LAYERS = [
 @pytest.mark.parametrize("case", LAYERS + MORE_LAYERS, ids=case_id)
 def test_layers(case, rng):
     name, args, kwargs, shapes = case
+    torch.manual_seed(0)
     module = getattr(torch.nn, name)(*args, **kwargs).bfloat16()
     state = module.state_dict()
     inputs = [rng.standard_normal(s).astype(np.float32).astype(BF16).astype(np.float32) for s in shapes]
@@ -216,4 +217,4 @@ def test_layers(case, rng):
         leaves = [*xs, *layer.parameters()]
         return leaves, [t for t in [*out, *(b + 0 for b in layer.buffers())] if t is not None]
 
-    compare(call, 12)
+    compare(call, 24 if name.startswith("Transformer") else 12)  # rounded once per layer

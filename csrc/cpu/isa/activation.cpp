@@ -8,20 +8,21 @@ namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
 // y[i] = f(x[i])
-template <class T, class F>
-FASTDL_INLINE void map(int64_t n, const T* x, T* y, F&& f) {
+template <class S, class F>
+FASTDL_INLINE void map(int64_t n, const S* x, S* y, F&& f) {
   for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(f(load(x + i, m)), y + i, m); });
 }
 
-template <class T, class F>
-FASTDL_INLINE void map2(int64_t n, const T* a, const T* b, T* y, F&& f) {
+template <class S, class F>
+FASTDL_INLINE void map2(int64_t n, const S* a, const S* b, S* y, F&& f) {
   for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     store(f(load(a + i, m), load(b + i, m)), y + i, m);
   });
 }
 
-template <class T>
-void forward(const fastdl_activation& f, int64_t n, const T* x, T* y) {
+template <class S>
+void forward(const fastdl_activation& f, int64_t n, const S* x, S* y) {
+  using T = compute_t<S>;
   const Vec<T> alpha = constant<T>(f.alpha), beta = constant<T>(f.beta);
   with_activation(f.kind, [&](auto kind) {
     map(n, x, y, [&](Vec<T> v) FASTDL_FORCE_INLINE {
@@ -30,8 +31,9 @@ void forward(const fastdl_activation& f, int64_t n, const T* x, T* y) {
   });
 }
 
-template <class T>
-void backward(const fastdl_activation& f, bool from_output, int64_t n, const T* dy, const T* saved, T* dx) {
+template <class S>
+void backward(const fastdl_activation& f, bool from_output, int64_t n, const S* dy, const S* saved, S* dx) {
+  using T = compute_t<S>;
   const Vec<T> alpha = constant<T>(f.alpha), beta = constant<T>(f.beta);
   with_activation(f.kind, [&](auto kind) {
     constexpr int k = decltype(kind)::value;
@@ -47,14 +49,16 @@ void backward(const fastdl_activation& f, bool from_output, int64_t n, const T* 
   });
 }
 
-template <class T>
-void glu(int64_t n, const T* a, const T* b, T* y) {
+template <class S>
+void glu(int64_t n, const S* a, const S* b, S* y) {
+  using T = compute_t<S>;
   map2(n, a, b, y, [](Vec<T> u, Vec<T> v) FASTDL_FORCE_INLINE { return u * sigmoid(v); });
 }
 
-template <class T>
-void glu_backward(int64_t n, const T* dy, const T* a, const T* b, T* da, T* db) {
-  for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+template <class S>
+void glu_backward(int64_t n, const S* dy, const S* a, const S* b, S* da, S* db) {
+  using T = compute_t<S>;
+  for_vectors<S>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     const Vec<T> g = load(dy + i, m), u = load(a + i, m);
     Vec<T> opposite;
     const Vec<T> gs = g * sigmoid_pair(load(b + i, m), opposite);
@@ -64,17 +68,23 @@ void glu_backward(int64_t n, const T* dy, const T* a, const T* b, T* da, T* db) 
 }
 
 template <class T>
-void prelu(int64_t n, const T* x, const T* weight, bool per_element, T* y) {
-  const auto f = [](Vec<T> v, Vec<T> w) FASTDL_FORCE_INLINE { return select(v > Vec<T>::zero(), v, v * w); };
-  if (per_element) return map2(n, x, weight, y, f);
-  const Vec<T> w = Vec<T>::broadcast(*weight);
-  map(n, x, y, [&](Vec<T> v) FASTDL_FORCE_INLINE { return f(v, w); });
+FASTDL_INLINE Vec<T> leaky(Vec<T> v, Vec<T> slope) {
+  return select(v > Vec<T>::zero(), v, v * slope);
 }
 
-template <class T>
-void prelu_backward(int64_t n, const T* dy, const T* x, const T* weight, bool per_element, T* dx, T* dw) {
+template <class S, class T>
+void prelu(int64_t n, const S* x, const T* weight, bool per_element, S* y) {
+  const Vec<T> one = Vec<T>::broadcast(*weight);
+  if (!per_element) return map(n, x, y, [&](Vec<T> v) FASTDL_FORCE_INLINE { return leaky(v, one); });
+  for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+    store(leaky(load(x + i, m), load(weight + i, m)), y + i, m);
+  });
+}
+
+template <class S, class T>
+void prelu_backward(int64_t n, const S* dy, const S* x, const T* weight, bool per_element, S* dx, T* dw) {
   Vec<T> total = Vec<T>::zero();
-  for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+  for_vectors<S>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     const Vec<T> g = load(dy + i, m), v = load(x + i, m);
     const Vec<T> slope = per_element ? load(weight + i, m) : Vec<T>::broadcast(*weight);
     const Mask<T> positive = v > Vec<T>::zero();
@@ -87,8 +97,9 @@ void prelu_backward(int64_t n, const T* dy, const T* x, const T* weight, bool pe
   if (dw && !per_element) *dw += reduce_add(total);
 }
 
-template <class T>
-void elementary(int32_t kind, int64_t n, const T* x, T* y) {
+template <class S>
+void elementary(int32_t kind, int64_t n, const S* x, S* y) {
+  using T = compute_t<S>;
   switch (kind) {
     case FASTDL_EXP:
       return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return exp(v); });
@@ -105,13 +116,14 @@ void elementary(int32_t kind, int64_t n, const T* x, T* y) {
   }
 }
 
-template <class T>
-constexpr ActivationTable<T> kTable = {forward<T>, backward<T>,       glu<T>,       glu_backward<T>,
-                                       prelu<T>,   prelu_backward<T>, elementary<T>};
+template <class S, class T = compute_t<S>>
+constexpr ActivationTable<S> kTable = {forward<S>,  backward<S>,          glu<S>,       glu_backward<S>,
+                                       prelu<S, T>, prelu_backward<S, T>, elementary<S>};
 
 }  // namespace
 
 extern const ActivationKernels activation_kernels;
-const ActivationKernels activation_kernels = {kTable<float>, kTable<double>};
+const ActivationKernels activation_kernels = {kTable<float>, kTable<double>, kTable<bfloat16>,
+                                              kTable<float16>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -48,8 +48,7 @@ FASTDL_INLINE Vec<T> activation_value(Vec<T> x, Vec<T> alpha, Vec<T> beta) {
   } else if constexpr (Kind == FASTDL_ACT_CELU) {
     return select(x > zero, x, alpha * expm1(x / alpha));
   } else if constexpr (Kind == FASTDL_ACT_GELU) {
-    Vec<T> density;
-    return x * normal_cdf(x, density);
+    return gelu(x);
   } else if constexpr (Kind == FASTDL_ACT_GELU_TANH) {  // (1 + tanh u) / 2 = sigmoid(2 u)
     const Vec<T> u2 = constant<T>(2 * kGeluK) * x * fma(constant<T>(kGeluCubic) * x, x, one);
     return x * sigmoid(u2);
@@ -110,9 +109,7 @@ FASTDL_INLINE Vec<T> activation_gradient(Vec<T> g, Vec<T> s, Vec<T> alpha, Vec<T
     if constexpr (FromOutput) return select(s > zero, g, g * (s / alpha + one));
     return select(s > zero, g, g * exp(s / alpha));
   } else if constexpr (Kind == FASTDL_ACT_GELU) {
-    Vec<T> density;
-    const Vec<T> cdf = normal_cdf(s, density);
-    return g * fma(s, density, cdf);
+    return g * gelu_slope(s);
   } else if constexpr (Kind == FASTDL_ACT_GELU_TANH) {
     // Beyond kGeluMax the derivative is 0 or 1, and the squares would overflow.
     const Vec<T> x = clamp(s, constant<T>(-kGeluMax), constant<T>(kGeluMax));

@@ -1,5 +1,5 @@
 // Kernels of the attention family: what happens to a block of scores between its two matrix products. Scores
-// are logarithms to base 2: log2(e) is a factor of the scale, which the products apply.
+// are logarithms to base 2: log2(e) is a factor of their scale.
 #pragma once
 
 #include <cstdint>
@@ -8,16 +8,18 @@
 
 namespace fastdl::cpu {
 
-// Rows of scores, each as long as the block of keys; padded() columns of every row may be written.
+// Rows of scores, still without their scale; rows are padded to a multiple of `width` columns.
 template <class T>
 struct ScoreRows {
   T* s;
   int64_t rows, cols, ld;
+  T scale;
 };
 
-// What row r is left with: bias added, -inf where a mask forbids.
+// What row r is left with: s * factor + bias, or `forbidden`.
 template <class T>
 struct ScoreMask {
+  T factor, forbidden;
   const T* bias;  // or null; rows bias_row apart, columns contiguous
   int64_t bias_row;
   const unsigned char* keep;  // or null; 0: may not attend
@@ -35,27 +37,37 @@ struct DecodeTable {
   // o[r * ev + i] += sum of p[r * ld + j] * v[j * v_row + i].
   void (*weighted)(int rows, int64_t ev, const T* p, int64_t ld, int64_t cols, const S* v, int64_t v_row,
                    T* o);
+  // sum of a[i] * b[i].
+  T (*dot)(int64_t n, const S* a, const S* b);
 };
 
 template <class T>
 struct AttentionTable {
   int64_t width;  // lanes of a vector: rows of scores are padded to a multiple of it
-  // Applies the masks, and sets the padding to -inf.
+  // Applies the masks; the padding is forbidden.
   void (*mask)(const ScoreRows<T>& block, const ScoreMask<T>& mask);
   // Online softmax (Milakov, Gimelshein 2018). top[r] is what earlier weights of row r were scaled by, sums
-  // its `width` partial sums; s becomes 2^(s - top). Where a score exceeds top by more than kLag, top moves
-  // up and decay[r] != 1 is what earlier sums must be multiplied by (sums already are). Returns whether any
-  // row moved.
-  bool (*softmax)(const ScoreRows<T>& block, T* top, T* sums, T* decay);
-  // With p = 2^(s - lse[r]) and kept null or the factors of dropout: s becomes p * kept, dp becomes
+  // its `width` partial sums; s becomes 2^(scale s - top). Where a score exceeds top by more than kLag, top
+  // moves up and decay[r] != 1 is what earlier sums must be multiplied by (sums already are). Returns whether
+  // any row moved. With `rounded` the weights go there instead of to s (T is float, the rows as far apart).
+  bool (*softmax)(const ScoreRows<T>& block, T* top, T* sums, T* decay, bfloat16* rounded);
+  // With p = 2^(scale s - lse[r]) and kept null or the factors of dropout: s becomes p * kept, dp becomes
   // p * (dp * kept - delta[r]). Rows of all three are as far apart.
   void (*gradients)(const ScoreRows<T>& s, const T* lse, const T* delta, const T* kept, T* dp);
   // y[r][c] = x[r][c] * factor[r], n columns; y may be x.
   void (*scale_rows)(int64_t rows, int64_t n, const T* x, int64_t ldx, const T* factor, T* y, int64_t ldy);
-  // sum of a[i] * b[i].
-  T (*dot)(int64_t n, const T* a, const T* b);
   // sum of the `width` numbers at x.
   T (*total)(const T* x);
+};
+
+// Where the bfloat16 gradients of a tile's rows go.
+struct RoundedGradients {
+  // Weights and gradients with two rows interleaved, as right factors of products over rows: element (r, c)
+  // at c / nr * panel + r / 2 * 2 * nr + c % nr * 2 + r % 2. The last of an odd number of rows is followed by
+  // zeros.
+  bfloat16 *weights, *gradients;
+  int64_t nr, panel;
+  bfloat16* gradient_rows;  // the gradients as rows, as far apart as the scores
 };
 
 struct AttentionKernels {
@@ -64,6 +76,9 @@ struct AttentionKernels {
   const DecodeTable<float, float>* decode_f32;
   const DecodeTable<double, double>* decode_f64;
   const DecodeTable<bfloat16, float>* decode_bf16;
+  // As AttentionTable::gradients, rounded; null where there are no bfloat16 products.
+  void (*gradients_bf16)(const ScoreRows<float>& s, const float* lse, const float* delta, const float* kept,
+                         const float* dp, const RoundedGradients& to);
 };
 
 template <class S>

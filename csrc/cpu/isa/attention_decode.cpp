@@ -129,13 +129,26 @@ void weighted(int rows, int64_t ev, const compute_t<S>* p, int64_t ld, int64_t c
   weigh_rows<S, 4>(ev, p, ld, cols, v, v_row, o);
 }
 
+template <class S>
+compute_t<S> dot(int64_t n, const S* a, const S* b) {
+  using V = Vec<compute_t<S>>;
+  V sum = V::zero();
+  int64_t i = 0;
+  for (; i + V::width <= n; i += V::width) sum = fma(load_as(a + i), load_as(b + i), sum);
+  if (i < n) {
+    const int left = static_cast<int>(n - i);
+    sum = fma(load_as(a + i, left), load_as(b + i, left), sum);
+  }
+  return reduce_add(sum);
+}
+
 }  // namespace
 
 extern const DecodeTable<float, float> decode_f32;
 extern const DecodeTable<double, double> decode_f64;
 extern const DecodeTable<bfloat16, float> decode_bf16;
-const DecodeTable<float, float> decode_f32 = {scores<float>, weighted<float>};
-const DecodeTable<double, double> decode_f64 = {scores<double>, weighted<double>};
-const DecodeTable<bfloat16, float> decode_bf16 = {scores<bfloat16>, weighted<bfloat16>};
+const DecodeTable<float, float> decode_f32 = {scores<float>, weighted<float>, dot<float>};
+const DecodeTable<double, double> decode_f64 = {scores<double>, weighted<double>, dot<double>};
+const DecodeTable<bfloat16, float> decode_bf16 = {scores<bfloat16>, weighted<bfloat16>, dot<bfloat16>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

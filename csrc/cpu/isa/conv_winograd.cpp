@@ -172,18 +172,18 @@ void filter(const WinogradFilter& p) {
   const float* w = p.w + (p.reversed ? 8 * p.width : 0);
   for (int64_t i = 0; i < p.reduce; ++i, w += 9 * p.width) {
     for_vectors(p.width, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
-      V t[3][TH], sum = lanes.load(p.sum + j), largest = lanes.load(p.largest + j);
+      V t[3][TH], sum = lanes.load(p.sum + j), squares = lanes.load(p.squares + j);
       FASTDL_UNROLL for (int q = 0; q < 3; ++q) {
         V g[3];
         FASTDL_UNROLL for (int r = 0; r < 3; ++r) {
           g[r] = lanes.load(w + (r * 3 + q) * step + j);
           sum += abs(g[r]);
-          largest = max(abs(g[r]), largest);
+          squares = fma(g[r], g[r], squares);
         }
         Axis<MH>::filter(g, t[q]);
       }
       lanes.store(sum, p.sum + j);
-      lanes.store(largest, p.largest + j);
+      lanes.store(squares, p.squares + j);
       FASTDL_UNROLL for (int r = 0; r < TH; ++r) {
         V g[3], u[TW];
         FASTDL_UNROLL for (int q = 0; q < 3; ++q) g[q] = t[q][r];
@@ -266,48 +266,48 @@ void weight(const float* m, int64_t point_step, int64_t columns, float* dw, int6
 }
 
 // A vector's worth of pixels at a time: their partial sums are transposed, not each reduced.
-void pixel_sizes(const float* x, int64_t step, int64_t pixels, int64_t channels, float* sum, float* largest) {
+void pixel_sizes(const float* x, int64_t step, int64_t pixels, int64_t channels, float* sum, float* squares) {
   constexpr int W = V::width;
   for (int64_t p = 0; p < pixels; p += W) {
     const int n = pixels - p < W ? static_cast<int>(pixels - p) : W;
     V s[W], l[W];
     for (int i = 0; i < W; ++i) {
-      V total = V::zero(), most = V::zero();
+      V total = V::zero(), squared = V::zero();
       if (i < n) {
         const float* at = x + (p + i) * step;
         for_vectors(channels, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
           const V v = abs(lanes.load(at + j));
           total += v;
-          most = max(v, most);
+          squared = fma(v, v, squared);
         });
       }
       s[i] = total;
-      l[i] = most;
+      l[i] = squared;
     }
     transpose(s);
     transpose(l);
     FASTDL_UNROLL for (int stage = W / 2; stage > 0; stage /= 2) {
       FASTDL_UNROLL for (int i = 0; i < stage; ++i) {
         s[i] += s[i + stage];
-        l[i] = max(l[i], l[i + stage]);
+        l[i] += l[i + stage];
       }
     }
     s[0].store(sum + p, n);
-    l[0].store(largest + p, n);
+    l[0].store(squares + p, n);
   }
 }
 
 void channel_sizes(const float* x, int64_t step, int64_t pixels, int64_t channels, float* sum,
-                   float* largest) {
+                   float* squares) {
   for_vectors(channels, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
-    V total = lanes.load(sum + j), most = lanes.load(largest + j);
+    V total = lanes.load(sum + j), squared = lanes.load(squares + j);
     for (int64_t p = 0; p < pixels; ++p) {
       const V v = abs(lanes.load(x + p * step + j));
       total += v;
-      most = max(v, most);
+      squared = fma(v, v, squared);
     }
     lanes.store(total, sum + j);
-    lanes.store(most, largest + j);
+    lanes.store(squared, squares + j);
   });
 }
 

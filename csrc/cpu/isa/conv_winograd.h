@@ -36,7 +36,7 @@ struct WinogradFilter {
   bool reversed;  // taps backwards
   float* u;       // [point * point_step + r * width + j]
   int64_t point_step;
-  float *sum, *largest;  // [width], added to: of |w|
+  float *sum, *squares;  // [width], added to: of |w|, and of their squares
 };
 
 // All tables are indexed by [MH == 4][MW == 4]. x and v hold `channels` floats side by side.
@@ -54,12 +54,12 @@ struct WinogradKernels {
   void (*output_bf16[2][2])(const WinogradOutput<bfloat16>&);
   // dw[tap * tap_step + j], 9 taps
   void (*weight[2][2])(const float* m, int64_t point_step, int64_t columns, float* dw, int64_t tap_step);
-  // sum[p] and largest[p] of |x[p * step + c]| over c
+  // sum[p] of |x[p * step + c]| over c, and of their squares
   void (*pixel_sizes)(const float* x, int64_t step, int64_t pixels, int64_t channels, float* sum,
-                      float* largest);
-  // sum[c] += and largest[c] = max of |x[p * step + c]| over p
+                      float* squares);
+  // The same over p, added to sum[c] and squares[c]
   void (*channel_sizes)(const float* x, int64_t step, int64_t pixels, int64_t channels, float* sum,
-                        float* largest);
+                        float* squares);
 };
 
 }  // namespace fastdl::cpu

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
+
 namespace fastdl::cpu {
 
 // Which elements are kept, and what they are multiplied by; see fastdl/dropout.h. Made by dropout_mask().
@@ -12,21 +14,22 @@ struct DropoutMask {
   double scale;
 };
 
-template <class T>
+template <class S>
 struct DropoutTable {
   // y[i] = kept(first + i) ? x[i] * scale : 0 for n contiguous elements; y may be x.
-  void (*apply)(const DropoutMask& mask, int64_t first, int64_t n, const T* x, T* y);
+  void (*apply)(const DropoutMask& mask, int64_t first, int64_t n, const S* x, S* y);
 };
 
 struct DropoutKernels {
   DropoutTable<float> f32;
   DropoutTable<double> f64;
+  DropoutTable<bfloat16> bf16;
+  DropoutTable<float16> f16;
 };
 
-template <class T>
-const DropoutTable<T>& table_for(const DropoutKernels& k) {
-  if constexpr (sizeof(T) == 4) return k.f32;
-  else return k.f64;
+template <class S>
+const DropoutTable<S>& table_for(const DropoutKernels& k) {
+  return table_of<S>(k);
 }
 
 }  // namespace fastdl::cpu

@@ -24,96 +24,108 @@ struct Block {
 
 template <class T>
 FASTDL_INLINE Vec<T> class_weight(const T* weight, int64_t i, int m) {
-  return weight ? Vec<T>::load(weight + i, m) : first_lanes(constant<T>(1), m);
+  return weight ? load(weight + i, m) : first_lanes(constant<T>(1), m);
 }
 
-// Softmax of one row: e[j] = exp(x[j] - top) into grad (if any), the sum returned.
-template <class T>
-FASTDL_INLINE T exponentials(int64_t n, const T* x, Vec<T> top, T* grad) {
-  if (!grad) {
-    return row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-      return first_lanes(exp(Vec<T>::load(x + i, m) - top), m);
-    });
+// Softmax of one row: e[j] = exp(x[j] - top), if e is wanted, and their sum.
+template <class S, class T>
+FASTDL_INLINE T exponentials(int64_t n, const S* x, Vec<T> top, T* e) {
+  if (!e) {
+    return row_sum<T>(
+        n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { return first_lanes(exp(load(x + i, m) - top), m); });
   }
   return row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-    const Vec<T> e = first_lanes(exp(Vec<T>::load(x + i, m) - top), m);
-    e.store(grad + i, m);
-    return e;
+    const Vec<T> v = first_lanes(exp(load(x + i, m) - top), m);
+    store(v, e + i, m);
+    return v;
   });
 }
 
-template <class T>
-void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T* x, const int64_t* labels,
-                   T* loss, T* grad) {
+// Where they are kept for the gradient: in its place, unless that would round them.
+template <class S, class T>
+FASTDL_INLINE T* exponentials_in(S* grad, T* scratch) {
+  if constexpr (sizeof(S) == sizeof(T)) return grad;
+  else return grad ? scratch : nullptr;
+}
+
+template <class S, class T = compute_t<S>>
+void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const S* x, const int64_t* labels,
+                   T* loss, S* grad, T* scratch) {
   const T smooth = static_cast<T>(c.smooth), scale = static_cast<T>(c.scale);
   Block<T> block;
   for (int64_t first = 0; first < rows; first += kRows) {
     const int count = rows - first < kRows ? static_cast<int>(rows - first) : kRows;
     for (int r = 0; r < count; ++r, x += n) {
-      T* g = grad ? grad + (first + r) * n : nullptr;
+      S* g = grad ? grad + (first + r) * n : nullptr;
       const int64_t label = labels[first + r];
       if (label == c.ignore_index) {
         block.sum[r] = T(1), block.factor[r] = block.rest[r] = T(0);
         if (g)
-          for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { Vec<T>::zero().store(g + i, m); });
+          for_vectors<S>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(Vec<T>::zero(), g + i, m); });
         continue;
       }
+      T* e = exponentials_in(g, scratch);
       const T top = row_max(n, x, constant<T>(1));
       const Vec<T> vtop = Vec<T>::broadcast(top);
-      const T sum = exponentials(n, x, vtop, g);
+      const T sum = exponentials(n, x, vtop, e);
       const T at_label = static_cast<T>(c.confidence) * (c.weight ? c.weight[label] : T(1));
       const T total = at_label + static_cast<T>(c.smooth * c.weight_sum);
-      T rest = at_label * (top - x[label]);
+      T rest = at_label * (top - to_compute(x[label]));
       if (smooth != T(0)) {
         rest -= smooth * row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-                  return class_weight(c.weight, i, m) * first_lanes(Vec<T>::load(x + i, m) - vtop, m);
+                  return class_weight(c.weight, i, m) * first_lanes(load(x + i, m) - vtop, m);
                 });
       }
       block.sum[r] = sum, block.factor[r] = total, block.rest[r] = rest;
       if (!g) continue;
       const Vec<T> factor = Vec<T>::broadcast(scale * total / sum);
+      // The label's own gradient is rounded once as well, after its share is taken away.
+      const T own = e[label] * (scale * total / sum) - scale * at_label;
       if (smooth != T(0)) {
         const Vec<T> share = Vec<T>::broadcast(scale * smooth);
-        for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-          fnma(share, class_weight(c.weight, i, m), Vec<T>::load(g + i, m) * factor).store(g + i, m);
+        for_vectors<S>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+          store(fnma(share, class_weight(c.weight, i, m), load(e + i, m) * factor), g + i, m);
         });
+        const T weight = c.weight ? c.weight[label] : T(1);
+        g[label] = to_storage<S>(own - scale * smooth * weight);
       } else {
-        for_vectors<T>(n, [&](int64_t i, int m)
-                              FASTDL_FORCE_INLINE { (Vec<T>::load(g + i, m) * factor).store(g + i, m); });
+        for_vectors<S>(
+            n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(load(e + i, m) * factor, g + i, m); });
+        g[label] = to_storage<S>(own);
       }
-      g[label] -= scale * at_label;
     }
     block.finish(count, loss + first);
   }
 }
 
 // q = confidence * target + smooth, times the class weight; loss = sum q * log sum - sum q (x - top).
-template <class T>
-void cross_entropy_soft(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T* x, const T* target,
-                        T* loss, T* grad) {
+template <class S, class T = compute_t<S>>
+void cross_entropy_soft(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const S* x, const S* target,
+                        T* loss, S* grad, T* scratch) {
   const Vec<T> confidence = constant<T>(c.confidence), smooth = constant<T>(c.smooth);
   const T scale = static_cast<T>(c.scale);
   Block<T> block;
   for (int64_t first = 0; first < rows; first += kRows) {
     const int count = rows - first < kRows ? static_cast<int>(rows - first) : kRows;
     for (int r = 0; r < count; ++r, x += n, target += n) {
-      T* g = grad ? grad + (first + r) * n : nullptr;
+      S* g = grad ? grad + (first + r) * n : nullptr;
+      T* e = exponentials_in(g, scratch);
       const Vec<T> top = Vec<T>::broadcast(row_max(n, x, constant<T>(1)));
       const auto q = [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-        return class_weight(c.weight, i, m) * fma(confidence, Vec<T>::load(target + i, m), smooth);
+        return class_weight(c.weight, i, m) * fma(confidence, load(target + i, m), smooth);
       };
-      const T sum = exponentials(n, x, top, g);
+      const T sum = exponentials(n, x, top, e);
       const T total = row_sum<T>(n, q);
       // 0 log 0 = 0: a class that cannot be costs nothing where the target does not ask for it.
       block.rest[r] = -row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         const Vec<T> p = q(i, m);
-        return select(p == Vec<T>::zero(), Vec<T>::zero(), p * (Vec<T>::load(x + i, m) - top));
+        return select(p == Vec<T>::zero(), Vec<T>::zero(), p * (load(x + i, m) - top));
       });
       block.sum[r] = sum, block.factor[r] = total;
       if (!g) continue;
       const Vec<T> factor = Vec<T>::broadcast(scale * total / sum), vscale = Vec<T>::broadcast(scale);
-      for_vectors<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-        fnma(vscale, q(i, m), Vec<T>::load(g + i, m) * factor).store(g + i, m);
+      for_vectors<S>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+        store(fnma(vscale, q(i, m), load(e + i, m) * factor), g + i, m);
       });
     }
     block.finish(count, loss + first);
@@ -171,24 +183,24 @@ FASTDL_INLINE Term<T> term(Vec<T> x, Vec<T> t, Vec<T> parameter, Vec<T> positive
   }
 }
 
-template <int Kind, class T>
-T elementwise_kind(double parameter, double scale, int64_t n, const T* x, const T* target, const T* weight,
-                   const T* pos_weight, T* loss, T* grad) {
+template <int Kind, class S, class T = compute_t<S>>
+T elementwise_kind(double parameter, double scale, int64_t n, const S* x, const S* target, const S* weight,
+                   const S* pos_weight, S* loss, S* grad) {
   const Vec<T> p = constant<T>(parameter), s = constant<T>(scale), one = constant<T>(1);
   return row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-    const Vec<T> positive = pos_weight ? Vec<T>::load(pos_weight + i, m) : one;
-    const Term<T> y = term<Kind>(Vec<T>::load(x + i, m), Vec<T>::load(target + i, m), p, positive);
-    const Vec<T> w = weight ? Vec<T>::load(weight + i, m) : one;
+    const Vec<T> positive = pos_weight ? load(pos_weight + i, m) : one;
+    const Term<T> y = term<Kind>(load(x + i, m), load(target + i, m), p, positive);
+    const Vec<T> w = weight ? load(weight + i, m) : one;
     const Vec<T> value = y.value * w;
-    if (loss) value.store(loss + i, m);
-    if (grad) (y.slope * w * s).store(grad + i, m);
+    if (loss) store(value, loss + i, m);
+    if (grad) store(y.slope * w * s, grad + i, m);
     return first_lanes(value, m);
   });
 }
 
-template <class T>
-T elementwise(int32_t kind, double parameter, double scale, int64_t n, const T* x, const T* target,
-              const T* weight, const T* pos_weight, T* loss, T* grad) {
+template <class S, class T = compute_t<S>>
+T elementwise(int32_t kind, double parameter, double scale, int64_t n, const S* x, const S* target,
+              const S* weight, const S* pos_weight, S* loss, S* grad) {
   switch (kind) {
 #define FASTDL_CASE(K) \
   case K:              \
@@ -210,12 +222,15 @@ T elementwise(int32_t kind, double parameter, double scale, int64_t n, const T* 
   return T(0);
 }
 
-template <class T>
-constexpr LossTable<T> kTable = {cross_entropy<T>, cross_entropy_soft<T>, elementwise<T>};
+template <class S>
+constexpr LossTable<S> kTable = {cross_entropy<S>, cross_entropy_soft<S>, elementwise<S>};
+// Of 16-bit types the losses of single elements see float32 copies.
+template <class S>
+constexpr LossTable<S> kRowsOnly = {cross_entropy<S>, cross_entropy_soft<S>, nullptr};
 
 }  // namespace
 
 extern const LossKernels loss_kernels;
-const LossKernels loss_kernels = {kTable<float>, kTable<double>};
+const LossKernels loss_kernels = {kTable<float>, kTable<double>, kRowsOnly<bfloat16>, kRowsOnly<float16>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
 #include "fastdl/loss.h"
 
 namespace fastdl::cpu {
@@ -18,27 +19,30 @@ struct CrossEntropyRow {
   int64_t ignore_index;
 };
 
-template <class T>
+template <class S>
 struct LossTable {
-  // `rows` contiguous rows of n logits; loss[row] before the reduction; grad may be NULL.
-  void (*cross_entropy)(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T* x,
-                        const int64_t* labels, T* loss, T* grad);
-  void (*cross_entropy_soft)(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const T* x,
-                             const T* target, T* loss, T* grad);
+  using T = compute_t<S>;
+  // `rows` contiguous rows of n logits; loss[row] before the reduction; grad may be NULL. scratch: n
+  // elements, where S is a 16-bit type and there is a grad.
+  void (*cross_entropy)(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const S* x,
+                        const int64_t* labels, T* loss, S* grad, T* scratch);
+  void (*cross_entropy_soft)(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const S* x,
+                             const S* target, T* loss, S* grad, T* scratch);
   // Returns the sum of the losses of n elements; weight, pos_weight, loss and grad may be NULL.
-  T (*elementwise)(int32_t kind, double parameter, double scale, int64_t n, const T* x, const T* target,
-                   const T* weight, const T* pos_weight, T* loss, T* grad);
+  T (*elementwise)(int32_t kind, double parameter, double scale, int64_t n, const S* x, const S* target,
+                   const S* weight, const S* pos_weight, S* loss, S* grad);
 };
 
 struct LossKernels {
   LossTable<float> f32;
   LossTable<double> f64;
+  LossTable<bfloat16> bf16;
+  LossTable<float16> f16;
 };
 
-template <class T>
-const LossTable<T>& table_for(const LossKernels& k) {
-  if constexpr (sizeof(T) == 4) return k.f32;
-  else return k.f64;
+template <class S>
+const LossTable<S>& table_for(const LossKernels& k) {
+  return table_of<S>(k);
 }
 
 }  // namespace fastdl::cpu

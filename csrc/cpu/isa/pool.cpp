@@ -1,5 +1,5 @@
-// Pooling over contiguous channels. Plain loops over independent channels: compilers vectorise them for each
-// ISA.
+// Pooling over contiguous channels: a block of them stays in registers while the taps (or, backward, the
+// windows) pass by.
 #include "cpu/isa/pool.h"
 
 #include "cpu/isa/vectors.h"
@@ -7,124 +7,160 @@
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-template <class T>
-void max_first(int64_t n, const T* __restrict x, int32_t position, T* __restrict best,
-               int32_t* __restrict where) {
-  for (int64_t c = 0; c < n; ++c) {
-    best[c] = x[c];
-    where[c] = position;
-  }
+// Positions travel through the lanes of floating-point registers: float32 lanes hold the int32's bits,
+// float64 lanes its value.
+FASTDL_INLINE Vec<float> position_lanes(int64_t position, float) {
+  const int32_t p = static_cast<int32_t>(position);
+  float bits;
+  __builtin_memcpy(&bits, &p, 4);
+  return Vec<float>::broadcast(bits);
 }
-
-template <class T>
-void max_next(int64_t n, const T* __restrict x, int32_t position, T* __restrict best,
-              int32_t* __restrict where) {
-  for (int64_t c = 0; c < n; ++c) {
-    const T v = x[c], b = best[c];
-    const bool take = v > b || v != v;  // a NaN stays: nothing compares larger
-    best[c] = take ? v : b;
-    where[c] = take ? position : where[c];
-  }
+FASTDL_INLINE Vec<double> position_lanes(int64_t position, double) {
+  return Vec<double>::broadcast(static_cast<double>(position));
 }
-
-// Positions travel through vectors of T; compilers vectorise the conversions.
-template <class T>
-FASTDL_INLINE void store_positions(Vec<T> v, int32_t* to, int lanes) {
-  T values[Vec<T>::width];
+FASTDL_INLINE Vec<float> load_positions(const int32_t* from, int m, float) {
+  return load(reinterpret_cast<const float*>(from), m);
+}
+FASTDL_INLINE Vec<double> load_positions(const int32_t* from, int m, double) {
+  double values[Vec<double>::width] = {};
+  for (int i = 0; i < m; ++i) values[i] = static_cast<double>(from[i]);
+  return Vec<double>::load(values);
+}
+FASTDL_INLINE void store_positions(Vec<float> v, int32_t* to, int m) {
+  store(v, reinterpret_cast<float*>(to), m);
+}
+FASTDL_INLINE void store_positions(Vec<double> v, int32_t* to, int m) {
+  double values[Vec<double>::width];
   v.store(values);
-  for (int i = 0; i < lanes; ++i) to[i] = static_cast<int32_t>(values[i]);
+  for (int i = 0; i < m; ++i) to[i] = static_cast<int32_t>(values[i]);
 }
+// Bits that differ never look like a zero: neither is negative.
 template <class T>
-FASTDL_INLINE Vec<T> load_positions(const int32_t* from, int lanes) {
-  T values[Vec<T>::width] = {};
-  for (int i = 0; i < lanes; ++i) values[i] = static_cast<T>(from[i]);
-  return Vec<T>::load(values);
+FASTDL_INLINE Mask<T> same_position(Vec<T> a, Vec<T> b) {
+  return (a ^ b) == Vec<T>::zero();
 }
 
-template <class T>
-void max_row(const PoolRow& row, const T* x, T* best, int32_t* where) {
-  using V = Vec<T>;
-  for (int64_t o = 0; o < row.outputs; ++o, best += row.channels, where += row.channels) {
-    for_vectors<T>(row.channels, [&](int64_t c, int lanes) {
-      V top, at;
-      for (int64_t t = 0; t < row.taps; ++t) {
-        const int64_t position = row.positions[t] + o * row.step;
-        const V v = load(x + position * row.channels + c, lanes);
-        const V here = V::broadcast(static_cast<T>(position));
-        if (t == 0) {
-          top = v;
-          at = here;
-          continue;
+template <bool Where, int B, class S>
+FASTDL_INLINE void max_block(const PoolRow& row, int64_t shift, int last, const S* x, S* out,
+                             int32_t* where) {
+  using T = compute_t<S>;
+  constexpr int w = Vec<T>::width;
+  const auto lanes = [&](int b) FASTDL_FORCE_INLINE { return b == B - 1 ? last : w; };
+  Vec<T> top[B], at[B];
+  const int64_t start = row.positions[0] + shift;
+  for (int b = 0; b < B; ++b) {
+    top[b] = load(x + start * row.stride + b * w, lanes(b));
+    if constexpr (Where) at[b] = position_lanes(start, T{});
+  }
+  for (int64_t t = 1; t < row.taps; ++t) {
+    const int64_t position = row.positions[t] + shift;
+    const Vec<T> here = position_lanes(position, T{});
+    for (int b = 0; b < B; ++b) {
+      const Vec<T> v = load(x + position * row.stride + b * w, lanes(b));
+      if constexpr (Where) {
+        const Mask<T> take = (v > top[b]) | isnan(v);  // a NaN stays: nothing compares larger
+        top[b] = select(take, v, top[b]);
+        at[b] = select(take, here, at[b]);
+      } else {
+        top[b] = max_nan(top[b], v);
+      }
+    }
+  }
+  for (int b = 0; b < B; ++b) {
+    store(top[b], out + b * w, lanes(b));
+    if constexpr (Where) store_positions(at[b], where + b * w, lanes(b));
+  }
+}
+
+template <class S>
+void max_row(const PoolRow& row, const S* x, S* out, int32_t* where) {
+  for (int64_t o = 0; o < row.outputs; ++o, out += row.stride) {
+    for_blocks<S>(row.channels, [&](int64_t c, auto blocks, int last) FASTDL_FORCE_INLINE {
+      constexpr int B = decltype(blocks)::value;
+      if (where) max_block<true, B>(row, o * row.step, last, x + c, out + c, where + o * row.stride + c);
+      else max_block<false, B>(row, o * row.step, last, x + c, out + c, where);
+    });
+  }
+}
+
+// Long sums go through partial sums of this many taps, which keeps their rounding error small.
+constexpr int64_t kPartial = 64;
+
+template <int B, class S, class T>
+FASTDL_INLINE void sum_block(const PoolRow& row, int64_t shift, int last, const S* x, Vec<T> scale, S* out) {
+  constexpr int w = Vec<T>::width;
+  const auto lanes = [&](int b) FASTDL_FORCE_INLINE { return b == B - 1 ? last : w; };
+  const auto partial = [&](int64_t begin, int64_t end, Vec<T>* sum) FASTDL_FORCE_INLINE {
+    for (int b = 0; b < B; ++b) sum[b] = Vec<T>::zero();
+    for (int64_t t = begin; t < end; ++t) {
+      const S* from = x + (row.positions[t] + shift) * row.stride;
+      for (int b = 0; b < B; ++b) sum[b] += load(from + b * w, lanes(b));
+    }
+  };
+  Vec<T> total[B];
+  partial(0, row.taps < kPartial ? row.taps : kPartial, total);
+  for (int64_t t = kPartial; t < row.taps; t += kPartial) {
+    Vec<T> sum[B];
+    partial(t, row.taps < t + kPartial ? row.taps : t + kPartial, sum);
+    for (int b = 0; b < B; ++b) total[b] += sum[b];
+  }
+  for (int b = 0; b < B; ++b) store(total[b] * scale, out + b * w, lanes(b));
+}
+
+template <class S>
+void sum_row(const PoolRow& row, const S* x, compute_t<S> scale, S* out) {
+  const VecOf<S> s = VecOf<S>::broadcast(scale);
+  for (int64_t o = 0; o < row.outputs; ++o, out += row.stride) {
+    for_blocks<S>(row.channels, [&](int64_t c, auto blocks, int last) FASTDL_FORCE_INLINE {
+      sum_block<decltype(blocks)::value>(row, o * row.step, last, x + c, s, out + c);
+    });
+  }
+}
+
+// dx[p] = the sum of term(window row, window, channel, lanes) over the windows that reach p, in order.
+template <class S, class Term>
+FASTDL_INLINE void for_reach(const PoolReach& row, S* dx, Term&& term) {
+  using V = VecOf<S>;
+  constexpr int w = V::width;
+  for (int64_t p = 0; p < row.width; ++p, dx += row.channels) {
+    const int64_t first = row.first[p], last = row.last[p];
+    for_blocks<S>(row.channels, [&](int64_t c, auto blocks, int tail) FASTDL_FORCE_INLINE {
+      constexpr int B = decltype(blocks)::value;
+      V sum[B];
+      for (int b = 0; b < B; ++b) sum[b] = V::zero();
+      for (int64_t r = 0; r < row.rows; ++r) {
+        for (int64_t o = first; o < last; ++o) {
+          for (int b = 0; b < B; ++b) sum[b] += term(p, r, o, c + b * w, b == B - 1 ? tail : w);
         }
-        const Mask<T> take = (v > top) | (v != v);  // a NaN stays: nothing compares larger
-        top = select(take, v, top);
-        at = select(take, here, at);
       }
-      store(top, best + c, lanes);
-      store_positions(at, where + c, lanes);
+      for (int b = 0; b < B; ++b) store(sum[b], dx + c + b * w, b == B - 1 ? tail : w);
     });
   }
 }
 
-template <class T>
-void max_scatter_row(const PoolRow& row, int64_t n, const T* dy, const int32_t* where, T* dx) {
-  using V = Vec<T>;
-  for (int64_t o = 0; o < row.outputs; ++o, dy += row.channels, where += row.channels) {
-    for_vectors<T>(n, [&](int64_t c, int lanes) {
-      const V g = load(dy + c, lanes), at = load_positions<T>(where + c, lanes);
-      for (int64_t t = 0; t < row.taps; ++t) {
-        const int64_t position = row.positions[t] + o * row.step;
-        T* to = dx + position * row.channels + c;
-        const Mask<T> hit = at == V::broadcast(static_cast<T>(position));
-        store(load(to, lanes) + select(hit, g, V::zero()), to, lanes);
-      }
-    });
-  }
-}
-
-template <class T, class Reduce, class Finish>
-FASTDL_INLINE void reduce_taps(int64_t n, int64_t taps, const T* const* x, T* out, Reduce reduce,
-                               Finish finish) {
-  for_vectors<T>(n, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
-    Vec<T> v = load(x[0] + c, m);
-    for (int64_t t = 1; t < taps; ++t) v = reduce(v, load(x[t] + c, m));
-    store(finish(v), out + c, m);
+template <class S>
+void max_reach(const PoolReach& row, const S* dy, const int32_t* where, S* dx) {
+  using T = compute_t<S>;
+  for_reach(row, dx, [&](int64_t p, int64_t r, int64_t o, int64_t c, int m) FASTDL_FORCE_INLINE {
+    const int64_t at = (row.starts[r] + o) * row.channels + c;
+    const Vec<T> here = position_lanes(row.position + p, T{});
+    return select(same_position(load_positions(where + at, m, T{}), here), load(dy + at, m), Vec<T>::zero());
   });
 }
 
-template <class T>
-void max_of(int64_t n, int64_t taps, const T* const* x, T* out) {
-  using V = Vec<T>;
-  reduce_taps(n, taps, x, out, [](V a, V b) { return max_nan(a, b); }, [](V v) { return v; });
+template <class S>
+void sum_reach(const PoolReach& row, const S* dy, const compute_t<S>* const* scales, S* dx) {
+  for_reach(row, dx, [&](int64_t, int64_t r, int64_t o, int64_t c, int m) FASTDL_FORCE_INLINE {
+    return load(dy + (row.starts[r] + o) * row.channels + c, m) * VecOf<S>::broadcast(scales[r][o]);
+  });
 }
 
-template <class T>
-void sum_of(int64_t n, int64_t taps, const T* const* x, T scale, T* out) {
-  using V = Vec<T>;
-  const V s = V::broadcast(scale);
-  reduce_taps(n, taps, x, out, [](V a, V b) { return a + b; }, [s](V v) { return v * s; });
-}
-
-template <class T>
-void max_scatter(int64_t n, const T* __restrict dy, const int32_t* __restrict where, int32_t position,
-                 T* __restrict dx) {
-  for (int64_t c = 0; c < n; ++c) dx[c] += where[c] == position ? dy[c] : T(0);
-}
-
-template <class T>
-void add_scaled(int64_t n, const T* __restrict dy, T scale, T* __restrict dx) {
-  for (int64_t c = 0; c < n; ++c) dx[c] += scale * dy[c];
-}
-
-template <class T>
-constexpr PoolTable<T> table_of() {
-  return {max_row<T>, max_scatter_row<T>, max_first<T>, max_next<T>,
-          max_of<T>,  max_scatter<T>,     sum_of<T>,    add_scaled<T>};
-}
+template <class S>
+constexpr PoolTable<S> kTable = {max_row<S>, sum_row<S>, max_reach<S>, sum_reach<S>};
 
 }  // namespace
 
 extern const PoolKernels pool_kernels;
-const PoolKernels pool_kernels = {table_of<float>(), table_of<double>()};
+const PoolKernels pool_kernels = {kTable<float>, kTable<double>, kTable<bfloat16>, kTable<float16>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

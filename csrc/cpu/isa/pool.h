@@ -1,48 +1,53 @@
-// Kernels of the pool family: one output position (or tap) at a time over contiguous channels, or a row of
-// windows that all have the same taps.
+// Kernels of the pool family: rows of windows or of input positions, over contiguous channels.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/narrow.h"
+
 namespace fastdl::cpu {
 
-// A row of windows: window o has its taps at positions[t] + o * step of the plane. Positions are below 2^24,
-// so that float32 holds them exactly.
+// A row of windows with the same taps: window o has them at positions[t] + o * step of the input plane.
 struct PoolRow {
   int64_t outputs, step, taps;
   const int64_t* positions;
-  int64_t channels;  // elements from one position to the next
+  int64_t stride;    // elements from one position to the next: all channels
+  int64_t channels;  // of them, those wanted
 };
 
-template <class T>
+// A row of input positions and the windows that reach them: position p of the row is reached by windows
+// [first[p], last[p]) of the window rows that begin at window starts[0], starts[1], ...
+struct PoolReach {
+  int64_t width, rows;
+  int64_t position;  // of the row's first element in its plane
+  const int64_t* starts;
+  const int32_t *first, *last;
+  int64_t channels;
+};
+
+template <class S>
 struct PoolTable {
-  // Maxima and their positions of a row of windows over all channels; x: the input plane.
-  void (*max_row)(const PoolRow& row, const T* x, T* best, int32_t* where);
-  // Adds dy to dx, the plane, where `where` says, for the first n channels.
-  void (*max_scatter_row)(const PoolRow& row, int64_t n, const T* dy, const int32_t* where, T* dx);
-  // best[c] = x[c], where[c] = position.
-  void (*max_first)(int64_t n, const T* x, int32_t position, T* best, int32_t* where);
-  // Where x[c] > best[c] or x[c] is NaN: best[c] = x[c], where[c] = position.
-  void (*max_next)(int64_t n, const T* x, int32_t position, T* best, int32_t* where);
-  // out[c] = the maximum over `taps` pointers (positions not wanted).
-  void (*max_of)(int64_t n, int64_t taps, const T* const* x, T* out);
-  // dx[c] += where[c] == position ? dy[c] : 0.
-  void (*max_scatter)(int64_t n, const T* dy, const int32_t* where, int32_t position, T* dx);
-  // out[c] = scale * sum over `taps` pointers.
-  void (*sum_of)(int64_t n, int64_t taps, const T* const* x, T scale, T* out);
-  // dx[c] += scale * dy[c].
-  void (*add_scaled)(int64_t n, const T* dy, T scale, T* dx);
+  using T = compute_t<S>;
+  // Maxima, and their positions unless `where` is NULL; x: the input plane.
+  void (*max_row)(const PoolRow& row, const S* x, S* out, int32_t* where);
+  // scale * sum
+  void (*sum_row)(const PoolRow& row, const S* x, T scale, S* out);
+  // dx = the sum of the dy of those windows whose maximum it was; dx: the row.
+  void (*max_reach)(const PoolReach& row, const S* dy, const int32_t* where, S* dx);
+  // dx = the sum of dy times scales[row of windows][window].
+  void (*sum_reach)(const PoolReach& row, const S* dy, const T* const* scales, S* dx);
 };
 
 struct PoolKernels {
   PoolTable<float> f32;
   PoolTable<double> f64;
+  PoolTable<bfloat16> bf16;
+  PoolTable<float16> f16;
 };
 
-template <class T>
-const PoolTable<T>& table_for(const PoolKernels& k) {
-  if constexpr (sizeof(T) == 4) return k.f32;
-  else return k.f64;
+template <class S>
+const PoolTable<S>& table_for(const PoolKernels& k) {
+  return table_of<S>(k);
 }
 
 }  // namespace fastdl::cpu

@@ -64,7 +64,7 @@ void gru(const RnnForwardStep<S>& s) {
       lane.store(state, h);
       lane.store(s.h + r * s.ld_h + j, h);
       if (s.gates) {
-        S* gates = s.gates + r * 3 * hidden + j;
+        A* gates = s.gates + r * 3 * hidden + j;
         lane.store(gates, sigmoids[i]);
         lane.store(gates + hidden, sigmoids[N + i]);
         lane.store(gates + 2 * hidden, fresh[i]);
@@ -102,7 +102,7 @@ void lstm(const RnnForwardStep<S>& s) {
     FASTDL_EACH {
       lane.store(s.h + r * s.ld_h + j, sigmoids[2 * N + i] * tanh_c[i]);
       if (s.gates) {
-        S* gates = s.gates + r * 4 * hidden + j;
+        A* gates = s.gates + r * 4 * hidden + j;
         lane.store(gates, sigmoids[i]);
         lane.store(gates + hidden, sigmoids[N + i]);
         lane.store(gates + 2 * hidden, cell[i]);

@@ -27,8 +27,8 @@ struct RnnForwardStep {
       bias_hn;  // GRU, or NULL: rows ld_bias_hn apart (0: one for all) are added to the sums of the new gate
   int64_t ld_bias_hn;
   A* state;  // [rows, hidden]: c (LSTM), h (GRU) in full precision; of the step before, then of this one
-  S* gates;  // [rows, gates * hidden]: activated, or NULL: not saved
-  S* saved_state;  // with gates: c (LSTM), W_hn h + b_hn (GRU), [rows, hidden]
+  A* gates;  // [rows, gates * hidden]: activated, or NULL: not saved
+  A* saved_state;  // with gates: c (LSTM), W_hn h + b_hn (GRU), [rows, hidden]
   S* h;
   int64_t ld_h;
 };
@@ -42,7 +42,7 @@ struct RnnBackwardStep {
   int64_t ld_grad_y;
   const S* grad_h_n;  // [rows, hidden], or NULL
   A* carry;  // [rows, hidden]: what reaches the previous step elementwise (LSTM: grad of c; GRU: z grad_h)
-  const S *gates, *state, *state_before;  // as forward saved them; state_before: LSTM
+  const A *gates, *state, *state_before;  // as forward saved them; state_before: LSTM
   const S* h;                             // RNN: this step's h; GRU: the previous one
   int64_t ld_h;
   S* grad_gates_x;  // [rows, gates * hidden]

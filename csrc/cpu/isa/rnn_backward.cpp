@@ -52,7 +52,7 @@ void gru(const RnnBackwardStep<S>& s) {
   each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     FASTDL_EACH {
-      const S* gates = s.gates + r * 3 * hidden + j;
+      const A* gates = s.gates + r * 3 * hidden + j;
       A* carry = s.carry + r * hidden + j;
       const V reset = lane.load(gates), update = lane.load(gates + hidden),
               fresh = lane.load(gates + 2 * hidden);
@@ -87,7 +87,7 @@ void lstm(const RnnBackwardStep<S>& s) {
     gate_tanh(tanh_c);
     j = j0;
     FASTDL_EACH {
-      const S* gates = s.gates + r * 4 * hidden + j;
+      const A* gates = s.gates + r * 4 * hidden + j;
       A* carry = s.carry + r * hidden + j;
       const V input = lane.load(gates), forget = lane.load(gates + hidden);
       const V cell = lane.load(gates + 2 * hidden), output = lane.load(gates + 3 * hidden);

@@ -6,25 +6,25 @@
 namespace fastdl::cpu::FASTDL_ISA {
 
 // The first m lanes from memory, the others `fill`.
-template <class T>
-FASTDL_INLINE Vec<T> load_or(const T* p, int m, Vec<T> fill) {
-  return select(Mask<T>::first(m), Vec<T>::load(p, m), fill);
+template <class S>
+FASTDL_INLINE VecOf<S> load_or(const S* p, int m, VecOf<S> fill) {
+  return select(Mask<compute_t<S>>::first(m), load(p, m), fill);
 }
 
 // The largest of sign * x[i]; NaN is ignored unless there is nothing else (the exponentials bring it back).
-template <class T>
-FASTDL_INLINE T row_max(int64_t n, const T* x, Vec<T> sign) {
+template <class S, class T = compute_t<S>>
+FASTDL_INLINE T row_max(int64_t n, const S* x, Vec<T> sign) {
   constexpr int w = Vec<T>::width;
   const Vec<T> lowest = constant<T>(-__builtin_inf());
   Vec<T> a = lowest, b = lowest, c = lowest, d = lowest;
   int64_t i = 0;
   for (; i + 4 * w <= n; i += 4 * w) {
-    a = max(Vec<T>::load(x + i) * sign, a);
-    b = max(Vec<T>::load(x + i + w) * sign, b);
-    c = max(Vec<T>::load(x + i + 2 * w) * sign, c);
-    d = max(Vec<T>::load(x + i + 3 * w) * sign, d);
+    a = max(load_as(x + i) * sign, a);
+    b = max(load_as(x + i + w) * sign, b);
+    c = max(load_as(x + i + 2 * w) * sign, c);
+    d = max(load_as(x + i + 3 * w) * sign, d);
   }
-  for (; i + w <= n; i += w) a = max(Vec<T>::load(x + i) * sign, a);
+  for (; i + w <= n; i += w) a = max(load_as(x + i) * sign, a);
   if (i < n) b = max(load_or(x + i, static_cast<int>(n - i), lowest * sign) * sign, b);
   return reduce_max(max(max(a, b), max(c, d)));
 }

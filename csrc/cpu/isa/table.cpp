@@ -13,6 +13,7 @@ extern const RnnKernels rnn_kernels;
 extern const NormKernels norm_kernels;
 extern const PoolKernels pool_kernels;
 extern const ActivationKernels activation_kernels;
+extern const ArithmeticKernels arithmetic_kernels;
 extern const SoftmaxKernels softmax_kernels;
 extern const LossKernels loss_kernels;
 extern const EmbeddingKernels embedding_kernels;
@@ -30,6 +31,7 @@ const Kernels table = {
     &norm_kernels,
     &pool_kernels,
     &activation_kernels,
+    &arithmetic_kernels,
     &softmax_kernels,
     &loss_kernels,
     &embedding_kernels,

@@ -1,19 +1,24 @@
-// Loops over contiguous elements, a vector at a time, for the families that do little per element.
+// Loops over contiguous elements, a vector at a time, for the families that do little per element. S is the
+// type elements are stored in; they are computed with as compute_t<S>.
 #pragma once
 
+#include "narrow.h"
 #include "vecmath.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 
+template <class S>
+using VecOf = Vec<compute_t<S>>;
+
 // m lanes of memory, 0 to all; the others are zero. Whole vectors avoid the masked forms.
-template <class T>
-FASTDL_INLINE Vec<T> load(const T* p, int m) {
-  return m == Vec<T>::width ? Vec<T>::load(p) : Vec<T>::load(p, m);
+template <class S>
+FASTDL_INLINE VecOf<S> load(const S* p, int m) {
+  return m == VecOf<S>::width ? load_as(p) : load_as(p, m);
 }
-template <class T>
-FASTDL_INLINE void store(Vec<T> v, T* p, int m) {
-  if (m == Vec<T>::width) v.store(p);
-  else v.store(p, m);
+template <class S>
+FASTDL_INLINE void store(VecOf<S> v, S* p, int m) {
+  if (m == VecOf<S>::width) store_as(v, p);
+  else store_as(v, p, m);
 }
 
 // Zero in the lanes from m on.
@@ -23,9 +28,9 @@ FASTDL_INLINE Vec<T> first_lanes(Vec<T> v, int m) {
 }
 
 // f(i, m) for vectors of m lanes starting at element i: m is the width but for the last.
-template <class T, class F>
+template <class S, class F>
 FASTDL_INLINE void for_vectors(int64_t n, F&& f) {
-  constexpr int w = Vec<T>::width;
+  constexpr int w = VecOf<S>::width;
   int64_t i = 0;
   for (; i + w <= n; i += w) f(i, w);
   if (i < n) f(i, static_cast<int>(n - i));
@@ -33,16 +38,34 @@ FASTDL_INLINE void for_vectors(int64_t n, F&& f) {
 
 // The same, the first cut short so that the others are aligned in p: NumPy aligns arrays to 16 bytes, and
 // every vector would cross a cache line otherwise.
-template <class T, class F>
-FASTDL_INLINE void for_aligned(int64_t n, const T* p, F&& f) {
-  constexpr int w = Vec<T>::width;
+template <class S, class F>
+FASTDL_INLINE void for_aligned(int64_t n, const S* p, F&& f) {
+  constexpr int w = VecOf<S>::width;
   int64_t i = 0;
   if (n >= 4 * w) {
-    i = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) / sizeof(T) % w);
+    i = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) / sizeof(S) % w);
     if (i) f(0, static_cast<int>(i));
   }
   for (; i + w <= n; i += w) f(i, w);
   if (i < n) f(i, static_cast<int>(n - i));
+}
+
+// Groups of kBlock vectors that stay in registers while something else is looped over: a cache line or more
+// of each row, and independent sums.
+constexpr int kBlock = 4;
+template <int B>
+struct Blocks {
+  static constexpr int value = B;
+};
+
+// f(i, Blocks<number of vectors>, lanes of the last) for such groups starting at element i, and then for the
+// single vectors that remain.
+template <class S, class F>
+FASTDL_INLINE void for_blocks(int64_t n, F&& f) {
+  constexpr int w = VecOf<S>::width;
+  int64_t i = 0;
+  for (; i + kBlock * w <= n; i += kBlock * w) f(i, Blocks<kBlock>{}, w);
+  for (; i < n; i += w) f(i, Blocks<1>{}, n - i < w ? static_cast<int>(n - i) : w);
 }
 
 }  // namespace fastdl::cpu::FASTDL_ISA

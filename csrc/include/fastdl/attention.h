@@ -24,8 +24,8 @@ typedef struct fastdl_attention_options {
    group h / (H / G). mask: NULL, or (B, H, L, S) of bool (true: may attend) or of q's dtype (added to the
    scores); strides of 0 broadcast. lse: NULL or (B, H, L), C-contiguous: log of the sum of exponentials of
    each row's scores, kept for the backward call. With bfloat16 or float16 q, lse is float32,
-   and mask and grad_mask may be. A row that may attend to nothing gives zeros. Scratch: some
-   400 KiB per thread, whatever L and S. */
+   and mask and grad_mask may be. A row that may attend to nothing gives zeros. Scratch: under
+   1 MiB per thread up to 256 features of float32, whatever L and S. */
 FASTDL_API fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_tensor* q,
                                                   const fastdl_tensor* k, const fastdl_tensor* v,
                                                   const fastdl_tensor* mask, const fastdl_tensor* out,

@@ -18,6 +18,7 @@
 #define FASTDL_H
 
 #include "fastdl/activation.h"
+#include "fastdl/arithmetic.h"
 #include "fastdl/attention.h"
 #include "fastdl/base.h"
 #include "fastdl/conv.h"

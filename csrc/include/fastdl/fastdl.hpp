@@ -165,6 +165,7 @@ FASTDL_CHECKED(prelu_forward);
 FASTDL_CHECKED(prelu_backward);
 FASTDL_CHECKED(elementary);
 
+FASTDL_CHECKED(arithmetic);
 FASTDL_CHECKED(softmax_forward);
 FASTDL_CHECKED(softmax_backward);
 

@@ -13,8 +13,8 @@
    params: the weights of layer 0 forward, layer 0 backward (if bidirectional), layer 1 forward, ..., each
      weight_ih [G*H, I or D*P], weight_hh [G*H, P], then if has_bias: bias_ih [G*H], bias_hh [G*H],
      then if has_projection: weight_hr [P, H].
-   h0, h_n: [L*D, B, P]; c0, c_n (LSTM): [L*D, B, H]. NULL initial states are zeros; NULL h_n, c_n are not
-   wanted. */
+   h0, h_n: [L*D, B, P]; c0, c_n (LSTM): [L*D, B, H]. NULL initial states are zeros, which are not multiplied
+   (so that an infinite weight_hh makes no NaN of them); NULL h_n, c_n are not wanted. */
 #ifndef FASTDL_RNN_H
 #define FASTDL_RNN_H
 
