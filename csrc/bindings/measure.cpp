@@ -8,6 +8,11 @@ void bind_measure(py::module_& m) {
     run([&] { return fastdl_measure_peak(nullptr, &gflops); });
     return gflops;
   });
+  m.def("measure_peak_bfloat16", [] {
+    double gflops = 0;
+    run([&] { return fastdl_measure_peak_bfloat16(nullptr, &gflops); });
+    return gflops;
+  });
   m.def(
       "measure_copy",
       [](size_t bytes) {

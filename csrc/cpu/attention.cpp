@@ -56,13 +56,7 @@ void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, cons
 bool is_bf16(const fastdl_tensor* t) { return t && t->dtype.code == FASTDL_BFLOAT && t->dtype.bits == 16; }
 
 // bfloat16 with instructions of its own; without them, and in float16, operands are widened.
-bool has_bf16_products([[maybe_unused]] const fastdl_tensor* q) {
-#if defined(FASTDL_BF16_TILES)
-  return kernels().gemm_bf16 && is_bf16(q);
-#else
-  return false;
-#endif
-}
+bool has_bf16_products([[maybe_unused]] const fastdl_tensor* q) { return kernels().gemm_bf16 && is_bf16(q); }
 
 // What attention_is_decode() will say, before anything has been checked: that path needs no products of
 // bfloat16.
@@ -83,9 +77,7 @@ bool is_bf16_decode(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl
 // Calls f(S{}) with S the storage type.
 template <class F>
 void dispatch_dtype(DType dtype, F&& f) {
-#if defined(FASTDL_BF16_TILES)
   if (dtype == DType::kBFloat16) return f(bfloat16{});
-#endif
   FASTDL_CHECK(dtype != DType::kBFloat16, FASTDL_ERROR_INTERNAL, "attention: no products of bfloat16 here");
   dispatch_float(dtype, f);
 }

@@ -279,9 +279,7 @@ template void attention_backward<float>(Context*, const AttentionProblem&, const
                                         const float*);
 template void attention_backward<double>(Context*, const AttentionProblem&, const AttentionGradients&,
                                          const double*);
-#if defined(FASTDL_BF16_TILES)
 template void attention_backward<bfloat16>(Context*, const AttentionProblem&, const AttentionGradients&,
                                            const float*);
-#endif
 
 }  // namespace fastdl::cpu

@@ -31,7 +31,6 @@ struct QueryRange {
   int64_t head, heads, first, count;
 };
 
-#if defined(FASTDL_BF16_TILES)
 // The keys [j, j + cols) of one group, and what queries contribute to all three gradients, with bfloat16
 // operands:
 //   set_keys() - add_queries() of every head - finish(), for every block of keys; then finish_queries().
@@ -76,8 +75,5 @@ class Bf16BackwardBlock {
   int64_t b_ = 0, group_ = 0, j_ = 0, cols_ = 0;
   bool empty_ = true;
 };
-#else
-class Bf16BackwardBlock;
-#endif
 
 }  // namespace fastdl::cpu

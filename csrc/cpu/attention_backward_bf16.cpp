@@ -4,8 +4,6 @@
 // queries interleaved, and the products give the gradients transposed.
 #include "cpu/attention_backward.h"
 
-#if defined(FASTDL_BF16_TILES)
-
 namespace fastdl::cpu {
 
 Bf16BackwardBlock::Layout Bf16BackwardBlock::layout() const {
@@ -215,5 +213,3 @@ void Bf16BackwardBlock::finish_queries() {
 }
 
 }  // namespace fastdl::cpu
-
-#endif

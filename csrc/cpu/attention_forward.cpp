@@ -188,8 +188,6 @@ void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>
 
 template void attention_forward<float>(Context*, const AttentionProblem&, float*);
 template void attention_forward<double>(Context*, const AttentionProblem&, double*);
-#if defined(FASTDL_BF16_TILES)
 template void attention_forward<bfloat16>(Context*, const AttentionProblem&, float*);
-#endif
 
 }  // namespace fastdl::cpu

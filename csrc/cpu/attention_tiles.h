@@ -5,10 +5,7 @@
 
 #include "cpu/kernels.h"
 
-#if __has_include("cpu/matrix_unit.h")
-#define FASTDL_BF16_TILES
 #include "cpu/matrix_unit.h"
-#endif
 
 namespace fastdl::cpu {
 
@@ -70,7 +67,6 @@ class AttentionTiles {
   const GemmKernelsOf<S>& kernel_;
 };
 
-#if defined(FASTDL_BF16_TILES)
 // bfloat16 operands, float32 sums. Left factors are contiguous along k; right ones are always packed.
 template <>
 class AttentionTiles<bfloat16> {
@@ -120,6 +116,5 @@ class AttentionTiles<bfloat16> {
   const Bf16Kernels& kernel_;
   const MatrixUnit unit_;
 };
-#endif
 
 }  // namespace fastdl::cpu

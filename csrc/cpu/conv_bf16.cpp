@@ -3,7 +3,6 @@
 // copy of a region with zeros around it. Weights are packed in panels of pairs of channels.
 #include "cpu/conv_bf16.h"
 
-#if defined(FASTDL_BF16_TILES)
 #include <algorithm>
 #include <atomic>
 
@@ -349,16 +348,3 @@ void bf16_gather(Context* context, const Geometry& g, const Source<bfloat16>& in
 }
 
 }  // namespace fastdl::cpu::conv
-#else
-#include "cpu/error.h"
-
-namespace fastdl::cpu::conv {
-
-bool bf16_tiles(int64_t, int64_t, int64_t) { return false; }
-void bf16_gather(Context*, const Geometry&, const Source<bfloat16>&, const bfloat16*, bool,
-                 const Image<bfloat16>&, const Epilogue<bfloat16>&) {
-  fail(FASTDL_ERROR_INTERNAL, "conv: no bfloat16 tiles");
-}
-
-}  // namespace fastdl::cpu::conv
-#endif

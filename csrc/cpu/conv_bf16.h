@@ -7,10 +7,6 @@
 #include "cpu/kernels.h"
 #include "cpu/narrow.h"
 
-#if __has_include("cpu/matrix_unit.h")
-#define FASTDL_BF16_TILES
-#endif
-
 namespace fastdl::cpu::conv {
 
 bool bf16_tiles(int64_t groups, int64_t c_per_group, int64_t o_per_group);

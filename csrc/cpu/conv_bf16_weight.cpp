@@ -4,7 +4,6 @@
 // takes in a line of taps.
 #include "cpu/conv_bf16.h"
 
-#if defined(FASTDL_BF16_TILES)
 #include <algorithm>
 
 #include "cpu/conv_winograd.h"
@@ -277,18 +276,3 @@ void bf16_sum_pixels(Context* context, const Source<bfloat16>& g, const View& su
 }
 
 }  // namespace fastdl::cpu::conv
-#else
-#include "cpu/error.h"
-
-namespace fastdl::cpu::conv {
-
-void bf16_weight_gradient(Context*, const Geometry&, const Source<bfloat16>&, const Source<bfloat16>&,
-                          const View*, const View*) {
-  fail(FASTDL_ERROR_INTERNAL, "conv: no bfloat16 tiles");
-}
-void bf16_sum_pixels(Context*, const Source<bfloat16>&, const View&) {
-  fail(FASTDL_ERROR_INTERNAL, "conv: no bfloat16 tiles");
-}
-
-}  // namespace fastdl::cpu::conv
-#endif

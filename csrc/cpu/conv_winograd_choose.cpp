@@ -129,12 +129,10 @@ WinogradTile choose_winograd_tile(const Geometry& g, const Lattice& l, const Sou
 }
 
 double bf16_products() {
-#if defined(FASTDL_BF16_TILES)
   // A dot-product instruction takes pairs, and few products are lost around it; a matrix unit has no need of
   // fewer multiplications.
   constexpr double kPairProducts = 2.6;
   if (const auto* tiles = kernels().gemm_bf16) return tiles->k_step == 2 ? kPairProducts : 64;
-#endif
   return 1;
 }
 

@@ -48,12 +48,13 @@ bool has_f16c() {
 }
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("fma");
 }
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
-// The processor's word (CPUID leaf 7: AMX-BF16, AMX-TILE), and Linux's leave for the whole process to use the tiles'
-// 8 KiB of state (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA).
+// The processor's word (CPUID leaf 7: AMX-BF16, AMX-TILE), and Linux's leave for the whole process to use the
+// tiles' 8 KiB of state (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA).
 bool has_amx() {
 #if defined(__linux__)
   static const bool granted = [] {
@@ -92,7 +93,8 @@ struct Candidate {
 const Candidate candidates[] = {
     {&generic::table, [] { return true; }, true},
 #if defined(FASTDL_X86)
-    {&avx2::table, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }, true},
+    {&avx2::table,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }, true},
     {&avx512::table, has_avx512, true},
     {&amx_emulated_table, has_avx512, false},
     {&avx512_bf16_table, has_avx512_bf16, true},

@@ -148,7 +148,8 @@ void pack_panels(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>
 // Any cut gives the same bits.
 template <class T>
 GemmCut cut_for(const GemmKernelsOf<T>& kernel, int64_t m, int64_t n, int64_t k) {
-  return cut_of(kernel.mr, kernel.nr, kABlock / (kernel.mr * kernel.kc * int64_t{sizeof(T)}), m, n, cost_of(m, n, k));
+  return cut_of(kernel.mr, kernel.nr, kABlock / (kernel.mr * kernel.kc * int64_t{sizeof(T)}), m, n,
+                cost_of(m, n, k));
 }
 
 template <class T>

@@ -1,5 +1,5 @@
-// The loops around the bfloat16 tiles: as gemm.cpp's, with B always in packed panels and float32 sums between blocks
-// of K.
+// The loops around the bfloat16 tiles: as gemm.cpp's, with B always in packed panels and float32 sums between
+// blocks of K.
 #include "cpu/gemm_bf16.h"
 
 #include <algorithm>
@@ -111,10 +111,12 @@ void compute_block(Context* context, const Bf16Kernels& kernel, const BGemm& g, 
                      : kernel.height_step > 1
                          ? kernel.mr
                          : ceil_div(block.rows, ceil_div(block.rows, kernel.mr));  // even tiles
-  const int64_t kc = std::max(round_up(ceil_div(g.k, std::max<int64_t>(ceil_div(g.k, kernel.kc), 1)), step), step);
+  const int64_t kc =
+      std::max(round_up(ceil_div(g.k, std::max<int64_t>(ceil_div(g.k, kernel.kc), 1)), step), step);
   const bool one = kc >= g.k;
   const int64_t height = round_up(mr, kernel.height_step);
-  Workspace a_space(context, block.pack_a ? static_cast<size_t>(ceil_div(block.rows, mr) * height * kc) * 2 : 0);
+  Workspace a_space(context,
+                    block.pack_a ? static_cast<size_t>(ceil_div(block.rows, mr) * height * kc) * 2 : 0);
   Workspace b_space(context, block.b_panels ? 0 : static_cast<size_t>(nr * kc) * 2);
   Workspace sum_space(context, one ? 0 : static_cast<size_t>(block.rows * block.cols) * 4);
   bfloat16 *const a_packed = a_space.as<bfloat16>(), *const b_packed = b_space.as<bfloat16>();
@@ -134,7 +136,8 @@ void compute_block(Context* context, const Bf16Kernels& kernel, const BGemm& g, 
       if (block.b_panels) {
         piece.b = block.b_panels + j * k_all + pc * nr;
       } else {
-        kernel.pack_b(g.b + pc * g.b_k + (block.col + j) * g.b_n, g.b_k, g.b_n, k, static_cast<int>(cols), b_packed);
+        kernel.pack_b(g.b + pc * g.b_k + (block.col + j) * g.b_n, g.b_k, g.b_n, k, static_cast<int>(cols),
+                      b_packed);
       }
       for (int64_t i = 0, panel = 0; i < block.rows; i += mr, ++panel) {
         Bf16Tile t = tile_at(g, block.row + i, block.col + j, std::min(mr, block.rows - i), cols);
@@ -161,7 +164,8 @@ void pack_panels(Context* context, const Bf16Kernels& kernel, const BGemm& g, in
   const int64_t nr = kernel.nr, panel = nr * round_up(g.k, kernel.k_step);
   parallel_for(context, count, static_cast<double>(panel) / 4, [&](int64_t p) {
     const int64_t col = (first + p) * nr;
-    kernel.pack_b(g.b + col * g.b_n, g.b_k, g.b_n, g.k, static_cast<int>(std::min(nr, g.n - col)), out + p * panel);
+    kernel.pack_b(g.b + col * g.b_n, g.b_k, g.b_n, g.k, static_cast<int>(std::min(nr, g.n - col)),
+                  out + p * panel);
   });
 }
 
@@ -176,7 +180,8 @@ GemmCut cut_for(const Bf16Kernels& kernel, const BGemm& g, int64_t n) {
 void gemm_blocked(Context* context, const Bf16Kernels& kernel, const BGemm& g, bool pack_a) {
   const int64_t nr = kernel.nr, panels = ceil_div(g.n, nr), panel = nr * round_up(g.k, kernel.k_step);
   const bool pack_b = !g.packed_b;
-  // With one block of rows each panel of B is used once: its task packs it. Otherwise they are packed for all tasks.
+  // With one block of rows each panel of B is used once: its task packs it. Otherwise they are packed for all
+  // tasks.
   const bool ahead = pack_b && cut_for(kernel, g, g.n).rows < g.m;
   const int64_t most = std::max<int64_t>(kPackedB / std::max<int64_t>(panel * 2, 1), 8);
   const int64_t chunk = ahead ? std::min(panels, most) : panels;
@@ -184,14 +189,16 @@ void gemm_blocked(Context* context, const Bf16Kernels& kernel, const BGemm& g, b
   for (int64_t jc = 0; jc < panels; jc += chunk) {
     const int64_t count = std::min(chunk, panels - jc), n = std::min(count * nr, g.n - jc * nr);
     if (ahead) pack_panels(context, kernel, g, jc, count, b_space.as<bfloat16>());
-    const bfloat16* b_panels = g.packed_b ? g.packed_b + jc * panel : ahead ? b_space.as<bfloat16>() : nullptr;
+    const bfloat16* b_panels = g.packed_b ? g.packed_b + jc * panel
+                               : ahead    ? b_space.as<bfloat16>()
+                                          : nullptr;
     const GemmCut cut = cut_for(kernel, g, n);
     const int64_t strips = ceil_div(n, cut.cols), tasks = ceil_div(g.m, cut.rows) * strips;
     parallel_for(context, tasks, cost_of(cut.rows, cut.cols, g.k), [&](int64_t task) {
       const int64_t row = task / strips * cut.rows, col = task % strips * cut.cols;
       compute_block(context, kernel, g,
-                    Block{row, jc * nr + col, std::min(cut.rows, g.m - row), std::min(cut.cols, n - col), pack_a,
-                          b_panels ? b_panels + col / nr * panel : nullptr});
+                    Block{row, jc * nr + col, std::min(cut.rows, g.m - row), std::min(cut.cols, n - col),
+                          pack_a, b_panels ? b_panels + col / nr * panel : nullptr});
     });
   }
 }
@@ -286,7 +293,8 @@ int64_t packed_b_size<bfloat16>(int64_t k, int64_t n) {
 }
 
 template <>
-void pack_b(Context* context, const bfloat16* b, int64_t b_k, int64_t b_n, int64_t k, int64_t n, bfloat16* out) {
+void pack_b(Context* context, const bfloat16* b, int64_t b_k, int64_t b_n, int64_t k, int64_t n,
+            bfloat16* out) {
   const Bf16Kernels& kernel = *kernels().gemm_bf16;
   BGemm g{0, n, k, nullptr, 0, 0, b, b_k, b_n, nullptr, 0};
   pack_panels(context, kernel, g, 0, ceil_div(n, kernel.nr), out);

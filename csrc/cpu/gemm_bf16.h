@@ -41,6 +41,7 @@ void gemm_batched(Context* context, const Gemm<bfloat16>& g, const GemmBatch& ba
 template <>
 int64_t packed_b_size<bfloat16>(int64_t k, int64_t n);
 template <>
-void pack_b(Context* context, const bfloat16* b, int64_t b_k, int64_t b_n, int64_t k, int64_t n, bfloat16* out);
+void pack_b(Context* context, const bfloat16* b, int64_t b_k, int64_t b_n, int64_t k, int64_t n,
+            bfloat16* out);
 
 }  // namespace fastdl::cpu

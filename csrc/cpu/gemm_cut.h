@@ -19,7 +19,8 @@ struct GemmCut {
   int64_t rows, cols;  // of a task's block
 };
 
-// Tiles of mr x nr; at most `most_tiles` tiles of rows per task (their panels of A should stay in the L2 cache).
+// Tiles of mr x nr; at most `most_tiles` tiles of rows per task (their panels of A should stay in the L2
+// cache).
 inline GemmCut cut_of(int64_t mr, int64_t nr, int64_t most_tiles, int64_t m, int64_t n, double cost) {
   const int64_t row_tiles = ceil_div(m, mr), panels = ceil_div(n, nr);
   int64_t tiles = std::min(row_tiles, most_tiles), strips = 1;

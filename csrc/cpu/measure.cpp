@@ -53,6 +53,26 @@ fastdl_status fastdl_measure_peak(fastdl_context* context, double* gflops) {
   });
 }
 
+fastdl_status fastdl_measure_peak_bfloat16(fastdl_context* context, double* gflops) {
+  return guarded([&] {
+    FASTDL_CHECK(gflops != nullptr, FASTDL_ERROR_VALUE, "measure_peak_bfloat16: gflops is NULL");
+    const Bf16Kernels* kernel = kernels().gemm_bf16;
+    *gflops = 0;
+    if (!kernel) return;
+    const int64_t tasks = int64_t{num_threads(context)} * 8, rounds = 2000;
+    float sink = 0;
+    const double operations =
+        static_cast<double>(kernel->peak(1, &sink)) * static_cast<double>(rounds * tasks);
+    const double seconds = best_time(10, [&] {
+      parallel_for(context, tasks, kManyOperations, [&](int64_t) {
+        float local = 0;
+        kernel->peak(rounds, &local);
+      });
+    });
+    *gflops = operations / seconds * 1e-9;
+  });
+}
+
 fastdl_status fastdl_measure_copy(fastdl_context* context, size_t bytes, double* gbytes) {
   return guarded([&] {
     FASTDL_CHECK(gbytes != nullptr, FASTDL_ERROR_VALUE, "measure_copy: gbytes is NULL");

@@ -243,7 +243,6 @@ std::vector<RnnWeights<T>> read_params(Context* context, const Problem& p, std::
 }
 
 // bfloat16 has kernels of its own where there are products of bfloat16.
-#if defined(FASTDL_BF16_TILES)
 bool native(const fastdl_tensor* x) {
   return kernels().gemm_bf16 && x->dtype.bits == 16 && x->dtype.code == FASTDL_BFLOAT;
 }
@@ -253,14 +252,6 @@ void dispatch(DType dtype, F&& f) {
   if (dtype == DType::kBFloat16) f(bfloat16{});
   else dispatch_float(dtype, f);
 }
-#else
-bool native(const fastdl_tensor*) { return false; }
-
-template <class F>
-void dispatch(DType dtype, F&& f) {
-  dispatch_float(dtype, f);
-}
-#endif
 
 }  // namespace
 }  // namespace fastdl::cpu

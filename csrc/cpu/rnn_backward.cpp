@@ -412,8 +412,6 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
 
 template void rnn_backward(Context*, const RnnBackward<float>&);
 template void rnn_backward(Context*, const RnnBackward<double>&);
-#if defined(FASTDL_BF16_TILES)
 template void rnn_backward(Context*, const RnnBackward<bfloat16>&);
-#endif
 
 }  // namespace fastdl::cpu

@@ -428,8 +428,6 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
 
 template void rnn_forward(Context*, const RnnForward<float>&);
 template void rnn_forward(Context*, const RnnForward<double>&);
-#if defined(FASTDL_BF16_TILES)
 template void rnn_forward(Context*, const RnnForward<bfloat16>&);
-#endif
 
 }  // namespace fastdl::cpu

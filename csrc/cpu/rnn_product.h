@@ -8,11 +8,8 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
-#if __has_include("cpu/matrix_unit.h")
-#define FASTDL_BF16_TILES
 #include "cpu/gemm_bf16.h"
 #include "cpu/matrix_unit.h"
-#endif
 
 namespace fastdl::cpu {
 
@@ -56,7 +53,6 @@ struct RnnTiles {
   };
 };
 
-#if defined(FASTDL_BF16_TILES)
 template <>
 struct RnnTiles<bfloat16> {
   static const Bf16Kernels& kernel() { return *kernels().gemm_bf16; }
@@ -90,7 +86,6 @@ struct RnnTiles<bfloat16> {
     MatrixUnit held{kernel()};
   };
 };
-#endif
 
 // gates * count columns of `depth` weights, packed per gate into panels of nr columns. Group u is panel u of
 // every gate: the columns of nr neighbouring hidden units.

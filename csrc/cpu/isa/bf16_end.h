@@ -20,8 +20,12 @@ FASTDL_INLINE __m256i to_bf16(__m512 x) {
 FASTDL_INLINE __m512 from_bf16(__m256i x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
-FASTDL_INLINE __m512 load_bf16(const bfloat16* p, __mmask16 m) { return from_bf16(_mm256_maskz_loadu_epi16(m, p)); }
-FASTDL_INLINE void store_bf16(bfloat16* p, __mmask16 m, __m512 x) { _mm256_mask_storeu_epi16(p, m, to_bf16(x)); }
+FASTDL_INLINE __m512 load_bf16(const bfloat16* p, __mmask16 m) {
+  return from_bf16(_mm256_maskz_loadu_epi16(m, p));
+}
+FASTDL_INLINE void store_bf16(bfloat16* p, __mmask16 m, __m512 x) {
+  _mm256_mask_storeu_epi16(p, m, to_bf16(x));
+}
 
 // The sums of 16 columns beginning at `col` of one row -> C (finish) or back to `sums`.
 FASTDL_INLINE void end_of_row(const Bf16Tile& t, __m512 x, int row, int col, __mmask16 m) {

@@ -1,9 +1,9 @@
 // Packing for bfloat16 tiles, from bfloat16 or from float32 cut into planes. AVX-512.
 //
-// Everything is done in blocks of 16 lanes (rows of A, columns of B) x 32 steps of k = 16 pairs, as sixteen vectors of
-// sixteen 32-bit pairs: "pairs first" (vector i = pair i of all lanes) is how the right operand and a dot product's
-// left one are read, "lanes first" (vector i = all pairs of lane i) is a row of a matrix unit's left tile. What the
-// source yields in the other order is transposed in registers.
+// Everything is done in blocks of 16 lanes (rows of A, columns of B) x 32 steps of k = 16 pairs, as sixteen
+// vectors of sixteen 32-bit pairs: "pairs first" (vector i = pair i of all lanes) is how the right operand
+// and a dot product's left one are read, "lanes first" (vector i = all pairs of lane i) is a row of a matrix
+// unit's left tile. What the source yields in the other order is transposed in registers.
 #pragma once
 
 #include "bf16_end.h"
@@ -27,8 +27,8 @@ FASTDL_INLINE __m512i join(__m256i low, __m256i high) {
 FASTDL_INLINE __m512i next_plane(__m512& x) {
   const __m512i u = _mm512_castps_si512(x);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i r =
-      _mm512_and_si512(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), _mm512_set1_epi32(-65536));
+  const __m512i r = _mm512_and_si512(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))),
+                                     _mm512_set1_epi32(-65536));
   x = _mm512_sub_ps(x, _mm512_castsi512_ps(r));
   return r;
 }
@@ -41,17 +41,19 @@ struct RangeVectors {
     high = _mm512_max_epi32(high, e);
     low = _mm512_mask_min_epi32(low, _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x7fffffff)), low, e);
   }
-  FASTDL_INLINE ExponentRange get() const { return {_mm512_reduce_min_epi32(low), _mm512_reduce_max_epi32(high)}; }
+  FASTDL_INLINE ExponentRange get() const {
+    return {_mm512_reduce_min_epi32(low), _mm512_reduce_max_epi32(high)};
+  }
 };
 
 // Vector i of a block whose lanes are contiguous in memory: pair i of up to 16 lanes.
-FASTDL_INLINE void load_pair(const bfloat16* p, int64_t k_stride, int steps, __mmask16 m, int, PackBlock& b, int i,
-                             RangeVectors&) {
+FASTDL_INLINE void load_pair(const bfloat16* p, int64_t k_stride, int steps, __mmask16 m, int, PackBlock& b,
+                             int i, RangeVectors&) {
   const __m256i low = _mm256_maskz_loadu_epi16(m, p);
   b.v[0][i] = join(low, steps > 1 ? _mm256_maskz_loadu_epi16(m, p + k_stride) : _mm256_setzero_si256());
 }
-FASTDL_INLINE void load_pair(const float* p, int64_t k_stride, int steps, __mmask16 m, int planes, PackBlock& b, int i,
-                             RangeVectors& range) {
+FASTDL_INLINE void load_pair(const float* p, int64_t k_stride, int steps, __mmask16 m, int planes,
+                             PackBlock& b, int i, RangeVectors& range) {
   __m512 x = _mm512_maskz_loadu_ps(m, p);
   __m512 y = steps > 1 ? _mm512_maskz_loadu_ps(m, p + k_stride) : _mm512_setzero_ps();
   range.add(x);
@@ -66,7 +68,8 @@ FASTDL_INLINE void load_pair(const float* p, int64_t k_stride, int steps, __mmas
 FASTDL_INLINE void load_lane(const bfloat16* p, int steps, int, PackBlock& b, int i, RangeVectors&) {
   b.v[0][i] = _mm512_maskz_loadu_epi16(steps < 32 ? (1u << steps) - 1u : ~0u, p);
 }
-FASTDL_INLINE void load_lane(const float* p, int steps, int planes, PackBlock& b, int i, RangeVectors& range) {
+FASTDL_INLINE void load_lane(const float* p, int steps, int planes, PackBlock& b, int i,
+                             RangeVectors& range) {
   __m512 x = _mm512_maskz_loadu_ps(lanes_mask(steps < 16 ? steps : 16), p);
   __m512 y = _mm512_setzero_ps();
   if (steps > 16) y = _mm512_maskz_loadu_ps(lanes_mask(steps - 16), p + 16);
@@ -88,8 +91,8 @@ FASTDL_INLINE void transpose_block(__m512i* v) {
 
 // One block: `lanes` x `steps` of the source (the rest zero), in the order wanted.
 template <bool PairsFirst, class S>
-FASTDL_INLINE void load_block(const S* src, int64_t k_stride, int64_t lane_stride, int lanes, int steps, int planes,
-                              PackBlock& b, RangeVectors& range) {
+FASTDL_INLINE void load_block(const S* src, int64_t k_stride, int64_t lane_stride, int lanes, int steps,
+                              int planes, PackBlock& b, RangeVectors& range) {
   const auto clear = [&](int i) {
     for (int s = 0; s < planes; ++s) b.v[s][i] = _mm512_setzero_si512();
   };
@@ -124,8 +127,8 @@ FASTDL_INLINE void load_block(const S* src, int64_t k_stride, int64_t lane_strid
 
 // A panel with pairs first: out[k / 2 * 2 * width + 2 * lane + k % 2], k filled up to a multiple of k_step.
 template <class S>
-static ExponentRange pack_pairs(const S* src, int64_t k_stride, int64_t lane_stride, int64_t k, int lanes, int width,
-                                int k_step, int planes, bfloat16* out, int64_t plane_stride) {
+static ExponentRange pack_pairs(const S* src, int64_t k_stride, int64_t lane_stride, int64_t k, int lanes,
+                                int width, int k_step, int planes, bfloat16* out, int64_t plane_stride) {
   RangeVectors range;
   PackBlock b;
   const int64_t padded = (k + k_step - 1) / k_step * k_step;
@@ -134,8 +137,8 @@ static ExponentRange pack_pairs(const S* src, int64_t k_stride, int64_t lane_str
     const int pairs = static_cast<int>((padded - k0 < kBlockSteps ? padded - k0 : kBlockSteps) / 2);
     for (int lane = 0; lane < width; lane += kBlockLanes) {
       const int here = lanes - lane < 0 ? 0 : lanes - lane < kBlockLanes ? lanes - lane : kBlockLanes;
-      load_block<true>(here ? src + k0 * k_stride + lane * lane_stride : src, k_stride, lane_stride, here, steps, planes, b,
-                       range);
+      load_block<true>(here ? src + k0 * k_stride + lane * lane_stride : src, k_stride, lane_stride, here,
+                       steps, planes, b, range);
       const __mmask16 m = lanes_mask(width - lane < kBlockLanes ? width - lane : kBlockLanes);
       for (int s = 0; s < planes; ++s) {
         bfloat16* o = out + s * plane_stride + k0 * width + 2 * lane;
@@ -148,16 +151,16 @@ static ExponentRange pack_pairs(const S* src, int64_t k_stride, int64_t lane_str
 
 // A panel with lanes first: out[k / 32 * 32 * height + 32 * lane + k % 32], k filled up to a multiple of 32.
 template <class S>
-static ExponentRange pack_lanes(const S* src, int64_t k_stride, int64_t lane_stride, int64_t k, int lanes, int height,
-                                int planes, bfloat16* out, int64_t plane_stride) {
+static ExponentRange pack_lanes(const S* src, int64_t k_stride, int64_t lane_stride, int64_t k, int lanes,
+                                int height, int planes, bfloat16* out, int64_t plane_stride) {
   RangeVectors range;
   PackBlock b;
   for (int64_t k0 = 0; k0 < k; k0 += kBlockSteps) {
     const int steps = static_cast<int>(k - k0 < kBlockSteps ? k - k0 : kBlockSteps);
     for (int lane = 0; lane < height; lane += kBlockLanes) {
       const int here = lanes - lane < 0 ? 0 : lanes - lane < kBlockLanes ? lanes - lane : kBlockLanes;
-      load_block<false>(here ? src + k0 * k_stride + lane * lane_stride : src, k_stride, lane_stride, here, steps, planes,
-                        b, range);
+      load_block<false>(here ? src + k0 * k_stride + lane * lane_stride : src, k_stride, lane_stride, here,
+                        steps, planes, b, range);
       const int rows = height - lane < kBlockLanes ? height - lane : kBlockLanes;
       for (int s = 0; s < planes; ++s) {
         bfloat16* o = out + s * plane_stride + k0 * height + kBlockSteps * lane;

@@ -26,11 +26,13 @@ FASTDL_INLINE __m512i broadcast_pair(const bfloat16* p) {
 FASTDL_INLINE __m512i broadcast_two(bfloat16 low, bfloat16 high) {
   return _mm512_set1_epi32(static_cast<int32_t>(low.bits | static_cast<uint32_t>(high.bits) << 16));
 }
-FASTDL_INLINE __m512i broadcast_last(const bfloat16* p) { return _mm512_set1_epi32(p->bits); }  // the pair (p[0], 0)
+FASTDL_INLINE __m512i broadcast_last(const bfloat16* p) {
+  return _mm512_set1_epi32(p->bits);
+}  // the pair (p[0], 0)
 
 template <int R, int N>
-static FASTDL_INLINE void dot_block(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_t b_col, int64_t k,
-                                    float* sums, int64_t ld) {
+static FASTDL_INLINE void dot_block(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_t b_col,
+                                    int64_t k, float* sums, int64_t ld) {
   __m512 sum[R][N];
   FASTDL_UNROLL for (int r = 0; r < R; ++r) {
     FASTDL_UNROLL for (int j = 0; j < N; ++j) sum[r][j] = _mm512_setzero_ps();
@@ -50,30 +52,30 @@ static FASTDL_INLINE void dot_block(const bfloat16* a, int64_t a_row, const bflo
 }
 
 template <int R, int N>
-static void dot_rows_of(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_t b_col, int64_t cols, int64_t k,
-                        float* sums) {
+static void dot_rows_of(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_t b_col, int64_t cols,
+                        int64_t k, float* sums) {
   int64_t j = 0;
   for (; j + N <= cols; j += N) dot_block<R, N>(a, a_row, b + j * b_col, b_col, k, sums + j, cols);
   for (; j < cols; ++j) dot_block<R, 1>(a, a_row, b + j * b_col, b_col, k, sums + j, cols);
 }
 
-static void dot_rows(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_t b_col, int rows, int64_t cols,
-                     int64_t k, float* sums) {
+static void dot_rows(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_t b_col, int rows,
+                     int64_t cols, int64_t k, float* sums) {
   if (rows == 1) return dot_rows_of<1, 8>(a, a_row, b, b_col, cols, k, sums);
   if (rows == 2) return dot_rows_of<2, 4>(a, a_row, b, b_col, cols, k, sums);
   if (rows == 3) return dot_rows_of<3, 4>(a, a_row, b, b_col, cols, k, sums);
   dot_rows_of<4, 4>(a, a_row, b, b_col, cols, k, sums);
 }
 
-// Adds S pairs of terms to each of R rows of sums, which stay in the L1 cache while B streams by. `odd`: the last
-// pair has one term.
+// Adds S pairs of terms to each of R rows of sums, which stay in the L1 cache while B streams by. `odd`: the
+// last pair has one term.
 template <int R, int S>
-static FASTDL_INLINE void gemv_terms(const bfloat16* a, int64_t a_row, int64_t a_k, const bfloat16* b, int64_t b_k,
-                                     int64_t cols, float* sums, bool odd) {
-  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5,
-                                       36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-  const __m512i high = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55, 23, 54, 22,
-                                        53, 21, 52, 20, 51, 19, 50, 18, 49, 17, 48, 16);
+static FASTDL_INLINE void gemv_terms(const bfloat16* a, int64_t a_row, int64_t a_k, const bfloat16* b,
+                                     int64_t b_k, int64_t cols, float* sums, bool odd) {
+  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7,
+                                       38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i high = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55,
+                                        23, 54, 22, 53, 21, 52, 20, 51, 19, 50, 18, 49, 17, 48, 16);
   __m512i av[R][S];
   FASTDL_UNROLL for (int r = 0; r < R; ++r) {
     FASTDL_UNROLL for (int s = 0; s < S; ++s) {
@@ -108,12 +110,13 @@ static FASTDL_INLINE void gemv_terms(const bfloat16* a, int64_t a_row, int64_t a
 }
 
 template <int R>
-static void gemv_rows_of(const bfloat16* a, int64_t a_row, int64_t a_k, const bfloat16* b, int64_t b_k, int64_t cols,
-                         int64_t k, float* sums) {
+static void gemv_rows_of(const bfloat16* a, int64_t a_row, int64_t a_k, const bfloat16* b, int64_t b_k,
+                         int64_t cols, int64_t k, float* sums) {
   constexpr int S = R < 4 ? 4 : 3;  // R x S broadcasts + 2 R sums + what is loaded: within 32 registers
   for (int64_t i = 0; i < R * cols; ++i) sums[i] = 0;
   int64_t i = 0;
-  for (; i + 2 * S <= k; i += 2 * S) gemv_terms<R, S>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, false);
+  for (; i + 2 * S <= k; i += 2 * S)
+    gemv_terms<R, S>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, false);
   for (; i + 2 <= k; i += 2) gemv_terms<R, 1>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, false);
   if (i < k) gemv_terms<R, 1>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, true);
 }

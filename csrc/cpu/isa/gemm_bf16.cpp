@@ -10,8 +10,8 @@ namespace fastdl::cpu::FASTDL_ISA {
 
 // As the float32 tile (isa/gemm.cpp): 28 sums + 2 vectors of B + 1 broadcast of A fill the 32 registers.
 constexpr int kRows = 14, kCols = 32, kStep = 2;
-// K block: the block of A (96 rows and more) stays in the L2 cache, B's panel streams from it (128 bytes per 14
-// cycles).
+// K block: the block of A (96 rows and more) stays in the L2 cache, B's panel streams from it (128 bytes per
+// 14 cycles).
 constexpr int64_t kKc = 2048;
 
 template <int R, int NV>
@@ -85,15 +85,16 @@ static void pack_a(const bfloat16* src, int64_t row_stride, int64_t k_stride, in
                    bfloat16* out) {
   pack_pairs(src, k_stride, row_stride, k, rows, height, kStep, 1, out, 0);
 }
-static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols, bfloat16* out) {
+static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
+                   bfloat16* out) {
   pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, 1, out, 0);
 }
-static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows, int height,
-                             int planes, bfloat16* out, int64_t plane_stride) {
+static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
+                             int height, int planes, bfloat16* out, int64_t plane_stride) {
   return pack_pairs(src, k_stride, row_stride, k, rows, height, kStep, planes, out, plane_stride);
 }
-static ExponentRange split_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols, int planes,
-                             bfloat16* out, int64_t plane_stride) {
+static ExponentRange split_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
+                             int planes, bfloat16* out, int64_t plane_stride) {
   return pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, planes, out, plane_stride);
 }
 
@@ -113,7 +114,8 @@ static int64_t peak(int64_t rounds, float* sink) {
 }
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,   kCols,   kStep,   1,           kKc,      false,     nullptr, nullptr, any_tile, pack_a,
-                                  pack_b, split_a, split_b, finish_tile, dot_rows, gemv_rows, peak};
+const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    1,         kKc,    false,
+                                  nullptr, nullptr,     any_tile, pack_a,    pack_b, split_a,
+                                  split_b, finish_tile, dot_rows, gemv_rows, peak};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

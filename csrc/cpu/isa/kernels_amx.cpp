@@ -8,11 +8,12 @@
 
 namespace fastdl::cpu::FASTDL_ISA {
 
-// 2 x 2 tile registers of C, 2 of A, 2 of B: each loaded tile is used twice. A product of tiles takes the unit 16
-// cycles, a tile load 8 from the L1 cache (two lines a cycle), so that 4 loads hide behind 4 products.
+// 2 x 2 tile registers of C, 2 of A, 2 of B: each loaded tile is used twice. A product of tiles takes the
+// unit 16 cycles, a tile load 8 from the L1 cache (two lines a cycle), so that 4 loads hide behind 4
+// products.
 constexpr int kRows = 32, kCols = 32, kStep = 32, kHalf = 16;
-// K block: 32 columns of B x 2048 are 128 KiB, a block of A of 96 rows 384 KiB: both within the 2 MiB L2 cache of the
-// machines that have AMX. Longer sums are added up in float32, block by block.
+// K block: 32 columns of B x 2048 are 128 KiB, a block of A of 96 rows 384 KiB: both within the 2 MiB L2
+// cache of the machines that have AMX. Longer sums are added up in float32, block by block.
 constexpr int64_t kKc = 2048;
 
 static thread_local int depth = 0;
@@ -23,7 +24,8 @@ static void leave() {
   if (--depth == 0) tile_release();
 }
 
-// Rows of A past the last and steps past k may not be read: such a step goes through a copy filled up with zeros.
+// Rows of A past the last and steps past k may not be read: such a step goes through a copy filled up with
+// zeros.
 struct alignas(64) ACopy {
   bfloat16 v[kRows][kStep];
 };
@@ -38,7 +40,8 @@ static FASTDL_INLINE void copy_step(const bfloat16* a, int64_t a_row, int rows, 
 // Sums over the pieces in tiles 0 (top left), 1 (top right), 2 (bottom left), 3 (bottom right).
 template <bool Bottom, bool Right>
 static FASTDL_INLINE void products(const Bf16Tile& t) {
-  const bool packed = t.a_row == kStep;  // by pack_a: filled up with zeros in both directions
+  // By pack_a: filled up with zeros in both directions. (Dense rows of 32 elements have a_step = kStep.)
+  const bool packed = t.a_row == kStep && t.a_step != kStep;
   const bool whole_rows = packed || t.rows == (Bottom ? kRows : kHalf);
   ACopy copy;
   for (int64_t p = 0; p < t.count; ++p) {
@@ -78,8 +81,8 @@ static void tile(const Bf16Tile& t) {
   else if (bottom) products<true, false>(t);
   else if (right) products<false, true>(t);
   else products<false, false>(t);
-  // Through scratch: rows of C a power of two apart would fall into one cache set (measured: 470 instead of 740
-  // GFLOP/s), and the epilogue needs vectors.
+  // Through scratch: rows of C a power of two apart would fall into one cache set (measured: 470 instead of
+  // 740 GFLOP/s), and the epilogue needs vectors.
   alignas(64) float sums[kRows][kCols];
   TILE_STORE(0, sums[0], kCols * 4);
   TILE_STORE(1, sums[0] + kHalf, kCols * 4);
@@ -100,15 +103,16 @@ static void pack_a(const bfloat16* src, int64_t row_stride, int64_t k_stride, in
                    bfloat16* out) {
   pack_lanes(src, k_stride, row_stride, k, rows, height, 1, out, 0);
 }
-static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols, bfloat16* out) {
+static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
+                   bfloat16* out) {
   pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, 1, out, 0);
 }
-static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows, int height,
-                             int planes, bfloat16* out, int64_t plane_stride) {
+static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
+                             int height, int planes, bfloat16* out, int64_t plane_stride) {
   return pack_lanes(src, k_stride, row_stride, k, rows, height, planes, out, plane_stride);
 }
-static ExponentRange split_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols, int planes,
-                             bfloat16* out, int64_t plane_stride) {
+static ExponentRange split_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
+                             int planes, bfloat16* out, int64_t plane_stride) {
   return pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, planes, out, plane_stride);
 }
 
@@ -145,7 +149,8 @@ static int64_t peak(int64_t rounds, float* sink) {
 }
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,  kCols,  kStep,   kHalf,   kKc,         true,     enter,     leave, tile,
-                                  pack_a, pack_b, split_a, split_b, finish_tile, dot_rows, gemv_rows, peak};
+const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    kHalf,     kKc,    true,
+                                  enter,   leave,       tile,     pack_a,    pack_b, split_a,
+                                  split_b, finish_tile, dot_rows, gemv_rows, peak};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

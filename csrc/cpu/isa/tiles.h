@@ -1,6 +1,7 @@
-// The matrix unit's eight tile registers, 16 rows of 64 bytes each: Intel's AMX, or, with FASTDL_TILES_EMULATED, the same
-// in software, so that the AMX kernels run, and can be tested and debugged, on any machine with AVX-512.
-// Semantics: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, LDTILECFG, TILELOADD, TDPBF16PS.
+// The matrix unit's eight tile registers, 16 rows of 64 bytes each: Intel's AMX, or, with
+// FASTDL_TILES_EMULATED, the same in software, so that the AMX kernels run, and can be tested and debugged,
+// on any machine with AVX-512. Semantics: Intel 64 and IA-32 Architectures Software Developer's Manual,
+// volume 2, LDTILECFG, TILELOADD, TDPBF16PS.
 //
 //   tile_enter(), tile_leave()   configure this thread's tiles (all of them 16 x 64 bytes), release them
 //   TILE_ZERO(t)  TILE_LOAD(t, pointer, row stride in bytes)  TILE_STORE(t, pointer, row stride in bytes)
@@ -55,8 +56,8 @@ static inline void tile_store(int t, void* p, int64_t stride) {
   require_tiles();
   for (int r = 0; r < 16; ++r) _mm512_storeu_si512(static_cast<char*>(p) + r * stride, tiles.t[t][r]);
 }
-// Sums of even and of odd terms run apart and meet the old sum at the end; operands and results that are subnormal
-// count as zero, rounding is to nearest even whatever MXCSR says.
+// Sums of even and of odd terms run apart and meet the old sum at the end; operands and results that are
+// subnormal count as zero, rounding is to nearest even whatever MXCSR says.
 static inline void tile_dot(int c, int a, int b) {
   require_tiles();
   const unsigned saved = _mm_getcsr();
@@ -97,7 +98,8 @@ static FASTDL_INLINE void tile_configure() {
     config.row_bytes[t] = 64;
     config.rows[t] = 16;
   }
-  // GCC 12 believes that the instruction reads 8 bytes of its operand, and drops the other stores without this.
+  // GCC 12 believes that the instruction reads 8 bytes of its operand, and drops the other stores without
+  // this.
   asm volatile("" : : "r"(&config) : "memory");
   _tile_loadconfig(&config);
 }

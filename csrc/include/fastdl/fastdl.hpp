@@ -190,6 +190,7 @@ FASTDL_CHECKED(scale);
 
 FASTDL_CHECKED(convert);
 FASTDL_CHECKED(measure_peak);
+FASTDL_CHECKED(measure_peak_bfloat16);
 FASTDL_CHECKED(measure_copy);
 
 #undef FASTDL_CHECKED

@@ -10,8 +10,10 @@ extern "C" {
 
 /* 1e9 float32 operations per second of multiply-adds in registers, all threads of the context together. */
 FASTDL_API fastdl_status fastdl_measure_peak(fastdl_context* context, double* gflops);
-/* 1e9 bytes per second, read plus written, of copying `bytes` (again and again, so that what fits into a cache stays
-   there) with all threads of the context. */
+/* The same of bfloat16 products with float32 sums; 0 where the instruction set in force has none. */
+FASTDL_API fastdl_status fastdl_measure_peak_bfloat16(fastdl_context* context, double* gflops);
+/* 1e9 bytes per second, read plus written, of copying `bytes` (again and again, so that what fits into a
+   cache stays there) with all threads of the context. */
 FASTDL_API fastdl_status fastdl_measure_copy(fastdl_context* context, size_t bytes, double* gbytes);
 
 #ifdef __cplusplus
