@@ -3,8 +3,10 @@
 #include "cpu/gemm.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/gemm_cut.h"
+#include "cpu/gemm_split.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -261,6 +263,9 @@ template <class T>
 void gemm(Context* context, const Gemm<T>& g) {
   if (g.m == 0 || g.n == 0) return;
   const GemmKernelsOf<T>& kernel = gemm_kernels_of<T>(*kernels().gemm);
+  if constexpr (std::is_same_v<T, float>) {
+    if (split_pays(context, g)) return gemm_split(context, g);
+  }
   const bool plain_a = !g.a_packer.pack, plain_b = !g.b_packer.pack && !g.packed_b;
   if (plain_a && plain_b && g.k > 0) {
     if (g.m <= kernel.dot_rows && g.a_k == 1 && g.b_k == 1) return gemm_dot(context, kernel, g);
