@@ -21,7 +21,7 @@
 namespace fastdl::cpu {
 namespace {
 
-constexpr int kMaxPlanes = 3, kMaxProducts = 6, kTile = 32;
+constexpr int kMaxProducts = 6, kTile = 32;
 // Three planes of A and of B, 32 x 128 each, are 48 KiB: the six products read them from the L1 cache.
 constexpr int64_t kSubBlock = 128;
 // Planes of a block of A stay in the L2 cache; of B, so much is packed at a time.
