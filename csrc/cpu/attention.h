@@ -8,6 +8,7 @@
 
 #include "cpu/dropout.h"
 #include "cpu/kernels.h"
+#include "cpu/round.h"
 #include "cpu/tensor.h"
 
 namespace fastdl::cpu {
@@ -42,9 +43,6 @@ template <class S>
 void attention_decode(Context* context, const AttentionProblem& p, compute_t<S>* lse);
 
 // ---------------------------------------------------------------------------------------------------------
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Row i of head h of sample b.
 template <class T>

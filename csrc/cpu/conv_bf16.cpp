@@ -9,6 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -20,7 +21,6 @@ constexpr int64_t kShortLine = 7;          // output lines shorter than this are
 constexpr int64_t kLeastChannels = 8;      // narrower groups leave most of a tile empty
 
 const Bf16Kernels& table() { return *kernels().gemm_bf16; }
-int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 
 // Weights in panels: [group][panel][run][k_padded * nr]. A run is the part of a sum whose inputs lie side by
 // side: the channels of one tap, or of a line of taps.

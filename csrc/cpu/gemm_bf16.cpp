@@ -27,8 +27,6 @@ constexpr int64_t kFewPanels = 2;
 // Some 64 multiply-adds take the time of an elementary operation.
 double cost_of(int64_t m, int64_t n, int64_t k) { return gemm_cost(m, n, k, 64); }
 
-int64_t round_up(int64_t x, int64_t step) { return ceil_div(x, step) * step; }
-
 Bf16Tile tile_at(const BGemm& g, int64_t row, int64_t col, int64_t rows, int64_t cols) {
   Bf16Tile t{};
   t.rows = static_cast<int>(rows);
