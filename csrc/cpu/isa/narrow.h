@@ -8,7 +8,7 @@
 // NaN.
 #pragma once
 
-#include "cpu/narrow.h"
+#include "common/narrow.h"
 #include "simd.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
