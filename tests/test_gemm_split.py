@@ -1,4 +1,4 @@
-"""float32 products computed from bfloat16 ones (csrc/cpu/gemm_split.cpp): as accurate as multiply-adds, whatever the data."""
+"""float32 products made of bfloat16 ones (csrc/cpu/gemm_split.cpp): as accurate as multiply-adds, whatever the data."""
 
 import numpy as np
 import pytest
@@ -184,8 +184,8 @@ def test_infinities_and_nans_reach_their_row_and_column_and_no_other(split_isa, 
     "left, right",
     [
         (2.0**-70, 2.0**-70), (2.0**-126, 1.0), (2.0**-149, 2.0**40), (2.0**-101, 2.0**120), (1.5 * 2.0**-60, 2.0**-66),
-        (np.finfo(np.float32).max, 0.5), (2.0**127, 1.0), (2.0**100, 2.0**27), (np.float32(1 + 2.0**-23) * 2.0**-100, 1.0),
-        (np.float32(2 - 2.0**-23) * 2.0**-50, 2.0**-40),
+        (np.finfo(np.float32).max, 0.5), (2.0**127, 1.0), (2.0**100, 2.0**27),
+        (np.float32(1 + 2.0**-23) * 2.0**-100, 1.0), (np.float32(2 - 2.0**-23) * 2.0**-50, 2.0**-40),
     ],
 )  # fmt: skip
 def test_exponents_at_the_edge(split_isa, left, right):
