@@ -1,0 +1,146 @@
+// gemm<S>: chooses and launches. Each element type is instantiated in a file of its own (gemm_<type>.cu), so that they
+// compile side by side.
+#pragma once
+
+#include <optional>
+
+#include "cuda/gemm.h"
+#include "cuda/gemm_config.h"
+#include "cuda/gemm_fma.cuh"
+#include "cuda/gemm_mma.cuh"
+#include "cuda/tensor.h"
+
+namespace fastdl::cuda {
+
+// An operand as cp.async can read it: contiguous along one of its dims, every row aligned to 16 bytes. Any other is
+// copied, rows padded.
+template <class S>
+class Aligned {
+ public:
+  Aligned(Context* context, const S* data, int64_t length, int64_t depth, int64_t along_length, int64_t along_depth,
+          const GemmBatch& batch, const int64_t* strides) {
+    const bool by_k = along_depth == 1 || (along_length != 1 && depth >= length);
+    along_k = by_k;
+    const int64_t stride = by_k ? along_length : along_depth;
+    bool fits = (by_k ? along_depth : along_length) == 1 && stride >= 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+                stride % kPerChunk == 0;
+    for (int i = 0; i < batch.ndim; ++i) fits = fits && strides[i] % kPerChunk == 0;
+    for (int i = 0; i < batch.ndim; ++i) batch_strides[i] = strides[i];
+    source = {data, stride, length, depth};
+    if (fits) return;
+    const int64_t columns = by_k ? depth : length, rows = by_k ? length : depth;
+    View from, to;
+    from.dtype = to.dtype = DTypeOf<S>::value;
+    const int ndim = batch.ndim + 2;
+    from.ndim = to.ndim = ndim;
+    source.stride = (columns + kPerChunk - 1) / kPerChunk * kPerChunk;
+    from.shape[ndim - 1] = columns, from.strides[ndim - 1] = by_k ? along_depth : along_length;
+    from.shape[ndim - 2] = rows, from.strides[ndim - 2] = stride;
+    to.strides[ndim - 1] = 1, to.strides[ndim - 2] = source.stride;
+    int64_t size = rows * source.stride;
+    for (int i = 0; i < batch.ndim; ++i) {  // what is repeated along a dim is copied once
+      const int dim = batch.ndim - 1 - i;
+      from.shape[dim] = strides[i] == 0 ? 1 : batch.shape[i];
+      from.strides[dim] = strides[i];
+      batch_strides[i] = to.strides[dim] = strides[i] == 0 ? 0 : size;
+      size *= from.shape[dim];
+    }
+    for (int i = 0; i < ndim; ++i) to.shape[i] = from.shape[i];
+    space_.emplace(context, static_cast<size_t>(size) * sizeof(S));
+    from.data = const_cast<S*>(data);
+    to.data = space_->as<void>();
+    source.data = space_->as<S>();
+    copy(context, from, to);
+  }
+
+  bool along_k;
+  Source<S> source;
+  int64_t batch_strides[FASTDL_MAX_NDIM];
+
+ private:
+  static constexpr int64_t kPerChunk = kChunkBytes / static_cast<int64_t>(sizeof(S));
+  std::optional<Workspace> space_;
+};
+
+template <class S, int Planes, bool AlongKA, bool AlongKB, class Block>
+void launch_gemm_mma(Context* context, const MmaOperands<S>& p, const GemmEnd<S>& end, int64_t parts) {
+  const dim3 grid(static_cast<unsigned>((p.m + Block::kRows - 1) / Block::kRows),
+                  static_cast<unsigned>((p.n + Block::kColumns - 1) / Block::kColumns),
+                  static_cast<unsigned>(p.batch_count * parts));
+  launch(context, FASTDL_KERNEL(gemm_mma<S, Planes, AlongKA, AlongKB, Block>),
+         {grid, Block::kThreads, sizeof(MmaShared<S, Block>)}, p, end);
+}
+
+template <class S, int Planes>
+void gemm_by_tensor_cores(Context* context, const Gemm<S>& g, const GemmPlan& plan) {
+  const Aligned<S> a(context, g.a, g.m, g.k, g.a_row, g.a_column, g.batch, g.batch.a);
+  const Aligned<S> b(context, g.b, g.n, g.k, g.b_column, g.b_row, g.batch, g.batch.b);
+  MmaOperands<S> p{};
+  p.a = a.source, p.b = b.source;
+  p.batch = g.batch;
+  for (int i = 0; i < g.batch.ndim; ++i) p.batch.a[i] = a.batch_strides[i], p.batch.b[i] = b.batch_strides[i];
+  p.m = g.m, p.n = g.n, p.k = g.k;
+  p.k_each = plan.k_each;
+  p.batch_count = g.batch.count();
+  p.a_row = a.along_k ? a.source.stride : 1, p.a_column = a.along_k ? 1 : a.source.stride;
+  p.b_column = b.along_k ? b.source.stride : 1, p.b_row = b.along_k ? 1 : b.source.stride;
+  std::optional<Workspace> partial;
+  if (plan.parts > 1) {
+    partial.emplace(context, static_cast<size_t>(plan.parts * p.batch_count * g.m * g.n) * sizeof(float));
+    p.partial = partial->as<float>();
+  }
+  const GemmEnd<S> end(g);
+  const auto with = [&](auto along_a, auto along_b) {
+    constexpr bool kA = decltype(along_a)::value, kB = decltype(along_b)::value;
+    if (plan.large) launch_gemm_mma<S, Planes, kA, kB, LargeBlock>(context, p, end, plan.parts);
+    else launch_gemm_mma<S, Planes, kA, kB, SmallBlock>(context, p, end, plan.parts);
+  };
+  if (a.along_k) b.along_k ? with(std::true_type{}, std::true_type{}) : with(std::true_type{}, std::false_type{});
+  else b.along_k ? with(std::false_type{}, std::true_type{}) : with(std::false_type{}, std::false_type{});
+  if (plan.parts > 1) {
+    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(p.batch_count * g.m * g.n, 256), 256}, plan.parts, g.m,
+           g.n, g.batch, p.batch_count, static_cast<const float*>(p.partial), end);
+  }
+}
+
+template <class S>
+void gemm(Context* context, const Gemm<S>& g) {
+  const int64_t count = g.batch.count();
+  if (g.m == 0 || g.n == 0 || count == 0) return;
+  constexpr int64_t kMostItems = 2048;  // with 32 parts each, what the z dim of a grid holds
+  if (count > kMostItems && g.batch.ndim > 0) {
+    Gemm<S> part = g;
+    const int outer = --part.batch.ndim;
+    // The outermost dim in pieces, each small enough together with the inner ones; or one by one.
+    const int64_t inner = part.batch.count(), each = inner < kMostItems ? kMostItems / inner : 1;
+    for (int64_t i = 0; i < g.batch.shape[outer]; i += each) {
+      part.batch.ndim = outer + (each > 1 ? 1 : 0);
+      part.batch.shape[outer] = std::min(each, g.batch.shape[outer] - i);
+      part.a = g.a + i * g.batch.a[outer];
+      part.b = g.b + i * g.batch.b[outer];
+      part.c = static_cast<char*>(g.c) + i * g.batch.c[outer] * static_cast<int64_t>(g.c_float32 ? 4 : sizeof(S));
+      if (g.residual) part.residual = g.residual + i * g.batch.residual[outer];
+      gemm(context, part);
+    }
+    return;
+  }
+  const GemmPlan plan = gemm_plan(g.m, g.n, g.k, count, multiprocessors());
+  if constexpr (sizeof(S) < 8) {
+    if (plan.tensor_cores) {
+      if constexpr (sizeof(S) == 2) return gemm_by_tensor_cores<S, 1>(context, g, plan);
+      else {
+        switch (float32_precision(context)) {
+          case FASTDL_PRECISION_HIGHEST:
+            return gemm_by_tensor_cores<S, 3>(context, g, plan);
+          case FASTDL_PRECISION_HIGH:
+            return gemm_by_tensor_cores<S, 2>(context, g, plan);
+          default:
+            return gemm_by_tensor_cores<S, 1>(context, g, plan);
+        }
+      }
+    }
+  }
+  launch_gemm_fma(context, g);
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,7 @@
+#include "cuda/gemm.cuh"
+
+namespace fastdl::cuda {
+
+template void gemm<bfloat16>(Context*, const Gemm<bfloat16>&);
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,40 @@
+// Which kernel a product gets: functions of shapes alone, so that they can be tested anywhere.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fastdl::cuda {
+
+// How a product is cut up: the block's tile, and parts along k whose sums are added afterwards in their order.
+struct GemmPlan {
+  bool tensor_cores;
+  bool large;  // 128 x 128 results per block, else 64 x 64
+  int64_t parts;
+  int64_t k_each;  // a multiple of 32, so that every part begins at a tile
+};
+
+inline int64_t blocks_of(int64_t m, int64_t n, int64_t batch, int64_t side) {
+  return (m + side - 1) / side * ((n + side - 1) / side) * batch;
+}
+
+inline GemmPlan gemm_plan(int64_t m, int64_t n, int64_t k, int64_t batch, int multiprocessors) {
+  GemmPlan plan{};
+  // A 16 x 8 product needs something to fill it; below, multiply-adds move no more memory.
+  plan.tensor_cores = m >= 8 && n >= 8 && k >= 8;
+  plan.parts = 1;
+  plan.k_each = k;
+  if (!plan.tensor_cores) return plan;
+  plan.large = m > 64 && n > 64 && blocks_of(m, n, batch, 128) >= multiprocessors;
+  const int64_t blocks = blocks_of(m, n, batch, plan.large ? 128 : 64);
+  // Fewer blocks than multiprocessors: cut k, into parts long enough (256) that adding them up costs little.
+  constexpr int64_t kShortest = 256, kMostParts = 32;
+  if (blocks < multiprocessors && k >= 2 * kShortest) {
+    plan.parts = std::min({(multiprocessors + blocks - 1) / blocks, k / kShortest, kMostParts});
+    plan.k_each = ((k + plan.parts - 1) / plan.parts + 31) / 32 * 32;
+    plan.parts = (k + plan.k_each - 1) / plan.k_each;
+  }
+  return plan;
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,240 @@
+// Products by the tensor cores: a block of 256 threads makes 128 x 128 (or 64 x 64, 128 threads) results, each warp
+// 64 x 32 (32 x 32) of them; tiles come by cp.async, Stages - 1 of them ahead of the arithmetic. Goto and van de Geijn's
+// loops with shared memory as the cache; NVIDIA's CUTLASS documents the same hierarchy ("Efficient GEMM in CUDA").
+//
+// float32: Planes bfloat16 pieces of each factor (3: six products, 2: three, 1: one), products from the smallest to the
+// largest. The tensor cores cut off what they cannot keep of a sum, so sums move to other registers every kPromote of k,
+// added there with rounding.
+#pragma once
+
+#include "cuda/gemm.h"
+#include "cuda/gemm_end.cuh"
+#include "cuda/gemm_tile.cuh"
+#include "cuda/launch.h"
+#include "cuda/ptx/mma.cuh"
+#include "cuda/split.cuh"
+
+namespace fastdl::cuda {
+
+template <class S>
+struct MmaOperands {
+  Source<S> a, b;
+  GemmBatch batch;
+  int64_t m, n, k;
+  int64_t k_each;      // of a split along k: how much of it a block sums up; k if there is none
+  float* partial;      // [split, batch, m, n] sums, or NULL
+  int64_t batch_count;
+  // float32: element strides, for tiles with values that cannot be split.
+  int64_t a_row, a_column, b_row, b_column;
+};
+
+template <class S>
+constexpr int kMmaDepth = sizeof(S) == 2 ? 32 : 16;  // 64-byte rows
+constexpr int kMmaStages = 4;
+constexpr int64_t kPromote = 128;
+
+// Rows x Columns results of a block by warps of WarpRows x WarpColumns.
+template <int Rows, int Columns, int WarpRows, int WarpColumns>
+struct BlockShape {
+  static constexpr int kRows = Rows, kColumns = Columns, kWarpRows = WarpRows, kWarpColumns = WarpColumns;
+  static constexpr int kThreads = Rows / WarpRows * (Columns / WarpColumns) * kWarp;
+  static constexpr int kTall = WarpRows / 16, kWide = WarpColumns / 8;  // mma tiles of a warp
+};
+using LargeBlock = BlockShape<128, 128, 64, 32>;
+using SmallBlock = BlockShape<64, 64, 32, 32>;
+
+template <class S, class Block>
+struct MmaShared {
+  SharedArray<S, kMmaStages * Block::kRows * kMmaDepth<S>> a;
+  SharedArray<S, kMmaStages * Block::kColumns * kMmaDepth<S>> b;
+  // In the end the whole is one tile of sums.
+  static_assert(kMmaStages * (Block::kRows + Block::kColumns) * 64 >= Block::kRows * Block::kColumns * 4);
+};
+
+template <class Block>
+using Sums = float[Block::kTall][Block::kWide][4];
+
+// One tile of 16-bit elements: two steps of 16 k.
+template <class S, class Block, class TileA, class TileB>
+__device__ __forceinline__ void multiply_16(const S* a, const S* b, int row0, int column0, Sums<Block>& sums) {
+#pragma unroll
+  for (int k = 0; k < kMmaDepth<S>; k += 16) {
+    uint32_t left[Block::kTall][4], right[Block::kWide][2];
+    const int l = lane();
+#pragma unroll
+    for (int i = 0; i < Block::kTall; ++i) {
+      // The four 8 x 8 matrices: rows 0-7 and 8-15 of columns 0-7, then of columns 8-15.
+      const int row = row0 + 16 * i + l % 16, column = k + l / 16 * 8;
+      if constexpr (TileA::kAlongK) ptx::ldmatrix<false>(left[i], a + TileA::at(row, column));
+      else ptx::ldmatrix<true>(left[i], a + TileA::at(k + l % 8 + l / 16 * 8, row0 + 16 * i + l / 8 % 2 * 8));
+    }
+#pragma unroll
+    for (int j = 0; j < Block::kWide; j += 2) {
+      // Columns 0-7 with k 0-7 and 8-15, then columns 8-15.
+      uint32_t four[4];
+      const int column = column0 + 8 * j + l / 16 * 8;
+      if constexpr (TileB::kAlongK) {
+        ptx::ldmatrix<false>(four, b + TileB::at(column + l % 8, k + l / 8 % 2 * 8));
+      } else {
+        ptx::ldmatrix<true>(four, b + TileB::at(k + l % 16, column));
+      }
+      right[j][0] = four[0], right[j][1] = four[1], right[j + 1][0] = four[2], right[j + 1][1] = four[3];
+    }
+#pragma unroll
+    for (int i = 0; i < Block::kTall; ++i) {
+#pragma unroll
+      for (int j = 0; j < Block::kWide; ++j) ptx::mma(S{}, sums[i][j], left[i], right[j]);
+    }
+  }
+}
+
+// One tile of float32, 16 k: true if all its values could be split.
+template <int Planes, class Block, class TileA, class TileB>
+__device__ __forceinline__ bool multiply_split(const float* a, const float* b, int row0, int column0, Sums<Block>& sums) {
+  const int g = lane() / 4, t = lane() % 4;
+  bool fit = true;
+  uint32_t right[Block::kWide][2][Planes];
+#pragma unroll
+  for (int j = 0; j < Block::kWide; ++j) {
+    float x[4];
+    load_four<TileB>(x, b, column0 + 8 * j + g, t);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) fit = fit && splits(x[i]);
+    split(x[0], x[1], right[j][0]);
+    split(x[2], x[3], right[j][1]);
+  }
+#pragma unroll
+  for (int i = 0; i < Block::kTall; ++i) {
+    uint32_t left[4][Planes];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // rows g and g + 8
+      float x[4];
+      load_four<TileA>(x, a, row0 + 16 * i + g + 8 * half, t);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) fit = fit && splits(x[e]);
+      split(x[0], x[1], left[half]);
+      split(x[2], x[3], left[half + 2]);
+    }
+#pragma unroll
+    for (int order = Planes - 1; order >= 0; --order) {  // pieces p of A and order - p of B
+#pragma unroll
+      for (int p = 0; p <= order; ++p) {
+        const uint32_t factor[4] = {left[0][p], left[1][p], left[2][p], left[3][p]};
+#pragma unroll
+        for (int j = 0; j < Block::kWide; ++j) {
+          const uint32_t other[2] = {right[j][0][order - p], right[j][1][order - p]};
+          ptx::mma(bfloat16{}, sums[i][j], factor, other);
+        }
+      }
+    }
+  }
+  return fit;
+}
+
+template <class S, int Planes, bool AlongKA, bool AlongKB, class Block>
+__global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, GemmEnd<S> end) {
+  constexpr int kDepth = kMmaDepth<S>;
+  using TileA = OperandTile<S, AlongKA, Block::kRows, kDepth, Block::kThreads>;
+  using TileB = OperandTile<S, AlongKB, Block::kColumns, kDepth, Block::kThreads>;
+  auto& shared = shared_memory<MmaShared<S, Block>>();
+  S *const tiles_a = shared.a.data(), *const tiles_b = shared.b.data();
+
+  const int64_t item = blockIdx.z % p.batch_count, part = blockIdx.z / p.batch_count;
+  const BatchOffsets batch = offsets_of(p.batch, item);
+  Source<S> a = p.a, b = p.b;
+  a.data += batch.a;
+  b.data += batch.b;
+  const int64_t k_begin = part * p.k_each, k_end = k_begin + p.k_each < p.k ? k_begin + p.k_each : p.k;
+  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * Block::kRows,
+                block_column = static_cast<int64_t>(blockIdx.y) * Block::kColumns;
+  constexpr int kWarpsAcross = Block::kColumns / Block::kWarpColumns;
+  const int row0 = warp() / kWarpsAcross * Block::kWarpRows, column0 = warp() % kWarpsAcross * Block::kWarpColumns;
+
+  const auto fetch = [&](int64_t step) {
+    const int stage = static_cast<int>(step % kMmaStages);
+    const int64_t k = k_begin + step * kDepth;
+    if (k < k_end) {
+      TileA::fetch(tiles_a + stage * TileA::kElements, a, block_row, k);
+      TileB::fetch(tiles_b + stage * TileB::kElements, b, block_column, k);
+    }
+    ptx::cp_async_commit();  // an empty group too: waiting counts groups
+  };
+
+  Sums<Block> sums = {}, promoted = {};
+  bool fit = true;
+  const int64_t steps = (k_end - k_begin + kDepth - 1) / kDepth;
+  for (int step = 0; step < kMmaStages - 1; ++step) fetch(step);
+  for (int64_t step = 0; step < steps; ++step) {
+    ptx::cp_async_wait<kMmaStages - 2>();
+    __syncthreads();  // all have their part of this tile, and none still reads the one before, overwritten next
+    fetch(step + kMmaStages - 1);
+    const int stage = static_cast<int>(step % kMmaStages);
+    const S *const ta = tiles_a + stage * TileA::kElements, *const tb = tiles_b + stage * TileB::kElements;
+    if constexpr (sizeof(S) == 2) {
+      multiply_16<S, Block, TileA, TileB>(ta, tb, row0, column0, sums);
+    } else {
+      fit = multiply_split<Planes, Block, TileA, TileB>(ta, tb, row0, column0, sums) && fit;
+      if ((step + 1) % (kPromote / kDepth) == 0) {
+#pragma unroll
+        for (int i = 0; i < Block::kTall; ++i) {
+#pragma unroll
+          for (int j = 0; j < Block::kWide; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) promoted[i][j][e] += sums[i][j][e], sums[i][j][e] = 0;
+          }
+        }
+      }
+    }
+  }
+  ptx::cp_async_wait<0>();
+  const bool by_fma = __syncthreads_or(!fit);  // and the tiles' memory is free
+
+  // By way of shared memory, so that neighbouring threads end up with neighbouring columns. Columns are permuted by the
+  // row: the four rows that half a warp writes then lie in different banks.
+  float* const block = reinterpret_cast<float*>(tiles_a);
+  const auto place = [](int row, int column) { return row * Block::kColumns + (column ^ (row % 4 * 8)); };
+  const int g = lane() / 4, t = lane() % 4;
+#pragma unroll
+  for (int i = 0; i < Block::kTall; ++i) {
+#pragma unroll
+    for (int j = 0; j < Block::kWide; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        Pack<float, 2> two{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}};
+        if constexpr (sizeof(S) == 4) two.at[0] += promoted[i][j][2 * half], two.at[1] += promoted[i][j][2 * half + 1];
+        shared_store(block + place(row0 + 16 * i + g + 8 * half, column0 + 8 * j + 2 * t), two);
+      }
+    }
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < Block::kRows * Block::kColumns; i += Block::kThreads) {
+    const int64_t row = block_row + i / Block::kColumns, column = block_column + i % Block::kColumns;
+    if (row >= p.m || column >= p.n) continue;
+    float sum = shared_load<float>(block + place(i / Block::kColumns, i % Block::kColumns));
+    if (sizeof(S) == 4 && by_fma) {
+      sum = 0;
+#pragma unroll 1
+      for (int64_t k = k_begin; k < k_end; ++k) {
+        sum = fmaf(widen(a.data[row * p.a_row + k * p.a_column]), widen(b.data[k * p.b_row + column * p.b_column]), sum);
+      }
+    }
+    if (p.partial) p.partial[((part * p.batch_count + item) * p.m + row) * p.n + column] = sum;
+    else end.store(batch.c, batch.residual, row, column, sum);
+  }
+}
+
+// The parts of a split along k, added in their order.
+template <class S>
+__global__ void __launch_bounds__(256)
+    gemm_combine(int64_t parts, int64_t m, int64_t n, GemmBatch batch, int64_t batch_count, const float* partial, GemmEnd<S> end) {
+  const int64_t size = batch_count * m * n, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
+    float sum = 0;
+    for (int64_t part = 0; part < parts; ++part) sum += partial[part * size + i];
+    const BatchOffsets o = offsets_of(batch, i / (m * n));
+    end.store(o.c, o.residual, i % (m * n) / n, i % n, sum);
+  }
+}
+
+}  // namespace fastdl::cuda
