@@ -41,6 +41,8 @@ bool attention_is_decode(const AttentionProblem& p);
 template <class S>
 void attention_decode(Context* context, const AttentionProblem& p, compute_t<S>* lse);
 
+constexpr double kLog2e = 1.44269504088896340736;
+
 // ---------------------------------------------------------------------------------------------------------
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

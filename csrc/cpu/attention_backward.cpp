@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cpu/attention_backward.h"
+#include "cpu/attention_decode.h"
 #include "cpu/parallel.h"
 
 namespace fastdl::cpu {
@@ -237,6 +238,7 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
       zero_rows<S>(g.dq, row / p.heads, row % p.heads, 0, p.queries);
     return;
   }
+  if (attention_is_decode(p)) return attention_decode_backward<S>(context, p, g, lse2, delta);
   const int64_t block = keys_per_block(p), key_blocks = ceil_div(p.keys, block);
   const double pair_cost = static_cast<double>(gs * p.queries) * static_cast<double>(p.keys) *
                            static_cast<double>(p.e + p.ev) * 2.5 / 32;

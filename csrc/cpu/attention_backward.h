@@ -12,7 +12,6 @@ namespace fastdl::cpu {
 // A block's probabilities and their gradients (2 x 128 x 128 floats) stay in the L2 cache with the five
 // operands of its keys and the three of its queries, up to 128 features; beyond, half as many keys do.
 constexpr int64_t kBackwardQueries = 128, kBackwardKeys = 128, kBackwardKeysWide = 64, kWideFeatures = 192;
-constexpr double kLog2e = 1.44269504088896340736;
 
 inline int64_t keys_per_block(const AttentionProblem& p) {
   return std::max(p.e, p.ev) > kWideFeatures ? kBackwardKeysWide : kBackwardKeys;
