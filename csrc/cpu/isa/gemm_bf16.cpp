@@ -113,7 +113,7 @@ static int64_t peak(int64_t rounds, float* sink) {
 }
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    1,         kKc,    false,
+const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    1,         kKc,    2,
                                   nullptr, nullptr,     any_tile, pack_a,    pack_b, split_a,
                                   split_b, finish_tile, dot_rows, gemv_rows, peak};
 
