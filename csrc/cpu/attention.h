@@ -8,6 +8,7 @@
 
 #include "cpu/dropout.h"
 #include "cpu/kernels.h"
+#include "cpu/round.h"
 #include "cpu/tensor.h"
 
 namespace fastdl::cpu {
@@ -44,9 +45,6 @@ void attention_decode(Context* context, const AttentionProblem& p, compute_t<S>*
 constexpr double kLog2e = 1.44269504088896340736;
 
 // ---------------------------------------------------------------------------------------------------------
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Row i of head h of sample b.
 template <class T>

@@ -10,6 +10,7 @@
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -23,8 +24,6 @@ constexpr int64_t kBlockRows = 512, kPackedBytes = 384 << 10;
 constexpr int64_t kMostGroups = 4;  // tasks that pack the same lines of the input
 
 const Bf16Kernels& table() { return *kernels().gemm_bf16; }
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 struct WeightGradient {
   const Geometry& geometry;

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "cpu/round.h"
+
 namespace fastdl::cpu::conv {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The number of equal shares of at most about `rows` that `total` items of `size` rows each are cut into.
 int64_t share(int64_t total, int64_t size, int64_t rows) {

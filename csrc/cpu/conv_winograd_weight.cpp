@@ -13,6 +13,7 @@
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -30,7 +31,6 @@ constexpr float kLeastTerms = 16;                      // of a sum of products, 
 const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
 int index(int64_t m) { return m == 4; }
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Plan {
   const Geometry& g;

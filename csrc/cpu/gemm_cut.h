@@ -5,10 +5,9 @@
 #include <cstdint>
 
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace fastdl::cpu {
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // parallel_for counts in elementary operations; some `rate` multiply-adds take the time of one.
 inline double gemm_cost(int64_t m, int64_t n, int64_t k, int rate) {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpu/narrow.h"
+#include "common/narrow.h"
 
 namespace fastdl::cpu {
 
