@@ -18,8 +18,10 @@ using BGemm = Gemm<bfloat16>;
 double cost_of(int64_t m, int64_t n, int64_t k) { return gemm_cost(m, n, k, 64); }
 
 // Rows of an operand whose lanes are contiguous (B as it is, A transposed) are packed in slabs of so many,
-// all panels of a slab before the next slab: each row is then read in one run.
-constexpr int64_t kSlab = 64;
+// all panels of a slab before the next slab: each row is read in one run, and the rows of a slab share an
+// L1 cache set even if they are a multiple of a page apart.
+constexpr int64_t kSlab = 8;
+constexpr int64_t kTaskSteps = 64;  // of such an operand, packed by one task
 // Operands at least so far apart, a multiple of a page, fall into the same few sets of the L1 cache: rows of
 // A, if more than kAliasedRows, do not stay there from one step of k to the next.
 constexpr int64_t kPage = 4096, kAliasedRows = 8;
@@ -96,8 +98,9 @@ struct Job {
 
 // pack(k0, k, lane, lanes) for all panels of `width` lanes, in slabs where the lanes are contiguous.
 template <class Pack>
-void for_panels(bool contiguous, int64_t k, int64_t lanes, int64_t width, Pack&& pack) {
-  const int64_t slab = contiguous ? kSlab : std::max<int64_t>(k, 1);
+void for_panels(const Bf16Kernels& kernel, bool contiguous, int64_t k, int64_t lanes, int64_t width,
+                Pack&& pack) {
+  const int64_t slab = contiguous ? std::max<int64_t>(kSlab, kernel.k_step) : std::max<int64_t>(k, 1);
   for (int64_t k0 = 0; k0 < k; k0 += slab) {
     for (int64_t i = 0; i < lanes; i += width) {
       pack(k0, std::min(slab, k - k0), i, std::min(width, lanes - i));
@@ -109,20 +112,22 @@ void for_panels(bool contiguous, int64_t k, int64_t lanes, int64_t width, Pack&&
 void pack_rows(const Job& job, int64_t row, int64_t rows, int64_t k0, int64_t k, int64_t length,
                bfloat16* out) {
   const BGemm& g = job.g;
-  for_panels(g.a_row == 1, k, rows, job.mr, [&](int64_t at, int64_t steps, int64_t i, int64_t lanes) {
-    job.kernel.pack_a(g.a + (row + i) * g.a_row + (k0 + at) * g.a_k, g.a_row, g.a_k, steps,
-                      static_cast<int>(lanes), static_cast<int>(job.height),
-                      out + i / job.mr * job.height * length + at * job.height);
-  });
+  for_panels(job.kernel, g.a_row == 1, k, rows, job.mr,
+             [&](int64_t at, int64_t steps, int64_t i, int64_t lanes) {
+               job.kernel.pack_a(g.a + (row + i) * g.a_row + (k0 + at) * g.a_k, g.a_row, g.a_k, steps,
+                                 static_cast<int>(lanes), static_cast<int>(job.height),
+                                 out + i / job.mr * job.height * length + at * job.height);
+             });
 }
 
 // B[k0.., col..] as panels `length` steps of k long.
 void pack_columns(const Bf16Kernels& kernel, const BGemm& g, int64_t col, int64_t cols, int64_t k0, int64_t k,
                   int64_t length, bfloat16* out) {
-  for_panels(g.b_n == 1, k, cols, kernel.nr, [&](int64_t at, int64_t steps, int64_t j, int64_t lanes) {
-    kernel.pack_b(g.b + (k0 + at) * g.b_k + (col + j) * g.b_n, g.b_k, g.b_n, steps, static_cast<int>(lanes),
-                  out + j * length + at * kernel.nr);
-  });
+  for_panels(kernel, g.b_n == 1, k, cols, kernel.nr,
+             [&](int64_t at, int64_t steps, int64_t j, int64_t lanes) {
+               kernel.pack_b(g.b + (k0 + at) * g.b_k + (col + j) * g.b_n, g.b_k, g.b_n, steps,
+                             static_cast<int>(lanes), out + j * length + at * kernel.nr);
+             });
 }
 
 struct Block {
@@ -192,7 +197,7 @@ void pack_panels(Context* context, const Bf16Kernels& kernel, const BGemm& g, in
   const int64_t nr = kernel.nr, length = round_up(g.k, kernel.k_step), col0 = first * nr;
   const bool slabs = g.b_n == 1;
   const int64_t width = slabs ? 16 : 1, strips = ceil_div(count, width);  // panels of a task
-  const int64_t depth = slabs ? kSlab : std::max<int64_t>(g.k, 1), tasks = strips * ceil_div(g.k, depth);
+  const int64_t depth = slabs ? kTaskSteps : std::max<int64_t>(g.k, 1), tasks = strips * ceil_div(g.k, depth);
   parallel_for(context, tasks, static_cast<double>(width * nr * depth) / 8, [&](int64_t task) {
     const int64_t p = task % strips * width, k0 = task / strips * depth, col = col0 + p * nr;
     pack_columns(kernel, g, col, std::min(std::min(p + width, count) * nr, g.n - col0) - p * nr, k0,
