@@ -1,4 +1,4 @@
-#include "fastdl/matmul.h"
+#include "common/matmul.h"
 
 #include <cstring>
 #include <optional>
@@ -16,91 +16,22 @@
 namespace fastdl::cpu {
 namespace {
 
-fastdl_matmul_options checked(const fastdl_matmul_options* given, const char* op) {
-  const auto o = read_options(given, fastdl_matmul_options FASTDL_MATMUL_OPTIONS_INIT, op);
-  FASTDL_CHECK(o.activation.kind >= FASTDL_ACT_NONE && o.activation.kind <= FASTDL_ACT_THRESHOLD,
-               FASTDL_ERROR_VALUE, "%s: unknown activation kind %d", op, o.activation.kind);
-  return o;
-}
-
-void insert_dim(View& v, int at) {
-  FASTDL_CHECK(v.ndim < FASTDL_MAX_NDIM, FASTDL_ERROR_SHAPE, "matmul: at most %d dimensions",
-               FASTDL_MAX_NDIM);
-  for (int i = v.ndim; i > at; --i) {
-    v.shape[i] = v.shape[i - 1];
-    v.strides[i] = v.strides[i - 1];
-  }
-  v.shape[at] = 1;
-  v.strides[at] = 1;
-  ++v.ndim;
-}
-
-// The last two dims of every operand, and up to FASTDL_MAX_NDIM batch dims that broadcast over a and b.
-struct Problem {
-  int64_t m, n, k;
-  int batch_ndim = 0;
-  int64_t batch[FASTDL_MAX_NDIM];
-  enum { kA, kB, kOut, kResidual, kOperands };
-  int64_t strides[kOperands][FASTDL_MAX_NDIM];
-};
-
-int64_t batch_extent(const View& v, int from_last) {  // from_last: 2 is the innermost batch dim
-  const int dim = v.ndim - 1 - from_last;
-  return dim < 0 ? 1 : v.shape[dim];
-}
-int64_t batch_stride(const View& v, int from_last) {
-  const int dim = v.ndim - 1 - from_last;
-  return dim < 0 || v.shape[dim] == 1 ? 0 : v.strides[dim];
-}
-
-// Checks the shapes (all at least 2-d here) and merges batch dims that are one dim in every operand.
-Problem problem_of(const View& a, const View& b, const View& out, const View* residual, const char* op) {
-  Problem p;
-  p.m = a.extent(-2);
-  p.k = a.extent(-1);
-  p.n = b.extent(-1);
-  FASTDL_CHECK(b.extent(-2) == p.k, FASTDL_ERROR_SHAPE,
-               "%s: the last dim of a and the last but one of b differ: %s and %s", op,
-               shape_string(a).c_str(), shape_string(b).c_str());
-  const int ndim = a.ndim > b.ndim ? a.ndim : b.ndim;
-  bool fits = out.ndim == ndim && out.extent(-2) == p.m && out.extent(-1) == p.n;
-  for (int i = ndim - 1; i >= 2; --i) {
-    const int64_t ea = batch_extent(a, i), eb = batch_extent(b, i), e = ea == 1 ? eb : ea;
-    FASTDL_CHECK(ea == eb || ea == 1 || eb == 1, FASTDL_ERROR_SHAPE,
-                 "%s: batch dims do not broadcast: %s and %s", op, shape_string(a).c_str(),
-                 shape_string(b).c_str());
-    fits = fits && batch_extent(out, i) == e;
-    if (e == 1) continue;
-    const int64_t s[Problem::kOperands] = {batch_stride(a, i), batch_stride(b, i), batch_stride(out, i),
-                                           residual ? batch_stride(*residual, i) : batch_stride(out, i)};
-    bool merge = p.batch_ndim > 0;
-    for (int j = 0; j < Problem::kOperands && merge; ++j) merge = p.strides[j][p.batch_ndim - 1] == s[j] * e;
-    if (merge) --p.batch_ndim;
-    p.batch[p.batch_ndim] = merge ? p.batch[p.batch_ndim] * e : e;
-    for (int j = 0; j < Problem::kOperands; ++j) p.strides[j][p.batch_ndim] = s[j];
-    ++p.batch_ndim;
-  }
-  FASTDL_CHECK(fits, FASTDL_ERROR_SHAPE, "%s: out has shape %s, which does not fit a %s and b %s", op,
-               shape_string(out).c_str(), shape_string(a).c_str(), shape_string(b).c_str());
-  return p;
-}
-
 // Every batch dim but the innermost is a loop here; the innermost goes to the GEMM as a whole.
 template <class T>
-void run_batches(Context* context, const Problem& p, Gemm<T> g, int dim) {
+void run_batches(Context* context, const MatmulProblem& p, Gemm<T> g, int dim) {
   if (dim + 1 < p.batch_ndim) {
     for (int64_t i = 0; i < p.batch[dim]; ++i) {
       run_batches(context, p, g, dim + 1);
-      g.a += p.strides[Problem::kA][dim];
-      if (g.b) g.b += p.strides[Problem::kB][dim];
-      advance_result(g, p.strides[Problem::kOut][dim]);
-      if (g.end.residual) g.end.residual += p.strides[Problem::kResidual][dim];
+      g.a += p.strides[MatmulProblem::kA][dim];
+      if (g.b) g.b += p.strides[MatmulProblem::kB][dim];
+      advance_result(g, p.strides[MatmulProblem::kOut][dim]);
+      if (g.end.residual) g.end.residual += p.strides[MatmulProblem::kResidual][dim];
     }
     return;
   }
   if (p.batch_ndim == 0) return gemm(context, g);
-  const GemmBatch batch{p.batch[dim], p.strides[Problem::kA][dim], p.strides[Problem::kB][dim],
-                        p.strides[Problem::kOut][dim], p.strides[Problem::kResidual][dim]};
+  const GemmBatch batch{p.batch[dim], p.strides[MatmulProblem::kA][dim], p.strides[MatmulProblem::kB][dim],
+                        p.strides[MatmulProblem::kOut][dim], p.strides[MatmulProblem::kResidual][dim]};
   if (g.m == 1) {  // the batch dim can serve as the row dim
     g.a_row = batch.a;
     g.ldc = batch.c;
@@ -117,7 +48,7 @@ void run_batches(Context* context, const Problem& p, Gemm<T> g, int dim) {
 
 template <class T>
 void run(Context* context, const View& a, const View& b, const View* bias, const View* residual,
-         const View& out, const fastdl_matmul_options& o, const Problem& p, const T* packed) {
+         const View& out, const fastdl_matmul_options& o, const MatmulProblem& p, const T* packed) {
   Gemm<T> g{p.m,       p.n,          p.k,          a.as<T>(), a.stride(-2),  a.stride(-1),
             b.as<T>(), b.stride(-2), b.stride(-1), nullptr,   out.stride(-2)};
   set_result(g, out);
@@ -179,7 +110,7 @@ class UnitRows {
 void matmul(Context* context, const char* op, const View& a, const View& b, const View* bias,
             const View* residual, const View& out, const fastdl_matmul_options& o,
             const void* packed = nullptr) {
-  const Problem p = problem_of(a, b, out, residual, op);
+  const MatmulProblem p = matmul_problem(a, b, out, residual, op);
   FASTDL_CHECK(!bias || (bias->ndim <= 1 && bias->size() == p.n), FASTDL_ERROR_SHAPE,
                "%s: expected bias of shape (%lld,), got %s", op, static_cast<long long>(p.n),
                bias ? shape_string(*bias).c_str() : "");
@@ -193,11 +124,12 @@ void matmul(Context* context, const char* op, const View& a, const View& b, cons
     }
     if (out.stride(-2) == 1 && !bias && !residual && !packed) {  // a transposed out is the transposed product
       const View at = last_two_swapped(a), bt = last_two_swapped(b), ot = last_two_swapped(out);
-      return run<T>(context, bt, at, nullptr, nullptr, ot, o, problem_of(bt, at, ot, nullptr, op), nullptr);
+      return run<T>(context, bt, at, nullptr, nullptr, ot, o, matmul_problem(bt, at, ot, nullptr, op),
+                    nullptr);
     }
     UnitRows c(context, &out, o.beta != 0);
     const UnitRows row(context, bias, true), plus(context, residual, true);
-    run<T>(context, a, b, row.get(), plus.get(), *c.get(), o, problem_of(a, b, *c.get(), plus.get(), op),
+    run<T>(context, a, b, row.get(), plus.get(), *c.get(), o, matmul_problem(a, b, *c.get(), plus.get(), op),
            panels);
     c.write_back();
   });
@@ -256,19 +188,6 @@ bool reads_out(const fastdl_matmul_options* o) {
   return o && o->struct_size >= offsetof(fastdl_matmul_options, beta) + sizeof o->beta && o->beta != 0;
 }
 
-// Gives 1-d operands their missing dim, in out (and residual) too.
-void add_missing_dims(View& a, View& b, View& out, View* residual) {
-  if (a.ndim > 1 && b.ndim > 1) return;
-  const bool row = a.ndim == 1, column = b.ndim == 1;
-  if (row) insert_dim(a, 0);
-  if (column) insert_dim(b, 1);
-  for (View* v : {&out, residual}) {
-    if (!v) continue;
-    if (column) insert_dim(*v, v->ndim);
-    if (row && v->ndim >= 1) insert_dim(*v, v->ndim - 1);
-  }
-}
-
 // `packed` is of dtype `stored`: a's, or the 16-bit type from which a was widened.
 fastdl_status packed_product(Context* context, const fastdl_tensor* a_, const fastdl_tensor* packed_,
                              DType stored, const fastdl_tensor* bias_, const fastdl_tensor* residual_,
@@ -304,7 +223,7 @@ fastdl_status packed_product(Context* context, const fastdl_tensor* a_, const fa
                  static_cast<long long>(packed_elements(h.k, h.n, stored)));
     add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
     matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
-           checked(options, op), packed.as<char>() + kHeaderBytes);
+           matmul_options(options, op), packed.as<char>() + kHeaderBytes);
   });
 }
 
@@ -343,7 +262,7 @@ fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a_, co
                  shape_string(b).c_str());
     add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
     matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
-           checked(options, op));
+           matmul_options(options, op));
   });
 }
 

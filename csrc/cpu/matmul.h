@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "common/matmul.h"
 #include "cpu/gemm_bf16.h"
 #include "cpu/kernels.h"
 #include "cpu/tensor.h"
@@ -26,11 +27,6 @@ void dispatch_products(DType dtype, F&& f) {
   dispatch_float(dtype, f);
 }
 
-// A result: of the operands' dtype, or float32 where they are bfloat16.
-inline View result_view(const fastdl_tensor* t, DType dtype, const char* op, const char* name) {
-  const bool wide = dtype == DType::kBFloat16 && t && t->dtype.code == FASTDL_FLOAT && t->dtype.bits == 32;
-  return out_view(t, wide ? DType::kFloat32 : dtype, op, name);
-}
 template <class T>
 void set_result(Gemm<T>& g, const View& out) {
   if constexpr (std::is_same_v<T, bfloat16>) {

@@ -1,4 +1,5 @@
 // Gradients of a linear layer: two products and a sum over rows.
+#include "common/matmul.h"
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
@@ -10,21 +11,6 @@
 
 namespace fastdl::cpu {
 namespace {
-
-// The leading dims of x and grad as one row dim. True if the strides allow it.
-bool as_rows(const View& v, int64_t* rows, int64_t* row_stride) {
-  *rows = 1;
-  *row_stride = v.extent(-1);
-  bool first = true;
-  for (int i = v.ndim - 2; i >= 0; --i) {
-    if (v.shape[i] == 1) continue;
-    if (first) *row_stride = v.strides[i];
-    else if (v.strides[i] != *row_stride * *rows) return false;
-    first = false;
-    *rows *= v.shape[i];
-  }
-  return true;
-}
 
 // A matrix of rows: the view itself where its strides allow, else a contiguous copy.
 class Rows {
@@ -104,15 +90,14 @@ void product(Context* context, Gemm<T> g, const View& out) {
 }
 
 template <class T>
-void linear_backward(Context* context, const View& grad, const View* saved, const fastdl_activation& f,
-                     const View* x, const View* weight, const View* grad_x, const View* grad_weight,
-                     const View* grad_bias) {
+void linear_backward(Context* context, const check::LinearBackward& l) {
+  const View& grad = l.grad;
   const int64_t n = grad.extent(-1);
-  const bool activated = f.kind != FASTDL_ACT_NONE;
+  const bool activated = l.activation.kind != FASTDL_ACT_NONE;
   Workspace space(context, activated ? static_cast<size_t>(grad.nbytes()) : 0);
   View z_view = grad;
   if (activated) {
-    activation_gradient<T>(context, f, grad, *saved, space.as<T>());
+    activation_gradient<T>(context, l.activation, grad, l.saved, space.as<T>());
     z_view.data = space.as<void>();
     int64_t stride = 1;
     for (int i = z_view.ndim - 1; i >= 0; --i) {
@@ -123,23 +108,23 @@ void linear_backward(Context* context, const View& grad, const View* saved, cons
   const Rows z(context, z_view);
   const T* const zp = z.data<T>();
   const int64_t m = z.rows;
-  if (grad_x) {
-    const int64_t k = weight->shape[1];
+  if (l.want_x) {
+    const int64_t k = l.weight.shape[1];
     product(context,
-            Gemm<T>{m, k, n, zp, z.row_stride, z.col_stride, weight->as<T>(), weight->strides[0],
-                    weight->strides[1], nullptr, 0},
-            *grad_x);
+            Gemm<T>{m, k, n, zp, z.row_stride, z.col_stride, l.weight.as<T>(), l.weight.strides[0],
+                    l.weight.strides[1], nullptr, 0},
+            l.grad_x);
   }
-  if (grad_weight) {
-    const int64_t k = grad_weight->shape[1];
-    const Rows xr(context, *x);
+  if (l.want_weight) {
+    const int64_t k = l.grad_weight.shape[1];
+    const Rows xr(context, l.x);
     product(context,
             Gemm<T>{n, k, m, zp, z.col_stride, z.row_stride, xr.data<T>(), xr.row_stride, xr.col_stride,
                     nullptr, 0},
-            *grad_weight);
+            l.grad_weight);
   }
-  if (grad_bias && n > 0) {
-    ContiguousOut db(context, *grad_bias);
+  if (l.want_bias && n > 0) {
+    ContiguousOut db(context, l.grad_bias);
     sum_rows(context, m, n, zp, z.row_stride, z.col_stride, *db);
     db.write_back();
   }
@@ -163,60 +148,8 @@ extern "C" fastdl_status fastdl_linear_backward(fastdl_context* context, const f
                       or_float32(writes(grad_bias_, "grad_bias")), options);
   }
   return guarded([&] {
-    const char* op = "linear_backward";
-    const View grad = any_float_view(grad_, op, "grad");
-    FASTDL_CHECK(grad.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected grad to be at least 1-d", op);
-    fastdl_activation f{FASTDL_ACT_NONE, 0, 0};
-    if (options) {
-      const auto o = read_options(options, fastdl_matmul_options FASTDL_MATMUL_OPTIONS_INIT, op);
-      FASTDL_CHECK(o.alpha == 1.0 && o.beta == 0.0, FASTDL_ERROR_VALUE, "%s: expected alpha 1 and beta 0",
-                   op);
-      f = o.activation;
-      FASTDL_CHECK(f.kind >= FASTDL_ACT_NONE && f.kind <= FASTDL_ACT_THRESHOLD, FASTDL_ERROR_VALUE,
-                   "%s: unknown activation kind %d", op, f.kind);
-    }
-    View saved, x, weight, grad_x, grad_weight, grad_bias;
-    if (f.kind != FASTDL_ACT_NONE) {
-      saved = view_like(saved_, grad.dtype, op, "saved");
-      check_same_shape(grad, "grad", saved, "saved", op);
-    }
-    const int64_t n = grad.extent(-1);
-    int64_t k = -1;
-    const auto fits = [&](const View& v, const char* name) {  // x or grad_x: grad's leading dims, then k
-      bool ok = v.ndim == grad.ndim && (k < 0 || v.extent(-1) == k);
-      for (int i = 0; ok && i + 1 < v.ndim; ++i) ok = v.shape[i] == grad.shape[i];
-      FASTDL_CHECK(ok, FASTDL_ERROR_SHAPE, "%s: %s has shape %s, which does not fit grad %s", op, name,
-                   shape_string(v).c_str(), shape_string(grad).c_str());
-      k = v.extent(-1);
-    };
-    const auto fits_weight = [&](const View& v, const char* name) {
-      FASTDL_CHECK(v.ndim == 2 && v.shape[0] == n && (k < 0 || v.shape[1] == k), FASTDL_ERROR_SHAPE,
-                   "%s: %s has shape %s, which does not fit grad %s", op, name, shape_string(v).c_str(),
-                   shape_string(grad).c_str());
-      k = v.shape[1];
-    };
-    if (grad_x_) {
-      weight = view_like(weight_, grad.dtype, op, "weight");
-      fits_weight(weight, "weight");
-      grad_x = out_view(grad_x_, grad.dtype, op, "grad_x");
-      fits(grad_x, "grad_x");
-    }
-    if (grad_weight_) {
-      x = view_like(x_, grad.dtype, op, "x");
-      fits(x, "x");
-      grad_weight = result_view(grad_weight_, grad.dtype, op, "grad_weight");
-      fits_weight(grad_weight, "grad_weight");
-    }
-    if (grad_bias_) {
-      grad_bias = result_view(grad_bias_, grad.dtype, op, "grad_bias");
-      FASTDL_CHECK(grad_bias.ndim == 1 && grad_bias.shape[0] == n, FASTDL_ERROR_SHAPE,
-                   "%s: grad_bias has shape %s, expected (%lld,)", op, shape_string(grad_bias).c_str(),
-                   static_cast<long long>(n));
-    }
-    dispatch_products(grad.dtype, [&](auto zero) {
-      linear_backward<decltype(zero)>(context, grad, &saved, f, &x, &weight, grad_x_ ? &grad_x : nullptr,
-                                      grad_weight_ ? &grad_weight : nullptr,
-                                      grad_bias_ ? &grad_bias : nullptr);
-    });
+    const check::LinearBackward l =
+        check::linear_backward(grad_, saved_, x_, weight_, grad_x_, grad_weight_, grad_bias_, options);
+    dispatch_products(l.grad.dtype, [&](auto zero) { linear_backward<decltype(zero)>(context, l); });
   });
 }
