@@ -138,3 +138,18 @@ ops.matmul(np.ones((500, 500)), np.ones((500, 500)))
 """
     result = python(program)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+def test_workers_keep_their_cpus(rng):
+    """A worker is woken away from the caller's CPU; afterwards it may use all of the process's again."""
+    a, b = product(rng)
+    before = set(os.listdir("/proc/self/task"))
+    for _ in range(20):
+        ops.matmul(a, b)
+        time.sleep(0.002)  # longer than idle workers poll
+    mine, begin = os.sched_getaffinity(0), time.monotonic()
+    for task in set(os.listdir("/proc/self/task")) - before:
+        while os.sched_getaffinity(int(task)) != mine:
+            assert time.monotonic() - begin < 30
+            ops.matmul(a, b)

@@ -6,7 +6,7 @@
 #include <new>
 #include <vector>
 
-#include "cpu/error.h"
+#include "common/error.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
 

@@ -3,9 +3,9 @@
 // bfloat16 is widened at the entry points.
 #pragma once
 
+#include "common/narrow.h"
 #include "cpu/conv_plan.h"
 #include "cpu/kernels.h"
-#include "cpu/narrow.h"
 
 namespace fastdl::cpu::conv {
 

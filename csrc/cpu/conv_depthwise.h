@@ -2,8 +2,8 @@
 // where it lies, border and all, and nothing is copied.
 #pragma once
 
+#include "common/narrow.h"
 #include "cpu/conv_plan.h"
-#include "cpu/narrow.h"
 
 namespace fastdl::cpu::conv {
 

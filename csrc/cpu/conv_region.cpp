@@ -3,9 +3,9 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/narrow.h"
 #include "cpu/conv_plan.h"
 #include "cpu/kernels.h"
-#include "cpu/narrow.h"
 
 namespace fastdl::cpu::conv {
 namespace {

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "common/narrow.h"
 #include "cpu/conv_plan.h"
 #include "cpu/kernels.h"
-#include "cpu/narrow.h"
 #include "cpu/parallel.h"
 
 namespace fastdl::cpu::conv {

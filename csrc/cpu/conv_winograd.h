@@ -2,8 +2,8 @@
 // (conv_winograd.cpp) share with the gradient of the weights (conv_winograd_weight.cpp).
 #pragma once
 
+#include "common/narrow.h"
 #include "cpu/conv_plan.h"
-#include "cpu/narrow.h"
 
 namespace fastdl::cpu::conv {
 

@@ -113,6 +113,7 @@ void ComputedOut::write_back() {
 
 }  // namespace fastdl::cpu
 
+using namespace fastdl;
 using namespace fastdl::cpu;
 
 extern "C" {

@@ -12,7 +12,7 @@
 #include <unistd.h>
 #endif
 
-#include "cpu/error.h"
+#include "common/error.h"
 #include "cpu/kernels.h"
 
 namespace fastdl::cpu {
@@ -133,6 +133,7 @@ const Kernels& kernels() { return *in_force().load(std::memory_order_acquire); }
 
 }  // namespace fastdl::cpu
 
+using namespace fastdl;
 using namespace fastdl::cpu;
 
 extern "C" {

@@ -3,8 +3,10 @@
 #include "cpu/gemm.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/gemm_cut.h"
+#include "cpu/gemm_split.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -24,6 +26,11 @@ constexpr int64_t kPage = 4096;
 constexpr int64_t kFewRows = 28;
 // A panel of B of so many elements is packed on the stack: that saves a small product half of its overhead.
 constexpr int64_t kSmallPanel = 2048;
+
+// Errors of a sum grow with the length of the chain in which it is formed, for numbers of one sign in
+// proportion: longer ones are cut, as wherever blocks of K are packed. Reading and writing a tile of C takes
+// 1% of this.
+constexpr int64_t kChain = 384;
 
 double cost_of(int64_t m, int64_t n, int64_t k) { return gemm_cost(m, n, k, 32); }
 
@@ -75,6 +82,36 @@ void pack_b_panel(const GemmKernelsOf<T>& kernel, const Gemm<T>& g, int64_t k0, 
   else kernel.pack(g.b + k0 * g.b_k + col * g.b_n, g.b_k, g.b_n, k, lanes, w, out);
 }
 
+// `whole` in even parts of at most `most`: the length of one.
+int64_t even_part(int64_t whole, int64_t most) {
+  return std::max<int64_t>(ceil_div(whole, std::max<int64_t>(ceil_div(whole, most), 1)), 1);
+}
+
+// The piece's products in chains of multiply-adds of a bounded length, one after the other while C's tile is
+// in the L1 cache; `first` and `last`: of C's terms.
+template <class T>
+void sum_in_chains(const GemmKernelsOf<T>& kernel, GemmTile<T> t, GemmPiece<T> piece, bool first, bool last) {
+  t.pieces = &piece;
+  t.count = 1;
+  const T* const bias = t.bias;
+  const T* const residual = t.residual;
+  const bool relu = t.relu;
+  const int64_t k = piece.k, part = even_part(k, kChain);
+  int64_t begin = 0;
+  do {
+    piece.k = std::min(part, k - begin);
+    const bool end = last && begin + piece.k == k;
+    if (!first || begin > 0) t.beta = T(1);
+    t.bias = end ? bias : nullptr;
+    t.residual = end ? residual : nullptr;
+    t.relu = end && relu;
+    gemm_tile(kernel, t);
+    piece.a += piece.k * t.a_k;
+    piece.b += piece.k * t.b_k;
+    begin += piece.k;
+  } while (begin < k);
+}
+
 // C[block] over all of K.
 template <class T>
 void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g,
@@ -86,10 +123,8 @@ void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<
   // Rows of A and B read as they lie need no blocks of K: nothing would move to a closer cache. Columns of A
   // do: the next tile uses the other half of their cache lines.
   const bool blocked = block.pack_a || block.pack_b || block.b_panels || g.a_row == 1;
-  const int64_t kc = std::max<int64_t>(
-      blocked ? ceil_div(g.k, std::max<int64_t>(ceil_div(g.k, block.pack_b ? 4 * kernel.kc : kernel.kc), 1))
-              : g.k,
-      1);
+  const int64_t kc =
+      blocked ? even_part(g.k, block.pack_b ? 4 * kernel.kc : kernel.kc) : std::max<int64_t>(g.k, 1);
   Workspace a_space(context, block.pack_a ? static_cast<size_t>((block.rows + mr) * kc) * sizeof(T) : 0);
   alignas(64) T b_small[kSmallPanel];
   const bool b_fits = nr * kc <= kSmallPanel;
@@ -116,17 +151,10 @@ void compute_block(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<
       for (int64_t i = 0; i < block.rows; i += mr) {  // 1st loop (ir): tiles of C
         piece.a = block.pack_a ? a_packed + i * k : g.a + (block.row + i) * g.a_row + pc * g.a_k;
         GemmTile<T> t = tile_at(g, block.row + i, block.col + j, std::min(mr, block.rows - i), cols);
-        t.pieces = &piece;
-        t.count = 1;
         t.a_row = block.pack_a ? 1 : g.a_row;
         t.a_k = block.pack_a ? mr : g.a_k;
         t.b_k = block.pack_b || block.b_panels ? width : g.b_k;
-        if (!first) t.beta = T(1);
-        if (!last) {
-          t.bias = t.residual = nullptr;
-          t.relu = false;
-        }
-        gemm_tile(kernel, t);
+        sum_in_chains(kernel, t, piece, first, last);
       }
     }
     pc += k;
@@ -229,6 +257,18 @@ void gemm_column(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>
 constexpr int64_t kSplitK = 2048;
 constexpr int64_t kSmallC = 65536;  // the partial sums of a task stay in the L2 cache
 
+// float32 products made of bfloat16 ones, where that is faster.
+template <class T>
+bool gemm_in_parts(Context* context, const Gemm<T>& g) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (split_pays(context, g)) {
+      gemm_split(context, g);
+      return true;
+    }
+  }
+  return false;
+}
+
 template <class T>
 void gemm_split_k(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T>& g) {
   const int64_t parts = g.k / kSplitK, size = g.m * g.n;
@@ -247,7 +287,7 @@ void gemm_split_k(Context* context, const GemmKernelsOf<T>& kernel, const Gemm<T
                  g.b_n,
                  sums + p * size,
                  g.n};
-    compute_block(context, kernel, part, Block<T>{0, 0, g.m, g.n, false, g.b_n != 1, nullptr});
+    if (!gemm_in_parts(context, part)) gemm_in_tiles(context, part);
   });
   for (int64_t p = 1; p < parts; ++p) {
     for (int64_t i = 0; i < size; ++i) sums[i] += sums[p * size + i];
@@ -268,6 +308,7 @@ void gemm(Context* context, const Gemm<T>& g) {
     if (g.k >= 2 * kSplitK && g.m * g.n <= kSmallC && g.m > 1) return gemm_split_k(context, kernel, g);
     if (g.m <= kernel.gemv_rows && g.b_n == 1) return gemm_gemv(context, kernel, g);
   }
+  if (gemm_in_parts(context, g)) return;
   const int64_t a_bytes = g.m * g.k * int64_t{sizeof(T)}, b_bytes = g.k * g.n * int64_t{sizeof(T)};
   const bool aliased = g.a_row * int64_t{sizeof(T)} % kPage == 0 || g.b_k * int64_t{sizeof(T)} % kPage == 0;
   const bool direct = a_bytes + b_bytes <= (aliased ? kDirectAliased : kDirect);
@@ -277,6 +318,24 @@ void gemm(Context* context, const Gemm<T>& g) {
     return compute_block(context, kernel, g, Block<T>{0, 0, g.m, g.n, false, pack_b, g.packed_b});
   }
   gemm_blocked(context, kernel, g, pack_a, pack_b);
+}
+
+template <class T>
+void gemm_in_tiles(Context* context, const Gemm<T>& g) {
+  compute_block(context, gemm_kernels_of<T>(*kernels().gemm), g,
+                Block<T>{0, 0, g.m, g.n, false, g.b_n != 1, nullptr});
+}
+
+// For `count` products with one B: the size of its parts if they should be made once for all, else 0.
+template <class T>
+int64_t shared_split_bytes(const Context* context, const Gemm<T>& g, int64_t count) {
+  if constexpr (std::is_same_v<T, float>) {
+    Gemm<float> all = g, one = g;
+    all.m *= count;
+    one.split_b = g.b;  // as if they were there
+    if (!g.packed_b && split_pays(context, all) && split_pays(context, one)) return split_b_bytes(g.k, g.n);
+  }
+  return 0;
 }
 
 template <class T>
@@ -293,7 +352,16 @@ void gemm_batched(Context* context, const Gemm<T>& g, const GemmBatch& batch) {
   const double cost = cost_of(g.m, g.n, g.k);
   Gemm<T> base = g;
   // One B for all items: worth packing once if the items would each pack it.
-  const bool share = batch.b == 0 && batch.count > 1 && !g.packed_b && g.b_n != 1 && g.m > 4 && g.n > 1 &&
+  const bool one_b = batch.b == 0 && batch.count > 1;
+  const int64_t parts = one_b ? shared_split_bytes(context, g, batch.count) : 0;
+  const Workspace parts_space(context, static_cast<size_t>(parts));
+  if constexpr (std::is_same_v<T, float>) {
+    if (parts) {
+      split_b(context, g.b, g.b_k, g.b_n, g.k, g.n, parts_space.as<void>());
+      base.split_b = parts_space.as<void>();
+    }
+  }
+  const bool share = one_b && !parts && !g.packed_b && g.b_n != 1 && g.m > 4 && g.n > 1 &&
                      (g.k < 2 * kSplitK || g.m * g.n > kSmallC);
   Workspace space(context, share ? static_cast<size_t>(packed_b_size<T>(g.k, g.n)) * sizeof(T) : 0);
   if (share) {
@@ -325,6 +393,7 @@ void pack_b(Context* context, const T* b, int64_t b_k, int64_t b_n, int64_t k, i
 
 #define FASTDL_INSTANTIATE(T)                                                \
   template void gemm<T>(Context*, const Gemm<T>&);                           \
+  template void gemm_in_tiles<T>(Context*, const Gemm<T>&);                  \
   template void gemm_batched<T>(Context*, const Gemm<T>&, const GemmBatch&); \
   template int64_t packed_b_size<T>(int64_t, int64_t);                       \
   template void pack_b<T>(Context*, const T*, int64_t, int64_t, int64_t, int64_t, T*);

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "cpu/error.h"
+#include "common/error.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -31,6 +31,7 @@ constexpr double kManyOperations = 1e9;       // per task, so that every thread 
 }  // namespace
 }  // namespace fastdl::cpu
 
+using namespace fastdl;
 using namespace fastdl::cpu;
 
 extern "C" {

@@ -10,20 +10,22 @@
 #include <thread>
 #include <vector>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
+
+#include "cpu/affinity.h"
 
 namespace fastdl::cpu {
 namespace {
 
 // How long an idle worker polls before it sleeps: longer than the gap between two parallel regions of a
 // training step, in which one thread may do serial work of some 100 us (waking a sleeper takes as long again,
-// on virtual machines), short enough that an idle pool is invisible to other programs.
+// on virtual machines), short enough that an idle pool is invisible to other programs. From kAlone on it
+// offers its core to others between polls: another library's threads get it at once.
 constexpr auto kSpin = std::chrono::microseconds(300);
+constexpr auto kAlone = std::chrono::microseconds(10);
+constexpr int kPolls = 64;  // between two looks at the clock: some 1 us
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -34,10 +36,7 @@ void relax() {
 }
 
 int available_cpus() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
+  if (const int allowed = allowed_cpus()) return allowed;
   const unsigned n = std::thread::hardware_concurrency();
   return n ? static_cast<int>(n) : 1;
 }
@@ -68,33 +67,34 @@ class Pool {
     try {
       while (static_cast<int>(workers_.size()) < threads - 1) {
         const int index = static_cast<int>(workers_.size());
-        workers_.emplace_back([this, index] { work(index); });
+        workers_.push_back(std::make_unique<Worker>());
+        Worker& worker = *workers_.back();
+        worker.thread = std::thread([this, index, &worker] { work(index, worker.place); });
       }
     } catch (const std::exception&) {
       // The system gives no more threads: those there are do the work, and the bits are the same.
+      if (!workers_.empty() && !workers_.back()->thread.joinable()) workers_.pop_back();
     }
     function_ = function;
     argument_ = argument;
-    tasks_ = tasks;
-    // The counter's cache line travels between cores at every claim: take several small tasks at a time, but
-    // leave each thread eight turns, so that one that is held up does not hold up all.
-    claim_ = tasks / (int64_t{8} * threads) > 1 ? tasks / (int64_t{8} * threads) : 1;
-    limit_ = threads - 1;
+    share_out(threads, tasks);
     spin_ = threads <= cpus_;  // polling on a shared core would only slow the one who has work
     error_ = nullptr;
-    next_.store(0, std::memory_order_relaxed);
     joined_.store(kOpen, std::memory_order_release);
     {
       generation_.fetch_add(1, std::memory_order_seq_cst);
       if (sleepers_.load(std::memory_order_seq_cst) > 0) {
         std::lock_guard<std::mutex> lock(sleep_);
+        for (auto& w : workers_) {
+          if (spin_) w->place.wake_elsewhere(w->thread.native_handle());
+        }
         wake_.notify_all();
       }
     }
-    take_tasks();
+    take_tasks(0);
     joined_.fetch_and(~kOpen, std::memory_order_acq_rel);
     for (int polls = 0; joined_.load(std::memory_order_acquire) != 0; ++polls) {
-      if (spin_ && polls < 100000) relax();
+      if (spin_ && polls < kPatience) relax();
       else std::this_thread::yield();
     }
     const std::exception_ptr error = error_;
@@ -114,49 +114,88 @@ class Pool {
       generation_.fetch_add(1, std::memory_order_seq_cst);
     }
     wake_.notify_all();
-    for (auto& w : workers_) w.join();
+    for (auto& w : workers_) w->thread.join();
     workers_.clear();
   }
 
  private:
   static constexpr int kOpen = 1 << 30;
 
-  void take_tasks() {
+  struct Worker {
+    std::thread thread;
+    SleepingPlace place;
+  };
+
+  // Some 20 us: longer than a task mostly takes, unless its thread has lost its core.
+  static constexpr int kPatience = 1000;
+
+  // Tasks [next, end) that nobody has claimed yet.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  // Thread i has the i-th part of the tasks, in all calls alike, so that what one op leaves in its cache the
+  // next finds there.
+  void share_out(int threads, int64_t tasks) {
+    if (threads > capacity_) {
+      shares_.reset(new Share[static_cast<size_t>(threads)]);
+      capacity_ = threads;
+    }
+    slots_ = threads;
+    const int64_t each = tasks / threads, more = tasks % threads;
+    int64_t begin = 0;
+    for (int i = 0; i < threads; ++i) {
+      shares_[i].next.store(begin, std::memory_order_relaxed);
+      begin += each + (i < more ? 1 : 0);
+      shares_[i].end = begin;
+    }
+    // Several small tasks at a time, but a share in eight turns at least, so that a thread that is held up
+    // does not hold up all.
+    claim_ = each > 8 ? each / 8 : 1;
+  }
+
+  // Runs a thread's own tasks, then what others have not begun.
+  void take_tasks(int slot) {
     inside_task = true;
     try {
-      for (;;) {
-        const int64_t begin = next_.fetch_add(claim_, std::memory_order_relaxed);
-        if (begin >= tasks_) break;
-        const int64_t end = begin + claim_ < tasks_ ? begin + claim_ : tasks_;
-        for (int64_t task = begin; task < end; ++task) function_(argument_, task);
+      for (int i = 0; i < slots_; ++i) {
+        Share& share = shares_[(slot + i) % slots_];
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
+          const int64_t begin = share.next.fetch_add(claim_, std::memory_order_relaxed);
+          const int64_t end = begin + claim_ < share.end ? begin + claim_ : share.end;
+          for (int64_t task = begin; task < end; ++task) function_(argument_, task);
+        }
       }
     } catch (...) {
-      next_.store(tasks_, std::memory_order_relaxed);  // hand out no more
+      for (int i = 0; i < slots_; ++i) {  // hand out no more
+        shares_[i].next.store(shares_[i].end, std::memory_order_relaxed);
+      }
       std::lock_guard<std::mutex> lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
     }
     inside_task = false;
   }
 
-  void work(int index) {
+  void work(int index, SleepingPlace& place) {
     uint64_t seen = 0;
     for (;;) {
-      wait_for_job(seen);
+      wait_for_job(seen, place);
       if (stopping_) return;
       int joined = joined_.load(std::memory_order_acquire);
       while ((joined & kOpen) &&
              !joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel)) {
       }
       if (!(joined & kOpen)) continue;
-      if (index < limit_) take_tasks();
+      if (index + 1 < slots_) take_tasks(index + 1);
       joined_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
 
-  void wait_for_job(uint64_t& seen) {
-    const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  void wait_for_job(uint64_t& seen, SleepingPlace& place) {
+    const auto begin = std::chrono::steady_clock::now();
     while (spin_) {
-      for (int i = 0; i < 64; ++i) {
+      for (int i = 0; i < kPolls; ++i) {
         const uint64_t now = generation_.load(std::memory_order_acquire);
         if (now != seen) {
           seen = now;
@@ -164,26 +203,29 @@ class Pool {
         }
         relax();
       }
-      if (std::chrono::steady_clock::now() > deadline) break;
+      const auto waited = std::chrono::steady_clock::now() - begin;
+      if (waited > kSpin) break;
+      if (waited > kAlone) std::this_thread::yield();
     }
     std::unique_lock<std::mutex> lock(sleep_);
+    place.before_sleep();
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
     wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
     sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    place.after_sleep();
     seen = generation_.load(std::memory_order_acquire);
   }
 
   std::mutex owner_, sleep_, error_mutex_;
   std::condition_variable wake_;
-  std::vector<std::thread> workers_;
+  std::vector<std::unique_ptr<Worker>> workers_;
   const int cpus_ = available_cpus();
   TaskFunction function_ = nullptr;
   void* argument_ = nullptr;
-  int64_t tasks_ = 0;
   int64_t claim_ = 1;
-  int limit_ = 0;
+  int slots_ = 0, capacity_ = 0;  // shares of this job, shares there is room for
+  std::unique_ptr<Share[]> shares_;
   std::exception_ptr error_;
-  alignas(64) std::atomic<int64_t> next_{0};
   alignas(64) std::atomic<int> joined_{0};
   alignas(64) std::atomic<uint64_t> generation_{0};
   std::atomic<int> sleepers_{0};

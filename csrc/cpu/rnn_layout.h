@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/narrow.h"
+#include "common/narrow.h"
 #include "cpu/tensor.h"
 #include "fastdl/rnn.h"
 

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "common/narrow.h"
 #include "cpu/isa/conv_winograd.h"
-#include "cpu/narrow.h"
 
 namespace fastdl::cpu {
 

@@ -3,6 +3,7 @@
 
 #include "bf16_end.h"
 #include "bf16_pack.h"
+#include "bf16_panels.h"
 #include "bf16_rows.h"
 #include "simd.h"
 
@@ -16,19 +17,18 @@ constexpr int64_t kKc = 2048;
 
 template <int R, int NV>
 static void tile(const Bf16Tile& t) {
-  constexpr int groups = (R + 2) / 3;
-  const auto mask = [&](int j) { return lanes_mask(t.cols - 16 * j < 16 ? t.cols - 16 * j : 16); };
-  __m512 sum[R][NV];
+  using V = Vec<float>;
+  constexpr int W = V::width, groups = (R + 2) / 3;
+  const int last = t.cols - (NV - 1) * W;  // columns of the last vector
+  V sum[R][NV];
+#define FASTDL_EACH FASTDL_UNROLL for (int r = 0; r < R; ++r) FASTDL_UNROLL for (int j = 0; j < NV; ++j)
   if (t.resume) {
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-      FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
-        sum[r][j] = _mm512_maskz_loadu_ps(mask(j), t.sums + r * t.ld_sums + 16 * j);
-      }
-    }
+    FASTDL_EACH sum[r][j] = V::load(t.sums + r * t.ld_sums + j * W, j == NV - 1 ? last : W);
   } else {
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-      FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = _mm512_setzero_ps();
-    }
+    FASTDL_EACH sum[r][j] = V::zero();
+  }
+  if (t.finish && !t.c32 && !t.stream) {
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(t.c + r * t.ldc, 1, 3);
   }
   const int64_t a_row = t.a_row, a_step = t.a_step;
   for (int64_t p = 0; p < t.count; ++p) {
@@ -43,7 +43,7 @@ static void tile(const Bf16Tile& t) {
       FASTDL_UNROLL for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 32 * j);
       FASTDL_UNROLL for (int r = 0; r < R; ++r) {
         const __m512i av = broadcast_pair(a[r / 3] + r % 3 * a_row);
-        FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = dot(sum[r][j], av, bv[j]);
+        FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j].v = dot(sum[r][j].v, av, bv[j]);
       }
       FASTDL_UNROLL for (int g = 0; g < groups; ++g) a[g] += a_step;
       b += 2 * kCols;
@@ -52,14 +52,13 @@ static void tile(const Bf16Tile& t) {
       FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
         const __m512i bv = _mm512_loadu_si512(b + 32 * j);
         FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-          sum[r][j] = dot(sum[r][j], broadcast_last(a[r / 3] + r % 3 * a_row), bv);
+          sum[r][j].v = dot(sum[r][j].v, broadcast_last(a[r / 3] + r % 3 * a_row), bv);
         }
       }
     }
   }
-  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-    FASTDL_UNROLL for (int j = 0; j < NV; ++j) end_of_row(t, sum[r][j], r, 16 * j, mask(j));
-  }
+#undef FASTDL_EACH
+  end_of_tile(t, sum, last);
 }
 
 using TileFunction = void (*)(const Bf16Tile&);
@@ -83,11 +82,11 @@ static void any_tile(const Bf16Tile& t) { kTiles.of[t.rows][t.cols > 16](t); }
 
 static void pack_a(const bfloat16* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows, int height,
                    bfloat16* out) {
-  pack_pairs(src, k_stride, row_stride, k, rows, height, kStep, 1, out, 0);
+  pack_panel(src, k_stride, row_stride, k, rows, height, kStep, out);
 }
 static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
                    bfloat16* out) {
-  pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, 1, out, 0);
+  pack_panel(src, k_stride, col_stride, k, cols, kCols, kStep, out);
 }
 static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
                              int height, int planes, bfloat16* out, int64_t plane_stride) {
@@ -114,7 +113,7 @@ static int64_t peak(int64_t rounds, float* sink) {
 }
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    1,         kKc,    false,
+const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    1,         kKc,    2,
                                   nullptr, nullptr,     any_tile, pack_a,    pack_b, split_a,
                                   split_b, finish_tile, dot_rows, gemv_rows, peak};
 

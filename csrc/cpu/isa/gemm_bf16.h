@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cpu/narrow.h"
+#include "common/narrow.h"
 
 namespace fastdl::cpu {
 
@@ -41,6 +41,7 @@ struct Bf16Tile {
   const float* residual32;
   int64_t ld_residual;
   bool relu;
+  bool stream;  // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
 };
 
 // What the exponents of a block of float32 numbers allow: see gemm_split.cpp.
@@ -53,7 +54,7 @@ struct Bf16Kernels {
   int mr, nr, k_step;
   int height_step;  // a packed panel of A is a multiple of this high
   int64_t kc;       // K block
-  bool split;       // float32 as three bfloat16 is faster here than multiply-adds
+  int rate;         // products in the time of one float32 multiply-add
 
   // Around a task's calls of `tile`, where not null: gives the thread the matrix unit and takes it back. They
   // nest. Outside of such a pair each call of `tile` pays for it.

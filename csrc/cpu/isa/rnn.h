@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "cpu/narrow.h"
+#include "common/narrow.h"
 #include "fastdl/rnn.h"
 
 namespace fastdl::cpu {

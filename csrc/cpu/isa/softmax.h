@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/narrow.h"
+#include "common/narrow.h"
 #include "fastdl/softmax.h"
 
 namespace fastdl::cpu {

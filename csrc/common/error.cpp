@@ -1,11 +1,11 @@
-#include "cpu/error.h"
+#include "common/error.h"
 
 #include <cstdarg>
 #include <cstdio>
 
-namespace fastdl::cpu {
+namespace fastdl {
 namespace {
-std::string& last_error() {
+std::string& message_of_thread() {
   thread_local std::string message;
   return message;
 }
@@ -22,11 +22,11 @@ void fail(fastdl_status status, const char* format, ...) {
 
 void set_last_error(const std::string& message) noexcept {
   try {
-    last_error() = message;
+    message_of_thread() = message;
   } catch (...) {  // no memory for the message: the status still tells
   }
 }
 
-}  // namespace fastdl::cpu
+const char* last_error() noexcept { return message_of_thread().c_str(); }
 
-extern "C" const char* fastdl_last_error(void) { return fastdl::cpu::last_error().c_str(); }
+}  // namespace fastdl

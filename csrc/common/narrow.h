@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace fastdl::cpu {
+namespace fastdl {
 
 struct bfloat16 {  // 8 exponent bits, 7 of mantissa: the upper half of a float32
   uint16_t bits;
@@ -39,4 +39,4 @@ const auto& table_of(const Tables& tables) {
   else return tables.f16;
 }
 
-}  // namespace fastdl::cpu
+}  // namespace fastdl

@@ -6,7 +6,7 @@
 
 #include "fastdl/base.h"
 
-namespace fastdl::cpu {
+namespace fastdl {
 
 struct Error {
   fastdl_status status;
@@ -21,12 +21,14 @@ struct Error {
 [[noreturn]] FASTDL_PRINTF_LIKE void fail(fastdl_status status, const char* format, ...);
 
 // printf-style check; the arguments are evaluated only when the condition is false.
-#define FASTDL_CHECK(condition, status, ...)                    \
-  do {                                                          \
-    if (!(condition)) ::fastdl::cpu::fail(status, __VA_ARGS__); \
+#define FASTDL_CHECK(condition, status, ...)               \
+  do {                                                     \
+    if (!(condition)) ::fastdl::fail(status, __VA_ARGS__); \
   } while (0)
 
+// The message of this thread's last failed call.
 void set_last_error(const std::string& message) noexcept;
+const char* last_error() noexcept;
 
 template <class F>
 fastdl_status guarded(F&& body) noexcept {
@@ -45,4 +47,4 @@ fastdl_status guarded(F&& body) noexcept {
   }
 }
 
-}  // namespace fastdl::cpu
+}  // namespace fastdl
