@@ -253,6 +253,27 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   return cudaSuccess;
 }
 
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  using namespace fastdl::simt;
+  if (device != 0) return result(cudaErrorInvalidDevice);
+  *properties = {};
+  std::strcpy(properties->name, "fastdl host executor");
+  properties->totalGlobalMem = Memory::total();
+  properties->sharedMemPerBlock = kDefaultSharedBytes;
+  properties->sharedMemPerMultiprocessor = 228 * 1024;
+  properties->sharedMemPerBlockOptin = kMaxSharedBytes;
+  properties->regsPerBlock = 65536;
+  properties->warpSize = 32;
+  properties->maxThreadsPerBlock = kMaxThreadsPerBlock;
+  properties->maxThreadsPerMultiProcessor = 2048;
+  properties->multiProcessorCount = kProcessors;
+  properties->major = 9;
+  properties->l2CacheSize = 50 << 20;
+  properties->memoryBusWidth = 5120;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, cudaSuccess; }
+
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   Memory& m = memory();
   std::lock_guard<std::mutex> lock(m.mutex);
