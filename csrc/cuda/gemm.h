@@ -40,7 +40,7 @@ struct Gemm {
   int64_t residual_row = 0, residual_column = 1;
   double alpha = 1, beta = 0;
   fastdl_activation activation{FASTDL_ACT_NONE, 0, 0};
-  GemmBatch batch;
+  GemmBatch batch{};
 };
 
 template <class S>

@@ -3,8 +3,8 @@
 // loops with shared memory as the cache; NVIDIA's CUTLASS documents the same hierarchy ("Efficient GEMM in CUDA").
 //
 // float32: Planes bfloat16 pieces of each factor (3: six products, 2: three, 1: one), products from the smallest to the
-// largest. The tensor cores cut off what they cannot keep of a sum, so sums move to other registers every kPromote of k,
-// added there with rounding.
+// largest. The tensor cores cut off what they cannot keep of a sum; so each 16 of k is summed from zero, where the small
+// products lose nothing that counts, and then added to the result by an ordinary, rounded addition.
 #pragma once
 
 #include "cuda/gemm.h"
@@ -31,7 +31,6 @@ struct MmaOperands {
 template <class S>
 constexpr int kMmaDepth = sizeof(S) == 2 ? 32 : 16;  // 64-byte rows
 constexpr int kMmaStages = 4;
-constexpr int64_t kPromote = 128;
 
 // Rows x Columns results of a block by warps of WarpRows x WarpColumns.
 template <int Rows, int Columns, int WarpRows, int WarpColumns>
@@ -115,6 +114,7 @@ __device__ __forceinline__ bool multiply_split(const float* a, const float* b, i
       split(x[0], x[1], left[half]);
       split(x[2], x[3], left[half + 2]);
     }
+    float step[Block::kWide][4] = {};
 #pragma unroll
     for (int order = Planes - 1; order >= 0; --order) {  // pieces p of A and order - p of B
 #pragma unroll
@@ -123,9 +123,14 @@ __device__ __forceinline__ bool multiply_split(const float* a, const float* b, i
 #pragma unroll
         for (int j = 0; j < Block::kWide; ++j) {
           const uint32_t other[2] = {right[j][0][order - p], right[j][1][order - p]};
-          ptx::mma(bfloat16{}, sums[i][j], factor, other);
+          ptx::mma(bfloat16{}, step[j], factor, other);
         }
       }
+    }
+#pragma unroll
+    for (int j = 0; j < Block::kWide; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[i][j][e] += step[j][e];
     }
   }
   return fit;
@@ -160,7 +165,7 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
     ptx::cp_async_commit();  // an empty group too: waiting counts groups
   };
 
-  Sums<Block> sums = {}, promoted = {};
+  Sums<Block> sums = {};
   bool fit = true;
   const int64_t steps = (k_end - k_begin + kDepth - 1) / kDepth;
   for (int step = 0; step < kMmaStages - 1; ++step) fetch(step);
@@ -174,16 +179,6 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
       multiply_16<S, Block, TileA, TileB>(ta, tb, row0, column0, sums);
     } else {
       fit = multiply_split<Planes, Block, TileA, TileB>(ta, tb, row0, column0, sums) && fit;
-      if ((step + 1) % (kPromote / kDepth) == 0) {
-#pragma unroll
-        for (int i = 0; i < Block::kTall; ++i) {
-#pragma unroll
-          for (int j = 0; j < Block::kWide; ++j) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) promoted[i][j][e] += sums[i][j][e], sums[i][j][e] = 0;
-          }
-        }
-      }
     }
   }
   ptx::cp_async_wait<0>();
@@ -200,8 +195,7 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
     for (int j = 0; j < Block::kWide; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        Pack<float, 2> two{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}};
-        if constexpr (sizeof(S) == 4) two.at[0] += promoted[i][j][2 * half], two.at[1] += promoted[i][j][2 * half + 1];
+        const Pack<float, 2> two{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}};
         shared_store(block + place(row0 + 16 * i + g + 8 * half, column0 + 8 * j + 2 * t), two);
       }
     }
