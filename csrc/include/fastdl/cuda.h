@@ -57,6 +57,11 @@ FASTDL_CUDA_OP(set_float32_precision);
 FASTDL_CUDA_OP(convert);
 FASTDL_CUDA_OP(softmax_forward);
 FASTDL_CUDA_OP(softmax_backward);
+FASTDL_CUDA_OP(matmul);
+FASTDL_CUDA_OP(matmul_packed_b_size);
+FASTDL_CUDA_OP(matmul_pack_b);
+FASTDL_CUDA_OP(matmul_packed);
+FASTDL_CUDA_OP(linear_backward);
 
 #ifdef __cplusplus
 }
