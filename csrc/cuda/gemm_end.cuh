@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/activation.cuh"
+#include "cuda/activation_inline.cuh"
 #include "cuda/device.cuh"
 #include "cuda/gemm.h"
 
@@ -20,7 +20,7 @@ struct GemmEnd {
   const S* residual;
   int64_t residual_row, residual_column;
   T alpha, beta;
-  fastdl_activation activation;
+  ActivationOf<T> activation;
 
   explicit GemmEnd(const Gemm<S>& g)
       : c(g.c), row(g.c_row), column(g.c_column), c_float32(g.c_float32), bias(g.bias), bias_stride(g.bias_stride),
@@ -29,13 +29,14 @@ struct GemmEnd {
 
   // Batch item's offsets into C and the residual come first.
   __device__ __forceinline__ void store(int64_t c_at, int64_t residual_at, int64_t i, int64_t j, T sum) const {
-    T y = alpha * sum;
+    T result[1] = {alpha * sum};
+    T& y = result[0];
     const int64_t at = c_at + i * row + j * column;
     if (beta != 0) y += beta * (c_float32 ? static_cast<T>(static_cast<const float*>(c)[at])
                                           : widen(static_cast<const S*>(c)[at]));
     if (bias) y += widen(bias[j * bias_stride]);
     if (residual) y += widen(residual[residual_at + i * residual_row + j * residual_column]);
-    if (activation.kind != FASTDL_ACT_NONE) y = activate(activation, y);
+    activation.apply(result);
     if (c_float32) static_cast<float*>(c)[at] = static_cast<float>(y);
     else static_cast<S*>(c)[at] = narrow<S>(y);
   }

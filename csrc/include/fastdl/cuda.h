@@ -62,6 +62,21 @@ FASTDL_CUDA_OP(matmul_packed_b_size);
 FASTDL_CUDA_OP(matmul_pack_b);
 FASTDL_CUDA_OP(matmul_packed);
 FASTDL_CUDA_OP(linear_backward);
+FASTDL_CUDA_OP(activation_forward);
+FASTDL_CUDA_OP(activation_backward);
+FASTDL_CUDA_OP(activation_from_output);
+FASTDL_CUDA_OP(elementary);
+FASTDL_CUDA_OP(glu_forward);
+FASTDL_CUDA_OP(glu_backward);
+FASTDL_CUDA_OP(prelu_forward);
+FASTDL_CUDA_OP(prelu_backward);
+FASTDL_CUDA_OP(arithmetic);
+FASTDL_CUDA_OP(dropout);
+FASTDL_CUDA_OP(embedding_forward);
+FASTDL_CUDA_OP(embedding_backward);
+FASTDL_CUDA_OP(embedding_renorm);
+FASTDL_CUDA_OP(embedding_bag_forward);
+FASTDL_CUDA_OP(embedding_bag_backward);
 
 #ifdef __cplusplus
 }
