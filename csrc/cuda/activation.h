@@ -7,7 +7,8 @@
 
 namespace fastdl::cuda {
 
-// grad_x = grad f'(saved), saved being what the derivative of this f is computed from (see common/activation.h).
+// grad_x = grad f'(saved), saved being what the derivative of this f is computed from (see
+// common/activation.h).
 void activation_backward(Context* context, const fastdl_activation& f, const View& grad, const View& saved,
                          const View& grad_x);
 

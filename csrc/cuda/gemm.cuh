@@ -1,5 +1,5 @@
-// gemm<S>: chooses and launches. Each element type is instantiated in a file of its own (gemm_<type>.cu), so that they
-// compile side by side.
+// gemm<S>: chooses and launches. Each element type is instantiated in a file of its own (gemm_<type>.cu), so
+// that they compile side by side.
 #pragma once
 
 #include <optional>
@@ -12,18 +12,18 @@
 
 namespace fastdl::cuda {
 
-// An operand as cp.async can read it: contiguous along one of its dims, every row aligned to 16 bytes. Any other is
-// copied, rows padded.
+// An operand as cp.async can read it: contiguous along one of its dims, every row aligned to 16 bytes. Any
+// other is copied, rows padded.
 template <class S>
 class Aligned {
  public:
-  Aligned(Context* context, const S* data, int64_t length, int64_t depth, int64_t along_length, int64_t along_depth,
-          const GemmBatch& batch, const int64_t* strides) {
+  Aligned(Context* context, const S* data, int64_t length, int64_t depth, int64_t along_length,
+          int64_t along_depth, const GemmBatch& batch, const int64_t* strides) {
     const bool by_k = along_depth == 1 || (along_length != 1 && depth >= length);
     along_k = by_k;
     const int64_t stride = by_k ? along_length : along_depth;
-    bool fits = (by_k ? along_depth : along_length) == 1 && stride >= 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
-                stride % kPerChunk == 0;
+    bool fits = (by_k ? along_depth : along_length) == 1 && stride >= 0 &&
+                reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % kPerChunk == 0;
     for (int i = 0; i < batch.ndim; ++i) fits = fits && strides[i] % kPerChunk == 0;
     for (int i = 0; i < batch.ndim; ++i) batch_strides[i] = strides[i];
     source = {data, stride, length, depth};
@@ -95,11 +95,12 @@ void gemm_by_tensor_cores(Context* context, const Gemm<S>& g, const GemmPlan& pl
     if (plan.large) launch_gemm_mma<S, Planes, kA, kB, LargeBlock>(context, p, end, plan.parts);
     else launch_gemm_mma<S, Planes, kA, kB, SmallBlock>(context, p, end, plan.parts);
   };
-  if (a.along_k) b.along_k ? with(std::true_type{}, std::true_type{}) : with(std::true_type{}, std::false_type{});
+  if (a.along_k)
+    b.along_k ? with(std::true_type{}, std::true_type{}) : with(std::true_type{}, std::false_type{});
   else b.along_k ? with(std::false_type{}, std::true_type{}) : with(std::false_type{}, std::false_type{});
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(p.batch_count * g.m * g.n, 256), 256}, plan.parts, g.m,
-           g.n, g.batch, p.batch_count, static_cast<const float*>(p.partial), end);
+    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(p.batch_count * g.m * g.n, 256), 256},
+           plan.parts, g.m, g.n, g.batch, p.batch_count, static_cast<const float*>(p.partial), end);
   }
 }
 
@@ -118,7 +119,8 @@ void gemm(Context* context, const Gemm<S>& g) {
       part.batch.shape[outer] = std::min(each, g.batch.shape[outer] - i);
       part.a = g.a + i * g.batch.a[outer];
       part.b = g.b + i * g.batch.b[outer];
-      part.c = static_cast<char*>(g.c) + i * g.batch.c[outer] * static_cast<int64_t>(g.c_float32 ? 4 : sizeof(S));
+      part.c =
+          static_cast<char*>(g.c) + i * g.batch.c[outer] * static_cast<int64_t>(g.c_float32 ? 4 : sizeof(S));
       if (g.residual) part.residual = g.residual + i * g.batch.residual[outer];
       gemm(context, part);
     }

@@ -22,8 +22,9 @@ struct GemmBatch {
   }
 };
 
-// S: float, double, bfloat16 or float16. Element (i, j) of A is a[i * a_row + j * a_column], of B likewise; strides of
-// any size and sign. C, bias and residual have any strides too; c_float32: C holds float32 beside 16-bit operands.
+// S: float, double, bfloat16 or float16. Element (i, j) of A is a[i * a_row + j * a_column], of B likewise;
+// strides of any size and sign. C, bias and residual have any strides too; c_float32: C holds float32 beside
+// 16-bit operands.
 template <class S>
 struct Gemm {
   int64_t m, n, k;

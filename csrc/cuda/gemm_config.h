@@ -6,7 +6,8 @@
 
 namespace fastdl::cuda {
 
-// How a product is cut up: the block's tile, and parts along k whose sums are added afterwards in their order.
+// How a product is cut up: the block's tile, and parts along k whose sums are added afterwards in their
+// order.
 struct GemmPlan {
   bool tensor_cores;
   bool large;  // 128 x 128 results per block, else 64 x 64

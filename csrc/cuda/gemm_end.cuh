@@ -23,17 +23,28 @@ struct GemmEnd {
   ActivationOf<T> activation;
 
   explicit GemmEnd(const Gemm<S>& g)
-      : c(g.c), row(g.c_row), column(g.c_column), c_float32(g.c_float32), bias(g.bias), bias_stride(g.bias_stride),
-        residual(g.residual), residual_row(g.residual_row), residual_column(g.residual_column),
-        alpha(static_cast<T>(g.alpha)), beta(static_cast<T>(g.beta)), activation(g.activation) {}
+      : c(g.c),
+        row(g.c_row),
+        column(g.c_column),
+        c_float32(g.c_float32),
+        bias(g.bias),
+        bias_stride(g.bias_stride),
+        residual(g.residual),
+        residual_row(g.residual_row),
+        residual_column(g.residual_column),
+        alpha(static_cast<T>(g.alpha)),
+        beta(static_cast<T>(g.beta)),
+        activation(g.activation) {}
 
   // Batch item's offsets into C and the residual come first.
-  __device__ __forceinline__ void store(int64_t c_at, int64_t residual_at, int64_t i, int64_t j, T sum) const {
+  __device__ __forceinline__ void store(int64_t c_at, int64_t residual_at, int64_t i, int64_t j,
+                                        T sum) const {
     T result[1] = {alpha * sum};
     T& y = result[0];
     const int64_t at = c_at + i * row + j * column;
-    if (beta != 0) y += beta * (c_float32 ? static_cast<T>(static_cast<const float*>(c)[at])
-                                          : widen(static_cast<const S*>(c)[at]));
+    if (beta != 0)
+      y += beta * (c_float32 ? static_cast<T>(static_cast<const float*>(c)[at])
+                             : widen(static_cast<const S*>(c)[at]));
     if (bias) y += widen(bias[j * bias_stride]);
     if (residual) y += widen(residual[residual_at + i * residual_row + j * residual_column]);
     activation.apply(result);

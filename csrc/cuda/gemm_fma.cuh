@@ -1,5 +1,6 @@
-// Products by multiply-adds, for float64 and for whatever has strides or values the tensor cores cannot take. A block of
-// 16 x 16 threads makes 64 x 64 results, each thread 4 x 4 of them 16 apart, from tiles of 16 k in shared memory.
+// Products by multiply-adds, for float64 and for whatever has strides or values the tensor cores cannot take.
+// A block of 16 x 16 threads makes 64 x 64 results, each thread 4 x 4 of them 16 apart, from tiles of 16 k in
+// shared memory.
 #pragma once
 
 #include "cuda/gemm.h"
@@ -25,19 +26,23 @@ __global__ void __launch_bounds__(kFmaThreads) gemm_fma(Gemm<S> g, GemmEnd<S> en
   const BatchOffsets batch = offsets_of(g.batch, blockIdx.z);
   const S *const a = g.a + batch.a, *const b = g.b + batch.b;
   const int tid = static_cast<int>(threadIdx.x), x = tid % kFmaSide, y = tid / kFmaSide;
-  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kFmaTile, column0 = static_cast<int64_t>(blockIdx.y) * kFmaTile;
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kFmaTile,
+                column0 = static_cast<int64_t>(blockIdx.y) * kFmaTile;
   T sums[kFmaEach][kFmaEach] = {};
   for (int64_t k0 = 0; k0 < g.k; k0 += kFmaDepth) {
     for (int i = tid; i < kFmaTile * kFmaDepth; i += kFmaThreads) {
       // Neighbouring threads read neighbouring memory where one of the strides is 1.
-      const int ka = g.a_column == 1 ? i % kFmaDepth : i / kFmaTile, ma = g.a_column == 1 ? i / kFmaDepth : i % kFmaTile;
-      const int kb = g.b_row == 1 ? i % kFmaDepth : i / kFmaTile, nb = g.b_row == 1 ? i / kFmaDepth : i % kFmaTile;
+      const int ka = g.a_column == 1 ? i % kFmaDepth : i / kFmaTile,
+                ma = g.a_column == 1 ? i / kFmaDepth : i % kFmaTile;
+      const int kb = g.b_row == 1 ? i % kFmaDepth : i / kFmaTile,
+                nb = g.b_row == 1 ? i / kFmaDepth : i % kFmaTile;
       const bool in_a = row0 + ma < g.m && k0 + ka < g.k, in_b = column0 + nb < g.n && k0 + kb < g.k;
       shared.a[ka * kFmaRow + ma] = in_a ? widen(a[(row0 + ma) * g.a_row + (k0 + ka) * g.a_column]) : T{0};
       shared.b[kb * kFmaRow + nb] = in_b ? widen(b[(k0 + kb) * g.b_row + (column0 + nb) * g.b_column]) : T{0};
     }
     __syncthreads();
-    const int depth = static_cast<int>(g.k - k0 < kFmaDepth ? g.k - k0 : kFmaDepth);  // zeros times Inf are not sums
+    const int depth =
+        static_cast<int>(g.k - k0 < kFmaDepth ? g.k - k0 : kFmaDepth);  // zeros times Inf are not sums
     for (int k = 0; k < depth; ++k) {
       T left[kFmaEach], right[kFmaEach];
 #pragma unroll
@@ -63,8 +68,10 @@ __global__ void __launch_bounds__(kFmaThreads) gemm_fma(Gemm<S> g, GemmEnd<S> en
 template <class S>
 void launch_gemm_fma(Context* context, const Gemm<S>& g) {
   const dim3 grid(static_cast<unsigned>((g.m + kFmaTile - 1) / kFmaTile),
-                  static_cast<unsigned>((g.n + kFmaTile - 1) / kFmaTile), static_cast<unsigned>(g.batch.count()));
-  launch(context, FASTDL_KERNEL(gemm_fma<S>), {grid, kFmaThreads, sizeof(FmaShared<compute_t<S>>)}, g, GemmEnd<S>(g));
+                  static_cast<unsigned>((g.n + kFmaTile - 1) / kFmaTile),
+                  static_cast<unsigned>(g.batch.count()));
+  launch(context, FASTDL_KERNEL(gemm_fma<S>), {grid, kFmaThreads, sizeof(FmaShared<compute_t<S>>)}, g,
+         GemmEnd<S>(g));
 }
 
 }  // namespace fastdl::cuda

@@ -1,10 +1,12 @@
-// Products by the tensor cores: a block of 256 threads makes 128 x 128 (or 64 x 64, 128 threads) results, each warp
-// 64 x 32 (32 x 32) of them; tiles come by cp.async, Stages - 1 of them ahead of the arithmetic. Goto and van de Geijn's
-// loops with shared memory as the cache; NVIDIA's CUTLASS documents the same hierarchy ("Efficient GEMM in CUDA").
+// Products by the tensor cores: a block of 256 threads makes 128 x 128 (or 64 x 64, 128 threads) results,
+// each warp 64 x 32 (32 x 32) of them; tiles come by cp.async, Stages - 1 of them ahead of the arithmetic.
+// Goto and van de Geijn's loops with shared memory as the cache; NVIDIA's CUTLASS documents the same
+// hierarchy ("Efficient GEMM in CUDA").
 //
-// float32: Planes bfloat16 pieces of each factor (3: six products, 2: three, 1: one), products from the smallest to the
-// largest. The tensor cores cut off what they cannot keep of a sum; so each 16 of k is summed from zero, where the small
-// products lose nothing that counts, and then added to the result by an ordinary, rounded addition.
+// float32: Planes bfloat16 pieces of each factor (3: six products, 2: three, 1: one), products from the
+// smallest to the largest. The tensor cores cut off what they cannot keep of a sum; so each 16 of k is summed
+// from zero, where the small products lose nothing that counts, and then added to the result by an ordinary,
+// rounded addition.
 #pragma once
 
 #include "cuda/gemm.h"
@@ -21,8 +23,8 @@ struct MmaOperands {
   Source<S> a, b;
   GemmBatch batch;
   int64_t m, n, k;
-  int64_t k_each;      // of a split along k: how much of it a block sums up; k if there is none
-  float* partial;      // [split, batch, m, n] sums, or NULL
+  int64_t k_each;  // of a split along k: how much of it a block sums up; k if there is none
+  float* partial;  // [split, batch, m, n] sums, or NULL
   int64_t batch_count;
   // float32: element strides, for tiles with values that cannot be split.
   int64_t a_row, a_column, b_row, b_column;
@@ -55,7 +57,8 @@ using Sums = float[Block::kTall][Block::kWide][4];
 
 // One tile of 16-bit elements: two steps of 16 k.
 template <class S, class Block, class TileA, class TileB>
-__device__ __forceinline__ void multiply_16(const S* a, const S* b, int row0, int column0, Sums<Block>& sums) {
+__device__ __forceinline__ void multiply_16(const S* a, const S* b, int row0, int column0,
+                                            Sums<Block>& sums) {
 #pragma unroll
   for (int k = 0; k < kMmaDepth<S>; k += 16) {
     uint32_t left[Block::kTall][4], right[Block::kWide][2];
@@ -89,7 +92,8 @@ __device__ __forceinline__ void multiply_16(const S* a, const S* b, int row0, in
 
 // One tile of float32, 16 k: true if all its values could be split.
 template <int Planes, class Block, class TileA, class TileB>
-__device__ __forceinline__ bool multiply_split(const float* a, const float* b, int row0, int column0, Sums<Block>& sums) {
+__device__ __forceinline__ bool multiply_split(const float* a, const float* b, int row0, int column0,
+                                               Sums<Block>& sums) {
   const int g = lane() / 4, t = lane() % 4;
   bool fit = true;
   uint32_t right[Block::kWide][2][Planes];
@@ -153,7 +157,8 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
   const int64_t block_row = static_cast<int64_t>(blockIdx.x) * Block::kRows,
                 block_column = static_cast<int64_t>(blockIdx.y) * Block::kColumns;
   constexpr int kWarpsAcross = Block::kColumns / Block::kWarpColumns;
-  const int row0 = warp() / kWarpsAcross * Block::kWarpRows, column0 = warp() % kWarpsAcross * Block::kWarpColumns;
+  const int row0 = warp() / kWarpsAcross * Block::kWarpRows,
+            column0 = warp() % kWarpsAcross * Block::kWarpColumns;
 
   const auto fetch = [&](int64_t step) {
     const int stage = static_cast<int>(step % kMmaStages);
@@ -171,7 +176,8 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
   for (int step = 0; step < kMmaStages - 1; ++step) fetch(step);
   for (int64_t step = 0; step < steps; ++step) {
     ptx::cp_async_wait<kMmaStages - 2>();
-    __syncthreads();  // all have their part of this tile, and none still reads the one before, overwritten next
+    __syncthreads();  // all have their part of this tile, and none still reads the one before, overwritten
+                      // next
     fetch(step + kMmaStages - 1);
     const int stage = static_cast<int>(step % kMmaStages);
     const S *const ta = tiles_a + stage * TileA::kElements, *const tb = tiles_b + stage * TileB::kElements;
@@ -184,8 +190,8 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
   ptx::cp_async_wait<0>();
   const bool by_fma = __syncthreads_or(!fit);  // and the tiles' memory is free
 
-  // By way of shared memory, so that neighbouring threads end up with neighbouring columns. Columns are permuted by the
-  // row: the four rows that half a warp writes then lie in different banks.
+  // By way of shared memory, so that neighbouring threads end up with neighbouring columns. Columns are
+  // permuted by the row: the four rows that half a warp writes then lie in different banks.
   float* const block = reinterpret_cast<float*>(tiles_a);
   const auto place = [](int row, int column) { return row * Block::kColumns + (column ^ (row % 4 * 8)); };
   const int g = lane() / 4, t = lane() % 4;
@@ -210,7 +216,8 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
       sum = 0;
 #pragma unroll 1
       for (int64_t k = k_begin; k < k_end; ++k) {
-        sum = fmaf(widen(a.data[row * p.a_row + k * p.a_column]), widen(b.data[k * p.b_row + column * p.b_column]), sum);
+        sum = fmaf(widen(a.data[row * p.a_row + k * p.a_column]),
+                   widen(b.data[k * p.b_row + column * p.b_column]), sum);
       }
     }
     if (p.partial) p.partial[((part * p.batch_count + item) * p.m + row) * p.n + column] = sum;
@@ -221,7 +228,8 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
 // The parts of a split along k, added in their order.
 template <class S>
 __global__ void __launch_bounds__(256)
-    gemm_combine(int64_t parts, int64_t m, int64_t n, GemmBatch batch, int64_t batch_count, const float* partial, GemmEnd<S> end) {
+    gemm_combine(int64_t parts, int64_t m, int64_t n, GemmBatch batch, int64_t batch_count,
+                 const float* partial, GemmEnd<S> end) {
   const int64_t size = batch_count * m * n, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
     float sum = 0;

@@ -12,8 +12,8 @@ namespace fastdl::cuda {
 namespace {
 
 // All operands at least 2-d.
-void matmul(Context* context, const char* op, const View& a, const View& b, const View* bias, const View* residual,
-            const View& out, const fastdl_matmul_options& o) {
+void matmul(Context* context, const char* op, const View& a, const View& b, const View* bias,
+            const View* residual, const View& out, const fastdl_matmul_options& o) {
   const MatmulProblem p = matmul_problem(a, b, out, residual, op);
   FASTDL_CHECK(!bias || (bias->ndim <= 1 && bias->size() == p.n), FASTDL_ERROR_SHAPE,
                "%s: expected bias of shape (%lld,), got %s", op, static_cast<long long>(p.n),
@@ -21,8 +21,8 @@ void matmul(Context* context, const char* op, const View& a, const View& b, cons
   if (residual) check_same_shape(out, "out", *residual, "residual", op);
   dispatch_storage(a.dtype, [&](auto zero) {
     using S = decltype(zero);
-    Gemm<S> g = product<S>(p.m, p.n, p.k, a.as<S>(), a.stride(-2), a.stride(-1), b.as<S>(), b.stride(-2), b.stride(-1),
-                           out);
+    Gemm<S> g = product<S>(p.m, p.n, p.k, a.as<S>(), a.stride(-2), a.stride(-1), b.as<S>(), b.stride(-2),
+                           b.stride(-1), out);
     if (bias) g.bias = bias->as<S>(), g.bias_stride = bias->ndim == 0 ? 0 : bias->stride(-1);
     if (residual) {
       g.residual = residual->as<S>();
@@ -58,16 +58,18 @@ using namespace fastdl::cuda;
 extern "C" {
 
 fastdl_status fastdl_cuda_matmul(fastdl_context* context, const fastdl_tensor* a_, const fastdl_tensor* b_,
-                                 const fastdl_tensor* bias_, const fastdl_tensor* residual_, const fastdl_tensor* out_,
-                                 const fastdl_matmul_options* options) {
+                                 const fastdl_tensor* bias_, const fastdl_tensor* residual_,
+                                 const fastdl_tensor* out_, const fastdl_matmul_options* options) {
   return guarded([&] {
     const char* op = "matmul";
-    View a = any_float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"), out = result_view(out_, a.dtype, op, "out");
+    View a = any_float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"),
+         out = result_view(out_, a.dtype, op, "out");
     View bias, residual;
     if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
     if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
-    FASTDL_CHECK(a.ndim >= 1 && b.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected at least 1-d operands, got %s and %s", op,
-                 shape_string(a).c_str(), shape_string(b).c_str());
+    FASTDL_CHECK(a.ndim >= 1 && b.ndim >= 1, FASTDL_ERROR_SHAPE,
+                 "%s: expected at least 1-d operands, got %s and %s", op, shape_string(a).c_str(),
+                 shape_string(b).c_str());
     add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
     matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
            matmul_options(options, op));
@@ -98,9 +100,10 @@ fastdl_status fastdl_cuda_matmul_pack_b(fastdl_context* context, const fastdl_te
   });
 }
 
-fastdl_status fastdl_cuda_matmul_packed(fastdl_context* context, const fastdl_tensor* a_, const fastdl_tensor* packed_,
-                                        const fastdl_tensor* bias_, const fastdl_tensor* residual_,
-                                        const fastdl_tensor* out_, const fastdl_matmul_options* options) {
+fastdl_status fastdl_cuda_matmul_packed(fastdl_context* context, const fastdl_tensor* a_,
+                                        const fastdl_tensor* packed_, const fastdl_tensor* bias_,
+                                        const fastdl_tensor* residual_, const fastdl_tensor* out_,
+                                        const fastdl_matmul_options* options) {
   return guarded([&] {
     const char* op = "matmul_packed";
     View a = any_float_view(a_, op, "a"), out = result_view(out_, a.dtype, op, "out");
@@ -120,12 +123,14 @@ fastdl_status fastdl_cuda_matmul_packed(fastdl_context* context, const fastdl_te
   });
 }
 
-fastdl_status fastdl_cuda_linear_backward(fastdl_context* context, const fastdl_tensor* grad, const fastdl_tensor* saved,
-                                          const fastdl_tensor* x, const fastdl_tensor* weight,
-                                          const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight,
-                                          const fastdl_tensor* grad_bias, const fastdl_matmul_options* options) {
+fastdl_status fastdl_cuda_linear_backward(fastdl_context* context, const fastdl_tensor* grad,
+                                          const fastdl_tensor* saved, const fastdl_tensor* x,
+                                          const fastdl_tensor* weight, const fastdl_tensor* grad_x,
+                                          const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
+                                          const fastdl_matmul_options* options) {
   return guarded([&] {
-    linear_backward(context, check::linear_backward(grad, saved, x, weight, grad_x, grad_weight, grad_bias, options));
+    linear_backward(context,
+                    check::linear_backward(grad, saved, x, weight, grad_x, grad_weight, grad_bias, options));
   });
 }
 }

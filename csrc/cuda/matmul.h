@@ -8,8 +8,8 @@ namespace fastdl::cuda {
 
 // C = A B into a view of S or, beside 16-bit operands, of float32; of its dims the last two count.
 template <class S>
-Gemm<S> product(int64_t m, int64_t n, int64_t k, const S* a, int64_t a_row, int64_t a_column, const S* b, int64_t b_row,
-                int64_t b_column, const View& out) {
+Gemm<S> product(int64_t m, int64_t n, int64_t k, const S* a, int64_t a_row, int64_t a_column, const S* b,
+                int64_t b_row, int64_t b_column, const View& out) {
   Gemm<S> g{m, n, k, a, a_row, a_column, b, b_row, b_column, out.data, out.stride(-2), out.stride(-1)};
   g.c_float32 = is_narrow(DTypeOf<S>::value) && out.dtype == DType::kFloat32;
   return g;

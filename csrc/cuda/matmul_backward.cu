@@ -32,7 +32,8 @@ constexpr int64_t kSumRows = 512;  // of a block: a second kernel adds up the bl
 // partial[block, j] = sum of z[i, j] over the block's rows; neighbouring threads have neighbouring columns.
 template <class S>
 __global__ void __launch_bounds__(kSumThreads)
-    sum_rows_partly(int64_t rows, int64_t columns, const S* z, int64_t row, int64_t column, compute_t<S>* partial) {
+    sum_rows_partly(int64_t rows, int64_t columns, const S* z, int64_t row, int64_t column,
+                    compute_t<S>* partial) {
   const int64_t j = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
   if (j >= columns) return;
   const int64_t begin = blockIdx.y * kSumRows, end = begin + kSumRows < rows ? begin + kSumRows : rows;
@@ -58,12 +59,13 @@ void sum_rows(Context* context, int64_t rows, int64_t columns, const S* z, int64
   const int64_t parts = rows == 0 ? 1 : (rows + kSumRows - 1) / kSumRows;
   const Workspace partial(context, static_cast<size_t>(parts * columns) * sizeof(T));
   const auto across = static_cast<unsigned>((columns + kSumThreads - 1) / kSumThreads);
-  launch(context, FASTDL_KERNEL(sum_rows_partly<S>), {dim3(across, static_cast<unsigned>(parts)), kSumThreads}, rows,
-         columns, z, row, column, partial.as<T>());
+  launch(context, FASTDL_KERNEL(sum_rows_partly<S>),
+         {dim3(across, static_cast<unsigned>(parts)), kSumThreads}, rows, columns, z, row, column,
+         partial.as<T>());
   const auto add_up = [&](auto zero) {
     using Out = decltype(zero);
-    launch(context, FASTDL_KERNEL(add_up_rows<T, Out>), {across, kSumThreads}, parts, columns, partial.as<const T>(),
-           out.as<Out>(), out.strides[0]);
+    launch(context, FASTDL_KERNEL(add_up_rows<T, Out>), {across, kSumThreads}, parts, columns,
+           partial.as<const T>(), out.as<Out>(), out.strides[0]);
   };
   if constexpr (std::is_same_v<T, S>) add_up(S{});
   else if (out.dtype == DType::kFloat32) add_up(float{});
@@ -102,14 +104,14 @@ void linear_backward(Context* context, const check::LinearBackward& l) {
       flat.ndim = 2;
       flat.shape[0] = m, flat.shape[1] = k;
       flat.strides[0] = stride, flat.strides[1] = out.stride(-1);
-      gemm(context, product<S>(m, k, n, zp, z.row_stride, z.column_stride, l.weight.as<S>(), l.weight.strides[0],
-                               l.weight.strides[1], flat));
+      gemm(context, product<S>(m, k, n, zp, z.row_stride, z.column_stride, l.weight.as<S>(),
+                               l.weight.strides[0], l.weight.strides[1], flat));
       if (stand_in) stand_in->write_back();
     }
     if (l.want_weight) {
       const Rows x(context, l.x);
-      gemm(context, product<S>(n, l.grad_weight.shape[1], m, zp, z.column_stride, z.row_stride, x.view.template as<S>(),
-                               x.row_stride, x.column_stride, l.grad_weight));
+      gemm(context, product<S>(n, l.grad_weight.shape[1], m, zp, z.column_stride, z.row_stride,
+                               x.view.template as<S>(), x.row_stride, x.column_stride, l.grad_weight));
     }
     if (l.want_bias && n > 0) sum_rows<S>(context, m, n, zp, z.row_stride, z.column_stride, l.grad_bias);
   });

@@ -1,5 +1,6 @@
-// A float32 as the exact sum of three bfloat16, of 8 bits of its mantissa each (design: float32 products at matrix-unit
-// speed). Of the nine products of two such sums the six largest give float32 accuracy, three 16 bits, one 8.
+// A float32 as the exact sum of three bfloat16, of 8 bits of its mantissa each (design: float32 products at
+// matrix-unit speed). Of the nine products of two such sums the six largest give float32 accuracy, three 16
+// bits, one 8.
 #pragma once
 
 #include "common/narrow.h"
@@ -7,7 +8,8 @@
 
 namespace fastdl::cuda {
 
-// Beyond these the pieces would leave bfloat16's range (a rounded-up piece becomes infinity, the third one subnormal).
+// Beyond these the pieces would leave bfloat16's range (a rounded-up piece becomes infinity, the third one
+// subnormal).
 constexpr float kSplitLargest = 0x1.fep127f, kSplitSmallest = 0x1p-100f;
 
 __device__ __forceinline__ bool splits(float x) {

@@ -16,11 +16,13 @@ namespace fastdl::cuda::ptx {
 // PTX ISA 9.7.9.25.3.1 (cp.async)
 __device__ __forceinline__ void cp_async_16(void* to, const void* from, int valid) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(valid) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(valid)
+               : "memory");
 }
 // PTX ISA 9.7.9.25.3.2 (cp.async.commit_group)
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `Pending` of this thread's groups are under way. PTX ISA 9.7.9.25.3.3 (cp.async.wait_group)
+// Waits until at most `Pending` of this thread's groups are under way. PTX ISA 9.7.9.25.3.3
+// (cp.async.wait_group)
 template <int Pending>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");

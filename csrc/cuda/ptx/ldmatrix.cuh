@@ -1,6 +1,6 @@
-// Four 8 x 8 matrices of 16-bit elements from shared memory into the fragments of mma.sync. Lane l gives the address of
-// row l % 8 of matrix l / 8 (16 bytes, aligned to as much) and receives in r[i], of matrix i, the elements 2t, 2t + 1 of
-// row g; transposed: of column g (g = l / 4, t = l % 4).
+// Four 8 x 8 matrices of 16-bit elements from shared memory into the fragments of mma.sync. Lane l gives the
+// address of row l % 8 of matrix l / 8 (16 bytes, aligned to as much) and receives in r[i], of matrix i, the
+// elements 2t, 2t + 1 of row g; transposed: of column g (g = l / 4, t = l % 4).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -44,7 +44,8 @@ struct LdmatrixOut {
 
 template <bool Transposed>
 void ldmatrix(uint32_t (&r)[4], const void* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) simt::fail("ldmatrix: the address of a row is not aligned to 16 bytes");
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+    simt::fail("ldmatrix: the address of a row is not aligned to 16 bytes");
   simt::note_read(row, 16);
   LdmatrixIn in;
   std::memcpy(in.row, row, 16);
@@ -55,7 +56,8 @@ void ldmatrix(uint32_t (&r)[4], const void* row) {
           const int g = l / 4, t = l % 4;
           for (int i = 0; i < 4; ++i) {
             const uint32_t low = Transposed ? lanes[8 * i + 2 * t].row[g] : lanes[8 * i + g].row[2 * t];
-            const uint32_t high = Transposed ? lanes[8 * i + 2 * t + 1].row[g] : lanes[8 * i + g].row[2 * t + 1];
+            const uint32_t high =
+                Transposed ? lanes[8 * i + 2 * t + 1].row[g] : lanes[8 * i + g].row[2 * t + 1];
             results[l].r[i] = low | high << 16;
           }
         }

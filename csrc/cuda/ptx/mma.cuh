@@ -1,5 +1,5 @@
-// Products of small matrices by the tensor cores: D = A B + C over a warp, A 16 x 16, B 16 x 8, C and D 16 x 8, the
-// elements of A and B 16-bit, sums float32. Lane l holds, with g = l / 4 and t = l % 4,
+// Products of small matrices by the tensor cores: D = A B + C over a warp, A 16 x 16, B 16 x 8, C and D 16 x
+// 8, the elements of A and B 16-bit, sums float32. Lane l holds, with g = l / 4 and t = l % 4,
 //   a: rows g and g + 8 of columns 2t, 2t + 1 (a[0], a[1]) and of columns 2t + 8, 2t + 9 (a[2], a[3])
 //   b: rows 2t, 2t + 1 (b[0]) and 2t + 8, 2t + 9 (b[1]) of column g
 //   c: rows g (c[0], c[1]) and g + 8 (c[2], c[3]) of columns 2t, 2t + 1
@@ -24,13 +24,15 @@ namespace fastdl::cuda::ptx {
 // PTX ISA 9.7.14.5.8 (mma.m16n8k16 with .f16 and .bf16)
 __device__ __forceinline__ void mma(bfloat16, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 __device__ __forceinline__ void mma(float16, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -50,8 +52,8 @@ float half_of(uint32_t pair, int which) {
   return to_float(S{static_cast<uint16_t>(pair >> 16 * which)});
 }
 
-// Tensor cores add exact products and cut off what does not fit float32: the sum here is exact to double and then
-// rounded towards zero.
+// Tensor cores add exact products and cut off what does not fit float32: the sum here is exact to double and
+// then rounded towards zero.
 inline float truncated(double x) {
   const auto y = static_cast<float>(x);
   return std::fabs(static_cast<double>(y)) > std::fabs(x) && std::isfinite(y) ? std::nextafterf(y, 0.0f) : y;
@@ -66,7 +68,8 @@ void mma(S, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
         for (int l = 0; l < 32; ++l) {
           const int g = l / 4, t = l % 4;
           for (int i = 0; i < 4; ++i) {
-            for (int e = 0; e < 2; ++e) left[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + e] = half_of<S>(lanes[l].a[i], e);
+            for (int e = 0; e < 2; ++e)
+              left[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + e] = half_of<S>(lanes[l].a[i], e);
           }
           for (int i = 0; i < 2; ++i) {
             for (int e = 0; e < 2; ++e) right[2 * t + 8 * i + e][g] = half_of<S>(lanes[l].b[i], e);
