@@ -18,8 +18,10 @@ using BGemm = Gemm<bfloat16>;
 double cost_of(int64_t m, int64_t n, int64_t k) { return gemm_cost(m, n, k, 64); }
 
 // Rows of an operand whose lanes are contiguous (B as it is, A transposed) are packed in slabs of so many,
-// all panels of a slab before the next slab: each row is then read in one run.
-constexpr int64_t kSlab = 64;
+// all panels of a slab before the next slab: each row is read in one run, and the rows of a slab share an
+// L1 cache set even if they are a multiple of a page apart.
+constexpr int64_t kSlab = 8;
+constexpr int64_t kTaskSteps = 64;  // of such an operand, packed by one task
 // Operands at least so far apart, a multiple of a page, fall into the same few sets of the L1 cache: rows of
 // A, if more than kAliasedRows, do not stay there from one step of k to the next.
 constexpr int64_t kPage = 4096, kAliasedRows = 8;
@@ -96,8 +98,9 @@ struct Job {
 
 // pack(k0, k, lane, lanes) for all panels of `width` lanes, in slabs where the lanes are contiguous.
 template <class Pack>
-void for_panels(bool contiguous, int64_t k, int64_t lanes, int64_t width, Pack&& pack) {
-  const int64_t slab = contiguous ? kSlab : std::max<int64_t>(k, 1);
+void for_panels(const Bf16Kernels& kernel, bool contiguous, int64_t k, int64_t lanes, int64_t width,
+                Pack&& pack) {
+  const int64_t slab = contiguous ? std::max<int64_t>(kSlab, kernel.k_step) : std::max<int64_t>(k, 1);
   for (int64_t k0 = 0; k0 < k; k0 += slab) {
     for (int64_t i = 0; i < lanes; i += width) {
       pack(k0, std::min(slab, k - k0), i, std::min(width, lanes - i));
@@ -109,25 +112,36 @@ void for_panels(bool contiguous, int64_t k, int64_t lanes, int64_t width, Pack&&
 void pack_rows(const Job& job, int64_t row, int64_t rows, int64_t k0, int64_t k, int64_t length,
                bfloat16* out) {
   const BGemm& g = job.g;
-  for_panels(g.a_row == 1, k, rows, job.mr, [&](int64_t at, int64_t steps, int64_t i, int64_t lanes) {
-    job.kernel.pack_a(g.a + (row + i) * g.a_row + (k0 + at) * g.a_k, g.a_row, g.a_k, steps,
-                      static_cast<int>(lanes), static_cast<int>(job.height),
-                      out + i / job.mr * job.height * length + at * job.height);
-  });
+  for_panels(job.kernel, g.a_row == 1, k, rows, job.mr,
+             [&](int64_t at, int64_t steps, int64_t i, int64_t lanes) {
+               job.kernel.pack_a(g.a + (row + i) * g.a_row + (k0 + at) * g.a_k, g.a_row, g.a_k, steps,
+                                 static_cast<int>(lanes), static_cast<int>(job.height),
+                                 out + i / job.mr * job.height * length + at * job.height);
+             });
 }
 
 // B[k0.., col..] as panels `length` steps of k long.
 void pack_columns(const Bf16Kernels& kernel, const BGemm& g, int64_t col, int64_t cols, int64_t k0, int64_t k,
                   int64_t length, bfloat16* out) {
-  for_panels(g.b_n == 1, k, cols, kernel.nr, [&](int64_t at, int64_t steps, int64_t j, int64_t lanes) {
-    kernel.pack_b(g.b + (k0 + at) * g.b_k + (col + j) * g.b_n, g.b_k, g.b_n, steps, static_cast<int>(lanes),
-                  out + j * length + at * kernel.nr);
-  });
+  for_panels(kernel, g.b_n == 1, k, cols, kernel.nr,
+             [&](int64_t at, int64_t steps, int64_t j, int64_t lanes) {
+               kernel.pack_b(g.b + (k0 + at) * g.b_k + (col + j) * g.b_n, g.b_k, g.b_n, steps,
+                             static_cast<int>(lanes), out + j * length + at * kernel.nr);
+             });
 }
 
 struct Block {
   int64_t row, col, rows, cols;
 };
+
+// B[k0.., col..], to be packed next, where it lies; nothing if it is not made of rows or columns.
+Bf16Ahead ahead_of(const BGemm& g, int64_t col, int64_t cols, int64_t k0, int64_t k) {
+  constexpr int64_t line = 64, size = sizeof(bfloat16);
+  const char* const at = reinterpret_cast<const char*>(g.b + k0 * g.b_k + col * g.b_n);
+  if (cols <= 0 || k <= 0 || (g.b_n != 1 && g.b_k != 1)) return {at, nullptr, 0, 0, 0};
+  const int64_t width = round_up((g.b_n == 1 ? cols : k) * size, line);
+  return {at, at + width, (g.b_n == 1 ? g.b_k : g.b_n) * size, g.b_n == 1 ? k : cols, width};
+}
 
 // C[block] over all of K.
 void compute_block(Context* context, const Job& job, const Block& block) {
@@ -147,6 +161,12 @@ void compute_block(Context* context, const Job& job, const Block& block) {
     const int64_t k = std::min(kc, g.k - pc), padded = round_up(k, step);
     if (pack_a) pack_rows(job, block.row, block.rows, pc, k, padded, a_packed);
     if (!job.b_panels) pack_columns(kernel, g, block.col, block.cols, pc, k, padded, b_packed);
+    // The next block of this strip, or the first one of the next strip.
+    const bool more = pc + k < g.k;
+    const int64_t next_col = more ? block.col : block.col + block.cols;
+    Bf16Ahead ahead = job.b_panels ? Bf16Ahead{}
+                                   : ahead_of(g, next_col, std::min(block.cols, g.n - next_col),
+                                              more ? pc + k : 0, std::min(kc, more ? g.k - pc - k : g.k));
     for (int64_t j = 0; j < block.cols; j += nr) {
       Bf16Piece piece{nullptr, nullptr, k};
       piece.b =
@@ -162,6 +182,7 @@ void compute_block(Context* context, const Job& job, const Block& block) {
         t.count = 1;
         t.a_row = packed_a ? step : g.a_row;
         t.a_step = packed_a ? height * step : step;
+        t.ahead = ahead.rows > 0 ? &ahead : nullptr;
         t.resume = pc > 0;
         t.finish = pc + k == g.k;
         if (!one) {
@@ -192,7 +213,7 @@ void pack_panels(Context* context, const Bf16Kernels& kernel, const BGemm& g, in
   const int64_t nr = kernel.nr, length = round_up(g.k, kernel.k_step), col0 = first * nr;
   const bool slabs = g.b_n == 1;
   const int64_t width = slabs ? 16 : 1, strips = ceil_div(count, width);  // panels of a task
-  const int64_t depth = slabs ? kSlab : std::max<int64_t>(g.k, 1), tasks = strips * ceil_div(g.k, depth);
+  const int64_t depth = slabs ? kTaskSteps : std::max<int64_t>(g.k, 1), tasks = strips * ceil_div(g.k, depth);
   parallel_for(context, tasks, static_cast<double>(width * nr * depth) / 8, [&](int64_t task) {
     const int64_t p = task % strips * width, k0 = task / strips * depth, col = col0 + p * nr;
     pack_columns(kernel, g, col, std::min(std::min(p + width, count) * nr, g.n - col0) - p * nr, k0,
