@@ -369,7 +369,8 @@ def version(array: Any) -> int:
 def _check_unmodified(node: Any) -> None:
     for saved in node.saved:
         a: Any = saved._data if isinstance(saved, TensorBase) else saved
-        if (a.__class__ is ndarray or a.__class__ in _others) and version(a) > node.epoch:
+        kind = a.__class__
+        if (kind is ndarray or kind in _others) and version(a) > node.epoch:
             raise RuntimeError(
                 f"backward: one of the arrays saved by {node.__class__.__name__} (shape {a.shape}) has been modified "
                 "by an in-place operation since; use the out-of-place form or clone() it first"

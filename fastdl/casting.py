@@ -47,8 +47,8 @@ class autocast:
     block and again after it was changed in place (``cache_enabled=False``: at every use). float64 is left alone.
 
     ``autocast("cpu", dtype)`` is torch's form, ``autocast(dtype)`` the short one; either holds for all devices.
-    ``enabled=False`` switches mixed precision off for a part of a block. Call ``backward`` outside or inside: it works in the dtypes of forward.
-    Raises ValueError for another dtype, RuntimeError for another device.
+    ``enabled=False`` switches mixed precision off for a part of a block. Call ``backward`` outside or inside: it
+    works in the dtypes of forward. Raises ValueError for another dtype, RuntimeError for another device.
 
     >>> import fastdl
     >>> layer = fastdl.nn.Linear(3, 2)

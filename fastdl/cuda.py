@@ -15,18 +15,24 @@ import numpy as np
 from . import random
 from .backend import Backend
 
-_HINT = "pip install 'fastdl[cuda13]'"
+_MISSING = "device 'cuda' is not available"
 
 
 def make_backend() -> Backend:
     """The backend of this device. Raises RuntimeError that says what is missing: CUDA kernels, a driver, CuPy."""
     kernels = _kernels()
-    if not kernels.device_count():
-        raise RuntimeError('device "cuda": there is no GPU that this process may use')
+    try:
+        count = kernels.device_count()
+    except RuntimeError as error:
+        raise RuntimeError(f"{_MISSING}: {error}") from None
+    if not count:
+        raise RuntimeError(f"{_MISSING}: there is no GPU that this process may use")
     try:
         cupy = import_module("cupy")
     except ImportError as error:
-        raise RuntimeError(f'device "cuda": arrays on a GPU are CuPy\'s ({_HINT}): {error}') from None
+        raise RuntimeError(
+            f"{_MISSING}: arrays on a GPU are CuPy's (pip install 'fastdl[cuda13]'): {error}"
+        ) from None
     return Backend(
         "cuda",
         cupy.ndarray,
@@ -43,9 +49,7 @@ def _kernels() -> Any:
     try:
         return import_module("fastdl._cuda")
     except ImportError as error:
-        raise RuntimeError(
-            f'device "cuda": fastdl was built without CUDA (FASTDL_CUDA=ON): {error}'
-        ) from None
+        raise RuntimeError(f"{_MISSING}: fastdl was built without CUDA (FASTDL_CUDA=ON): {error}") from None
 
 
 def _cupy() -> Any:
@@ -172,7 +176,7 @@ def _chosen(cupy: Any, device: Any) -> Any:
     """A context in which a GPU, by number or name, is the current one."""
     from .device import device as Device
 
-    index = None if device is None else Device(device).index
+    index = device if isinstance(device, int) or device is None else Device(device).index
     return contextlib.nullcontext() if index is None else cupy.cuda.Device(index)
 
 

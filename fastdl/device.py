@@ -30,8 +30,6 @@ class device:
     def __init__(self, name: Any, index: int | None = None):
         if isinstance(name, device):
             name, index = name.type, name.index
-        if isinstance(name, int) and not isinstance(name, bool) and name >= 0:
-            name, index = "cuda", name
         if not isinstance(name, str):
             raise TypeError(f"device: expected a name such as 'cpu', got {name.__class__.__name__}")
         kind, colon, number = name.partition(":")
@@ -57,6 +55,11 @@ class device:
 
 
 cpu = device("cpu")
+
+
+def gpu(which: Any) -> device:
+    """A GPU by number or name."""
+    return device("cuda", which) if isinstance(which, int) else device(which)
 
 
 def backend_of(kind: str) -> backend.Backend | None:

@@ -129,7 +129,7 @@ def make_backend() -> Backend:
         kernels = import_module("fastdl._cuda_sim")
     except ImportError as error:
         raise RuntimeError(
-            f'device "cuda-sim": fastdl was built without the host executor (FASTDL_SIMT=ON): {error}'
+            f"device 'cuda-sim' is not available: fastdl was built without the host executor (FASTDL_SIMT=ON): {error}"
         ) from None
     return Backend(
         "cuda-sim", SimArray, kernels, empty, from_numpy, to_numpy, lambda _: None, empty((), np.float32)

@@ -289,7 +289,7 @@ class Tensor(Methods):
 
     def cuda(self, device: Any = None) -> Tensor:
         """The tensor on a GPU (default: the current one). Raises RuntimeError without one."""
-        return self.to("cuda" if device is None else device)
+        return self.to("cuda" if device is None else devices.gpu(device))
 
     def pin_memory(self) -> Tensor:
         """A copy in page-locked memory, for quick copies to a GPU; the tensor itself where there is no GPU."""

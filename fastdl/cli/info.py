@@ -64,7 +64,7 @@ def _devices() -> list[tuple[str, str]]:
             if kind == "cuda" and cuda.device_count() > 1:
                 text += f", and {cuda.device_count() - 1} more"
         except RuntimeError as error:
-            text = "not available: " + str(error).removeprefix(f'device "{kind}": ')
+            text = "not available: " + str(error).partition(": ")[2]
         rows.append((kind, text))
     return rows
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from .. import autograd
-from ..device import check_device, place
+from ..device import check_device, gpu, place
 from ..device import device as Device
 from ..dtypes import as_dtype
 from ..tensor import Tensor
@@ -291,7 +291,8 @@ class Module:
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Move parameters and buffers to a device and convert the floating-point ones to a dtype, in place:
-        ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(tensor)``. Optimizers that know the parameters follow.
+        ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(tensor)``. Optimizers that know the
+        parameters follow.
 
         Raises TypeError for a dtype that is not floating-point, RuntimeError for a device that is not there.
         """
@@ -341,7 +342,7 @@ class Module:
 
     def cuda(self: Self, device: Any = None) -> Self:
         """Move to a GPU (default: the current one). Raises RuntimeError without one."""
-        return self.to("cuda" if device is None else Device(device))
+        return self.to("cuda" if device is None else gpu(device))
 
     def float(self: Self) -> Self:
         """Convert to float32."""
@@ -369,8 +370,8 @@ class Module:
         """Copy values into parameters and persistent buffers, by name.
 
         state_dict: Tensors or arrays of any device (torch's CPU tensors too); dtypes are converted to the module's.
-        strict: whether missing and unexpected keys are errors; wrong shapes always are. assign: take the arrays as they are, dtype
-        and all, instead of copying their values.
+        strict: whether missing and unexpected keys are errors; wrong shapes always are. assign: take the arrays as
+        they are, dtype and all, instead of copying their values.
 
         Raises StateDictError (a RuntimeError and a ValueError) that lists everything that does not fit, in which case
         nothing was loaded; TypeError if it is no mapping.
