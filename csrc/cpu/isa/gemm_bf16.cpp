@@ -31,6 +31,12 @@ static void tile(const Bf16Tile& t) {
   if (t.finish && !t.c32 && !t.stream) {
     FASTDL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(t.c + r * t.ldc, 1, 3);
   }
+  // Tiles of few rows have no time for it.
+  constexpr bool kAhead = R > 4;
+  Bf16Ahead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
+  Bf16Ahead* const ahead = kAhead && t.ahead ? t.ahead : &none;
+  const char *at = ahead->at, *end = ahead->end;
+  int64_t line = ahead->rows > 0 ? 64 : 0;
   const int64_t a_row = t.a_row, a_step = t.a_step;
   for (int64_t p = 0; p < t.count; ++p) {
     const bfloat16* a[groups];  // see isa/gemm.cpp
@@ -40,6 +46,15 @@ static void tile(const Bf16Tile& t) {
     }
     const bfloat16* b = t.pieces[p].b;
     for (int64_t pair = t.pieces[p].k / 2; pair > 0; --pair) {
+      if constexpr (kAhead) {
+        __builtin_prefetch(at, 0, 2);
+        at += line;
+        if (at == end) {
+          if (--ahead->rows == 0) line = 0;
+          end += ahead->stride;
+          at = end - ahead->width;
+        }
+      }
       __m512i bv[NV];
       FASTDL_UNROLL for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 32 * j);
       FASTDL_UNROLL for (int r = 0; r < R; ++r) {
@@ -59,6 +74,8 @@ static void tile(const Bf16Tile& t) {
     }
   }
 #undef FASTDL_EACH
+  ahead->at = at;
+  ahead->end = end;
   end_of_tile(t, sum, last);
 }
 

@@ -19,6 +19,15 @@ struct Bf16Piece {
   int64_t k;
 };
 
+// Memory that will be wanted soon: `rows` rows of cache lines from `at` to `end`, the next one `stride` bytes
+// on. Tiles bring a line of it to the L2 cache per step, and move `at` on.
+struct Bf16Ahead {
+  const char* at;
+  const char* end;
+  int64_t stride, rows;
+  int64_t width;  // bytes of a row, a multiple of 64
+};
+
 // sums[rows x cols] (+)= the pieces' products; then, with `finish`, C = relu?(alpha * sums + beta * C + bias
 // + residual). A that lies in rows, contiguous along k, is a_step = k_step; a packed panel of A is a_row =
 // k_step and a_step = (rows of the panel) * k_step. Rows of A past `rows` and k past the piece's are never
@@ -43,6 +52,7 @@ struct Bf16Tile {
   int64_t ld_residual;
   bool relu;
   bool stream;  // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
+  Bf16Ahead* ahead;  // or null
 };
 
 // What the exponents of a block of float32 numbers allow: see gemm_split.cpp.
