@@ -97,6 +97,7 @@ struct Gather {
   bool skip;                     // taps outside on the first two axes are left out
   bool exact;                    // taps outside on any axis are left out
   bool patches;                  // the runs of each output position are gathered side by side
+  bool stream;                   // outputs are written past the cache
 
   bool inside(int axis, int64_t j, int64_t tap) const {
     const int64_t i = j * l.in_step[axis] + l.taps[axis].offset[static_cast<size_t>(tap)];
@@ -151,6 +152,7 @@ class TileEnd {
     t.relu = g.end.activation.kind == FASTDL_ACT_RELU;
     t.ldc = g.l.out_step[2] * g.out.step[2];
     t.ld_residual = g.end.residual.data ? g.l.out_step[2] * g.end.residual.step[2] : 0;
+    t.stream = g.stream;
   }
   void run(bfloat16* c) {
     t_.c = c;
@@ -270,6 +272,7 @@ void run_task(const Gather& g, int64_t task) {
                                                   : copy_region(g.in, g.l, b, {}, scratch.as<bfloat16>());
   if (g.patches) run_patches(g, region, b, panel0, panel1);
   else run_lines(g, region, b, panel0, panel1);
+  if (g.stream) end_stream();
 }
 
 void gather_lattice(Context* context, const Source<bfloat16>& in, const Lattice& l, const Panels& w,
@@ -284,8 +287,8 @@ void gather_lattice(Context* context, const Source<bfloat16>& in, const Lattice&
   target = std::min(target, std::max<int64_t>(kRegionBytes / pixel_bytes, 2 * k.mr));
   target = std::min(target, std::max<int64_t>(rows / kTasks, 4 * k.mr));
 
-  Gather g{in, l,     w,     out,   end,  Blocks(out.n, l.count, target), w.groups * w.per_group,
-           1,  false, false, false, false};
+  Gather g{in,    l,     w,     out,   end,  Blocks(out.n, l.count, target), w.groups * w.per_group, 1,
+           false, false, false, false, false};
   bool outside[3];
   for (int axis = 0; axis < 3; ++axis) outside[axis] = l.reaches_out(axis, in.x.size[axis]);
   const bool any_outside = outside[0] || outside[1] || outside[2];
@@ -301,6 +304,7 @@ void gather_lattice(Context* context, const Source<bfloat16>& in, const Lattice&
     g.skip = false;
     g.copied = true;
   }
+  g.stream = end.activation.kind <= FASTDL_ACT_RELU && streams(out, w.columns, k.nr);
   const double work = row_work * static_cast<double>(rows);
   const int64_t wanted = std::min<int64_t>(kTasks, static_cast<int64_t>(work / kTaskWork) + 1);
   const int64_t blocks = g.blocks.count();

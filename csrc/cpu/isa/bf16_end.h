@@ -26,6 +26,32 @@ FASTDL_INLINE void end_of_row(const Bf16Tile& t, Vec<float> x, int row, int col,
   else store_as(x, t.c + at, lanes);
 }
 
+// Rows of 32 columns to C.
+template <int R, int NV>
+FASTDL_INLINE void store_rows(const Bf16Tile& t, const Vec<float> (&sum)[R][NV]) {
+  bfloat16* const c = t.c;
+  const int64_t ldc = t.ldc;
+#if defined(__AVX512BF16__)
+  // One instruction rounds two vectors, but takes subnormals for zero.
+  constexpr int kSubnormal = 0x20;
+  __mmask16 subnormal = 0;
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    subnormal |= _mm512_fpclass_ps_mask(sum[r][0].v, kSubnormal);
+    subnormal |= _mm512_fpclass_ps_mask(sum[r][NV - 1].v, kSubnormal);
+  }
+  if (!subnormal) {
+    const bool stream = t.stream;
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+      const auto row = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(sum[r][NV - 1].v, sum[r][0].v));
+      if (stream) _mm512_stream_si512(reinterpret_cast<__m512i*>(c + r * ldc), row);
+      else _mm512_storeu_si512(c + r * ldc, row);
+    }
+    return;
+  }
+#endif
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) store_pair_as(sum[r][0], sum[r][NV - 1], c + r * ldc);
+}
+
 // The same for a whole tile in registers, each step decided once: branches per vector would take as long as
 // 100 steps of k. Lanes: of the last vector.
 template <int R, int NV>
@@ -61,7 +87,7 @@ FASTDL_INLINE void end_of_tile(const Bf16Tile& t, Vec<float> (&sum)[R][NV], int 
   if (c32) {
     FASTDL_EACH sum[r][j].store(c32 + r * ldc + j * W, lanes(j));
   } else if (NV == 2 && last == W) {
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) store_pair_as(sum[r][0], sum[r][NV - 1], c + r * ldc);
+    store_rows(t, sum);
   } else {
     FASTDL_EACH store_as(sum[r][j], c + r * ldc + j * W, lanes(j));
   }

@@ -41,7 +41,7 @@ static void tile(const GemmTile<T>& t) {
   const int tail = Masked ? t.cols - (NV - 1) * W : W;
   V sum[R][NV];
   FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-    FASTDL_UNROLL for (int j = 0; j < NV; ++j) prefetch(t.c + r * t.ldc + j * W);
+    if (!t.stream) FASTDL_UNROLL for (int j = 0; j < NV; ++j) prefetch(t.c + r * t.ldc + j * W);
     FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::zero();
   }
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
@@ -85,7 +85,8 @@ static void tile(const GemmTile<T>& t) {
   if (bias) FASTDL_EACH sum[r][j] += V::load(bias + j * W, lanes(j));
   if (residual) FASTDL_EACH sum[r][j] += V::load(residual + r * ld_residual + j * W, lanes(j));
   if (relu) FASTDL_EACH sum[r][j] = max(V::zero(), sum[r][j]);  // a NaN in the second operand comes through
-  FASTDL_EACH sum[r][j].store(c + r * ldc + j * W, lanes(j));
+  if (!Masked && t.stream) FASTDL_EACH sum[r][j].stream(c + r * ldc + j * W);
+  else FASTDL_EACH sum[r][j].store(c + r * ldc + j * W, lanes(j));
 #undef FASTDL_EACH
 }
 

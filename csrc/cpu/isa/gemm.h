@@ -32,6 +32,7 @@ struct GemmTile {
   const T* residual;  // [rows x cols] or null
   int64_t ld_residual;
   bool relu;
+  bool stream;  // C is written past the cache: cols == NR, rows aligned to 64 bytes
 };
 
 template <class T>

@@ -27,7 +27,7 @@ static void tile(const Bf16Tile& t) {
   } else {
     FASTDL_EACH sum[r][j] = V::zero();
   }
-  if (t.finish && !t.c32) {
+  if (t.finish && !t.c32 && !t.stream) {
     FASTDL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(t.c + r * t.ldc, 1, 3);
   }
   const int64_t a_row = t.a_row, a_step = t.a_step;

@@ -41,6 +41,7 @@ struct Bf16Tile {
   const float* residual32;
   int64_t ld_residual;
   bool relu;
+  bool stream;  // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
 };
 
 // What the exponents of a block of float32 numbers allow: see gemm_split.cpp.
