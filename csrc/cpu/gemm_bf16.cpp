@@ -134,6 +134,15 @@ struct Block {
   int64_t row, col, rows, cols;
 };
 
+// B[k0.., col..], to be packed next, where it lies; nothing if it is not made of rows or columns.
+Bf16Ahead ahead_of(const BGemm& g, int64_t col, int64_t cols, int64_t k0, int64_t k) {
+  constexpr int64_t line = 64, size = sizeof(bfloat16);
+  const char* const at = reinterpret_cast<const char*>(g.b + k0 * g.b_k + col * g.b_n);
+  if (cols <= 0 || k <= 0 || (g.b_n != 1 && g.b_k != 1)) return {at, nullptr, 0, 0, 0};
+  const int64_t width = round_up((g.b_n == 1 ? cols : k) * size, line);
+  return {at, at + width, (g.b_n == 1 ? g.b_k : g.b_n) * size, g.b_n == 1 ? k : cols, width};
+}
+
 // C[block] over all of K.
 void compute_block(Context* context, const Job& job, const Block& block) {
   const Bf16Kernels& kernel = job.kernel;
@@ -152,6 +161,12 @@ void compute_block(Context* context, const Job& job, const Block& block) {
     const int64_t k = std::min(kc, g.k - pc), padded = round_up(k, step);
     if (pack_a) pack_rows(job, block.row, block.rows, pc, k, padded, a_packed);
     if (!job.b_panels) pack_columns(kernel, g, block.col, block.cols, pc, k, padded, b_packed);
+    // The next block of this strip, or the first one of the next strip.
+    const bool more = pc + k < g.k;
+    const int64_t next_col = more ? block.col : block.col + block.cols;
+    Bf16Ahead ahead = job.b_panels ? Bf16Ahead{}
+                                   : ahead_of(g, next_col, std::min(block.cols, g.n - next_col),
+                                              more ? pc + k : 0, std::min(kc, more ? g.k - pc - k : g.k));
     for (int64_t j = 0; j < block.cols; j += nr) {
       Bf16Piece piece{nullptr, nullptr, k};
       piece.b =
@@ -167,6 +182,7 @@ void compute_block(Context* context, const Job& job, const Block& block) {
         t.count = 1;
         t.a_row = packed_a ? step : g.a_row;
         t.a_step = packed_a ? height * step : step;
+        t.ahead = ahead.rows > 0 ? &ahead : nullptr;
         t.resume = pc > 0;
         t.finish = pc + k == g.k;
         if (!one) {
@@ -207,7 +223,7 @@ void pack_panels(Context* context, const Bf16Kernels& kernel, const BGemm& g, in
 
 // Up to so many rows each task packs its own strip of B, a block of K at a time: it stays in the L2 cache,
 // beside the block of A.
-constexpr int64_t kStripRows = 256, kStripCols = 256, kStripBytes = 256 << 10, kStripA = 512 << 10;
+constexpr int64_t kStripRows = 768, kStripCols = 256, kStripBytes = 256 << 10, kStripA = 512 << 10;
 constexpr int64_t kStrips = 16;  // wanted, to balance a few threads
 
 void gemm_strips(Context* context, Job job) {

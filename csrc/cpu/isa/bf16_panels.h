@@ -50,7 +50,10 @@ static void pack_rows_of_lanes(const bfloat16* src, int64_t k_stride, int64_t k,
   for (; i < padded; i += 2) store(_mm512_setzero_si512(), _mm512_setzero_si512());
 }
 
-// Lanes contiguous along k.
+// Lanes contiguous along k. 14 to 32 streams are more than the processor prefetches by itself: with two cache
+// lines of each on their way, packing from beyond the L2 cache takes a third to a half of the time.
+constexpr int kAhead = 64;
+
 static void pack_transposed(const bfloat16* src, int64_t lane_stride, int64_t k, int64_t padded, int lanes,
                             int width, bfloat16* out) {
   for (int64_t k0 = 0; k0 < padded; k0 += kBlockSteps) {
@@ -64,12 +67,14 @@ static void pack_transposed(const bfloat16* src, int64_t lane_stride, int64_t k,
       if (here == kBlockLanes && steps == kBlockSteps) {
         FASTDL_UNROLL for (int i = 0; i < kBlockLanes; ++i) {
           v[i].v = _mm512_loadu_ps(reinterpret_cast<const float*>(p + i * lane_stride));
+          prefetch(p + i * lane_stride + kAhead);
         }
       } else {
         const __mmask32 m = lanes_mask32(steps);
         FASTDL_UNROLL for (int i = 0; i < kBlockLanes; ++i) {
           v[i].v = i < here ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(m, p + i * lane_stride))
                             : _mm512_setzero_ps();
+          if (i < here) prefetch(p + i * lane_stride + kAhead);
         }
       }
       transpose(v);

@@ -5,6 +5,7 @@
 #include "bf16_pack.h"
 #include "bf16_panels.h"
 #include "bf16_rows.h"
+#include "few_rows_inline.h"
 #include "simd.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
@@ -30,6 +31,12 @@ static void tile(const Bf16Tile& t) {
   if (t.finish && !t.c32 && !t.stream) {
     FASTDL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(t.c + r * t.ldc, 1, 3);
   }
+  // Tiles of few rows have no time for it.
+  constexpr bool kAhead = R > 4;
+  Bf16Ahead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
+  Bf16Ahead* const ahead = kAhead && t.ahead ? t.ahead : &none;
+  const char *at = ahead->at, *end = ahead->end;
+  int64_t line = ahead->rows > 0 ? 64 : 0;
   const int64_t a_row = t.a_row, a_step = t.a_step;
   for (int64_t p = 0; p < t.count; ++p) {
     const bfloat16* a[groups];  // see isa/gemm.cpp
@@ -39,6 +46,15 @@ static void tile(const Bf16Tile& t) {
     }
     const bfloat16* b = t.pieces[p].b;
     for (int64_t pair = t.pieces[p].k / 2; pair > 0; --pair) {
+      if constexpr (kAhead) {
+        __builtin_prefetch(at, 0, 2);
+        at += line;
+        if (at == end) {
+          if (--ahead->rows == 0) line = 0;
+          end += ahead->stride;
+          at = end - ahead->width;
+        }
+      }
       __m512i bv[NV];
       FASTDL_UNROLL for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 32 * j);
       FASTDL_UNROLL for (int r = 0; r < R; ++r) {
@@ -58,6 +74,8 @@ static void tile(const Bf16Tile& t) {
     }
   }
 #undef FASTDL_EACH
+  ahead->at = at;
+  ahead->end = end;
   end_of_tile(t, sum, last);
 }
 
@@ -103,9 +121,36 @@ static int64_t peak(int64_t rounds, float* sink) {
   return 4ll * chains * steps * 16;
 }
 
+struct PairProducts {
+  using Storage = bfloat16;
+  using Sum = __m512;
+  using Factor = __m512i;
+  static constexpr int kLanes = 16, kDepth = 2;
+  static FASTDL_INLINE Sum zero() { return _mm512_setzero_ps(); }
+  static FASTDL_INLINE Factor factor(const bfloat16* p) { return _mm512_loadu_si512(p); }
+  static FASTDL_INLINE __m512i row(const bfloat16* p) { return broadcast_pair(p); }
+  static FASTDL_INLINE __m512i last_row(const bfloat16* p) { return broadcast_last(p); }
+  static FASTDL_INLINE Sum add(Sum sum, __m512i row, Factor factor) { return dot(sum, row, factor); }
+  static FASTDL_INLINE void store(Sum sum, float* p) { _mm512_storeu_ps(p, sum); }
+};
+
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,       kCols,    kStep,     1,      kKc,     nullptr,
-                                  nullptr,     any_tile, pack_a,    pack_b, nullptr, nullptr,
-                                  finish_tile, dot_rows, gemv_rows, peak};
+const Bf16Kernels bf16_kernels = {kRows,
+                                  kCols,
+                                  kStep,
+                                  1,
+                                  kKc,
+                                  nullptr,
+                                  nullptr,
+                                  any_tile,
+                                  pack_a,
+                                  pack_b,
+                                  nullptr,
+                                  nullptr,
+                                  finish_tile,
+                                  dot_rows,
+                                  gemv_rows,
+                                  peak,
+                                  few_rows<PairProducts, 12>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/narrow.h"
+#include "few_rows.h"
 
 namespace fastdl::cpu {
 
@@ -16,6 +17,15 @@ struct Bf16Piece {
   const bfloat16*
       b;  // element (k, column): b[k / 2 * 2 * nr + 2 * column + k % 2], zero from k on to the next k_step
   int64_t k;
+};
+
+// Memory that will be wanted soon: `rows` rows of cache lines from `at` to `end`, the next one `stride` bytes
+// on. Tiles bring a line of it to the L2 cache per step, and move `at` on.
+struct Bf16Ahead {
+  const char* at;
+  const char* end;
+  int64_t stride, rows;
+  int64_t width;  // bytes of a row, a multiple of 64
 };
 
 // sums[rows x cols] (+)= the pieces' products; then, with `finish`, C = relu?(alpha * sums + beta * C + bias
@@ -41,7 +51,8 @@ struct Bf16Tile {
   const float* residual32;
   int64_t ld_residual;
   bool relu;
-  bool stream;  // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
+  bool stream;       // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
+  Bf16Ahead* ahead;  // or null
 };
 
 // What the exponents of a block of float32 numbers allow: see gemm_split.cpp.
@@ -88,6 +99,9 @@ struct Bf16Kernels {
 
   // `rounds` blocks of independent products in registers; returns the floating-point operations of one round.
   int64_t (*peak)(int64_t rounds, float* sink);
+
+  // Null: the tiles are as good.
+  void (*few_rows)(const FewRows<bfloat16>&);
 };
 
 }  // namespace fastdl::cpu
