@@ -32,6 +32,8 @@ SHAPES = [
     # few queries: keys are read in place, the last in parts
     (3, 6, 2, 1, 130, 40, 72),
     (1, 4, 1, 2, 1600, 24, 40),
+    # backward: the keys of few heads in shares
+    (1, 2, 2, 140, 530, 20, 24),
 ]
 
 
@@ -138,8 +140,9 @@ def near(got, expected):
     np.testing.assert_allclose(got.astype(np.float64), expected, rtol=0, atol=allowed)
 
 
+@pytest.mark.parametrize("heads, key_heads, features", [(2, 2, 32), (1, 1, 128), (4, 1, 64)])
 @pytest.mark.parametrize("dtype", [np.float32, BF16])
-def test_memory_does_not_grow_with_the_square_of_the_length(dtype, rng):
+def test_memory_does_not_grow_with_the_square_of_the_length(heads, key_heads, features, dtype, rng):
     status = Path("/proc/self/status")
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("needs Linux's resettable peak of resident memory")
@@ -147,11 +150,15 @@ def test_memory_does_not_grow_with_the_square_of_the_length(dtype, rng):
     def kilobytes(name):
         return int(re.search(rf"{name}:\s*(\d+)", status.read_text()).group(1))
 
-    q, k, v = (rng.standard_normal((1, 2, 16384, 32), np.float32).astype(dtype) for _ in range(3))
+    q, k, v = (
+        rng.standard_normal((1, n, 16384, features), np.float32).astype(dtype)
+        for n in (heads, key_heads, key_heads)
+    )
+    options = dict(is_causal=True, enable_gqa=heads != key_heads)
     Path("/proc/self/clear_refs").write_text("5")
     before = kilobytes("VmRSS")
-    out, lse = ops.scaled_dot_product_attention(q, k, v, is_causal=True)
-    grads = ops.scaled_dot_product_attention_backward(out, q, k, v, None, out, lse, is_causal=True)
+    out, lse = ops.scaled_dot_product_attention(q, k, v, **options)
+    grads = ops.scaled_dot_product_attention_backward(out, q, k, v, None, out, lse, **options)
     results = (out.nbytes + lse.nbytes + sum(g.nbytes for g in grads[:3])) / 1024
     assert kilobytes("VmHWM") - before - results < 64 * 1024
 
@@ -220,11 +227,14 @@ def test_layouts(which, rng):
             close(a, b.astype(np.float64), 80, np.float32)
 
 
-@pytest.mark.parametrize("batch, heads, queries, keys", [(1, 1, 300, 270), (5, 2, 300, 270), (1, 2, 2, 2000)])
-def test_same_bits_for_any_thread_count(batch, heads, queries, keys, rng):
-    """The number of threads decides whether backward takes one pass or two; few queries split the keys."""
-    q, k, v, _ = operands((batch, heads, 1, queries, keys, 40, 40), np.float32, rng)
-    grad = rng.standard_normal(q.shape).astype(np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+@pytest.mark.parametrize(
+    "batch, heads, queries, keys", [(1, 1, 300, 270), (5, 2, 300, 270), (1, 2, 2, 2000), (3, 2, 130, 1100)]
+)
+def test_same_bits_for_any_thread_count(batch, heads, queries, keys, dtype, rng):
+    """The number of threads decides whether backward takes one pass or two; few queries or heads split the keys."""
+    q, k, v = (x.astype(dtype) for x in operands((batch, heads, 1, queries, keys, 40, 40), "f4", rng)[:3])
+    grad = rng.standard_normal(q.shape).astype(dtype)
     before = fastdl._core.get_num_threads()
     results = []
     for n in (1, 2, 3, 7):

@@ -11,8 +11,17 @@ namespace fastdl::bindings {
 
 namespace py = pybind11;
 
-// A NumPy array (or None) seen as a fastdl_tensor. Arguments are declared In, Out or Optional<...>; the array
-// outlives the call.
+// Where the arrays of this module live.
+#ifdef FASTDL_BINDING_CUDA
+constexpr int32_t kDevice = FASTDL_CUDA;
+void choose_stream();  // the caller's current one, for the calls that follow
+#else
+constexpr int32_t kDevice = FASTDL_CPU;
+inline void choose_stream() {}
+#endif
+
+// An array (NumPy's, or CuPy's in the module for CUDA) or None seen as a fastdl_tensor. Arguments are
+// declared In, Out or Optional<...>; the array outlives the call.
 class Array {
  public:
   // Fails with TypeError if `object` is no array of a supported dtype; copies it if its elements are
@@ -37,6 +46,7 @@ struct Out : Array {};
 // Runs a kernel without the GIL and turns a bad status into the matching exception.
 template <class F>
 void run(F&& kernel) {
+  choose_stream();
   PyThreadState* state = PyEval_SaveThread();
   const fastdl_status status = kernel();
   PyEval_RestoreThread(state);

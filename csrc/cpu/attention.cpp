@@ -179,7 +179,8 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
                                         const fastdl_tensor* grad_v, const fastdl_tensor* grad_mask,
                                         const fastdl_attention_options* options) {
   // The gradient of a mask is that of the scores in float32.
-  if (is_narrow(q) && (grad_mask || !has_bf16_products(q))) {
+  const bool bf16 = has_bf16_products(q) || is_bf16_decode(q, k, v);
+  if (is_narrow(q) && (grad_mask || !bf16)) {
     return in_float32("scaled_dot_product_attention_backward", fastdl_attention_backward, context,
                       reads(grad_out, "grad_out"), reads(q, "q"), reads(k, "k"), reads(v, "v"),
                       of_any_dtype(reads(mask, "mask")), reads(out_, "out"), lse_, writes(grad_q, "grad_q"),

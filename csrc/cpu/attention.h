@@ -42,6 +42,8 @@ bool attention_is_decode(const AttentionProblem& p);
 template <class S>
 void attention_decode(Context* context, const AttentionProblem& p, compute_t<S>* lse);
 
+constexpr double kLog2e = 1.44269504088896340736;
+
 // ---------------------------------------------------------------------------------------------------------
 
 // Row i of head h of sample b.

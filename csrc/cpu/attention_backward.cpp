@@ -5,186 +5,12 @@
 #include <type_traits>
 
 #include "cpu/attention_backward.h"
+#include "cpu/attention_backward_block.h"
+#include "cpu/attention_decode.h"
 #include "cpu/parallel.h"
 
 namespace fastdl::cpu {
 namespace {
-
-// Rows of probabilities are read along columns too: a cache line more keeps those off each other's cache
-// sets.
-constexpr int64_t kSkew = 16;
-// The keys [j, j + cols) of one group, with what queries contribute to their gradients.
-template <class T>
-class BackwardBlock {
- public:
-  BackwardBlock(Context* context, const AttentionProblem& p, const AttentionGradients& g, const T* lse2,
-                const T* delta, const QueryRange&)
-      : p_(p),
-        g_(g),
-        lse2_(lse2),
-        delta_(delta),
-        table_(table_for<T>(*kernels().attention)),
-        ld_(keys_per_block(p) + kSkew),
-        masks_(context, p, tiles_.mr(), keys_per_block(p)),
-        space_(context, static_cast<size_t>(elements()) * sizeof(T)) {
-    T* at = space_.template as<T>();
-    const int64_t block = keys_per_block(p);
-    const auto take = [&](int64_t n) {
-      T* r = at;
-      at += round_up(n, 16);
-      return r;
-    };
-    kt_space_ = take(block * p.e);
-    vt_space_ = take(block * p.ev);
-    k_.space = take(block * round_up(p.e, tiles_.nr()));
-    dk_ = take(block * p.e);
-    dv_ = take(block * p.ev);
-    prob_ = take(kBackwardQueries * ld_);
-    ds_ = take(kBackwardQueries * ld_);
-    kept_ = take(tiles_.mr() * ld_);
-    q_.space = take(kBackwardQueries * round_up(p.e, tiles_.nr()));
-    dout_.space = take(kBackwardQueries * round_up(p.ev, tiles_.nr()));
-  }
-
-  void set_keys(int64_t b, int64_t group, int64_t j, int64_t cols) {
-    b_ = b;
-    group_ = group;
-    j_ = j;
-    cols_ = cols;
-    empty_ = true;
-    const View &k = p_.k, &v = p_.v;
-    kt_ = tiles_.pack(row_of<const T>(k, b, group, j), k.strides[3], k.strides[2], p_.e, cols, kt_space_);
-    vt_ = tiles_.pack(row_of<const T>(v, b, group, j), v.strides[3], v.strides[2], p_.ev, cols, vt_space_);
-    k_.set(tiles_, p_.k, b, group, j, cols);
-  }
-
-  // Queries [begin, end) of head h.
-  void add_queries(int64_t h, int64_t begin, int64_t end, int sides) {
-    const EvenParts blocks(end - begin, kBackwardQueries);
-    for (int64_t n = 0; n < blocks.parts; ++n) add_block(h, begin + blocks.begin(n), blocks.size(n), sides);
-  }
-
-  void finish_queries() {}  // their gradients are summed where they belong
-
-  // Writes the gradients of the keys and values.
-  void finish() {
-    if (empty_) {
-      zero_rows<T>(g_.dk, b_, group_, j_, j_ + cols_);
-      zero_rows<T>(g_.dv, b_, group_, j_, j_ + cols_);
-      return;
-    }
-    T scale[kBackwardKeys];
-    std::fill(scale, scale + cols_, static_cast<T>(p_.scale));
-    table_.scale_rows(cols_, p_.e, dk_, p_.e, scale, row_of<T>(g_.dk, b_, group_, j_), g_.dk.strides[2]);
-    std::fill(scale, scale + cols_, T(1));
-    table_.scale_rows(cols_, p_.ev, dv_, p_.ev, scale, row_of<T>(g_.dv, b_, group_, j_), g_.dv.strides[2]);
-  }
-
- private:
-  // Rows of an operand as the right factor of a product: where they lie if they are dense, else in panels.
-  struct Rows {
-    T* space;
-    TilePanels<T> panels;
-    void set(const AttentionTiles<T>& tiles, const View& x, int64_t b, int64_t h, int64_t i, int64_t n) {
-      const T* data = row_of<const T>(x, b, h, i);
-      const bool dense = x.strides[3] == 1 && x.strides[2] == x.shape[3];
-      if (dense) panels = {data, x.strides[2], tiles.nr()};
-      else panels = tiles.pack(data, x.strides[2], x.strides[3], n, x.shape[3], space);
-    }
-    TilePanels<T> from(int64_t row) const {
-      return {panels.data + row * panels.row, panels.row, panels.panel};
-    }
-  };
-
-  int64_t elements() const {
-    const int64_t block = keys_per_block(p_), nr = tiles_.nr();
-    return block * (2 * p_.e + 2 * p_.ev + round_up(p_.e, nr)) + (2 * kBackwardQueries + tiles_.mr()) * ld_ +
-           kBackwardQueries * (round_up(p_.e, nr) + round_up(p_.ev, nr)) + 10 * 16;
-  }
-
-  void add_block(int64_t h, int64_t i, int64_t rows, int sides) {
-    const EvenParts tiles(rows, tiles_.mr());
-    if (sides & kKeySide) {
-      q_.set(tiles_, p_.q, b_, h, i, rows);
-      dout_.set(tiles_, g_.dout, b_, h, i, rows);
-    }
-    for (int64_t t = 0; t < tiles.parts; ++t) add_tile(h, i, tiles.begin(t), tiles.size(t), sides);
-    if (!(sides & kKeySide)) return;
-    const EvenParts key_tiles(cols_, tiles_.mr());
-    const bool accumulate = !empty_;
-    empty_ = false;
-    for (int64_t t = 0; t < key_tiles.parts; ++t) {
-      const int64_t c = key_tiles.begin(t), count = key_tiles.size(t);
-      // Queries of earlier row tiles see none of these keys.
-      int64_t first = 0;
-      if (p_.causal) {
-        int64_t n = 0;
-        while (n < tiles.parts && seen_by(i + tiles.begin(n + 1)) <= c) ++n;
-        first = tiles.begin(n);
-      }
-      const int64_t at = first * ld_ + c;
-      tiles_.multiply(count, p_.ev, rows - first, {prob_ + at, 1, ld_}, dout_.from(first), dv_ + c * p_.ev,
-                      p_.ev, T(1), accumulate);
-      tiles_.multiply(count, p_.e, rows - first, {ds_ + at, 1, ld_}, q_.from(first), dk_ + c * p_.e, p_.e,
-                      T(1), accumulate);
-    }
-  }
-
-  // Keys of this block, in whole panels, that queries before `end` see.
-  int64_t seen_by(int64_t end) const {
-    const int64_t seen = p_.key_end(end) - j_;
-    return seen <= 0 ? 0 : std::min(cols_, round_up(seen, tiles_.nr()));
-  }
-
-  // Probabilities and their gradients for queries [i + first, i + first + rows), and what they give to dq.
-  void add_tile(int64_t h, int64_t i, int64_t first, int64_t rows, int sides) {
-    T *prob = prob_ + first * ld_, *ds = ds_ + first * ld_;
-    i += first;
-    const int64_t seen = seen_by(i + rows), row = (b_ * p_.heads + h) * p_.queries + i;
-    for (int64_t r = 0; r < rows && seen < cols_; ++r) {  // keys that later rows of the block see
-      std::fill(prob + r * ld_ + seen, prob + r * ld_ + cols_, T(0));
-      std::fill(ds + r * ld_ + seen, ds + r * ld_ + cols_, T(0));
-    }
-    if (seen == 0) return;
-    const TileRows<T> q{row_of<const T>(p_.q, b_, h, i), p_.q.strides[2], p_.q.strides[3]};
-    const TileRows<T> dout{row_of<const T>(g_.dout, b_, h, i), g_.dout.strides[2], g_.dout.strides[3]};
-    tiles_.multiply(rows, seen, p_.e, q, kt_, prob, ld_, T(1), false);
-    tiles_.multiply(rows, seen, p_.ev, dout, vt_, ds, ld_, T(1), false);
-    ScoreRows<T> weights{prob, rows, seen, ld_, static_cast<T>(p_.scale * kLog2e)};
-    masks_.apply(weights, b_, h, i, j_);
-    const T* kept = nullptr;
-    if (p_.dropout > 0) {
-      const ScoreRows<T> factors{kept_, rows, seen, ld_, T(1)};
-      for (int64_t r = 0; r < rows; ++r) std::fill_n(kept_ + r * ld_, seen, T(1));
-      drop_weights(p_, factors, b_, h, i, j_);
-      kept = kept_;
-    }
-    table_.gradients(weights, lse2_ + row, delta_ + row, kept, ds);
-    if (!(sides & kQuerySide)) return;
-    if (g_.dmask.data) {
-      for (int64_t r = 0; r < rows; ++r) {
-        std::memcpy(row_of<T>(g_.dmask, b_, h, i + r) + j_, ds + r * ld_,
-                    static_cast<size_t>(seen) * sizeof(T));
-      }
-    }
-    tiles_.multiply(rows, p_.e, seen, {ds, ld_, 1}, k_.panels, row_of<T>(g_.dq, b_, h, i), g_.dq.strides[2],
-                    static_cast<T>(p_.scale), j_ > 0);
-  }
-
-  const AttentionProblem& p_;
-  const AttentionGradients& g_;
-  const T *lse2_, *delta_;
-  const AttentionTiles<T> tiles_;
-  const AttentionTable<T>& table_;
-  const int64_t ld_;
-  const ScoreMasks<T> masks_;
-  const Workspace space_;
-  TilePanels<T> kt_{}, vt_{};
-  T *kt_space_, *vt_space_, *dk_, *dv_, *prob_, *ds_, *kept_;
-  Rows k_, q_, dout_;
-  int64_t b_ = 0, group_ = 0, j_ = 0, cols_ = 0;
-  bool empty_ = true;
-};
 
 // lse2 = lse to base 2, 0 for rows that see nothing (2^-inf is 0 whatever is taken away), and
 // delta = rowsum(dout * out), which is rowsum(p * dp) (FlashAttention-2, section 3.1).
@@ -203,19 +29,165 @@ void row_statistics(Context* context, const AttentionProblem& p, const Attention
   });
 }
 
-// One pass (five products a block) where samples and groups are enough to keep all threads busy; else queries
-// and keys in two passes (seven products), which split finer. Both add in the same order, so the bits do not
-// depend on the choice.
+// Sums of the gradients of queries never take more memory than this, all threads' together.
+constexpr int64_t kSumBytes = 32 << 20;
+
 template <class S>
-bool one_pass(Context* context, const AttentionProblem& p, int64_t key_blocks) {
-  const int64_t pairs = p.batch * p.groups, threads = num_threads(context);
-  const bool idle = 5 * round_up(pairs, threads) > 7 * pairs;
-  if (idle && key_blocks * p.group_size() * p.queries > 2 * kBackwardQueries) return false;
-  // bfloat16 holds float32 sums for all queries of a group while its keys pass: never more than this in all.
-  constexpr double kHeldBytes = 48 << 20;
-  const double held = 4.0 * static_cast<double>(p.group_size() * p.queries) * static_cast<double>(p.e);
-  return !std::is_same_v<S, bfloat16> || held * static_cast<double>(threads) <= kHeldBytes;
-}
+class Backward {
+  using T = compute_t<S>;
+  using Block = std::conditional_t<std::is_same_v<S, bfloat16>, Bf16BackwardBlock, BackwardBlock<T>>;
+
+ public:
+  Backward(Context* context, const AttentionProblem& p, const AttentionGradients& g, const T* lse2,
+           const T* delta)
+      : context_(context),
+        p_(p),
+        g_(g),
+        lse2_(lse2),
+        delta_(delta),
+        pairs_(p.batch * p.groups),
+        head_size_(p.queries * p.e),
+        block_(keys_per_block(p)),
+        key_blocks_(ceil_div(p.keys, block_)),
+        shares_(shares()),
+        pair_cost_(static_cast<double>(p.group_size() * p.queries) * static_cast<double>(p.keys) *
+                   static_cast<double>(p.e + p.ev) * 2.5 / 32) {}
+
+  // One pass (five products a block) where samples, groups and shares are enough to keep all threads busy;
+  // else queries and keys in two passes (seven products), which split finer. Both add in the same order, so
+  // the bits do not depend on the choice.
+  void run() const {
+    if (!one_pass()) {
+      query_pass();
+      key_pass();
+    } else if (shares_ == 1) {
+      pass_of_pairs();
+    } else {
+      pass_of_shares();
+    }
+  }
+
+ private:
+  // Where (batch, group) pairs are few, the blocks of keys are dealt out to shares, each with its own sums of
+  // the queries' gradients, added in order at the end. By shape alone.
+  int64_t shares() const {
+    constexpr int64_t kEnoughTasks = 8, kFewestBlocks = 2;
+    int64_t n = 1;
+    while (2 * n * pairs_ <= kEnoughTasks && 2 * n * kFewestBlocks <= key_blocks_ &&
+           2 * n * p_.batch * p_.heads * head_size_ * static_cast<int64_t>(sizeof(T)) <= kSumBytes)
+      n *= 2;
+    return n;
+  }
+
+  // Whether the gradients of queries have sums of their own, rather than to be summed where they belong.
+  bool has_sums() const { return shares_ > 1 || sizeof(S) < sizeof(T); }
+
+  bool one_pass() const {
+    const int64_t tasks = pairs_ * shares_, threads = num_threads(context_);
+    const bool idle = 5 * round_up(tasks, threads) > 7 * tasks;
+    if (idle && key_blocks_ * p_.group_size() * p_.queries > 2 * kBackwardQueries) return false;
+    const int64_t held = p_.group_size() * head_size_ * static_cast<int64_t>(sizeof(T));
+    return shares_ > 1 || !has_sums() || held * std::min(threads, pairs_) <= kSumBytes;
+  }
+
+  void add_keys(Block& work, int64_t pair, int64_t n, int sides, const QuerySums<T>& sums) const {
+    const int64_t j = n * block_, group = pair % p_.groups, gs = p_.group_size();
+    work.set_keys(pair / p_.groups, group, j, std::min(block_, p_.keys - j));
+    for (int64_t h = group * gs; h < (group + 1) * gs; ++h)
+      work.add_queries(h, p_.causal ? std::min(j, p_.queries) : 0, p_.queries, sides, sums);
+    work.finish();
+  }
+
+  // The sums of all queries of a pair.
+  QuerySums<T> sums_of_pair(int64_t pair, T* data) const {
+    return {data, p_.e, pair % p_.groups * p_.group_size(), 0, p_.queries};
+  }
+
+  void pass_of_pairs() const {
+    const int64_t size = p_.group_size() * head_size_;
+    parallel_for(context_, pairs_, pair_cost_, [&](int64_t pair) {
+      Block work(context_, p_, g_, lse2_, delta_);
+      const Workspace space(context_, has_sums() ? static_cast<size_t>(size) * sizeof(T) : 0);
+      QuerySums<T> sums{};
+      if (has_sums()) {
+        sums = sums_of_pair(pair, space.as<T>());
+        std::fill(sums.data, sums.data + size, T(0));
+      }
+      for (int64_t n = 0; n < key_blocks_; ++n) add_keys(work, pair, n, kQuerySide | kKeySide, sums);
+      for (int64_t h = 0; h < p_.group_size() && has_sums(); ++h)
+        write_queries(pair / p_.groups, sums.head + h, 0, p_.queries, sums.data + h * head_size_, 1, 0);
+    });
+  }
+
+  void pass_of_shares() const {
+    const int64_t size = p_.group_size() * head_size_, all = pairs_ * size;
+    const Workspace space(context_, static_cast<size_t>(shares_ * all) * sizeof(T));
+    parallel_for(context_, pairs_ * shares_, pair_cost_ / static_cast<double>(shares_), [&](int64_t task) {
+      const int64_t pair = task / shares_, share = task % shares_;
+      Block work(context_, p_, g_, lse2_, delta_);
+      const QuerySums<T> sums = sums_of_pair(pair, space.as<T>() + share * all + pair * size);
+      std::fill(sums.data, sums.data + size, T(0));
+      for (int64_t n = share; n < key_blocks_; n += shares_)
+        add_keys(work, pair, n, kQuerySide | kKeySide, sums);
+    });
+    const EvenParts parts(p_.queries, kBackwardQueries);
+    parallel_for(context_, p_.batch * p_.heads * parts.parts,
+                 static_cast<double>(shares_ * kBackwardQueries * p_.e) / 8, [&](int64_t task) {
+                   const int64_t head = task / parts.parts, i = parts.begin(task % parts.parts);
+                   write_queries(head / p_.heads, head % p_.heads, i, parts.size(task % parts.parts),
+                                 space.as<T>() + head * head_size_ + i * p_.e, shares_, all);
+                 });
+  }
+
+  void query_pass() const {
+    const EvenParts parts(p_.queries, kBackwardQueries);
+    const int64_t heads = p_.batch * p_.heads, size = has_sums() ? kBackwardQueries * p_.e : 0;
+    parallel_for(context_, heads * parts.parts,
+                 pair_cost_ * 0.6 / static_cast<double>(p_.group_size() * parts.parts), [&](int64_t task) {
+                   const int64_t h = task / parts.parts % p_.heads, b = task / (parts.parts * p_.heads);
+                   const int64_t part = parts.parts - 1 - task % parts.parts;
+                   const int64_t begin = parts.begin(part), end = parts.begin(part + 1);
+                   Block work(context_, p_, g_, lse2_, delta_);
+                   const Workspace space(context_, static_cast<size_t>(shares_ * size) * sizeof(T));
+                   T* const data = space.as<T>();
+                   std::fill(data, data + shares_ * size, T(0));
+                   for (int64_t j = 0, n = 0; j < p_.key_end(end); j += block_, ++n) {
+                     work.set_keys(b, h / p_.group_size(), j, std::min(block_, p_.keys - j));
+                     QuerySums<T> sums{};
+                     if (has_sums()) sums = {data + n % shares_ * size, p_.e, h, begin, end - begin};
+                     work.add_queries(h, begin, end, kQuerySide, sums);
+                   }
+                   if (has_sums()) write_queries(b, h, begin, end - begin, data, shares_, size);
+                 });
+  }
+
+  void key_pass() const {
+    parallel_for(context_, pairs_ * key_blocks_, pair_cost_ * 0.8 / static_cast<double>(key_blocks_),
+                 [&](int64_t task) {
+                   Block work(context_, p_, g_, lse2_, delta_);
+                   add_keys(work, task / key_blocks_, task % key_blocks_, kKeySide, {});
+                 });
+  }
+
+  // The gradients of queries [i, i + rows) of one head: scale times the shares' sums, `stride` apart.
+  void write_queries(int64_t b, int64_t h, int64_t i, int64_t rows, T* sums, int64_t shares,
+                     int64_t stride) const {
+    const T scale = static_cast<T>(p_.scale);
+    for (int64_t r = 0; r < rows; ++r, sums += p_.e) {
+      for (int64_t n = 1; n < shares; ++n)
+        for (int64_t c = 0; c < p_.e; ++c) sums[c] += sums[n * stride + c];
+      for (int64_t c = 0; c < p_.e; ++c) sums[c] *= scale;
+      copy_row(sums, 1, p_.e, row_of<S>(g_.dq, b, h, i + r));
+    }
+  }
+
+  Context* const context_;
+  const AttentionProblem& p_;
+  const AttentionGradients& g_;
+  const T *const lse2_, *const delta_;
+  const int64_t pairs_, head_size_, block_, key_blocks_, shares_;
+  const double pair_cost_;
+};
 
 }  // namespace
 
@@ -223,10 +195,8 @@ template <class S>
 void attention_backward(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                         const compute_t<S>* lse) {
   using T = compute_t<S>;
-  using Block = std::conditional_t<std::is_same_v<S, bfloat16>, Bf16BackwardBlock, BackwardBlock<T>>;
-  const int64_t rows = p.batch * p.heads * p.queries, pairs = p.batch * p.groups;
-  if (pairs == 0) return;
-  const int64_t gs = p.group_size();
+  const int64_t rows = p.batch * p.heads * p.queries;
+  if (p.batch * p.groups == 0) return;
   const Workspace space(context, 2 * static_cast<size_t>(rows) * sizeof(T));
   T *lse2 = space.as<T>(), *delta = lse2 + rows;
   row_statistics<S>(context, p, g, lse, lse2, delta);
@@ -237,42 +207,8 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
       zero_rows<S>(g.dq, row / p.heads, row % p.heads, 0, p.queries);
     return;
   }
-  const int64_t block = keys_per_block(p), key_blocks = ceil_div(p.keys, block);
-  const double pair_cost = static_cast<double>(gs * p.queries) * static_cast<double>(p.keys) *
-                           static_cast<double>(p.e + p.ev) * 2.5 / 32;
-  const auto add_keys = [&](Block& work, int64_t pair, int64_t n, int sides) {
-    const int64_t j = n * block, group = pair % p.groups;
-    work.set_keys(pair / p.groups, group, j, std::min(block, p.keys - j));
-    for (int64_t h = group * gs; h < (group + 1) * gs; ++h)
-      work.add_queries(h, p.causal ? std::min(j, p.queries) : 0, p.queries, sides);
-    work.finish();
-  };
-  if (one_pass<S>(context, p, key_blocks)) {
-    parallel_for(context, pairs, pair_cost, [&](int64_t pair) {
-      Block work(context, p, g, lse2, delta, {pair % p.groups * gs, gs, 0, p.queries});
-      for (int64_t n = 0; n < key_blocks; ++n) add_keys(work, pair, n, kQuerySide | kKeySide);
-      work.finish_queries();
-    });
-    return;
-  }
-  const EvenParts parts(p.queries, kBackwardQueries);
-  parallel_for(context, pairs * gs * parts.parts, pair_cost * 0.6 / static_cast<double>(gs * parts.parts),
-               [&](int64_t task) {
-                 const int64_t h = task / parts.parts % p.heads, b = task / (parts.parts * p.heads);
-                 const int64_t part = parts.parts - 1 - task % parts.parts;
-                 const int64_t begin = parts.begin(part), end = parts.begin(part + 1);
-                 Block work(context, p, g, lse2, delta, {h, 1, begin, end - begin});
-                 for (int64_t j = 0; j < p.key_end(end); j += block) {
-                   work.set_keys(b, h / gs, j, std::min(block, p.keys - j));
-                   work.add_queries(h, begin, end, kQuerySide);
-                 }
-                 work.finish_queries();
-               });
-  parallel_for(context, pairs * key_blocks, pair_cost * 0.8 / static_cast<double>(key_blocks),
-               [&](int64_t task) {
-                 Block work(context, p, g, lse2, delta, {0, 0, 0, 0});
-                 add_keys(work, task / key_blocks, task % key_blocks, kKeySide);
-               });
+  if (attention_is_decode(p)) return attention_decode_backward<S>(context, p, g, lse2, delta);
+  Backward<S>(context, p, g, lse2, delta).run();
 }
 
 template void attention_backward<float>(Context*, const AttentionProblem&, const AttentionGradients&,

@@ -12,7 +12,6 @@ namespace fastdl::cpu {
 // A block's probabilities and their gradients (2 x 128 x 128 floats) stay in the L2 cache with the five
 // operands of its keys and the three of its queries, up to 128 features; beyond, half as many keys do.
 constexpr int64_t kBackwardQueries = 128, kBackwardKeys = 128, kBackwardKeysWide = 64, kWideFeatures = 192;
-constexpr double kLog2e = 1.44269504088896340736;
 
 inline int64_t keys_per_block(const AttentionProblem& p) {
   return std::max(p.e, p.ev) > kWideFeatures ? kBackwardKeysWide : kBackwardKeys;
@@ -26,22 +25,25 @@ void zero_rows(const View& x, int64_t b, int64_t h, int64_t begin, int64_t end) 
 
 enum Sides { kQuerySide = 1, kKeySide = 2 };
 
-// The queries [first, first + count) of `heads` heads from `head` on: those whose gradients a task sums up.
-struct QueryRange {
-  int64_t head, heads, first, count;
+// Sums of the gradients, without their scale, of the queries [first, first + count) of the heads from `head`
+// on; data NULL: none.
+template <class T>
+struct QuerySums {
+  T* data;
+  int64_t e, head, first, count;
+  T* row(int64_t h, int64_t i) const { return data + ((h - head) * count + i - first) * e; }
 };
 
 // The keys [j, j + cols) of one group, and what queries contribute to all three gradients, with bfloat16
 // operands:
-//   set_keys() - add_queries() of every head - finish(), for every block of keys; then finish_queries().
+//   set_keys() - add_queries() of every head - finish(), for every block of keys.
 class Bf16BackwardBlock {
  public:
   Bf16BackwardBlock(Context* context, const AttentionProblem& p, const AttentionGradients& g,
-                    const float* lse2, const float* delta, const QueryRange& held);
+                    const float* lse2, const float* delta);
   void set_keys(int64_t b, int64_t group, int64_t j, int64_t cols);
-  void add_queries(int64_t h, int64_t begin, int64_t end, int sides);
-  void finish();          // writes the gradients of these keys and values
-  void finish_queries();  // those of the queries
+  void add_queries(int64_t h, int64_t begin, int64_t end, int sides, const QuerySums<float>& sums);
+  void finish();  // writes the gradients of these keys and values
 
  private:
   struct Layout {
@@ -62,15 +64,15 @@ class Bf16BackwardBlock {
   const AttentionProblem& p_;
   const AttentionGradients& g_;
   const float *lse2_, *delta_;
-  const QueryRange held_;
   const AttentionTiles<bfloat16> tiles_;
   const AttentionTable<float>& table_;
   const int64_t block_;
   const ScoreMasks<float> masks_;
   const Layout at_;
-  const Workspace packed_, sums_, held_sums_;
+  const Workspace packed_, sums_;
   bfloat16* base_;
-  float *prob_, *dp_, *kept_, *dk_, *dv_, *rows_, *dq_;
+  float *prob_, *dp_, *kept_, *dk_, *dv_, *rows_;
+  QuerySums<float> to_{};
   TilePanels<bfloat16> keys_t_{}, values_t_{}, keys_{};
   int64_t b_ = 0, group_ = 0, j_ = 0, cols_ = 0;
   bool empty_ = true;

@@ -29,12 +29,11 @@ Bf16BackwardBlock::Layout Bf16BackwardBlock::layout() const {
 }
 
 Bf16BackwardBlock::Bf16BackwardBlock(Context* context, const AttentionProblem& p, const AttentionGradients& g,
-                                     const float* lse2, const float* delta, const QueryRange& held)
+                                     const float* lse2, const float* delta)
     : p_(p),
       g_(g),
       lse2_(lse2),
       delta_(delta),
-      held_(held),
       table_(table_for<float>(*kernels().attention)),
       // Rows one step of the products long would pass for a packed panel.
       block_(std::max(2 * tiles_.nr(), round_up(std::min(keys_per_block(p), p.keys), tiles_.nr()))),
@@ -44,7 +43,6 @@ Bf16BackwardBlock::Bf16BackwardBlock(Context* context, const AttentionProblem& p
       sums_(context,
             static_cast<size_t>(3 * tiles_.mr() * block_ + block_ * (p.e + p.ev + std::max(p.e, p.ev))) *
                 sizeof(float)),
-      held_sums_(context, static_cast<size_t>(held.heads * held.count * p.e) * sizeof(float)),
       base_(packed_.as<bfloat16>()) {
   prob_ = sums_.as<float>();
   dp_ = prob_ + tiles_.mr() * block_;
@@ -52,7 +50,6 @@ Bf16BackwardBlock::Bf16BackwardBlock(Context* context, const AttentionProblem& p
   dk_ = kept_ + tiles_.mr() * block_;
   dv_ = dk_ + block_ * p.e;
   rows_ = dv_ + block_ * p.ev;
-  dq_ = held_sums_.as<float>();
 }
 
 void Bf16BackwardBlock::set_keys(int64_t b, int64_t group, int64_t j, int64_t cols) {
@@ -75,7 +72,9 @@ EvenParts Bf16BackwardBlock::row_tiles(int64_t rows) const {
   return EvenParts(ceil_div(rows, step), std::max<int64_t>(1, tiles_.mr() / step));
 }
 
-void Bf16BackwardBlock::add_queries(int64_t h, int64_t begin, int64_t end, int sides) {
+void Bf16BackwardBlock::add_queries(int64_t h, int64_t begin, int64_t end, int sides,
+                                    const QuerySums<float>& sums) {
+  to_ = sums;
   const EvenParts blocks(end - begin, kBackwardQueries);
   for (int64_t n = 0; n < blocks.parts; ++n) add_block(h, begin + blocks.begin(n), blocks.size(n), sides);
 }
@@ -178,8 +177,8 @@ void Bf16BackwardBlock::add_tile(int64_t h, int64_t i, int64_t first, int64_t ro
                             tiles_.depth(kBackwardQueries) * nr, base_ + at_.gradient_rows};
   kernels().attention->gradients_bf16(scores, lse2_ + row, delta_ + row, kept, dp_, to);
   if (!(sides & kQuerySide)) return;
-  float* dq = dq_ + ((h - held_.head) * held_.count + at - held_.first) * p_.e;
-  tiles_.multiply(rows, p_.e, seen, {base_ + at_.gradient_rows, block_, 1}, keys_, dq, p_.e, 1.0f, j_ > 0);
+  tiles_.multiply(rows, p_.e, seen, {base_ + at_.gradient_rows, block_, 1}, keys_, to_.row(h, at), p_.e, 1.0f,
+                  true);
 }
 
 // out[cols x e] = scale * sums[e x cols], transposed and rounded.
@@ -200,16 +199,6 @@ void Bf16BackwardBlock::finish() {
   }
   write_keys(g_.dk, dk_, p_.e, static_cast<float>(p_.scale));
   write_keys(g_.dv, dv_, p_.ev, 1.0f);
-}
-
-void Bf16BackwardBlock::finish_queries() {
-  const float scale = static_cast<float>(p_.scale);
-  for (int64_t r = 0; r < held_.heads * held_.count; ++r) {
-    float* sums = dq_ + r * p_.e;
-    for (int64_t c = 0; c < p_.e; ++c) sums[c] *= scale;
-    copy_row(sums, 1, p_.e,
-             row_of<bfloat16>(g_.dq, b_, held_.head + r / held_.count, held_.first + r % held_.count));
-  }
 }
 
 }  // namespace fastdl::cpu

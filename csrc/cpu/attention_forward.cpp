@@ -104,7 +104,7 @@ class ForwardBlock {
                 TilePanels<S> values) {
     const int64_t h = group_ * p_.group_size() + head, r = head * count_ + i;
     // log2(e): the exponentials are powers of two.
-    ScoreRows<T> block{scores_, rows, cols, block_, static_cast<T>(p_.scale * 1.44269504088896340736)};
+    ScoreRows<T> block{scores_, rows, cols, block_, static_cast<T>(p_.scale * kLog2e)};
     tiles_.multiply(rows, cols, p_.e, queries(h, i, rows), keys, scores_, block_, T(1), false);
     masks_.apply(block, b_, h, first_ + i, j);
     T* out = out_ + r * p_.ev;

@@ -28,6 +28,7 @@ struct Gather {
   bool skip;                     // taps outside on the first two axes are left out
   bool exact;                    // taps outside on any axis are left out
   bool patches;                  // the taps of each output position are gathered side by side
+  bool stream;                   // outputs are written past the cache
   Spread spread;
 
   int64_t reduce() const { return w.reduce; }
@@ -121,6 +122,7 @@ void run_lines(const Gather<T>& g, const Region<T>& region, const Block& b, int6
   t.alpha = T(1);
   t.ld_residual = g.residual_row();
   t.relu = g.relu();
+  t.stream = g.stream;
   for (int64_t p = panel0; p < panel1; ++p) {
     const int64_t group = p / per_group, column = p % per_group * k.nr;
     t.cols = static_cast<int>(std::min<int64_t>(k.nr, g.w.columns - column));
@@ -259,6 +261,7 @@ void run_task(const Gather<T>& g, int64_t task) {
   if (g.w.depthwise) run_depthwise(g, region, b);
   else if (g.patches) run_patches(g, region, b, panel0, panel1);
   else run_lines(g, region, b, panel0, panel1);
+  if (g.stream) end_stream();
   if (!g.later_activation()) return;
   if (g.panel_groups == 1) return apply_activation(g, b, 0, g.out.c);
   const int64_t per_group = g.panels / g.w.groups;
@@ -284,7 +287,8 @@ void gather(Context* context, const Source<T>& in, const Lattice& l, const Packe
   target = std::min(target, std::max<int64_t>(kRegionBytes / pixel_bytes, 2 * k.mr));
   target = std::min(target, std::max<int64_t>(rows / kTasks, 4 * k.mr));
 
-  Gather<T> g{in, l, w, out, end, Blocks(out.n, l.count, target), 0, 1, false, false, false, false, {}};
+  Gather<T> g{in,    l,     w,     out,   end, Blocks(out.n, l.count, target), 0, 1, false,
+              false, false, false, false, {}};
   bool outside[3];
   for (int axis = 0; axis < 3; ++axis) outside[axis] = l.reaches_out(axis, in.x.size[axis]);
   const bool any_outside = outside[0] || outside[1] || outside[2];
@@ -309,6 +313,7 @@ void gather(Context* context, const Source<T>& in, const Lattice& l, const Packe
     const int64_t wanted = std::min<int64_t>(kTasks, static_cast<int64_t>(work / kTaskWork) + 1);
     const int64_t blocks = g.blocks.count();
     g.panel_groups = std::min(g.panels, std::max<int64_t>(1, (wanted + blocks - 1) / blocks));
+    g.stream = !g.patches && !g.later_activation() && streams(out, w.columns, k.nr);
   }
   const int64_t tasks = g.blocks.count() * g.panel_groups;
   const double cost = row_work * static_cast<double>(rows) / (static_cast<double>(tasks) * k.width) + 500;

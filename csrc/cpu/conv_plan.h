@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/stream.h"
 #include "cpu/tensor.h"
 #include "fastdl/conv.h"
 
@@ -91,6 +92,17 @@ int64_t dense_row(const Image<T>& x, const Lattice& l) {
     rows *= size;
   }
   return row ? row : x.c;
+}
+
+// Whether tiles of `width` channels should be written past the cache, and can be: whole lines, aligned.
+template <class T>
+bool streams(const Image<T>& out, int64_t channels_per_group, int64_t width) {
+  const auto aligned = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(T)) % 64 == 0; };
+  return channels_per_group % width == 0 && reinterpret_cast<uintptr_t>(out.data) % 64 == 0 &&
+         out.channels_together() && aligned(out.n_step) && aligned(out.step[0]) && aligned(out.step[1]) &&
+         aligned(out.step[2]) &&
+         exceeds_cache(out.n * out.size[0] * out.size[1] * out.size[2] * out.c *
+                       static_cast<int64_t>(sizeof(T)));
 }
 
 // A task's share of the output positions: whole images, or part of one.

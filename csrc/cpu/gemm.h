@@ -43,14 +43,20 @@ struct Gemm {
   T* c;
   int64_t ldc;
   GemmEpilogue<T> end{};
-  const T* packed_b = nullptr;  // from pack_b with the ISA in force; b is then unused
-  GemmPacker<T> a_packer{};     // in place of a
-  GemmPacker<T> b_packer{};     // in place of b
+  const T* packed_b = nullptr;    // from pack_b with the ISA in force; b is then unused
+  const void* split_b = nullptr;  // float32: also the parts of B, from split_b (gemm_split.h)
+  GemmPacker<T> a_packer{};       // in place of a
+  GemmPacker<T> b_packer{};       // in place of b
 };
 
 // The bits of C depend on the shapes and strides only, never on the number of threads.
 template <class T>
 void gemm(Context* context, const Gemm<T>& g);
+
+// The same by register tiles alone, on the calling thread: the bits of a row of C depend on that row of A and
+// on B only.
+template <class T>
+void gemm_in_tiles(Context* context, const Gemm<T>& g);
 
 // `count` products of one shape; item i adds i times the batch stride to each pointer. One item per step of
 // the outer loop or many, whichever fills the threads.

@@ -6,6 +6,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
+#include "cpu/gemm_split.h"
 #include "cpu/kernels.h"
 #include "cpu/matmul.h"
 #include "cpu/parallel.h"
@@ -122,6 +123,9 @@ void run(Context* context, const View& a, const View& b, const View* bias, const
   set_result(g, out);
   g.packed_b = packed;
   if (packed) g.b = nullptr;
+  if constexpr (std::is_same_v<T, float>) {
+    if (packed && split_b_bytes(p.k, p.n)) g.split_b = packed + packed_b_size<float>(p.k, p.n);
+  }
   g.end.alpha = static_cast<compute_t<T>>(o.alpha);
   g.end.beta = static_cast<compute_t<T>>(o.beta);
   g.end.activation = o.activation;
@@ -225,7 +229,9 @@ PackedHeader header_for(int64_t k, int64_t n, DType dtype) {
 int64_t packed_elements(int64_t k, int64_t n, DType dtype) {
   int64_t bytes = kHeaderBytes;
   dispatch_products(panel_dtype(dtype), [&](auto zero) {
-    bytes += packed_b_size<decltype(zero)>(k, n) * static_cast<int64_t>(sizeof zero);
+    using T = decltype(zero);
+    bytes += packed_b_size<T>(k, n) * static_cast<int64_t>(sizeof(T));
+    if constexpr (std::is_same_v<T, float>) bytes += split_b_bytes(k, n);
   });
   return bytes / item_size(dtype);
 }
@@ -235,6 +241,13 @@ void pack_panels(Context* context, const View& b, char* out) {
     using T = decltype(zero);
     pack_b(context, b.as<const T>(), b.strides[0], b.strides[1], b.shape[0], b.shape[1],
            reinterpret_cast<T*>(out));
+    if constexpr (std::is_same_v<T, float>) {  // behind the panels: the parts, for the matrix unit
+      const int64_t k = b.shape[0], n = b.shape[1];
+      if (split_b_bytes(k, n)) {
+        split_b(context, b.as<const T>(), b.strides[0], b.strides[1], k, n,
+                reinterpret_cast<T*>(out) + packed_b_size<T>(k, n));
+      }
+    }
   });
 }
 

@@ -1,4 +1,4 @@
-#include "fastdl/softmax.h"
+#include "common/softmax.h"
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -20,18 +20,6 @@ Extents extents(const View& v, int dim) {
   if (v.ndim == 0) return {1, 1, 1};
   const int64_t n = v.shape[dim], inner = n == 1 ? v.size() : v.strides[dim];
   return {v.size() / (n * inner), n, inner};
-}
-
-int checked_dim(int32_t dim, const View& v, const char* op) {
-  const int rank = v.ndim == 0 ? 1 : v.ndim;
-  FASTDL_CHECK(dim >= -rank && dim < rank, FASTDL_ERROR_INDEX,
-               "%s: dim %d is out of range for a tensor of %d dimensions", op, dim, v.ndim);
-  return dim < 0 ? dim + rank : dim;
-}
-
-void check_kind(int32_t kind, const char* op) {
-  FASTDL_CHECK(kind >= FASTDL_SOFTMAX && kind <= FASTDL_SOFTMIN, FASTDL_ERROR_VALUE, "%s: unknown kind %d",
-               op, kind);
 }
 
 // Calls rows(first, count) over the rows, or columns(offset, count) over groups of adjacent columns.
@@ -97,46 +85,36 @@ using namespace fastdl::cpu;
 
 extern "C" {
 
-fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tensor* x_,
-                                     const fastdl_tensor* out_, int32_t dim_, int32_t kind) {
+fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tensor* x,
+                                     const fastdl_tensor* out, int32_t dim, int32_t kind) {
   return guarded([&] {
-    const char* op = "softmax";
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    check_same_shape(x, "x", out, "out", op);
-    check_kind(kind, op);
-    const int dim = checked_dim(dim_, x, op);
-    if (x.size() == 0) return;
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::Softmax s = check::softmax_forward(x, out, dim, kind);
+    if (s.x.size() == 0) return;
+    dispatch_storage(s.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(x, out)) return forward<S>(context, kind, x, out, dim);
-      const Contiguous xc(context, x);
-      ContiguousOut yc(context, out);
-      forward<S>(context, kind, *xc, *yc, dim);
+      if (same_dense_layout(s.x, s.out)) return forward<S>(context, kind, s.x, s.out, s.dim);
+      const Contiguous xc(context, s.x);
+      ContiguousOut yc(context, s.out);
+      forward<S>(context, kind, *xc, *yc, s.dim);
       yc.write_back();
     });
   });
 }
 
 fastdl_status fastdl_softmax_backward(fastdl_context* context, const fastdl_tensor* grad_out,
-                                      const fastdl_tensor* out_, const fastdl_tensor* grad_x, int32_t dim_,
+                                      const fastdl_tensor* out, const fastdl_tensor* grad_x, int32_t dim,
                                       int32_t kind) {
   return guarded([&] {
-    const char* op = "softmax_backward";
-    const View dy = any_float_view(grad_out, op, "grad_out");
-    const View out = view_like(out_, dy.dtype, op, "out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
-    check_same_shape(out, "out", dy, "grad_out", op);
-    check_same_shape(out, "out", dx, "grad_x", op);
-    check_kind(kind, op);
-    const int dim = checked_dim(dim_, dy, op);
-    if (dy.size() == 0) return;
-    dispatch_storage(dy.dtype, [&](auto zero) {
+    const check::SoftmaxBackward s = check::softmax_backward(grad_out, out, grad_x, dim, kind);
+    if (s.grad_out.size() == 0) return;
+    dispatch_storage(s.grad_out.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(dy, out) && same_dense_layout(dy, dx)) {
-        return backward<S>(context, kind, dy, out, dx, dim);
+      if (same_dense_layout(s.grad_out, s.out) && same_dense_layout(s.grad_out, s.grad_x)) {
+        return backward<S>(context, kind, s.grad_out, s.out, s.grad_x, s.dim);
       }
-      const Contiguous gc(context, dy), yc(context, out);
-      ContiguousOut dxc(context, dx);
-      backward<S>(context, kind, *gc, *yc, *dxc, dim);
+      const Contiguous gc(context, s.grad_out), yc(context, s.out);
+      ContiguousOut dxc(context, s.grad_x);
+      backward<S>(context, kind, *gc, *yc, *dxc, s.dim);
       dxc.write_back();
     });
   });

@@ -10,6 +10,13 @@ namespace fastdl::cpu {
 // True for outputs of which the last-level cache would not keep much, beside the input they come from.
 bool exceeds_cache(int64_t bytes);
 
+// To be called by a task that has written past the cache itself, before another thread is told that it is
+// done.
+inline void end_stream() {
+  char nothing;
+  kernels().arithmetic->stream(0, &nothing, &nothing);
+}
+
 // The way a task writes its part of an output.
 class Output {
  public:

@@ -37,6 +37,9 @@ struct DecodeTable {
   // o[r * ev + i] += sum of p[r * ld + j] * v[j * v_row + i].
   void (*weighted)(int rows, int64_t ev, const T* p, int64_t ld, int64_t cols, const S* v, int64_t v_row,
                    T* o);
+  // out[j * out_row + i] = sum of w[r * ld + j] * x[r * n + i] over any number of rows.
+  void (*outer)(int64_t rows, int64_t n, const T* w, int64_t ld, int64_t cols, const T* x, S* out,
+                int64_t out_row);
   // sum of a[i] * b[i].
   T (*dot)(int64_t n, const S* a, const S* b);
 };

@@ -129,6 +129,33 @@ void weighted(int rows, int64_t ev, const compute_t<S>* p, int64_t ld, int64_t c
   weigh_rows<S, 4>(ev, p, ld, cols, v, v_row, o);
 }
 
+// B vectors of a row at a time.
+template <class S, int B>
+FASTDL_INLINE void outer_block(int64_t rows, int64_t n, const compute_t<S>* w, int64_t ld,
+                               const compute_t<S>* x, S* out, int tail) {
+  using V = Vec<compute_t<S>>;
+  V sum[B];
+  FASTDL_UNROLL for (int b = 0; b < B; ++b) sum[b] = V::zero();
+  for (int64_t r = 0; r < rows; ++r) {
+    const V factor = V::broadcast(w[r * ld]);
+    FASTDL_UNROLL for (int b = 0; b < B; ++b) {
+      const compute_t<S>* from = x + r * n + b * V::width;
+      sum[b] = fma(factor, load(from, b + 1 == B ? tail : V::width), sum[b]);
+    }
+  }
+  FASTDL_UNROLL for (int b = 0; b < B; ++b) store(sum[b], out + b * V::width, b + 1 == B ? tail : V::width);
+}
+
+template <class S>
+void outer(int64_t rows, int64_t n, const compute_t<S>* w, int64_t ld, int64_t cols, const compute_t<S>* x,
+           S* out, int64_t out_row) {
+  for (int64_t j = 0; j < cols; ++j) {
+    for_blocks<S>(n, [&](int64_t c, auto block, int tail) FASTDL_FORCE_INLINE {
+      outer_block<S, decltype(block)::value>(rows, n, w + j, ld, x + c, out + j * out_row + c, tail);
+    });
+  }
+}
+
 template <class S>
 compute_t<S> dot(int64_t n, const S* a, const S* b) {
   using V = Vec<compute_t<S>>;
@@ -147,8 +174,9 @@ compute_t<S> dot(int64_t n, const S* a, const S* b) {
 extern const DecodeTable<float, float> decode_f32;
 extern const DecodeTable<double, double> decode_f64;
 extern const DecodeTable<bfloat16, float> decode_bf16;
-const DecodeTable<float, float> decode_f32 = {scores<float>, weighted<float>, dot<float>};
-const DecodeTable<double, double> decode_f64 = {scores<double>, weighted<double>, dot<double>};
-const DecodeTable<bfloat16, float> decode_bf16 = {scores<bfloat16>, weighted<bfloat16>, dot<bfloat16>};
+const DecodeTable<float, float> decode_f32 = {scores<float>, weighted<float>, outer<float>, dot<float>};
+const DecodeTable<double, double> decode_f64 = {scores<double>, weighted<double>, outer<double>, dot<double>};
+const DecodeTable<bfloat16, float> decode_bf16 = {scores<bfloat16>, weighted<bfloat16>, outer<bfloat16>,
+                                                  dot<bfloat16>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

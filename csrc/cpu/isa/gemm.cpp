@@ -22,10 +22,6 @@ constexpr int kRows = 4, kDotCols4 = 2, kGemvTerms = 8;
 #endif
 constexpr int kTileVectors = 2, kDotRows = 4, kGemvRows = 4;
 
-// K block: a panel of B (64 KiB in every vector width but AVX2's and SSE2's, where it is less) streams from
-// the L2 cache without slowing the multiply-adds; each further block would read and write all of C once more.
-constexpr int64_t kKc = 512;
-
 template <class T>
 static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t row, int64_t col, int lanes) {
   using V = Vec<T>;
@@ -45,7 +41,7 @@ static void tile(const GemmTile<T>& t) {
   const int tail = Masked ? t.cols - (NV - 1) * W : W;
   V sum[R][NV];
   FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-    FASTDL_UNROLL for (int j = 0; j < NV; ++j) prefetch(t.c + r * t.ldc + j * W);
+    if (!t.stream) FASTDL_UNROLL for (int j = 0; j < NV; ++j) prefetch(t.c + r * t.ldc + j * W);
     FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::zero();
   }
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
@@ -89,7 +85,8 @@ static void tile(const GemmTile<T>& t) {
   if (bias) FASTDL_EACH sum[r][j] += V::load(bias + j * W, lanes(j));
   if (residual) FASTDL_EACH sum[r][j] += V::load(residual + r * ld_residual + j * W, lanes(j));
   if (relu) FASTDL_EACH sum[r][j] = max(V::zero(), sum[r][j]);  // a NaN in the second operand comes through
-  FASTDL_EACH sum[r][j].store(c + r * ldc + j * W, lanes(j));
+  if (!Masked && t.stream) FASTDL_EACH sum[r][j].stream(c + r * ldc + j * W);
+  else FASTDL_EACH sum[r][j].store(c + r * ldc + j * W, lanes(j));
 #undef FASTDL_EACH
 }
 
@@ -278,7 +275,6 @@ static constexpr GemmKernelsOf<T> make() {
   k.nr = kTileVectors * Vec<T>::width;
   k.dot_rows = kDotRows;
   k.gemv_rows = kGemvRows;
-  k.kc = kKc;
   fill<T, kRows>(k);
   k.dot = dot<T>;
   k.gemv = gemv<T>;

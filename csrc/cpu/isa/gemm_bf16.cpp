@@ -3,7 +3,9 @@
 
 #include "bf16_end.h"
 #include "bf16_pack.h"
+#include "bf16_panels.h"
 #include "bf16_rows.h"
+#include "few_rows_inline.h"
 #include "simd.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
@@ -16,20 +18,25 @@ constexpr int64_t kKc = 2048;
 
 template <int R, int NV>
 static void tile(const Bf16Tile& t) {
-  constexpr int groups = (R + 2) / 3;
-  const auto mask = [&](int j) { return lanes_mask(t.cols - 16 * j < 16 ? t.cols - 16 * j : 16); };
-  __m512 sum[R][NV];
+  using V = Vec<float>;
+  constexpr int W = V::width, groups = (R + 2) / 3;
+  const int last = t.cols - (NV - 1) * W;  // columns of the last vector
+  V sum[R][NV];
+#define FASTDL_EACH FASTDL_UNROLL for (int r = 0; r < R; ++r) FASTDL_UNROLL for (int j = 0; j < NV; ++j)
   if (t.resume) {
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-      FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
-        sum[r][j] = _mm512_maskz_loadu_ps(mask(j), t.sums + r * t.ld_sums + 16 * j);
-      }
-    }
+    FASTDL_EACH sum[r][j] = V::load(t.sums + r * t.ld_sums + j * W, j == NV - 1 ? last : W);
   } else {
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-      FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = _mm512_setzero_ps();
-    }
+    FASTDL_EACH sum[r][j] = V::zero();
   }
+  if (t.finish && !t.c32 && !t.stream) {
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) __builtin_prefetch(t.c + r * t.ldc, 1, 3);
+  }
+  // Tiles of few rows have no time for it.
+  constexpr bool kAhead = R > 4;
+  Bf16Ahead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
+  Bf16Ahead* const ahead = kAhead && t.ahead ? t.ahead : &none;
+  const char *at = ahead->at, *end = ahead->end;
+  int64_t line = ahead->rows > 0 ? 64 : 0;
   const int64_t a_row = t.a_row, a_step = t.a_step;
   for (int64_t p = 0; p < t.count; ++p) {
     const bfloat16* a[groups];  // see isa/gemm.cpp
@@ -39,11 +46,20 @@ static void tile(const Bf16Tile& t) {
     }
     const bfloat16* b = t.pieces[p].b;
     for (int64_t pair = t.pieces[p].k / 2; pair > 0; --pair) {
+      if constexpr (kAhead) {
+        __builtin_prefetch(at, 0, 2);
+        at += line;
+        if (at == end) {
+          if (--ahead->rows == 0) line = 0;
+          end += ahead->stride;
+          at = end - ahead->width;
+        }
+      }
       __m512i bv[NV];
       FASTDL_UNROLL for (int j = 0; j < NV; ++j) bv[j] = _mm512_loadu_si512(b + 32 * j);
       FASTDL_UNROLL for (int r = 0; r < R; ++r) {
         const __m512i av = broadcast_pair(a[r / 3] + r % 3 * a_row);
-        FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = dot(sum[r][j], av, bv[j]);
+        FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j].v = dot(sum[r][j].v, av, bv[j]);
       }
       FASTDL_UNROLL for (int g = 0; g < groups; ++g) a[g] += a_step;
       b += 2 * kCols;
@@ -52,14 +68,15 @@ static void tile(const Bf16Tile& t) {
       FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
         const __m512i bv = _mm512_loadu_si512(b + 32 * j);
         FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-          sum[r][j] = dot(sum[r][j], broadcast_last(a[r / 3] + r % 3 * a_row), bv);
+          sum[r][j].v = dot(sum[r][j].v, broadcast_last(a[r / 3] + r % 3 * a_row), bv);
         }
       }
     }
   }
-  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-    FASTDL_UNROLL for (int j = 0; j < NV; ++j) end_of_row(t, sum[r][j], r, 16 * j, mask(j));
-  }
+#undef FASTDL_EACH
+  ahead->at = at;
+  ahead->end = end;
+  end_of_tile(t, sum, last);
 }
 
 using TileFunction = void (*)(const Bf16Tile&);
@@ -83,21 +100,12 @@ static void any_tile(const Bf16Tile& t) { kTiles.of[t.rows][t.cols > 16](t); }
 
 static void pack_a(const bfloat16* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows, int height,
                    bfloat16* out) {
-  pack_pairs(src, k_stride, row_stride, k, rows, height, kStep, 1, out, 0);
+  pack_panel(src, k_stride, row_stride, k, rows, height, kStep, out);
 }
 static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
                    bfloat16* out) {
-  pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, 1, out, 0);
+  pack_panel(src, k_stride, col_stride, k, cols, kCols, kStep, out);
 }
-static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
-                             int height, int planes, bfloat16* out, int64_t plane_stride) {
-  return pack_pairs(src, k_stride, row_stride, k, rows, height, kStep, planes, out, plane_stride);
-}
-static ExponentRange split_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
-                             int planes, bfloat16* out, int64_t plane_stride) {
-  return pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, planes, out, plane_stride);
-}
-
 static int64_t peak(int64_t rounds, float* sink) {
   constexpr int chains = 12, steps = 64;
   __m512 sum[chains];
@@ -113,9 +121,36 @@ static int64_t peak(int64_t rounds, float* sink) {
   return 4ll * chains * steps * 16;
 }
 
+struct PairProducts {
+  using Storage = bfloat16;
+  using Sum = __m512;
+  using Factor = __m512i;
+  static constexpr int kLanes = 16, kDepth = 2;
+  static FASTDL_INLINE Sum zero() { return _mm512_setzero_ps(); }
+  static FASTDL_INLINE Factor factor(const bfloat16* p) { return _mm512_loadu_si512(p); }
+  static FASTDL_INLINE __m512i row(const bfloat16* p) { return broadcast_pair(p); }
+  static FASTDL_INLINE __m512i last_row(const bfloat16* p) { return broadcast_last(p); }
+  static FASTDL_INLINE Sum add(Sum sum, __m512i row, Factor factor) { return dot(sum, row, factor); }
+  static FASTDL_INLINE void store(Sum sum, float* p) { _mm512_storeu_ps(p, sum); }
+};
+
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    1,         kKc,    false,
-                                  nullptr, nullptr,     any_tile, pack_a,    pack_b, split_a,
-                                  split_b, finish_tile, dot_rows, gemv_rows, peak};
+const Bf16Kernels bf16_kernels = {kRows,
+                                  kCols,
+                                  kStep,
+                                  1,
+                                  kKc,
+                                  nullptr,
+                                  nullptr,
+                                  any_tile,
+                                  pack_a,
+                                  pack_b,
+                                  nullptr,
+                                  nullptr,
+                                  finish_tile,
+                                  dot_rows,
+                                  gemv_rows,
+                                  peak,
+                                  few_rows<PairProducts, 12>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -1,6 +1,7 @@
 // bfloat16 products on the matrix unit (AMX): a tile of C is 32 x 32, four tile registers of float32 sums.
 #include "bf16_end.h"
 #include "bf16_pack.h"
+#include "bf16_panels.h"
 #include "bf16_rows.h"
 #include "gemm_bf16.h"
 #include "simd.h"
@@ -91,10 +92,10 @@ static void tile(const Bf16Tile& t) {
   leave();
   for (int r = 0; r < t.rows; ++r) {
     for (int j = 0; j < t.cols; j += kHalf) {
-      const __mmask16 m = lanes_mask(t.cols - j < kHalf ? t.cols - j : kHalf);
-      __m512 x = _mm512_load_ps(sums[r] + j);
-      if (t.resume) x = _mm512_add_ps(_mm512_maskz_loadu_ps(m, t.sums + r * t.ld_sums + j), x);
-      end_of_row(t, x, r, j, m);
+      const int lanes = t.cols - j < kHalf ? t.cols - j : kHalf;
+      auto x = Vec<float>::load(sums[r] + j);
+      if (t.resume) x = Vec<float>::load(t.sums + r * t.ld_sums + j, lanes) + x;
+      end_of_row(t, x, r, j, lanes);
     }
   }
 }
@@ -105,7 +106,7 @@ static void pack_a(const bfloat16* src, int64_t row_stride, int64_t k_stride, in
 }
 static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
                    bfloat16* out) {
-  pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, 1, out, 0);
+  pack_panel(src, k_stride, col_stride, k, cols, kCols, kStep, out);
 }
 static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
                              int height, int planes, bfloat16* out, int64_t plane_stride) {
@@ -149,8 +150,8 @@ static int64_t peak(int64_t rounds, float* sink) {
 }
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    kHalf,     kKc,    true,
-                                  enter,   leave,       tile,     pack_a,    pack_b, split_a,
-                                  split_b, finish_tile, dot_rows, gemv_rows, peak};
+const Bf16Kernels bf16_kernels = {kRows,       kCols,    kStep,     kHalf,  kKc,     enter,
+                                  leave,       tile,     pack_a,    pack_b, split_a, split_b,
+                                  finish_tile, dot_rows, gemv_rows, peak,   nullptr};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -101,7 +101,7 @@ FASTDL_INLINE double to_storage<double>(double x) {
 FASTDL_INLINE float to_compute(float x) { return x; }
 FASTDL_INLINE double to_compute(double x) { return x; }
 
-#if FASTDL_ISA_ID == 3
+#if FASTDL_ISA_ID == 3 || FASTDL_ISA_ID >= 5
 
 FASTDL_INLINE Vec<float> widened(__m256i bits, bfloat16) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
@@ -228,7 +228,7 @@ FASTDL_INLINE void store_pair_as(Vec<float> v, Vec<float> w, S* p) {
   store_as(v, p);
   store_as(w, p + Vec<float>::width);
 }
-#if FASTDL_ISA_ID == 3
+#if FASTDL_ISA_ID == 3 || FASTDL_ISA_ID >= 5
 template <>
 FASTDL_INLINE void store_pair_as(Vec<float> v, Vec<float> w, bfloat16* p) {
   alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,

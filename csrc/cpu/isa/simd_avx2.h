@@ -35,6 +35,7 @@ struct Vec<float> {
   static FASTDL_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static FASTDL_INLINE Vec load(const float* p, int n) { return {_mm256_maskload_ps(p, first_lanes32(n))}; }
   FASTDL_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+  FASTDL_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
   FASTDL_INLINE void store(float* p, int n) const { _mm256_maskstore_ps(p, first_lanes32(n), v); }
   static FASTDL_INLINE Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
   static FASTDL_INLINE Vec zero() { return {_mm256_setzero_ps()}; }
@@ -48,6 +49,7 @@ struct Vec<double> {
   static FASTDL_INLINE Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
   static FASTDL_INLINE Vec load(const double* p, int n) { return {_mm256_maskload_pd(p, first_lanes64(n))}; }
   FASTDL_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
+  FASTDL_INLINE void stream(double* p) const { _mm256_stream_pd(p, v); }
   FASTDL_INLINE void store(double* p, int n) const { _mm256_maskstore_pd(p, first_lanes64(n), v); }
   static FASTDL_INLINE Vec broadcast(double x) { return {_mm256_set1_pd(x)}; }
   static FASTDL_INLINE Vec zero() { return {_mm256_setzero_pd()}; }

@@ -36,6 +36,7 @@ struct Vec<float> {
     return {_mm512_maskz_loadu_ps(Mask<float>::first(n).m, p)};
   }
   FASTDL_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  FASTDL_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
   FASTDL_INLINE void store(float* p, int n) const { _mm512_mask_storeu_ps(p, Mask<float>::first(n).m, v); }
   static FASTDL_INLINE Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
   static FASTDL_INLINE Vec zero() { return {_mm512_setzero_ps()}; }
@@ -53,6 +54,7 @@ struct Vec<double> {
     return {_mm512_maskz_loadu_pd(Mask<double>::first(n).m, p)};
   }
   FASTDL_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
+  FASTDL_INLINE void stream(double* p) const { _mm512_stream_pd(p, v); }
   FASTDL_INLINE void store(double* p, int n) const { _mm512_mask_storeu_pd(p, Mask<double>::first(n).m, v); }
   static FASTDL_INLINE Vec broadcast(double x) { return {_mm512_set1_pd(x)}; }
   static FASTDL_INLINE Vec zero() { return {_mm512_setzero_pd()}; }

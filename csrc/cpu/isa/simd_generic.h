@@ -60,6 +60,7 @@ struct Vec {
     return r;
   }
   FASTDL_INLINE void store(T* p) const { __builtin_memcpy(p, &v, 16); }
+  FASTDL_INLINE void stream(T* p) const { store(p); }
   FASTDL_INLINE void store(T* p, int n) const {
     if (n == width) return store(p);
     for (int i = 0; i < width; ++i)

@@ -1,0 +1,26 @@
+# FASTDL_NVCC: the compiler for the CUDA kernels, empty where there is to be none. Looked for on PATH, in
+# /usr/local/cuda and in the packages cuda-toolkit[nvcc] of the Python in use; $CUDACXX and CMAKE_CUDA_COMPILER win.
+set(FASTDL_NVCC "")
+if(NOT FASTDL_CUDA STREQUAL "OFF")
+  if(CMAKE_CUDA_COMPILER)
+    set(FASTDL_NVCC ${CMAKE_CUDA_COMPILER})
+  elseif(DEFINED ENV{CUDACXX})
+    set(FASTDL_NVCC $ENV{CUDACXX})
+  else()
+    set(hints "")
+    if(Python_EXECUTABLE)
+      execute_process(COMMAND ${Python_EXECUTABLE} -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+        OUTPUT_VARIABLE site OUTPUT_STRIP_TRAILING_WHITESPACE)
+      file(GLOB hints ${site}/nvidia/cu*/bin)
+    endif()
+    find_program(FASTDL_NVCC_PROGRAM nvcc HINTS ${hints} /usr/local/cuda/bin NO_CACHE)
+    if(FASTDL_NVCC_PROGRAM)
+      set(FASTDL_NVCC ${FASTDL_NVCC_PROGRAM})
+    endif()
+  endif()
+  if(NOT FASTDL_NVCC AND FASTDL_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FASTDL_CUDA=ON, but nvcc was found neither on PATH nor in /usr/local/cuda nor as "
+      "the Python package cuda-toolkit[nvcc]; set CMAKE_CUDA_COMPILER to it, or FASTDL_CUDA=OFF")
+  endif()
+endif()
+message(STATUS "CUDA kernels: ${FASTDL_NVCC}")

@@ -1,0 +1,64 @@
+/* fastdl for CUDA: every op of fastdl.h on tensors in a GPU's memory (device type FASTDL_CUDA).
+
+   fastdl_cuda_<op> takes the arguments and options of fastdl_<op> and reports the same errors; the library is
+   libfastdl_cuda. What differs:
+   - Calls return when the work is queued on the context's stream; nothing synchronises. Memory handed to a
+   call must stay valid until the stream has passed it.
+   - The context is one of fastdl_cuda_context_create. NULL is the default one: the device current to the
+   calling thread (cudaSetDevice) and the stream of fastdl_cuda_set_stream.
+   - What depends on values in memory (a label out of range) cannot be reported before the kernel runs:
+   results that depend on it are NaN, and the next fastdl_cuda_check tells.
+   - The same inputs give the same bits on one kind of device: sums have a fixed order, no float atomics. */
+#ifndef FASTDL_CUDA_H
+#define FASTDL_CUDA_H
+
+#include "fastdl/fastdl.h"
+
+#ifdef __cplusplus
+#define FASTDL_TYPE_OF_(function) decltype(function)
+extern "C" {
+#else
+#define FASTDL_TYPE_OF_(function) __typeof__(function)
+#endif
+
+typedef struct fastdl_cuda_context_options {
+  size_t struct_size;
+  void* stream; /* a cudaStream_t of the device current at creation; NULL: the legacy default stream */
+  /* Scratch memory on that device, in stream order; both NULL: cudaMallocAsync. */
+  void* (*allocate)(size_t bytes, void* stream, void* user);
+  void (*deallocate)(void* p, size_t bytes, void* stream, void* user);
+  void* user;
+  int32_t float32_precision; /* a fastdl_precision, or -1: follow fastdl_cuda_set_float32_precision */
+} fastdl_cuda_context_options;
+#define FASTDL_CUDA_CONTEXT_OPTIONS_INIT {sizeof(fastdl_cuda_context_options), NULL, NULL, NULL, NULL, -1}
+
+FASTDL_API fastdl_status fastdl_cuda_context_create(const fastdl_cuda_context_options* options,
+                                                    fastdl_context** out);
+FASTDL_API void fastdl_cuda_context_destroy(fastdl_context* context);
+
+/* The stream of this thread's calls with the default context. */
+FASTDL_API void fastdl_cuda_set_stream(void* stream);
+FASTDL_API void* fastdl_cuda_get_stream(void);
+
+/* Devices this process can use: FASTDL_ERROR_NO_CUDA, with a message that says what is missing, if there is
+   no driver. */
+FASTDL_API fastdl_status fastdl_cuda_device_count(int32_t* count);
+/* The current device's name, e.g. "NVIDIA H100 80GB HBM3"; the host executor says "simulated". */
+FASTDL_API fastdl_status fastdl_cuda_device_name(char* name, size_t size);
+
+/* Waits for the context's stream and reports what kernels found wrong in the values they read since the last
+   check: FASTDL_ERROR_INDEX, or FASTDL_ERROR_INTERNAL if a kernel failed. */
+FASTDL_API fastdl_status fastdl_cuda_check(fastdl_context* context);
+
+#define FASTDL_CUDA_OP(name) FASTDL_API FASTDL_TYPE_OF_(fastdl_##name) fastdl_cuda_##name
+FASTDL_CUDA_OP(last_error);
+FASTDL_CUDA_OP(get_float32_precision);
+FASTDL_CUDA_OP(set_float32_precision);
+FASTDL_CUDA_OP(convert);
+FASTDL_CUDA_OP(softmax_forward);
+FASTDL_CUDA_OP(softmax_backward);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
