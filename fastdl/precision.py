@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .backend import kernels
+from .backend import _others, kernels
 
 LEVELS = ("highest", "high", "medium")  # the order of fastdl_precision in fastdl/base.h
 
@@ -34,7 +34,10 @@ def set_float32_precision(precision: str) -> None:
     'high'
     >>> fastdl.set_float32_precision("highest")
     """
-    kernels(None).set_float32_precision(_level(precision))
+    level = _level(precision)
+    kernels(None).set_float32_precision(level)
+    for other in _others.values():
+        other.kernels.set_float32_precision(level)
 
 
 def get_float32_precision() -> str:
