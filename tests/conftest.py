@@ -47,9 +47,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_generate_tests(metafunc):
-    if "isa" in metafunc.fixturenames:
+    given = " ".join(str(m.args[0]) for m in metafunc.definition.iter_markers("parametrize"))
+    if "isa" in metafunc.fixturenames and "isa" not in given:
         metafunc.parametrize("isa", _available_isas(), indirect=True)
-    if "threads" in metafunc.fixturenames:
+    if "threads" in metafunc.fixturenames and "threads" not in given:
         metafunc.parametrize("threads", THREAD_COUNTS if devices.core is None else (1,), indirect=True)
 
 
