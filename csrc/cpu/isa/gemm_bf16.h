@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/narrow.h"
+#include "few_rows.h"
 
 namespace fastdl::cpu {
 
@@ -98,6 +99,9 @@ struct Bf16Kernels {
 
   // `rounds` blocks of independent products in registers; returns the floating-point operations of one round.
   int64_t (*peak)(int64_t rounds, float* sink);
+
+  // Null: the tiles are as good.
+  void (*few_rows)(const FewRows<bfloat16>&);
 };
 
 }  // namespace fastdl::cpu
