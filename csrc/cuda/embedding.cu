@@ -125,7 +125,8 @@ template <class S>
 __device__ __forceinline__ double row_norm(double p, int64_t n, int64_t stride, const S* x) {
   double sum = 0;
   if (isinf(p)) {
-    for (int64_t j = lane(); j < n; j += kWarp) sum = Max{}(fabs(static_cast<double>(widen(x[j * stride]))), sum);
+    for (int64_t j = lane(); j < n; j += kWarp)
+      sum = Max{}(fabs(static_cast<double>(widen(x[j * stride]))), sum);
     return warp_reduce(sum, Max{});
   }
   for (int64_t j = lane(); j < n; j += kWarp) {

@@ -107,12 +107,9 @@ struct Places {
   Places(Context* context, const check::Bags& b)
       : indices(context, b.indices, b.weight.shape[0]),
         offsets(context, b.offsets, b.indices.size() + 1),
-        ends{b.offsets.ndim ? offsets.data() : nullptr,
-             b.count,
-             b.offsets.ndim ? 0 : b.indices.shape[1],
-             b.indices.size(),
-             b.options.include_last_offset != 0,
-             error_word()} {}
+        ends{b.offsets.ndim ? offsets.data() : nullptr, b.count,
+             b.offsets.ndim ? 0 : b.indices.shape[1],   b.indices.size(),
+             b.options.include_last_offset != 0,        error_word()} {}
 };
 
 template <class S>
@@ -149,8 +146,8 @@ void backward(Context* context, const check::EmbeddingBagBackward& e) {
                           b.options.scale_grad_by_freq != 0 && !e.max};
     sum_rows<S>(context, sums, g->as<const S>(), dw->as<S>());
     if (padding >= 0 && padding < limit && columns > 0) {
-      check_cuda(cudaMemsetAsync(dw->as<S>() + padding * columns, 0,
-                                 static_cast<size_t>(columns) * sizeof(S), stream_of(context)),
+      check_cuda(cudaMemsetAsync(dw->as<S>() + padding * columns, 0, static_cast<size_t>(columns) * sizeof(S),
+                                 stream_of(context)),
                  "embedding_bag_backward");
     }
     dw.write_back();
@@ -173,13 +170,14 @@ using namespace fastdl::cuda;
 
 extern "C" {
 
-fastdl_status fastdl_cuda_embedding_bag_forward(
-    fastdl_context* context, const fastdl_tensor* weight, const fastdl_tensor* indices,
-    const fastdl_tensor* offsets, const fastdl_tensor* per_sample_weights, const fastdl_tensor* out,
-    const fastdl_tensor* max_indices, const fastdl_embedding_bag_options* options) {
+fastdl_status fastdl_cuda_embedding_bag_forward(fastdl_context* context, const fastdl_tensor* weight,
+                                                const fastdl_tensor* indices, const fastdl_tensor* offsets,
+                                                const fastdl_tensor* per_sample_weights,
+                                                const fastdl_tensor* out, const fastdl_tensor* max_indices,
+                                                const fastdl_embedding_bag_options* options) {
   return guarded([&] {
-    const check::EmbeddingBag e = check::embedding_bag_forward(
-        weight, indices, offsets, per_sample_weights, out, max_indices, options);
+    const check::EmbeddingBag e =
+        check::embedding_bag_forward(weight, indices, offsets, per_sample_weights, out, max_indices, options);
     const check::Bags& b = e.bags;
     const int64_t columns = b.weight.shape[1];
     const Places places(context, b);

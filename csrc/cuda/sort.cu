@@ -27,7 +27,8 @@ struct ScanShared {
 template <int Threads, class Sums>
 __device__ __forceinline__ void scan_threads(Sums& sums) {
   for (int step = 1; step < Threads; step *= 2) {
-    const auto before = static_cast<int>(threadIdx.x) >= step ? sums[static_cast<int>(threadIdx.x) - step] : 0;
+    const auto before =
+        static_cast<int>(threadIdx.x) >= step ? sums[static_cast<int>(threadIdx.x) - step] : 0;
     __syncthreads();
     sums[static_cast<int>(threadIdx.x)] += before;
     __syncthreads();
