@@ -93,7 +93,7 @@ WRONG = {
     "too_little_shared": r"the kernel uses 512 bytes of shared memory, the launch gave 508",
     "stack_overflow": r"overflow of its stack of \d+ KiB",
     "divergent_shuffle": r"divergent __shfl_down_sync: .*thread \(37, 0, 0\).* has ended",
-    "divergent_shuffle_and_barrier": r"divergent __shfl_xor_sync, .* 32 threads at __syncthreads .*; 32 threads in __shfl",
+    "divergent_shuffle_and_barrier": r"divergent __shfl_xor_sync, .* 32 threads at __syncthreads .*; 32 threads in",
     "two_collectives": r"divergent __\w+_sync: its mask 0xffffffff names thread .*, which is in __\w+_sync",
     "crossed_masks": r"divergent __ballot_sync: its mask .* which is in __ballot_sync with mask 0x",
     "own_lane_missing": r"divergent __ballot_sync: its mask 0x7fffffff does not name the thread itself",
