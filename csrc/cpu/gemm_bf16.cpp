@@ -223,7 +223,7 @@ void pack_panels(Context* context, const Bf16Kernels& kernel, const BGemm& g, in
 
 // Up to so many rows each task packs its own strip of B, a block of K at a time: it stays in the L2 cache,
 // beside the block of A.
-constexpr int64_t kStripRows = 256, kStripCols = 256, kStripBytes = 256 << 10, kStripA = 512 << 10;
+constexpr int64_t kStripRows = 768, kStripCols = 256, kStripBytes = 256 << 10, kStripA = 512 << 10;
 constexpr int64_t kStrips = 16;  // wanted, to balance a few threads
 
 void gemm_strips(Context* context, Job job) {

@@ -1,6 +1,7 @@
 // Forward cells, the product of a few rows, and the family's table.
 #include "cpu/isa/rnn.h"
 
+#include "cpu/isa/few_rows_inline.h"
 #include "cpu/isa/rnn_cells.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
@@ -116,63 +117,33 @@ void lstm(const RnnForwardStep<S>& s) {
 #undef FASTDL_EACH
 
 // Each lane is one chain of multiply-adds in the order of k, as in the tiles.
-template <class T, int kRows, int kPanels>
-void few(const RnnFewRows<T>& f) {
-  using V = Vec<T>;
-  constexpr int W = V::width;
-  V sums[kPanels][kRows][2];
-  FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
-    FASTDL_UNROLL for (int r = 0; r < kRows; ++r) sums[p][r][0] = sums[p][r][1] = V::zero();
-  }
-  const T* a = f.a;
-  const T* w = f.packed;
-  const int64_t ld = f.ld, stride = f.panel_stride;
-  for (int64_t k = 0; k < f.depth; ++k, ++a, w += 2 * W) {
-    FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
-      const V lo = V::load(w + p * stride), hi = V::load(w + p * stride + W);
-      FASTDL_UNROLL for (int r = 0; r < kRows; ++r) {
-        const V x = V::broadcast(a[r * ld]);
-        sums[p][r][0] = fma(x, lo, sums[p][r][0]);
-        sums[p][r][1] = fma(x, hi, sums[p][r][1]);
-      }
-    }
-  }
-  FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
-    FASTDL_UNROLL for (int r = 0; r < kRows; ++r) {
-      sums[p][r][0].store(f.out + p * f.out_stride + r * 2 * W);
-      sums[p][r][1].store(f.out + p * f.out_stride + r * 2 * W + W);
-    }
-  }
-}
-
 template <class T>
-void few_rows(const RnnFewRows<T>& f) {
-  using F = void (*)(const RnnFewRows<T>&);
-  constexpr F table[4][4] = {{few<T, 1, 1>, few<T, 1, 2>, few<T, 1, 3>, few<T, 1, 4>},
-                             {few<T, 2, 1>, few<T, 2, 2>, few<T, 2, 3>, few<T, 2, 4>},
-                             {few<T, 3, 1>, few<T, 3, 2>, few<T, 3, 3>, few<T, 3, 4>}};
-  // 32 registers hold 24 sums, 16 registers 12.
-  const int fit = (Vec<float>::width == 16 ? 12 : 6) / f.rows, most = fit < 4 ? fit : 4;
-  RnnFewRows<T> some = f;
-  for (int64_t left = f.panels; left > 0;) {
-    const int n = static_cast<int>(left < most ? left : most);
-    table[f.rows - 1][n - 1](some);
-    some.packed += n * f.panel_stride;
-    some.out += n * f.out_stride;
-    left -= n;
-  }
-}
+struct MultiplyAdd {
+  using Storage = T;
+  using Sum = Vec<T>;
+  using Factor = Vec<T>;
+  static constexpr int kLanes = Vec<T>::width, kDepth = 1;
+  static FASTDL_INLINE Sum zero() { return Vec<T>::zero(); }
+  static FASTDL_INLINE Factor factor(const T* p) { return Vec<T>::load(p); }
+  static FASTDL_INLINE Vec<T> row(const T* p) { return Vec<T>::broadcast(*p); }
+  static FASTDL_INLINE Vec<T> last_row(const T* p) { return row(p); }
+  static FASTDL_INLINE Sum add(Sum sum, Vec<T> row, Factor factor) { return fma(row, factor, sum); }
+  static FASTDL_INLINE void store(Sum sum, T* p) { sum.store(p); }
+};
+
+// 32 registers hold 24 sums, 16 registers 12.
+constexpr int kFit = Vec<float>::width == 16 ? 12 : 6;
 
 template <class S>
-constexpr RnnTable<S> make_table(const RnnBackwardTable<S>* backward, void (*few)(const RnnFewRows<S>&)) {
+constexpr RnnTable<S> make_table(const RnnBackwardTable<S>* backward, void (*few)(const FewRows<S>&)) {
   return {{rnn<S, false>, rnn<S, true>, gru<S>, lstm<S>}, few, backward};
 }
 
 }  // namespace
 
 extern const RnnKernels rnn_kernels;
-constexpr RnnKernels kTable = {make_table<float>(&rnn_backward_f32, few_rows<float>),
-                               make_table<double>(&rnn_backward_f64, few_rows<double>),
+constexpr RnnKernels kTable = {make_table<float>(&rnn_backward_f32, few_rows<MultiplyAdd<float>, kFit>),
+                               make_table<double>(&rnn_backward_f64, few_rows<MultiplyAdd<double>, kFit>),
                                make_table<bfloat16>(&rnn_backward_bf16, nullptr)};
 const RnnKernels rnn_kernels = kTable;
 
