@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,25 @@ def _compile(sources, output, *flags):
     command = [COMPILER, *FLAGS, *flags, *map(str, sources), "-o", str(output)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, f"{' '.join(command)}\n{built.stderr}"
+    return output
 
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory):
-    """Builds tests/simt/<name>.cpp, the executor once for each set of flags."""
+    """Builds tests/simt/<name>.cpp; the executor once for each set of flags."""
     folder = tmp_path_factory.mktemp("simt")
+    executors = {}
 
     def build(name, *flags):
         key = "_".join(flag.strip("-").replace("=", "_") for flag in flags) or "plain"
-        if not (executor := folder / f"executor_{key}.o").exists():
-            _compile(sorted((ROOT / "csrc/simt").glob("*.cpp")), executor, "-O2", *flags, "-r", "-nostdlib")
+        if flags not in executors:
+            sources = sorted((ROOT / "csrc/simt").glob("*.cpp"))
+            objects = [folder / f"{source.stem}_{key}.o" for source in sources]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                jobs = [pool.submit(_compile, [s], o, "-O1", "-c", *flags) for s, o in zip(sources, objects)]
+                executors[flags] = [job.result() for job in jobs]
         if not (output := folder / f"{name}_{key}").exists():
-            _compile([ROOT / f"tests/simt/{name}.cpp", executor], output, "-O1", *flags)
+            _compile([ROOT / f"tests/simt/{name}.cpp", *executors[flags]], output, "-O1", *flags)
         return output
 
     return build
