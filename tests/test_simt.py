@@ -15,6 +15,7 @@ FLAGS = ["-std=c++17", "-g", "-pthread", "-Wall", "-Wextra", "-Werror", "-DFASTD
 FLAGS += [f"-I{ROOT}/csrc", f"-I{ROOT}/csrc/simt/include"]
 
 pytestmark = [
+    pytest.mark.timeout(900),  # the first test of each set of flags compiles
     pytest.mark.skipif(not COMPILER or os.name != "posix", reason="needs a C++ compiler on a POSIX system"),
     pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="builds its own sanitizer run"),
 ]
@@ -57,7 +58,7 @@ def run(program, *cases, **environment):
     """What the program prints."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("FASTDL_SIMT")}
     done = subprocess.run(
-        [program, *cases], capture_output=True, text=True, timeout=120, env={**kept, **environment}
+        [program, *cases], capture_output=True, text=True, timeout=300, env={**kept, **environment}
     )
     return done.stdout + done.stderr
 
