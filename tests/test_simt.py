@@ -63,11 +63,11 @@ def run(program, *cases, **environment):
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("seed, threads", [("1", "1"), ("2", "2"), ("77", "5")])
-def test_right_kernels(program, seed, threads):
+@pytest.mark.parametrize("seed, os_threads", [("1", "1"), ("2", "2"), ("77", "5")])
+def test_right_kernels(program, seed, os_threads):
     """Every case in one process: what one launch leaves behind must not matter to the next."""
     names = [n for n in _names("right") if n not in ("registry", "out_of_memory")]
-    printed = run(program("right"), *names, FASTDL_SIMT_SEED=seed, FASTDL_SIMT_THREADS=threads)
+    printed = run(program("right"), *names, FASTDL_SIMT_SEED=seed, FASTDL_SIMT_THREADS=os_threads)
     assert printed.split() == [word for name in names for word in (f"{name}:", "done")]
 
 
