@@ -217,7 +217,8 @@ def linear_backward(
 def pack_b(b: np.ndarray) -> PackedB:
     """Lay out a matrix (k, n) for use as the right-hand operand of many calls of `matmul`.
 
-    It belongs to the instruction set in force; `matmul` refuses it under another one (ValueError).
+    It belongs to the instruction set in force; `matmul` refuses it under another one (ValueError). It takes about the
+    memory of b, for float32 on a processor with a matrix unit (AMX) 2.5 times that.
 
     >>> b = np.array([[1.0, 2.0], [3.0, 4.0]])
     >>> matmul(np.eye(2), pack_b(b)).tolist()
