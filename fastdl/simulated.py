@@ -16,7 +16,7 @@ from .backend import Backend
 
 _ndarray = np.ndarray
 #: NumPy's functions that may be given a NumPy array: they copy it to the device, as CuPy's do.
-_TRANSFERS = {np.array, np.asarray, np.asanyarray, np.ascontiguousarray}
+_TRANSFERS = ("array", "asarray", "asanyarray", "ascontiguousarray")
 
 
 def from_numpy(array: np.ndarray, index: int | None = None) -> SimArray:
@@ -42,17 +42,20 @@ class SimArray(np.ndarray):
             return _wrapped(getattr(ufunc, method)(*plain, **kwargs))
         for x in out:
             if not isinstance(x, SimArray):
-                raise TypeError(f"{ufunc.__name__}: the output must be on the device, got {type(x).__name__}")
+                raise TypeError(
+                    f"cuda-sim: {ufunc.__name__} of an array of the device cannot write into one of the CPU"
+                )
         getattr(ufunc, method)(*plain, out=tuple([x.view(_ndarray) for x in out]), **kwargs)
         return out[0] if len(out) == 1 else out
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if func in _TRANSFERS:
+        if func.__name__ in _TRANSFERS:
             first, *rest = args
-            made = func(first.view(_ndarray) if isinstance(first, SimArray) else first, *rest, **kwargs)
-            if isinstance(first, SimArray):
-                return first if made.base is first and func is not np.array else made.view(SimArray)
-            return from_numpy(made)
+            if not isinstance(first, SimArray):
+                return from_numpy(func(first, *rest, **kwargs))
+            plain = first.view(_ndarray)
+            made = func(plain, *rest, **kwargs)
+            return first if made is plain else made.view(SimArray)
         return _wrapped(func(*_plain(args), **_plain(kwargs)))
 
     def __getitem__(self, key: Any) -> Any:
@@ -61,6 +64,11 @@ class SimArray(np.ndarray):
     def __setitem__(self, key: Any, value: Any) -> None:
         _operand(value)
         super().__setitem__(key, value)
+
+    def take(self, indices: Any, axis: int | None = None, out: Any = None, mode: Any = "raise") -> Any:
+        """NumPy's; the indices may be a NumPy array."""
+        places = indices.view(_ndarray) if isinstance(indices, SimArray) else indices
+        return _wrapped(self.view(_ndarray).take(places, axis))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("cuda-sim: an array of the device does not become a NumPy array by itself")
@@ -113,7 +121,7 @@ def _method(name: str) -> Any:
 for _name in (  # those that NumPy would answer with a scalar or an array of its own, or take a NumPy array for
     *("all", "any", "argmax", "argmin", "argpartition", "argsort", "choose", "clip", "compress", "cumprod", "cumsum"),
     *("diagonal", "dot", "max", "mean", "min", "nonzero", "prod", "repeat", "round", "searchsorted", "std", "sum"),
-    *("take", "trace", "var"),
+    *("trace", "var"),
 ):  # fmt: skip
     setattr(SimArray, _name, _method(_name))
 

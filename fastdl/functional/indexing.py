@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, _mode, mark_inplace, wrap
-from ..backend import beside, is_array
+from ..backend import is_array
+from ..device import of as device_of
 from .core import (
     View,
     add_at,
     as_tensor,
     cast,
     check_inplace,
+    move,
     normalize_dim,
     overwrite,
     select,
@@ -156,11 +158,13 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
     value = as_tensor(value) if not isinstance(value, int | float) else wrap(np.asarray(value, like=data))
     if value._data.dtype != data.dtype:
         value = cast(value, data.dtype)
+    if value._data.__class__ is not data.__class__:
+        value = move(value, device_of(data))
     if _mode.enabled and (input._node is not None or value._node is not None):
         overwrite("__setitem__", input, SetIndex.apply(input, value, index))
         return
     try:
-        data[index] = beside(value._data, data)
+        data[index] = value._data
     except ValueError as e:
         raise ValueError(f"__setitem__: {e}") from None
     mark_inplace(data)
