@@ -22,10 +22,6 @@ constexpr int kRows = 4, kDotCols4 = 2, kGemvTerms = 8;
 #endif
 constexpr int kTileVectors = 2, kDotRows = 4, kGemvRows = 4;
 
-// K block: a panel of B (64 KiB in every vector width but AVX2's and SSE2's, where it is less) streams from
-// the L2 cache without slowing the multiply-adds; each further block would read and write all of C once more.
-constexpr int64_t kKc = 512;
-
 template <class T>
 static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t row, int64_t col, int lanes) {
   using V = Vec<T>;
@@ -279,7 +275,6 @@ static constexpr GemmKernelsOf<T> make() {
   k.nr = kTileVectors * Vec<T>::width;
   k.dot_rows = kDotRows;
   k.gemv_rows = kGemvRows;
-  k.kc = kKc;
   fill<T, kRows>(k);
   k.dot = dot<T>;
   k.gemv = gemv<T>;

@@ -42,7 +42,6 @@ struct GemmKernelsOf {
   int mr, nr;
   int dot_rows;   // most rows of `dot`
   int gemv_rows;  // most rows of `gemv`
-  int64_t kc;     // K block: an NR-wide panel of B and an MR-high panel of A share the L1 cache
 
   // [rows][0: cols == NR, 1: cols > NR / 2, 2: cols <= NR / 2]; call through gemm_tile().
   void (*tile[kMaxRows + 1][3])(const GemmTile<T>&);

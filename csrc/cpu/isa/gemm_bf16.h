@@ -51,7 +51,7 @@ struct Bf16Tile {
   const float* residual32;
   int64_t ld_residual;
   bool relu;
-  bool stream;  // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
+  bool stream;       // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
   Bf16Ahead* ahead;  // or null
 };
 
@@ -65,7 +65,6 @@ struct Bf16Kernels {
   int mr, nr, k_step;
   int height_step;  // a packed panel of A is a multiple of this high
   int64_t kc;       // K block
-  int rate;         // products in the time of one float32 multiply-add
 
   // Around a task's calls of `tile`, where not null: gives the thread the matrix unit and takes it back. They
   // nest. Outside of such a pair each call of `tile` pays for it.
@@ -81,7 +80,8 @@ struct Bf16Kernels {
   void (*pack_b)(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
                  bfloat16* out);
   // The same of float32 numbers, each cut into `planes` bfloat16 whose sum it is (the first 8, the next 8,
-  // the last 8 bits): plane p lies p * plane_stride further on. Returns the exponents met.
+  // the last 8 bits): plane p lies p * plane_stride further on. Returns the exponents met. Null where
+  // products of such parts are not faster than multiply-adds.
   ExponentRange (*split_a)(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
                            int height, int planes, bfloat16* out, int64_t plane_stride);
   ExponentRange (*split_b)(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
