@@ -304,6 +304,21 @@ def test_linear_backward_layouts(isa, rng):
             assert_close_sum(g, e, s, 20)
 
 
+def test_linear_backward_of_no_rows(rng):
+    """Leading dimensions 0 and 3, in memory of other strides than those of a contiguous array: nothing is written."""
+    guarded = np.full(64, 7.0)
+    x, w, g = (
+        rng.standard_normal((0, 6, 10))[:, ::2, ::2],
+        rng.standard_normal((4, 5)),
+        rng.standard_normal((0, 6, 8)),
+    )
+    dx = guarded[32:32].reshape(0, 3, 5)
+    _core.linear_backward(g[:, ::2, ::2], None, x, w, dx, None, None, 0, 0.0, 0.0)
+    assert (guarded == 7.0).all()
+    _, dw, db = ops.linear_backward(g[:, ::2, ::2], x, w)
+    assert not dw.any() and not db.any()
+
+
 def test_functional_linear_gradients(rng):
     x, w, b = rng.standard_normal((4, 3)), rng.standard_normal((5, 3)), rng.standard_normal(5)
     for activation in (None, *ACTIVATIONS):
