@@ -46,11 +46,11 @@ def test_every_small_shape(isa, rng):
         check(transposed(a), transposed(b))
 
 
-# Strips up to 256 rows, panels of B for all tasks beyond; blocks of K of 64 to 2048; slabs of 64 steps; rows a
+# Strips up to 768 rows, panels of B for all tasks beyond; blocks of K of 64 to 2048; slabs of 64 steps; rows a
 # multiple of 4 KiB apart.
 SHAPES = [
     (20, 1100, 700), (70, 600, 2048), (256, 520, 300), (100, 70, 4097), (257, 500, 130), (700, 300, 450),
-    (300, 140, 2100), (16, 3000, 64), (270, 1000, 32), (400, 33, 999),
+    (800, 140, 2100), (16, 3000, 64), (270, 1000, 32), (400, 33, 999),
 ]  # fmt: skip
 
 

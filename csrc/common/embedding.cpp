@@ -115,8 +115,8 @@ EmbeddingBagBackward embedding_bag_backward(const fastdl_tensor* grad_out, const
                                             const fastdl_tensor* grad_scales,
                                             const fastdl_embedding_bag_options* options) {
   const char* op = "embedding_bag_backward";
-  EmbeddingBagBackward e{bags_of(weight, indices, offsets, scales, options, op), false, View{}, View{},
-                         View{}, View{}};
+  EmbeddingBagBackward e{
+      bags_of(weight, indices, offsets, scales, options, op), false, View{}, View{}, View{}, View{}};
   const DType dtype = e.bags.weight.dtype;
   e.grad_out = view_like(grad_out, dtype, op, "grad_out");
   check_bag_rows(e.grad_out, e.bags, op, "grad_out");

@@ -45,10 +45,12 @@ struct EmbeddingBagBackward {
   bool max;  // max_indices are needed
   View grad_out, max_indices, grad_weight, grad_scales;
 };
-EmbeddingBagBackward embedding_bag_backward(
-    const fastdl_tensor* grad_out, const fastdl_tensor* weight, const fastdl_tensor* indices,
-    const fastdl_tensor* offsets, const fastdl_tensor* per_sample_weights, const fastdl_tensor* max_indices,
-    const fastdl_tensor* grad_weight, const fastdl_tensor* grad_per_sample_weights,
-    const fastdl_embedding_bag_options* options);
+EmbeddingBagBackward embedding_bag_backward(const fastdl_tensor* grad_out, const fastdl_tensor* weight,
+                                            const fastdl_tensor* indices, const fastdl_tensor* offsets,
+                                            const fastdl_tensor* per_sample_weights,
+                                            const fastdl_tensor* max_indices,
+                                            const fastdl_tensor* grad_weight,
+                                            const fastdl_tensor* grad_per_sample_weights,
+                                            const fastdl_embedding_bag_options* options);
 
 }  // namespace fastdl::check

@@ -1,10 +1,10 @@
 // out[j] = activation(bias + residual + sum over taps of in[step * j + offset] * w[tap]) of bfloat16 tensors,
 // as conv_gather.cpp does it in float32: the tiles read the image where it lies, as pairs of channels, or a
-// copy of a region with zeros around it. Weights are packed in panels of pairs of channels.
+// copy of a region with zeros around it. Weights are packed in panels of pairs
+// of channels (conv_bf16_pack.cpp).
 #include "cpu/conv_bf16.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
@@ -22,73 +22,11 @@ constexpr int64_t kLeastChannels = 8;      // narrower groups leave most of a ti
 
 const Bf16Kernels& table() { return *kernels().gemm_bf16; }
 
-// Weights in panels: [group][panel][run][k_padded * nr]. A run is the part of a sum whose inputs lie side by
-// side: the channels of one tap, or of a line of taps.
-struct Panels {
-  const bfloat16* data;
-  int64_t groups, reduce, columns, per_group;  // channels summed over and produced, and panels, per group
-  int64_t kernel[3];
-  bool lines;         // runs are lines of taps
-  int64_t run, size;  // elements of the sum in a run, and of its panel
-  bool finite;        // no NaN or Inf among them
-
-  int64_t runs() const { return kernel[0] * kernel[1] * (lines ? 1 : kernel[2]); }
-};
-
-// One output channel's weights (C, taps) -> (taps, C), or for a data gradient (taps backwards, O, C). Returns
-// whether all are finite.
-bool turn_weights(const Geometry& g, const bfloat16* from, int64_t o, bool data_gradient, bfloat16* to) {
-  const int64_t channels = g.c_per_group(), taps = g.taps();
-  const int64_t step = data_gradient ? -g.o * channels : channels;
-  bfloat16* const first = data_gradient ? to + ((taps - 1) * g.o + o) * channels : to + o * taps * channels;
-  from += o * channels * taps;
-  bool finite = true;
-  for (int64_t c = 0; c < channels; ++c) {
-    bfloat16* at = first + c;
-    for (int64_t t = 0; t < taps; ++t, at += step, ++from) {
-      *at = *from;
-      finite &= (from->bits & 0x7f80) != 0x7f80;
-    }
-  }
-  return finite;
-}
-
-Panels pack_weights(Context* context, const Geometry& g, const bfloat16* weight, bool data_gradient,
-                    Workspace& space, Panels p) {
-  const auto& k = table();
-  Workspace turned_space(context, static_cast<size_t>(g.o * g.c_per_group() * g.taps()) * sizeof(bfloat16));
-  bfloat16* const turned = turned_space.as<bfloat16>();
-  std::atomic<bool> finite{true};
-  parallel_for(context, g.o, static_cast<double>(g.c_per_group() * g.taps()), [&](int64_t o) {
-    if (!turn_weights(g, weight, o, data_gradient, turned)) finite.store(false, std::memory_order_relaxed);
-  });
-  p.finite = finite.load();
-  bfloat16* const to = space.as<bfloat16>();
-  p.data = to;
-  if (p.run == 0) return p;
-  parallel_for(
-      context, p.groups * p.per_group, static_cast<double>(p.runs() * p.size) * 0.25, [&](int64_t i) {
-        const int64_t group = i / p.per_group, column = i % p.per_group * k.nr;
-        const int cols = static_cast<int>(std::min<int64_t>(k.nr, p.columns - column));
-        for (int64_t run = 0; run < p.runs(); ++run) {
-          bfloat16* const panel = to + (i * p.runs() + run) * p.size;
-          const int64_t slot = run * p.run / p.reduce, c = g.c_per_group();
-          if (data_gradient) {
-            k.pack_b(turned + (slot * g.o + group * p.reduce) * c + column, c, 1, p.run, cols, panel);
-          } else {
-            k.pack_b(turned + ((group * p.columns + column) * g.taps() + slot) * c, 1, g.taps() * c, p.run,
-                     cols, panel);
-          }
-        }
-      });
-  return p;
-}
-
 // All that tasks share.
 struct Gather {
   const Source<bfloat16>& in;
   const Lattice& l;
-  const Panels& w;
+  const Bf16Panels& w;
   const Image<bfloat16>& out;
   const Epilogue<bfloat16>& end;
   Blocks blocks;
@@ -275,7 +213,7 @@ void run_task(const Gather& g, int64_t task) {
   if (g.stream) end_stream();
 }
 
-void gather_lattice(Context* context, const Source<bfloat16>& in, const Lattice& l, const Panels& w,
+void gather_lattice(Context* context, const Source<bfloat16>& in, const Lattice& l, const Bf16Panels& w,
                     const Image<bfloat16>& out, const Epilogue<bfloat16>& end, bool zeros_count) {
   const auto& k = table();
   const int64_t rows = out.n * l.rows_per_image();
@@ -323,31 +261,15 @@ bool bf16_tiles(int64_t groups, int64_t c_per_group, int64_t o_per_group) {
 
 void bf16_gather(Context* context, const Geometry& g, const Source<bfloat16>& in, const bfloat16* weight,
                  bool data_gradient, const Image<bfloat16>& out, const Epilogue<bfloat16>& end) {
-  const auto& k = table();
   const std::vector<Lattice> lattices =
       data_gradient ? data_lattices(g) : std::vector<Lattice>{forward_lattice(g)};
-  Panels p{};
-  p.groups = g.groups;
-  p.reduce = data_gradient ? g.o_per_group() : g.c_per_group();
-  p.columns = data_gradient ? g.c_per_group() : g.o_per_group();
-  p.per_group = (p.columns + k.nr - 1) / k.nr;
-  for (int i = 0; i < 3; ++i) p.kernel[i] = g.kernel[i];
   // A NaN among the weights may need single taps left out: see Gather::exact.
   const AxisTaps& line = lattices[0].taps[2];
-  const bool lines = g.groups == 1 && g.kernel[2] > 1 && line.count() == g.kernel[2] && line.consecutive();
-  const auto cut = [&](bool whole_lines) {
-    p.lines = whole_lines;
-    p.run = whole_lines ? g.kernel[2] * p.reduce : p.reduce;
-    p.size = round_up(p.run, k.k_step) * k.nr;
-    return static_cast<size_t>(p.groups * p.per_group * p.runs() * p.size) * sizeof(bfloat16);
-  };
-  const size_t by_taps = cut(false), by_lines = cut(lines);
-  Workspace space(context, std::max(by_taps, by_lines));
-  Panels w = pack_weights(context, g, weight, data_gradient, space, p);
-  if (!w.finite && lines) {
-    cut(false);
-    w = pack_weights(context, g, weight, data_gradient, space, p);
-  }
+  const bool lines = g.groups == 1 && g.kernel[2] > 1 && line.count() == g.kernel[2] && line.consecutive() &&
+                     all_finite(context, weight, g.o * g.c_per_group() * g.taps());
+  Bf16Panels w(g, data_gradient, lines);
+  Workspace space(context, w.bytes());
+  pack_bf16_weights(context, g, weight, data_gradient, space.as<bfloat16>(), w);
   for (const Lattice& l : lattices) gather_lattice(context, in, l, w, out, end, !data_gradient);
 }
 

@@ -187,9 +187,8 @@ fastdl_status fastdl_embedding_bag_backward(fastdl_context* context, const fastd
   }
   return guarded([&] {
     const char* op = "embedding_bag_backward";
-    const check::EmbeddingBagBackward e =
-        check::embedding_bag_backward(grad_out, weight_, indices_, offsets_, scales_, max_indices,
-                                      grad_weight, grad_scales, options);
+    const check::EmbeddingBagBackward e = check::embedding_bag_backward(
+        grad_out, weight_, indices_, offsets_, scales_, max_indices, grad_weight, grad_scales, options);
     const fastdl_embedding_bag_options& o = e.bags.options;
     const View &weight = e.bags.weight, &scales = e.bags.scales, &ds = e.grad_scales;
     const int64_t v = weight.shape[0], d = weight.shape[1];

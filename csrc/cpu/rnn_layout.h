@@ -39,6 +39,7 @@ struct RnnRows {
   int64_t at(int64_t i) const { return order.empty() ? i : order[static_cast<size_t>(i)]; }
   int64_t batch_at(int64_t t) const { return t < 0 || t >= steps ? 0 : batch[static_cast<size_t>(t)]; }
   int64_t offset_at(int64_t t) const { return offset[static_cast<size_t>(t)]; }
+  int64_t row(int64_t t, int64_t sequence) const { return offset_at(t) + sequence; }
 
   struct Span {
     int64_t row, count;

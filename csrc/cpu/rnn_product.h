@@ -47,6 +47,8 @@ struct RnnTiles {
       row += t.rows;
     }
   }
+  // NULL: the tiles are as good.
+  static auto few_rows() { return rnn_table(*kernels().rnn, S{}).few_rows; }
   // Held around a task's products.
   struct Unit {
     Unit() {}
@@ -82,6 +84,7 @@ struct RnnTiles<bfloat16> {
       row += t.rows;
     }
   }
+  static auto few_rows() { return kernel().few_rows; }
   struct Unit {
     MatrixUnit held{kernel()};
   };
@@ -126,8 +129,8 @@ struct RnnMatrix {
     constexpr int64_t kLine = 128 / sizeof(A);  // nr is no more in any instruction set
     alignas(64) A sums[4 * kRnnRows * kLine];
     if (rows <= 0) return;
-    const auto few = rnn_table(*kernels().rnn, S{}).few_rows;
-    if (few && rows <= RnnFewRows<S>::kMostRows) {
+    const auto few = RnnTiles<S>::few_rows();
+    if (few && rows <= FewRows<S>::kMostRows) {
       // One panel alone keeps too few multiply-adds in flight: four gates, or four groups at once.
       const int64_t most = gates == 1 ? 4 : 1, stride = gates == 1 ? panel_size() : gate_size();
       for (int64_t i = first; i < last; i += most) {

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction
 from ..backend import wide
-from .core import as_tensor
+from .core import add_at, as_tensor
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -81,8 +81,10 @@ def scatter_axis(grad: np.ndarray, index: np.ndarray, n: int, axis: int) -> np.n
     shape[axis] = n
     order = np.argsort(index, kind="stable")
     targets, starts = np.unique(index[order], return_index=True)
-    out = np.zeros(shape, grad.dtype)
-    if len(targets):
+    out = np.zeros(shape, grad.dtype, like=grad)
+    if out.__class__ is not np.ndarray:  # CuPy has no reduceat
+        add_at(out, (slice(None),) * axis + (index,), grad)
+    elif len(targets):
         sums = np.add.reduceat(grad.take(order, axis), starts, axis, wide(grad.dtype))
         out[(slice(None),) * axis + (targets,)] = sums
     return out

@@ -213,6 +213,25 @@ void scatter_rows(const T* x, int64_t rows, int64_t step, int64_t columns, T* y,
   }
 }
 
+void pair_rows(const bfloat16* a, int64_t ka, const bfloat16* b, int64_t kb, int width, bfloat16* out) {
+  a += ka / 2 * 2 * width;
+  b += kb / 2 * 2 * width;
+  const int low = ka % 2 ? 16 : 0, high = kb % 2 ? 0 : 16;
+  for (int j = 0; j < width; ++j) {
+    uint32_t x, y;
+    __builtin_memcpy(&x, a + 2 * j, 4);
+    __builtin_memcpy(&y, b + 2 * j, 4);
+    x = (x >> low & 0xffff) | (y << high & 0xffff0000);
+    __builtin_memcpy(out + 2 * j, &x, 4);
+  }
+}
+
+bool finite_bf16(const bfloat16* x, int64_t n) {
+  uint16_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) bad |= (x[i].bits & 0x7f80) == 0x7f80;
+  return !bad;
+}
+
 }  // namespace
 
 extern const WinogradKernels winograd_kernels;
@@ -222,6 +241,8 @@ const ConvKernels conv_kernels = {
     {depthwise<double>, depthwise_weight<double>, add_rows<double>, scatter_rows<double>},
     depthwise<bfloat16>,
     depthwise_weight<bfloat16>,
+    pair_rows,
+    finite_bf16,
     &winograd_kernels};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

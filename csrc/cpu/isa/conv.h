@@ -65,6 +65,10 @@ struct ConvKernels {
   ConvTable<double> f64;
   void (*depthwise_bf16)(const ConvDepthwise<bfloat16>&);
   void (*depthwise_weight_bf16)(const ConvDepthwiseWeight<bfloat16>&);
+  // Of panels of pairs, p[k / 2 * 2 * width + 2 * column + k % 2]: out[2 * column] = element ka of a, out[2 *
+  // column + 1] = element kb of b.
+  void (*pair_rows)(const bfloat16* a, int64_t ka, const bfloat16* b, int64_t kb, int width, bfloat16* out);
+  bool (*finite_bf16)(const bfloat16* x, int64_t n);
   const WinogradKernels* winograd;
 };
 

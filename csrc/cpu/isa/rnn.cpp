@@ -1,6 +1,7 @@
 // Forward cells, the product of a few rows, and the family's table.
 #include "cpu/isa/rnn.h"
 
+#include "cpu/isa/few_rows_inline.h"
 #include "cpu/isa/rnn_cells.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
@@ -12,29 +13,28 @@ extern const RnnBackwardTable<bfloat16> rnn_backward_bf16;
 namespace {
 
 // The pre-activation of one gate.
-template <class S, class Lanes, class A = compute_t<S>>
-FASTDL_INLINE Vec<A> input_of(const RnnForwardStep<S>& s, const Lanes& lane, int64_t gate, int64_t r,
-                              int64_t j) {
-  const Vec<A> pre = lane.load(s.pre + gate * s.pre_gate + r * s.pre_row + j);
+template <class S, class A = compute_t<S>>
+FASTDL_INLINE Vec<A> input_of(const RnnForwardStep<S>& s, int lanes, int64_t gate, int64_t r, int64_t j) {
+  const Vec<A> pre = load(s.pre + gate * s.pre_gate + r * s.pre_row + j, lanes);
   return s.sums ? pre + Vec<A>::load(s.sums + gate * s.gate_stride + r * kPanel<A> + j) : pre;
 }
-
-#define FASTDL_EACH FASTDL_UNROLL for (int i = 0; i < N; ++i, j += Vec<A>::width)
 
 template <class S, bool kRelu>
 void rnn(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     Vec<A> a[N];
-    int64_t j = j0;
     FASTDL_EACH {
-      a[i] = input_of(s, lane, 0, r, j);
+      const int64_t j = j0 + i * Vec<A>::width;
+      a[i] = input_of(s, lanes, 0, r, j);
       if (kRelu) a[i] = select(a[i] < Vec<A>::zero(), Vec<A>::zero(), a[i]);
     }
     if constexpr (!kRelu) gate_tanh(a);
-    j = j0;
-    FASTDL_EACH lane.store(s.h + r * s.ld_h + j, a[i]);
+    FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
+      store(a[i], s.h + r * s.ld_h + j, lanes);
+    }
   });
 }
 
@@ -43,32 +43,34 @@ void gru(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     V sigmoids[2 * N], part[N], fresh[N];  // reset, update
-    int64_t j = j0;
     FASTDL_EACH {
-      sigmoids[i] = input_of(s, lane, 0, r, j);
-      sigmoids[N + i] = input_of(s, lane, 1, r, j);
+      const int64_t j = j0 + i * Vec<A>::width;
+      sigmoids[i] = input_of(s, lanes, 0, r, j);
+      sigmoids[N + i] = input_of(s, lanes, 1, r, j);
       part[i] = s.sums ? V::load(s.sums + 2 * s.gate_stride + r * kPanel<A> + j) : V::zero();
-      if (s.bias_hn) part[i] = part[i] + lane.load(s.bias_hn + r * s.ld_bias_hn + j);
+      if (s.bias_hn) part[i] = part[i] + load(s.bias_hn + r * s.ld_bias_hn + j, lanes);
     }
     gate_sigmoid(sigmoids);
-    j = j0;
-    FASTDL_EACH fresh[i] = fma(sigmoids[i], part[i], lane.load(s.pre + 2 * s.pre_gate + r * s.pre_row + j));
-    gate_tanh(fresh);
-    j = j0;
     FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
+      fresh[i] = fma(sigmoids[i], part[i], load(s.pre + 2 * s.pre_gate + r * s.pre_row + j, lanes));
+    }
+    gate_tanh(fresh);
+    FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
       A* state = s.state + r * hidden + j;
-      const V h = fma(sigmoids[N + i], lane.load(state) - fresh[i], fresh[i]);
-      lane.store(state, h);
-      lane.store(s.h + r * s.ld_h + j, h);
+      const V h = fma(sigmoids[N + i], load(state, lanes) - fresh[i], fresh[i]);
+      store(h, state, lanes);
+      store(h, s.h + r * s.ld_h + j, lanes);
       if (s.gates) {
         A* gates = s.gates + r * 3 * hidden + j;
-        lane.store(gates, sigmoids[i]);
-        lane.store(gates + hidden, sigmoids[N + i]);
-        lane.store(gates + 2 * hidden, fresh[i]);
-        lane.store(s.saved_state + r * hidden + j, part[i]);
+        store(sigmoids[i], gates, lanes);
+        store(sigmoids[N + i], gates + hidden, lanes);
+        store(fresh[i], gates + 2 * hidden, lanes);
+        store(part[i], s.saved_state + r * hidden + j, lanes);
       }
     }
   });
@@ -79,100 +81,68 @@ void lstm(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     V sigmoids[3 * N], cell[N], c[N], tanh_c[N];  // input, forget, output
-    int64_t j = j0;
     FASTDL_EACH {
-      sigmoids[i] = input_of(s, lane, 0, r, j);
-      sigmoids[N + i] = input_of(s, lane, 1, r, j);
-      sigmoids[2 * N + i] = input_of(s, lane, 3, r, j);
-      cell[i] = input_of(s, lane, 2, r, j);
+      const int64_t j = j0 + i * Vec<A>::width;
+      sigmoids[i] = input_of(s, lanes, 0, r, j);
+      sigmoids[N + i] = input_of(s, lanes, 1, r, j);
+      sigmoids[2 * N + i] = input_of(s, lanes, 3, r, j);
+      cell[i] = input_of(s, lanes, 2, r, j);
     }
     gate_sigmoid(sigmoids);
     gate_tanh(cell);
-    j = j0;
     FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
       A* state = s.state + r * hidden + j;
-      tanh_c[i] = c[i] = fma(sigmoids[N + i], lane.load(state), sigmoids[i] * cell[i]);
-      lane.store(state, c[i]);
+      tanh_c[i] = c[i] = fma(sigmoids[N + i], load(state, lanes), sigmoids[i] * cell[i]);
+      store(c[i], state, lanes);
     }
     gate_tanh(tanh_c);
-    j = j0;
     FASTDL_EACH {
-      lane.store(s.h + r * s.ld_h + j, sigmoids[2 * N + i] * tanh_c[i]);
+      const int64_t j = j0 + i * Vec<A>::width;
+      store(sigmoids[2 * N + i] * tanh_c[i], s.h + r * s.ld_h + j, lanes);
       if (s.gates) {
         A* gates = s.gates + r * 4 * hidden + j;
-        lane.store(gates, sigmoids[i]);
-        lane.store(gates + hidden, sigmoids[N + i]);
-        lane.store(gates + 2 * hidden, cell[i]);
-        lane.store(gates + 3 * hidden, sigmoids[2 * N + i]);
-        lane.store(s.saved_state + r * hidden + j, c[i]);
+        store(sigmoids[i], gates, lanes);
+        store(sigmoids[N + i], gates + hidden, lanes);
+        store(cell[i], gates + 2 * hidden, lanes);
+        store(sigmoids[2 * N + i], gates + 3 * hidden, lanes);
+        store(c[i], s.saved_state + r * hidden + j, lanes);
       }
     }
   });
 }
 
-#undef FASTDL_EACH
-
 // Each lane is one chain of multiply-adds in the order of k, as in the tiles.
-template <class T, int kRows, int kPanels>
-void few(const RnnFewRows<T>& f) {
-  using V = Vec<T>;
-  constexpr int W = V::width;
-  V sums[kPanels][kRows][2];
-  FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
-    FASTDL_UNROLL for (int r = 0; r < kRows; ++r) sums[p][r][0] = sums[p][r][1] = V::zero();
-  }
-  const T* a = f.a;
-  const T* w = f.packed;
-  const int64_t ld = f.ld, stride = f.panel_stride;
-  for (int64_t k = 0; k < f.depth; ++k, ++a, w += 2 * W) {
-    FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
-      const V lo = V::load(w + p * stride), hi = V::load(w + p * stride + W);
-      FASTDL_UNROLL for (int r = 0; r < kRows; ++r) {
-        const V x = V::broadcast(a[r * ld]);
-        sums[p][r][0] = fma(x, lo, sums[p][r][0]);
-        sums[p][r][1] = fma(x, hi, sums[p][r][1]);
-      }
-    }
-  }
-  FASTDL_UNROLL for (int p = 0; p < kPanels; ++p) {
-    FASTDL_UNROLL for (int r = 0; r < kRows; ++r) {
-      sums[p][r][0].store(f.out + p * f.out_stride + r * 2 * W);
-      sums[p][r][1].store(f.out + p * f.out_stride + r * 2 * W + W);
-    }
-  }
-}
-
 template <class T>
-void few_rows(const RnnFewRows<T>& f) {
-  using F = void (*)(const RnnFewRows<T>&);
-  constexpr F table[4][4] = {{few<T, 1, 1>, few<T, 1, 2>, few<T, 1, 3>, few<T, 1, 4>},
-                             {few<T, 2, 1>, few<T, 2, 2>, few<T, 2, 3>, few<T, 2, 4>},
-                             {few<T, 3, 1>, few<T, 3, 2>, few<T, 3, 3>, few<T, 3, 4>}};
-  // 32 registers hold 24 sums, 16 registers 12.
-  const int fit = (Vec<float>::width == 16 ? 12 : 6) / f.rows, most = fit < 4 ? fit : 4;
-  RnnFewRows<T> some = f;
-  for (int64_t left = f.panels; left > 0;) {
-    const int n = static_cast<int>(left < most ? left : most);
-    table[f.rows - 1][n - 1](some);
-    some.packed += n * f.panel_stride;
-    some.out += n * f.out_stride;
-    left -= n;
-  }
-}
+struct MultiplyAdd {
+  using Storage = T;
+  using Sum = Vec<T>;
+  using Factor = Vec<T>;
+  static constexpr int kLanes = Vec<T>::width, kDepth = 1;
+  static FASTDL_INLINE Sum zero() { return Vec<T>::zero(); }
+  static FASTDL_INLINE Factor factor(const T* p) { return Vec<T>::load(p); }
+  static FASTDL_INLINE Vec<T> row(const T* p) { return Vec<T>::broadcast(*p); }
+  static FASTDL_INLINE Vec<T> last_row(const T* p) { return row(p); }
+  static FASTDL_INLINE Sum add(Sum sum, Vec<T> row, Factor factor) { return fma(row, factor, sum); }
+  static FASTDL_INLINE void store(Sum sum, T* p) { sum.store(p); }
+};
+
+// 32 registers hold 24 sums, 16 registers 12.
+constexpr int kFit = Vec<float>::width == 16 ? 12 : 6;
 
 template <class S>
-constexpr RnnTable<S> make_table(const RnnBackwardTable<S>* backward, void (*few)(const RnnFewRows<S>&)) {
+constexpr RnnTable<S> make_table(const RnnBackwardTable<S>* backward, void (*few)(const FewRows<S>&)) {
   return {{rnn<S, false>, rnn<S, true>, gru<S>, lstm<S>}, few, backward};
 }
 
 }  // namespace
 
 extern const RnnKernels rnn_kernels;
-constexpr RnnKernels kTable = {make_table<float>(&rnn_backward_f32, few_rows<float>),
-                               make_table<double>(&rnn_backward_f64, few_rows<double>),
+constexpr RnnKernels kTable = {make_table<float>(&rnn_backward_f32, few_rows<MultiplyAdd<float>, kFit>),
+                               make_table<double>(&rnn_backward_f64, few_rows<MultiplyAdd<double>, kFit>),
                                make_table<bfloat16>(&rnn_backward_bf16, nullptr)};
 const RnnKernels rnn_kernels = kTable;
 

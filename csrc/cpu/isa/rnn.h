@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "common/narrow.h"
+#include "cpu/isa/few_rows.h"
 #include "fastdl/rnn.h"
 
 namespace fastdl::cpu {
@@ -63,21 +64,6 @@ struct RnnPlainStep {
   int64_t ld_out;
 };
 
-// The product of a few rows with several panels, as many at once as keep the multiply-adds busy: panel p
-// begins p * panel_stride after `packed`, its sums p * out_stride after `out`, rows nr apart.
-template <class S>
-struct RnnFewRows {
-  const S* a;
-  int64_t ld, depth;
-  int rows;  // up to kMostRows
-  int64_t panels;
-  const S* packed;
-  int64_t panel_stride;
-  compute_t<S>* out;
-  int64_t out_stride;
-  static constexpr int kMostRows = 3;
-};
-
 template <class S>
 struct RnnBackwardTable {
   void (*cell[4])(const RnnBackwardStep<S>&);
@@ -89,7 +75,7 @@ struct RnnBackwardTable {
 template <class S>
 struct RnnTable {
   void (*forward[4])(const RnnForwardStep<S>&);  // by fastdl_rnn_kind
-  void (*few_rows)(const RnnFewRows<S>&);        // NULL: use the tiles
+  void (*few_rows)(const FewRows<S>&);           // of float and double
   const RnnBackwardTable<S>* backward;
 };
 
