@@ -9,10 +9,14 @@ root = Path(__file__).parent.parent / "csrc" / "cuda"
 declared = {}
 for file in sorted([*root.rglob("*.cu"), *root.rglob("*.cuh")]):
     text = re.sub(r"//[^\n]*", "", file.read_text())
-    for name in re.findall(r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\s*\(", text):
+    for name in re.findall(
+        r"__global__\s+void\s+(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\s*\(", text
+    ):
         declared[name] = file.relative_to(root.parent.parent)
 count = sum(text.count("__global__ void") for text in (f.read_text() for f in root.rglob("*.cu*")))
-entered = {re.split(r"[<(]", line)[0].split("::")[-1].strip() for line in Path(sys.argv[1]).read_text().splitlines()}
+entered = {
+    re.split(r"[<(]", line)[0].split("::")[-1].strip() for line in Path(sys.argv[1]).read_text().splitlines()
+}
 missing = sorted(set(declared) - entered)
 for name in missing:
     print(f"never entered: {name} ({declared[name]})")

@@ -239,6 +239,7 @@ def test_thread_counts_give_the_same_bits(rng):
         fastdl.set_num_threads(before)
 
 
+@pytest.mark.cpu  # the tile, and with it the order of a sum, depends on the number of rows on a GPU
 def test_rows_do_not_depend_on_how_many_there_are(isa, rng):
     """From 5 rows on (fewer have kernels of their own) a batch gives each row's bits; where there is a matrix unit,
     on either side of the size from which it is used.
