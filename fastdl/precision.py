@@ -27,8 +27,8 @@ def set_float32_precision(precision: str) -> None:
     Sums are float32 in each, and so are inputs and outputs. The two lower levels allow faster kernels; where there are
     none, results are those of ``"highest"``. So far those kernels are matrix products (`matmul`, linear layers and
     their gradients, from some 64 rows and columns on) on processors with a matrix unit (AMX;
-    ``fastdl info`` names the instruction set). It holds for all threads of the process, from each one's next call. Raises ValueError for
-    another name.
+    ``fastdl info`` names the instruction set). It holds for all threads of the process, from each one's next call.
+    Raises ValueError for another name.
 
     >>> import fastdl
     >>> fastdl.set_float32_precision("high")

@@ -65,7 +65,7 @@ class SimArray(np.ndarray):
         _operand(value)
         super().__setitem__(key, value)
 
-    def take(self, indices: Any, axis: int | None = None, out: Any = None, mode: Any = "raise") -> Any:
+    def take(self, indices: Any, axis: Any = None) -> Any:  # type: ignore[override]
         """NumPy's; the indices may be a NumPy array."""
         places = indices.view(_ndarray) if isinstance(indices, SimArray) else indices
         return _wrapped(self.view(_ndarray).take(places, axis))

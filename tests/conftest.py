@@ -47,9 +47,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_generate_tests(metafunc):
-    if "isa" in metafunc.fixturenames:
+    given = " ".join(str(m.args[0]) for m in metafunc.definition.iter_markers("parametrize"))
+    if "isa" in metafunc.fixturenames and "isa" not in given:
         metafunc.parametrize("isa", _available_isas(), indirect=True)
-    if "threads" in metafunc.fixturenames:
+    if "threads" in metafunc.fixturenames and "threads" not in given:
         metafunc.parametrize("threads", THREAD_COUNTS if devices.core is None else (1,), indirect=True)
 
 
@@ -92,7 +93,7 @@ def poison():
         yield
         return
     if devices.core is not None:
-        devices.core.seconds = 0.0
+        devices.core.seconds, devices.core.testing = 0.0, True
     before = getattr(backend, "POISON", False)
     backend.POISON = True
     yield

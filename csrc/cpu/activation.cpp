@@ -1,4 +1,4 @@
-#include "fastdl/activation.h"
+#include "common/activation.h"
 
 #include <algorithm>
 
@@ -13,13 +13,6 @@ namespace {
 
 constexpr int64_t kGrain =
     16384;  // elements per task: 64 KiB of float32, small enough to balance, large enough to stream
-
-fastdl_activation checked(const fastdl_activation* f, const char* op) {
-  FASTDL_CHECK(f != nullptr, FASTDL_ERROR_VALUE, "%s: activation is required, got NULL", op);
-  FASTDL_CHECK(f->kind >= FASTDL_ACT_NONE && f->kind <= FASTDL_ACT_THRESHOLD, FASTDL_ERROR_VALUE,
-               "%s: unknown activation kind %d", op, f->kind);
-  return *f;
-}
 
 template <class S>
 void forward(Context* context, const View& x, const View& out, const fastdl_activation& f) {
@@ -53,30 +46,6 @@ void elementary(Context* context, const View& x, const View& out, int32_t kind) 
   });
 }
 
-int checked_dim(int32_t dim, const View& v, const char* op) {
-  FASTDL_CHECK(dim >= -v.ndim && dim < v.ndim, FASTDL_ERROR_INDEX,
-               "%s: dim %d is out of range for a tensor of %d dimensions", op, dim, v.ndim);
-  return dim < 0 ? dim + v.ndim : dim;
-}
-
-// GLU seen as `outer` blocks of [a: n][b: n].
-struct GluShape {
-  int64_t outer = 1, n = 1;
-};
-GluShape glu_shape(const View& x, const View& half, int dim, const char* op) {
-  FASTDL_CHECK(x.shape[dim] % 2 == 0, FASTDL_ERROR_SHAPE,
-               "%s: expected an even extent in dim %d, got shape %s", op, dim, shape_string(x).c_str());
-  View expected = x;
-  expected.shape[dim] /= 2;
-  FASTDL_CHECK(same_shape(half, expected), FASTDL_ERROR_SHAPE,
-               "%s: expected an output of shape %s for x of shape %s, got %s", op,
-               shape_string(expected).c_str(), shape_string(x).c_str(), shape_string(half).c_str());
-  GluShape s;
-  for (int i = 0; i < dim; ++i) s.outer *= half.shape[i];
-  for (int i = dim; i < half.ndim; ++i) s.n *= half.shape[i];
-  return s;
-}
-
 // Calls body(block, begin, end) for ranges [begin, end) within each of `outer` blocks of n elements: several
 // blocks to a task when they are short, several tasks to a block when they are long.
 template <class Body>
@@ -95,34 +64,9 @@ void parallel_blocks(Context* context, int64_t outer, int64_t n, Body&& body) {
   });
 }
 
-// PReLU seen as [outer, channels, inner], one weight per channel; inner == 1 when channels come last in
-// memory.
-struct PreluShape {
-  int64_t outer = 1, channels = 1, inner = 1;
-};
-
-// True if x's memory has the channels last and is contiguous so.
-bool has_channels_last(const View& v) {
-  return v.ndim > 2 && channels_last(v).contiguous() && !v.contiguous();
-}
-
-PreluShape prelu_shape(const View& x, int64_t weights, bool last, const char* op) {
-  PreluShape s;
-  if (weights == 1) {
-    s.inner = x.size();
-    return s;
-  }
-  FASTDL_CHECK(x.ndim >= 2 && x.shape[1] == weights, FASTDL_ERROR_SHAPE,
-               "%s: expected 1 weight or one for each channel (dim 1) of x, got %lld for shape %s", op,
-               static_cast<long long>(weights), shape_string(x).c_str());
-  s.channels = weights;
-  s.outer = x.shape[0];
-  for (int i = 2; i < x.ndim; ++i) (last ? s.outer : s.inner) *= x.shape[i];
-  return s;
-}
-
 template <class S>
-void prelu(Context* context, const View& x, const compute_t<S>* w, const View& out, PreluShape s) {
+void prelu(Context* context, const View& x, const compute_t<S>* w, const View& out,
+           const check::PreluShape& s) {
   const auto& table = table_for<S>(*kernels().activation);
   const S* xp = x.as<S>();
   S* y = out.as<S>();
@@ -142,7 +86,7 @@ void prelu(Context* context, const View& x, const compute_t<S>* w, const View& o
 // Weight gradients: partial sums of fixed pieces, then added up in float64 in a fixed order.
 template <class S>
 void prelu_backward(Context* context, const View& dy, const View& x, const compute_t<S>* w, const View* dx,
-                    compute_t<S>* dw, PreluShape s) {
+                    compute_t<S>* dw, const check::PreluShape& s) {
   using T = compute_t<S>;
   const auto& table = table_for<S>(*kernels().activation);
   const S *gp = dy.as<S>(), *xp = x.as<S>();
@@ -196,79 +140,64 @@ using namespace fastdl::cpu;
 
 extern "C" {
 
-fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_tensor* x_,
-                                        const fastdl_tensor* out_, const fastdl_activation* activation) {
+fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_tensor* x,
+                                        const fastdl_tensor* out, const fastdl_activation* activation) {
   return guarded([&] {
-    const char* op = "activation";
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    const fastdl_activation f = checked(activation, op);
-    check_same_shape(x, "x", out, "out", op);
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::Activation a = check::activation_forward(x, out, activation);
+    dispatch_storage(a.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(x, out)) return forward<S>(context, x, out, f);
-      const Contiguous xc(context, x);
-      ContiguousOut yc(context, out);
-      forward<S>(context, *xc, *yc, f);
+      if (same_dense_layout(a.x, a.out)) return forward<S>(context, a.x, a.out, a.f);
+      const Contiguous xc(context, a.x);
+      ContiguousOut yc(context, a.out);
+      forward<S>(context, *xc, *yc, a.f);
       yc.write_back();
     });
   });
 }
 
 fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_tensor* grad_out,
-                                         const fastdl_tensor* saved_, const fastdl_tensor* grad_x,
+                                         const fastdl_tensor* saved, const fastdl_tensor* grad_x,
                                          const fastdl_activation* activation, int32_t from_output) {
   return guarded([&] {
-    const char* op = "activation_backward";
-    const View dy = any_float_view(grad_out, op, "grad_out");
-    const View saved = view_like(saved_, dy.dtype, op, "saved"),
-               dx = out_view(grad_x, dy.dtype, op, "grad_x");
-    const fastdl_activation f = checked(activation, op);
-    check_same_shape(dy, "grad_out", saved, "saved", op);
-    check_same_shape(dy, "grad_out", dx, "grad_x", op);
-    FASTDL_CHECK(!from_output || fastdl_activation_from_output(&f), FASTDL_ERROR_VALUE,
-                 "%s: this activation's derivative needs its input, not its output", op);
-    dispatch_storage(dy.dtype, [&](auto zero) {
+    const check::ActivationBackward a =
+        check::activation_backward(grad_out, saved, grad_x, activation, from_output);
+    dispatch_storage(a.grad_out.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(dy, saved) && same_dense_layout(dy, dx)) {
-        return backward<S>(context, dy, saved, dx, f, from_output != 0);
+      if (same_dense_layout(a.grad_out, a.saved) && same_dense_layout(a.grad_out, a.grad_x)) {
+        return backward<S>(context, a.grad_out, a.saved, a.grad_x, a.f, a.from_output);
       }
-      const Contiguous dyc(context, dy), sc(context, saved);
-      ContiguousOut dxc(context, dx);
-      backward<S>(context, *dyc, *sc, *dxc, f, from_output != 0);
+      const Contiguous dyc(context, a.grad_out), sc(context, a.saved);
+      ContiguousOut dxc(context, a.grad_x);
+      backward<S>(context, *dyc, *sc, *dxc, a.f, a.from_output);
       dxc.write_back();
     });
   });
 }
 
-fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
+fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x, const fastdl_tensor* out,
                                 int32_t kind) {
   return guarded([&] {
-    const char* op = "elementary";
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    check_same_shape(x, "x", out, "out", op);
-    FASTDL_CHECK(kind >= FASTDL_EXP && kind <= FASTDL_ERFC, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
-                 kind);
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::Elementary e = check::elementary(x, out, kind);
+    dispatch_storage(e.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(x, out)) return elementary<S>(context, x, out, kind);
-      const Contiguous xc(context, x);
-      ContiguousOut yc(context, out);
+      if (same_dense_layout(e.x, e.out)) return elementary<S>(context, e.x, e.out, kind);
+      const Contiguous xc(context, e.x);
+      ContiguousOut yc(context, e.out);
       elementary<S>(context, *xc, *yc, kind);
       yc.write_back();
     });
   });
 }
 
-fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* out_,
+fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x, const fastdl_tensor* out,
                                  int32_t dim) {
   return guarded([&] {
-    const char* op = "glu";
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    const GluShape s = glu_shape(x, out, checked_dim(dim, x, op), op);
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::Glu glu = check::glu_forward(x, out, dim);
+    const check::GluShape& s = glu.shape;
+    dispatch_storage(glu.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      const Contiguous xc(context, x);
-      ContiguousOut yc(context, out);
+      const Contiguous xc(context, glu.x);
+      ContiguousOut yc(context, glu.out);
       const auto& table = table_for<S>(*kernels().activation);
       parallel_blocks(context, s.outer, s.n, [&](int64_t block, int64_t begin, int64_t end) {
         const S* a = xc->as<S>() + block * 2 * s.n + begin;
@@ -280,17 +209,14 @@ fastdl_status fastdl_glu_forward(fastdl_context* context, const fastdl_tensor* x
 }
 
 fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
-                                  const fastdl_tensor* x_, const fastdl_tensor* grad_x, int32_t dim) {
+                                  const fastdl_tensor* x, const fastdl_tensor* grad_x, int32_t dim) {
   return guarded([&] {
-    const char* op = "glu_backward";
-    const View dy = any_float_view(grad_out, op, "grad_out");
-    const View x = view_like(x_, dy.dtype, op, "x"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
-    check_same_shape(x, "x", dx, "grad_x", op);
-    const GluShape s = glu_shape(x, dy, checked_dim(dim, x, op), op);
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::GluBackward glu = check::glu_backward(grad_out, x, grad_x, dim);
+    const check::GluShape& s = glu.shape;
+    dispatch_storage(glu.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      const Contiguous gc(context, dy), xc(context, x);
-      ContiguousOut dxc(context, dx);
+      const Contiguous gc(context, glu.grad_out), xc(context, glu.x);
+      ContiguousOut dxc(context, glu.grad_x);
       const auto& table = table_for<S>(*kernels().activation);
       parallel_blocks(context, s.outer, s.n, [&](int64_t block, int64_t begin, int64_t end) {
         const S* a = xc->as<S>() + block * 2 * s.n + begin;
@@ -302,76 +228,44 @@ fastdl_status fastdl_glu_backward(fastdl_context* context, const fastdl_tensor* 
   });
 }
 
-fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor* x_,
-                                   const fastdl_tensor* weight_, const fastdl_tensor* out_) {
+fastdl_status fastdl_prelu_forward(fastdl_context* context, const fastdl_tensor* x,
+                                   const fastdl_tensor* weight, const fastdl_tensor* out) {
   return guarded([&] {
-    const char* op = "prelu";
-    View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    const View weight = view_like(weight_, x.dtype, op, "weight");
-    check_same_shape(x, "x", out, "out", op);
-    const bool last = has_channels_last(x) && weight.size() != 1;
-    const PreluShape s = prelu_shape(x, weight.size(), last, op);
-    if (last) x = channels_last(x), out = channels_last(out);
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::Prelu p = check::prelu_forward(x, weight, out);
+    dispatch_storage(p.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      const Computed wc(context, weight);
+      const Computed wc(context, p.weight);
       const compute_t<S>* w = wc.as<compute_t<S>>();
-      if (weight.size() == 1 && same_dense_layout(x, out)) return prelu<S>(context, x, w, out, s);
-      const Contiguous xc(context, x);
-      ContiguousOut yc(context, out);
-      prelu<S>(context, *xc, w, *yc, s);
+      if (p.weight.size() == 1 && same_dense_layout(p.x, p.out)) {
+        return prelu<S>(context, p.x, w, p.out, p.shape);
+      }
+      const Contiguous xc(context, p.x);
+      ContiguousOut yc(context, p.out);
+      prelu<S>(context, *xc, w, *yc, p.shape);
       yc.write_back();
     });
   });
 }
 
 fastdl_status fastdl_prelu_backward(fastdl_context* context, const fastdl_tensor* grad_out,
-                                    const fastdl_tensor* x_, const fastdl_tensor* weight_,
+                                    const fastdl_tensor* x, const fastdl_tensor* weight,
                                     const fastdl_tensor* grad_x, const fastdl_tensor* grad_weight) {
   return guarded([&] {
-    const char* op = "prelu_backward";
-    View dy = any_float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
-    const View weight = view_like(weight_, x.dtype, op, "weight");
-    View dx = grad_x ? out_view(grad_x, x.dtype, op, "grad_x") : x;
-    const View dw = grad_weight ? out_view(grad_weight, x.dtype, op, "grad_weight") : weight;
-    check_same_shape(x, "x", dy, "grad_out", op);
-    check_same_shape(x, "x", dx, "grad_x", op);
-    check_same_shape(weight, "weight", dw, "grad_weight", op);
-    const bool last = has_channels_last(x) && weight.size() != 1;
-    const PreluShape s = prelu_shape(x, weight.size(), last, op);
-    if (last) x = channels_last(x), dy = channels_last(dy), dx = channels_last(dx);
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::PreluBackward p = check::prelu_backward(grad_out, x, weight, grad_x, grad_weight);
+    dispatch_storage(p.x.dtype, [&](auto zero) {
       using S = decltype(zero);
       using T = compute_t<S>;
-      const Contiguous gc(context, dy), xc(context, x);
-      const Computed wc(context, weight);
-      ComputedOut dwc(context, dw);
-      ContiguousOut dxc(context, dx);
+      const Contiguous gc(context, p.grad_out), xc(context, p.x);
+      const Computed wc(context, p.weight);
+      ComputedOut dwc(context, p.grad_weight);
+      ContiguousOut dxc(context, p.grad_x);
       prelu_backward<S>(context, *gc, *xc, wc.as<T>(), grad_x ? &*dxc : nullptr,
-                        grad_weight ? dwc.as<T>() : nullptr, s);
+                        grad_weight ? dwc.as<T>() : nullptr, p.shape);
       if (grad_x) dxc.write_back();
       if (grad_weight) dwc.write_back();
     });
   });
 }
 
-int32_t fastdl_activation_from_output(const fastdl_activation* f) {
-  if (!f) return 0;
-  switch (f->kind) {
-    case FASTDL_ACT_NONE:
-    case FASTDL_ACT_RELU:
-    case FASTDL_ACT_RELU6:
-    case FASTDL_ACT_SELU:
-    case FASTDL_ACT_HARDTANH:
-    case FASTDL_ACT_SIGMOID:
-    case FASTDL_ACT_TANH:
-      return 1;
-    case FASTDL_ACT_LEAKY_RELU:
-    case FASTDL_ACT_ELU:
-    case FASTDL_ACT_CELU:
-      return f->alpha > 0;
-    default:
-      return 0;
-  }
-}
+int32_t fastdl_activation_from_output(const fastdl_activation* f) { return check::derivative_from_output(f); }
 }

@@ -1,4 +1,4 @@
-#include "fastdl/arithmetic.h"
+#include "common/arithmetic.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
@@ -46,26 +46,20 @@ bool exceeds_cache(int64_t bytes) {
 
 using namespace fastdl::cpu;
 
-extern "C" fastdl_status fastdl_arithmetic(fastdl_context* context, const fastdl_tensor* a_,
-                                           const fastdl_tensor* b_, double number, const fastdl_tensor* out_,
+extern "C" fastdl_status fastdl_arithmetic(fastdl_context* context, const fastdl_tensor* a,
+                                           const fastdl_tensor* b, double number, const fastdl_tensor* out,
                                            int32_t kind) {
   return guarded([&] {
-    const char* op = "arithmetic";
-    const View a = any_float_view(a_, op, "a"), b = b_ ? view_like(b_, a.dtype, op, "b") : a;
-    const View out = out_view(out_, a.dtype, op, "out");
-    check_same_shape(a, "a", b, "b", op);
-    check_same_shape(a, "a", out, "out", op);
-    FASTDL_CHECK(kind >= FASTDL_ADD && kind <= FASTDL_DIV, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
-                 kind);
-    if (a.size() == 0) return;
-    dispatch_storage(a.dtype, [&](auto zero) {
+    const check::Arithmetic v = check::arithmetic(a, b, out, kind);
+    if (v.a.size() == 0) return;
+    dispatch_storage(v.a.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(a, b) && same_dense_layout(a, out)) {
-        return arithmetic<S>(context, a, b_ ? &b : nullptr, number, out, kind);
+      if (same_dense_layout(v.a, v.b) && same_dense_layout(v.a, v.out)) {
+        return arithmetic<S>(context, v.a, b ? &v.b : nullptr, number, v.out, kind);
       }
-      const Contiguous ac(context, a), bc(context, b);
-      ContiguousOut oc(context, out);
-      arithmetic<S>(context, *ac, b_ ? &*bc : nullptr, number, *oc, kind);
+      const Contiguous ac(context, v.a), bc(context, v.b);
+      ContiguousOut oc(context, v.out);
+      arithmetic<S>(context, *ac, b ? &*bc : nullptr, number, *oc, kind);
       oc.write_back();
     });
   });

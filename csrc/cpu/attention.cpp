@@ -82,9 +82,9 @@ void dispatch_dtype(DType dtype, F&& f) {
   dispatch_float(dtype, f);
 }
 
-AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
-                       const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op,
-                       bool bf16) {
+AttentionProblem checked(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
+                         const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op,
+                         bool bf16) {
   const auto o = read_options(options, fastdl_attention_options FASTDL_ATTENTION_OPTIONS_INIT, op);
   AttentionProblem p;
   p.q = bf16 ? view(q, op, "q") : float_view(q, op, "q");
@@ -117,7 +117,7 @@ AttentionProblem check(const fastdl_tensor* q, const fastdl_tensor* k, const fas
   p.scale = o.scale_given ? o.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, p.e)));
   p.causal = o.is_causal != 0;
   p.dropout = o.dropout_p;
-  p.mask_of_weights = dropout_mask(o.dropout_p, o.seed, o.offset, op);
+  p.mask_of_weights = check::dropout_mask(o.dropout_p, o.seed, o.offset, op);
   return p;
 }
 
@@ -153,7 +153,7 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
   }
   return guarded([&] {
     const char* op = "scaled_dot_product_attention";
-    AttentionProblem p = check(q, k, v, mask, options, op, bf16);
+    AttentionProblem p = checked(q, k, v, mask, options, op, bf16);
     const View out = out_view(out_, p.q.dtype, op, "out");
     check_shape(out, p.batch, p.heads, p.queries, p.ev, op, "out");
     const View lse = log_sum_exp(lse_, p, op);
@@ -189,7 +189,7 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
   }
   return guarded([&] {
     const char* op = "scaled_dot_product_attention_backward";
-    AttentionProblem p = check(q, k, v, mask, options, op, is_narrow(q));
+    AttentionProblem p = checked(q, k, v, mask, options, op, is_narrow(q));
     const View out = view_like(out_, p.q.dtype, op, "out"),
                dout = view_like(grad_out, p.q.dtype, op, "grad_out");
     const View dq = out_view(grad_q, p.q.dtype, op, "grad_q"), dk = out_view(grad_k, p.q.dtype, op, "grad_k");

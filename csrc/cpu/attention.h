@@ -6,7 +6,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "cpu/dropout.h"
+#include "common/dropout.h"
 #include "cpu/kernels.h"
 #include "cpu/round.h"
 #include "cpu/tensor.h"

@@ -7,10 +7,7 @@
 
 namespace fastdl::cpu {
 
-std::vector<int64_t> read_indices(const fastdl_tensor* t, int64_t limit, const char* op, const char* name) {
-  const View v = view(t, op, name);
-  FASTDL_CHECK(v.dtype == DType::kInt64 || v.dtype == DType::kInt32, FASTDL_ERROR_DTYPE,
-               "%s: expected %s to be int64 or int32, got %s", op, name, name_of(v.dtype));
+std::vector<int64_t> read_indices(const View& v, int64_t limit, const char* op, const char* name) {
   const Contiguous c(nullptr, v);
   std::vector<int64_t> out(static_cast<size_t>(v.size()));
   for (size_t i = 0; i < out.size(); ++i) {
@@ -59,43 +56,21 @@ Groups group_by_row(const std::vector<int64_t>& indices, int64_t limit, int64_t 
   return g;
 }
 
-namespace {
-
-View table_view(const fastdl_tensor* t, const char* op, const char* name) {
-  const View v = float_view(t, op, name);
-  check_ndim(v, 2, op, name);
-  return v;
-}
-
-// out (or its gradient) must have the shape of indices + (D).
-void check_rows(const View& out, const fastdl_tensor* indices, int64_t d, const char* op, const char* name) {
-  const View i = view(indices, op, "indices");
-  bool good = out.ndim == i.ndim + 1 && out.extent(-1) == d;
-  for (int k = 0; good && k < i.ndim; ++k) good = out.shape[k] == i.shape[k];
-  FASTDL_CHECK(good, FASTDL_ERROR_SHAPE,
-               "%s: expected %s to have the shape of indices, %s, and %lld columns, got %s", op, name,
-               shape_string(i).c_str(), static_cast<long long>(d), shape_string(out).c_str());
-}
-
-}  // namespace
 }  // namespace fastdl::cpu
 
 using namespace fastdl::cpu;
 
 extern "C" {
 
-fastdl_status fastdl_embedding_forward(fastdl_context* context, const fastdl_tensor* weight_,
-                                       const fastdl_tensor* indices_, const fastdl_tensor* out_) {
+fastdl_status fastdl_embedding_forward(fastdl_context* context, const fastdl_tensor* weight,
+                                       const fastdl_tensor* indices_, const fastdl_tensor* out) {
   return guarded([&] {
     const char* op = "embedding";
-    const View weight = any_float_view(weight_, op, "weight"), out = out_view(out_, weight.dtype, op, "out");
-    check_ndim(weight, 2, op, "weight");
-    const int64_t d = weight.shape[1];
-    check_rows(out, indices_, d, op, "out");
-    const std::vector<int64_t> indices = read_indices(indices_, weight.shape[0], op, "indices");
-    const Contiguous w(context, weight);
-    ContiguousOut y(context, out);
-    const int64_t bytes = d * item_size(weight.dtype);
+    const check::Embedding e = check::embedding_forward(weight, indices_, out);
+    const std::vector<int64_t> indices = read_indices(e.indices, e.weight.shape[0], op, "indices");
+    const Contiguous w(context, e.weight);
+    ContiguousOut y(context, e.out);
+    const int64_t bytes = e.weight.shape[1] * item_size(e.weight.dtype);
     const char* from = w->as<char>();
     char* to = y->as<char>();
     parallel_ranges(context, static_cast<int64_t>(indices.size()), bytes ? 65536 / bytes + 1 : 1,
@@ -118,17 +93,14 @@ fastdl_status fastdl_embedding_backward(fastdl_context* context, const fastdl_te
   }
   return guarded([&] {
     const char* op = "embedding_backward";
-    const View dw = table_view(grad_weight, op, "grad_weight");
-    check_out(dw, op, "grad_weight");
-    const View dy = view_like(grad_out, dw.dtype, op, "grad_out");
-    const int64_t v = dw.shape[0], d = dw.shape[1];
-    check_rows(dy, indices_, d, op, "grad_out");
-    const std::vector<int64_t> indices = read_indices(indices_, v, op, "indices");
+    const check::EmbeddingBackward e = check::embedding_backward(grad_out, indices_, grad_weight);
+    const int64_t v = e.grad_weight.shape[0], d = e.grad_weight.shape[1];
+    const std::vector<int64_t> indices = read_indices(e.indices, v, op, "indices");
     const Groups groups = group_by_row(indices, v, padding_idx);
-    dispatch_float(dw.dtype, [&](auto zero) {
+    dispatch_float(e.grad_weight.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const Contiguous g(context, dy);
-      ContiguousOut out(context, dw);
+      const Contiguous g(context, e.grad_out);
+      ContiguousOut out(context, e.grad_weight);
       const auto& table = table_for<T>(*kernels().embedding);
       fill_rows(context, groups, v, d, out->as<T>(),
                 [&](int64_t, const int64_t* places, int64_t count, T* row) {
@@ -148,11 +120,9 @@ fastdl_status fastdl_embedding_renorm(fastdl_context* context, const fastdl_tens
   }
   return guarded([&] {
     const char* op = "embedding_renorm";
-    const View weight = table_view(weight_, op, "weight");
-    check_out(weight, op, "weight");
-    FASTDL_CHECK(max_norm >= 0 && norm_type > 0, FASTDL_ERROR_VALUE,
-                 "%s: expected max_norm >= 0 and norm_type > 0, got %g and %g", op, max_norm, norm_type);
-    const std::vector<int64_t> indices = read_indices(indices_, weight.shape[0], op, "indices");
+    const check::EmbeddingRenorm e = check::embedding_renorm(weight_, indices_, max_norm, norm_type);
+    const View& weight = e.weight;
+    const std::vector<int64_t> indices = read_indices(e.indices, weight.shape[0], op, "indices");
     const Groups groups = group_by_row(indices, weight.shape[0], -1);
     dispatch_float(weight.dtype, [&](auto zero) {
       using T = decltype(zero);

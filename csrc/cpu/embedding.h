@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "common/embedding.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
@@ -10,7 +11,7 @@
 namespace fastdl::cpu {
 
 // int64 or int32 in row-major order as int64; every value in [0, limit).
-std::vector<int64_t> read_indices(const fastdl_tensor* t, int64_t limit, const char* op, const char* name);
+std::vector<int64_t> read_indices(const View& v, int64_t limit, const char* op, const char* name);
 
 // The places 0..n-1 sorted by their row, those of one row in rising order.
 struct Groups {

@@ -13,24 +13,16 @@ struct Bags {
   int64_t count() const { return static_cast<int64_t>(first.size()) - 1; }
 };
 
-Bags read_bags(const fastdl_tensor* indices_, const fastdl_tensor* offsets_, int64_t v, bool include_last,
-               const char* op) {
+Bags read_bags(const check::Bags& given, const char* op) {
   Bags bags;
-  const View shape = view(indices_, op, "indices");
-  if (!offsets_) {
-    FASTDL_CHECK(shape.ndim == 2, FASTDL_ERROR_SHAPE,
-                 "%s: expected indices of 2 dimensions where there are no offsets, got shape %s", op,
-                 shape_string(shape).c_str());
-    for (int64_t b = 0; b <= shape.shape[0]; ++b) bags.first.push_back(b * shape.shape[1]);
+  const View& indices = given.indices;
+  if (given.offsets.ndim == 0) {
+    for (int64_t b = 0; b <= given.count; ++b) bags.first.push_back(b * indices.shape[1]);
   } else {
-    FASTDL_CHECK(shape.ndim == 1, FASTDL_ERROR_SHAPE,
-                 "%s: expected indices of 1 dimension where there are offsets, got shape %s", op,
-                 shape_string(shape).c_str());
-    const int64_t n = shape.shape[0];
-    check_ndim(view(offsets_, op, "offsets"), 1, op, "offsets");
-    bags.first = read_indices(offsets_, n + 1, op, "offsets");
-    if (!include_last) bags.first.push_back(n);
-    FASTDL_CHECK(!bags.first.empty() && (bags.first[0] == 0 || bags.first.size() == 1), FASTDL_ERROR_VALUE,
+    const int64_t n = indices.shape[0];
+    bags.first = read_indices(given.offsets, n + 1, op, "offsets");
+    if (!given.options.include_last_offset) bags.first.push_back(n);
+    FASTDL_CHECK(bags.first[0] == 0 || bags.first.size() == 1, FASTDL_ERROR_VALUE,
                  "%s: expected offsets to begin with 0", op);
     for (size_t b = 1; b < bags.first.size(); ++b) {
       FASTDL_CHECK(bags.first[b] >= bags.first[b - 1], FASTDL_ERROR_VALUE,
@@ -38,23 +30,10 @@ Bags read_bags(const fastdl_tensor* indices_, const fastdl_tensor* offsets_, int
                    static_cast<long long>(bags.first[b]), static_cast<long long>(bags.first[b - 1]));
     }
   }
-  bags.indices = read_indices(indices_, v, op, "indices");
+  bags.indices = read_indices(indices, given.weight.shape[0], op, "indices");
   // Indices behind the last bag belong to none.
   bags.indices.resize(bags.count() ? static_cast<size_t>(bags.first.back()) : 0);
   return bags;
-}
-
-fastdl_embedding_bag_options checked(const fastdl_embedding_bag_options* options, const fastdl_tensor* scales,
-                                     const fastdl_tensor* indices, const char* op) {
-  const auto o = read_options(options, fastdl_embedding_bag_options FASTDL_EMBEDDING_BAG_OPTIONS_INIT, op);
-  FASTDL_CHECK(o.mode >= FASTDL_BAG_SUM && o.mode <= FASTDL_BAG_MAX, FASTDL_ERROR_VALUE,
-               "%s: unknown mode %d", op, o.mode);
-  if (scales) {
-    FASTDL_CHECK(o.mode == FASTDL_BAG_SUM, FASTDL_ERROR_VALUE, "%s: per_sample_weights need mode sum", op);
-    check_same_shape(view(indices, op, "indices"), "indices", view(scales, op, "per_sample_weights"),
-                     "per_sample_weights", op);
-  }
-  return o;
 }
 
 // Every row that max_indices name must be there; -1 is an empty bag's.
@@ -176,23 +155,16 @@ fastdl_status fastdl_embedding_bag_forward(fastdl_context* context, const fastdl
   }
   return guarded([&] {
     const char* op = "embedding_bag";
-    const fastdl_embedding_bag_options o = checked(options, scales_, indices_, op);
-    const View weight = float_view(weight_, op, "weight");
-    check_ndim(weight, 2, op, "weight");
-    const View out = out_view(out_, weight.dtype, op, "out");
-    const View scales = scales_ ? view_like(scales_, weight.dtype, op, "per_sample_weights") : View{};
-    const View which = max_indices ? out_view(max_indices, DType::kInt64, op, "max_indices") : View{};
-    const Bags bags = read_bags(indices_, offsets_, weight.shape[0], o.include_last_offset != 0, op);
+    const check::EmbeddingBag e =
+        check::embedding_bag_forward(weight_, indices_, offsets_, scales_, out_, max_indices, options);
+    const Bags bags = read_bags(e.bags, op);
+    const View &weight = e.bags.weight, &scales = e.bags.scales;
     const int64_t d = weight.shape[1];
-    FASTDL_CHECK(out.ndim == 2 && out.shape[0] == bags.count() && out.shape[1] == d, FASTDL_ERROR_SHAPE,
-                 "%s: expected out of shape (%lld, %lld), got %s", op, static_cast<long long>(bags.count()),
-                 static_cast<long long>(d), shape_string(out).c_str());
-    if (max_indices) check_same_shape(out, "out", which, "max_indices", op);
     dispatch_float(weight.dtype, [&](auto zero) {
       using T = decltype(zero);
       const Contiguous w(context, weight), s(context, scales);
-      ContiguousOut y(context, out), m(context, which);
-      forward<T>(context, bags, o, d, w->as<T>(), scales_ ? s->as<T>() : nullptr, y->as<T>(),
+      ContiguousOut y(context, e.out), m(context, e.max_indices);
+      forward<T>(context, bags, e.bags.options, d, w->as<T>(), scales_ ? s->as<T>() : nullptr, y->as<T>(),
                  max_indices ? m->as<int64_t>() : nullptr);
       y.write_back();
       if (max_indices) m.write_back();
@@ -215,35 +187,20 @@ fastdl_status fastdl_embedding_bag_backward(fastdl_context* context, const fastd
   }
   return guarded([&] {
     const char* op = "embedding_bag_backward";
-    const fastdl_embedding_bag_options o = checked(options, scales_, indices_, op);
-    const View weight = float_view(weight_, op, "weight");
-    check_ndim(weight, 2, op, "weight");
+    const check::EmbeddingBagBackward e = check::embedding_bag_backward(
+        grad_out, weight_, indices_, offsets_, scales_, max_indices, grad_weight, grad_scales, options);
+    const fastdl_embedding_bag_options& o = e.bags.options;
+    const View &weight = e.bags.weight, &scales = e.bags.scales, &ds = e.grad_scales;
     const int64_t v = weight.shape[0], d = weight.shape[1];
-    const View grad = view_like(grad_out, weight.dtype, op, "grad_out");
-    const View scales = scales_ ? view_like(scales_, weight.dtype, op, "per_sample_weights") : View{};
-    const Bags bags = read_bags(indices_, offsets_, v, o.include_last_offset != 0, op);
-    FASTDL_CHECK(grad.ndim == 2 && grad.shape[0] == bags.count() && grad.shape[1] == d, FASTDL_ERROR_SHAPE,
-                 "%s: expected grad_out of shape (%lld, %lld), got %s", op,
-                 static_cast<long long>(bags.count()), static_cast<long long>(d), shape_string(grad).c_str());
-    const bool max = o.mode == FASTDL_BAG_MAX && grad_weight;
-    const View which = max ? view_like(max_indices, DType::kInt64, op, "max_indices") : View{};
-    if (max) {
-      check_same_shape(grad, "grad_out", which, "max_indices", op);
-      check_rows_named(which, v, op);
-    }
-    FASTDL_CHECK(scales_ || !grad_scales, FASTDL_ERROR_VALUE,
-                 "%s: the gradient of per_sample_weights needs per_sample_weights, got NULL", op);
-    const View dw = grad_weight ? out_view(grad_weight, weight.dtype, op, "grad_weight") : View{};
-    if (grad_weight) check_same_shape(weight, "weight", dw, "grad_weight", op);
-    const View ds = grad_scales ? out_view(grad_scales, weight.dtype, op, "grad_per_sample_weights") : View{};
-    if (grad_scales) check_same_shape(scales, "per_sample_weights", ds, "grad_per_sample_weights", op);
+    const Bags bags = read_bags(e.bags, op);
+    if (e.max) check_rows_named(e.max_indices, v, op);
     dispatch_float(weight.dtype, [&](auto zero) {
       using T = decltype(zero);
-      const Contiguous g(context, grad), s(context, scales), m(context, which);
+      const Contiguous g(context, e.grad_out), s(context, scales), m(context, e.max_indices);
       const T* factors = scales_ ? s->as<T>() : nullptr;
       if (grad_weight) {
-        ContiguousOut out(context, dw);
-        if (max) backward_max<T>(context, bags.count(), v, d, g->as<T>(), m->as<int64_t>(), out->as<T>());
+        ContiguousOut out(context, e.grad_weight);
+        if (e.max) backward_max<T>(context, bags.count(), v, d, g->as<T>(), m->as<int64_t>(), out->as<T>());
         else backward_sum<T>(context, bags, o, v, d, g->as<T>(), factors, out->as<T>());
         out.write_back();
       }

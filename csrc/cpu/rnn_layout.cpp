@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/dropout.h"
+#include "common/dropout.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -27,7 +27,7 @@ void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t 
   using A = compute_t<S>;
   constexpr int64_t kGrain = 16384;
   const auto& table = table_for<A>(*kernels().dropout);
-  const DropoutMask mask = dropout_mask(shape.dropout, shape.seed, shape.offset, "rnn");
+  const DropoutMask mask = check::dropout_mask(shape.dropout, shape.seed, shape.offset, "rnn");
   const int64_t count = rnn_dropout_numbers(shape, rows), first = layer * count;
   parallel_ranges(context, count, kGrain, 4.0, [&](int64_t begin, int64_t end) {
     if constexpr (sizeof(S) == 2) {

@@ -69,6 +69,19 @@ MapShape<Operands> map_shape(const View* const (&views)[Operands], bool in_order
 
 constexpr int kMapThreads = 256;
 
+// use(g) with the function to apply: f itself, or, where f has a member dispatch(use), one of several that it
+// chooses between. A thread chooses once for all the elements of a pack.
+template <class F, class = void>
+struct Dispatches : std::false_type {};
+template <class F>
+struct Dispatches<F, std::void_t<decltype(&F::template dispatch<int&>)>> : std::true_type {};
+
+template <class F, class Use>
+__device__ __forceinline__ void with_function(const F& f, Use&& use) {
+  if constexpr (Dispatches<F>::value) f.dispatch(use);
+  else use(f);
+}
+
 // Operands without gaps. A thread takes Width neighbours at a time: 16 bytes of the widest operand.
 template <int Width, class F, class Out, class... In>
 __global__ void __launch_bounds__(kMapThreads) map_flat(int64_t size, F f, Out* out, const In*... in) {
@@ -76,20 +89,26 @@ __global__ void __launch_bounds__(kMapThreads) map_flat(int64_t size, F f, Out* 
   int64_t i = (static_cast<int64_t>(blockIdx.x) * kMapThreads + threadIdx.x) * Width;
   for (; i + Width <= size; i += step) {
     Pack<Out, Width> y;
-    const auto combine = [&](const auto&... packs) {
+    const auto combine = [&](const auto... packs) {  // by value: loads of whole packs
+      with_function(f, [&](const auto& g) {
 #pragma unroll
-      for (int j = 0; j < Width; ++j) y.at[j] = narrow<Out>(f(i + j, widen(packs.at[j])...));
+        for (int j = 0; j < Width; ++j) y.at[j] = narrow<Out>(g(i + j, widen(packs.at[j])...));
+      });
     };
     combine(*reinterpret_cast<const Pack<In, Width>*>(in + i)...);
     *reinterpret_cast<Pack<Out, Width>*>(out + i) = y;
   }
-  for (int64_t j = i; j < size && j < i + Width; ++j) out[j] = narrow<Out>(f(j, widen(in[j])...));
+  for (int64_t j = i; j < size && j < i + Width; ++j) {
+    with_function(f, [&](const auto& g) { out[j] = narrow<Out>(g(j, widen(in[j])...)); });
+  }
 }
 
 template <class Out, class F, int Operands, size_t... J, class... In>
-__device__ __forceinline__ Out map_one(F& f, int64_t i, const int64_t (&at)[Operands],
+__device__ __forceinline__ Out map_one(const F& f, int64_t i, const int64_t (&at)[Operands],
                                        std::index_sequence<J...>, const In*... in) {
-  return narrow<Out>(f(i, widen(in[at[1 + J]])...));
+  Out y;
+  with_function(f, [&](const auto& g) { y = narrow<Out>(g(i, widen(in[at[1 + J]])...)); });
+  return y;
 }
 
 template <class F, class Out, class... In>
@@ -114,6 +133,15 @@ bool aligned_to(size_t bytes, Pointers... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % bytes == 0) && ...);
 }
 
+// Operands of any strides, one element at a time.
+template <class Out, class... In, class F, class... Views>
+void map_any(Context* context, const MapShape<1 + static_cast<int>(sizeof...(In))>& shape, const F& f,
+             const View& out, const Views&... in) {
+  launch(context, FASTDL_KERNEL(map_strided<F, Out, In...>),
+         {blocks_for(shape.size, kMapThreads), kMapThreads}, shape, f, out.template as<Out>(),
+         in.template as<const In>()...);
+}
+
 // Views of one shape with elements of Out and In... . F::kUsesIndex says whether f looks at i.
 template <class Out, class... In, class F, class... Views>
 void map(Context* context, const F& f, const View& out, const Views&... in) {
@@ -129,9 +157,7 @@ void map(Context* context, const F& f, const View& out, const Views&... in) {
            {blocks_for(shape.size, kMapThreads * kWidth), kMapThreads}, shape.size, f, out.template as<Out>(),
            in.template as<const In>()...);
   } else {
-    launch(context, FASTDL_KERNEL(map_strided<F, Out, In...>),
-           {blocks_for(shape.size, kMapThreads), kMapThreads}, shape, f, out.template as<Out>(),
-           in.template as<const In>()...);
+    map_any<Out, In...>(context, shape, f, out, in...);
   }
 }
 

@@ -3,16 +3,10 @@
 
 #include <cstdint>
 
+#include "common/dropout_mask.h"
 #include "common/narrow.h"
 
 namespace fastdl::cpu {
-
-// Which elements are kept, and what they are multiplied by; see fastdl/dropout.h. Made by dropout_mask().
-struct DropoutMask {
-  uint64_t seed, offset;
-  uint64_t threshold;  // of 2^32
-  double scale;
-};
 
 template <class S>
 struct DropoutTable {

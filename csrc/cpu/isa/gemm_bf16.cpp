@@ -33,8 +33,8 @@ static void tile(const Bf16Tile& t) {
   }
   // Tiles of few rows have no time for it.
   constexpr bool kAhead = R > 4;
-  Bf16Ahead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
-  Bf16Ahead* const ahead = kAhead && t.ahead ? t.ahead : &none;
+  GemmAhead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
+  GemmAhead* const ahead = kAhead && t.ahead ? t.ahead : &none;
   const char *at = ahead->at, *end = ahead->end;
   int64_t line = ahead->rows > 0 ? 64 : 0;
   const int64_t a_row = t.a_row, a_step = t.a_step;

@@ -8,6 +8,7 @@
 
 #include "common/narrow.h"
 #include "few_rows.h"
+#include "gemm.h"
 
 namespace fastdl::cpu {
 
@@ -17,15 +18,6 @@ struct Bf16Piece {
   const bfloat16*
       b;  // element (k, column): b[k / 2 * 2 * nr + 2 * column + k % 2], zero from k on to the next k_step
   int64_t k;
-};
-
-// Memory that will be wanted soon: `rows` rows of cache lines from `at` to `end`, the next one `stride` bytes
-// on. Tiles bring a line of it to the L2 cache per step, and move `at` on.
-struct Bf16Ahead {
-  const char* at;
-  const char* end;
-  int64_t stride, rows;
-  int64_t width;  // bytes of a row, a multiple of 64
 };
 
 // sums[rows x cols] (+)= the pieces' products; then, with `finish`, C = relu?(alpha * sums + beta * C + bias
@@ -52,7 +44,7 @@ struct Bf16Tile {
   int64_t ld_residual;
   bool relu;
   bool stream;       // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
-  Bf16Ahead* ahead;  // or null
+  GemmAhead* ahead;  // or null
 };
 
 // What the exponents of a block of float32 numbers allow: see gemm_split.cpp.

@@ -7,6 +7,7 @@
 // of the C library.
 #pragma once
 
+#include "common/gelu_fit.h"
 #include "simd.h"
 
 // On the lambdas that loops are made of: GCC would otherwise call them, and reload their constants, per
@@ -49,20 +50,6 @@ struct MathConstants<float> {
   static constexpr float erfcx_p[] = {
       1.021582723e+00f, -6.871609092e-01f, 2.794714570e-01f,  -3.643579036e-02f, -2.150195651e-02f,
       6.434897427e-03f, 3.039753996e-03f,  -7.271186914e-04f, -5.254257121e-04f, -4.448720574e-05f};
-  // The normal distribution function is 1/2 + x p(2 x^2 / cdf_max^2 - 1) up to cdf_max, 6e-8; beyond it is 0
-  // or 1 to that accuracy.
-  static constexpr float cdf_max = 5.2f;
-  static constexpr float cdf_p[] = {1.359499991e-01f, -6.774366647e-02f, 5.002452061e-02f, -3.992981836e-02f,
-                                    3.198995814e-02f, -2.472363040e-02f, 1.795478724e-02f, -1.250511874e-02f,
-                                    8.559969254e-03f, -4.789042752e-03f, 1.800121623e-03f, -1.221490442e-03f,
-                                    1.268511405e-03f, -4.812781699e-04f};
-  // The same for the derivative of x times that function, 6e-8.
-  static constexpr float gelu_max = 5.6f;
-  static constexpr float gelu_p[] = {1.264166385e-01f, -6.428230554e-02f, 5.180795863e-02f, -5.097242445e-02f,
-                                     5.668487772e-02f, -6.488230079e-02f, 7.162958384e-02f, -7.375118136e-02f,
-                                     6.661073864e-02f, -5.165326595e-02f, 4.266029969e-02f, -3.816177323e-02f,
-                                     2.042316832e-02f, -2.595307771e-03f, 4.184586927e-03f, -8.000639267e-03f,
-                                     3.167125862e-03f};
 };
 
 template <>
@@ -322,24 +309,23 @@ FASTDL_INLINE Vec<T> normal_cdf(Vec<T> x, Vec<T>& density) {
 
 // 1/2 + x p(2 x^2 / max^2 - 1): an odd function plus 1/2 by a polynomial alone, without the exponential that
 // only the far tails need.
-template <int N>
-FASTDL_INLINE Vec<float> half_plus_odd(Vec<float> x, float max, const float (&p)[N]) {
-  const Vec<float> square = min(constant<float>(max * max), x * x);
-  const Vec<float> u = fma(square, constant<float>(2.0 / (max * max)), constant<float>(-1));
-  return fma(x, long_polynomial(u, p), constant<float>(0.5));
+template <class Fit>
+FASTDL_INLINE Vec<float> half_plus_odd(Vec<float> x) {
+  constexpr float limit = Fit::limit * Fit::limit;
+  const Vec<float> square = min(constant<float>(limit), x * x);
+  const Vec<float> u = fma(square, constant<float>(2.0 / limit), constant<float>(-1));
+  return fma(x, long_polynomial(u, Fit::p), constant<float>(0.5));
 }
 
 // x P(X <= x). In float32 within some 2^-22.5 |x|, so that the left tail beyond -5 is lost; that is what
 // gelu's users and other libraries expect, and takes half the time.
 FASTDL_INLINE Vec<float> gelu(Vec<float> x) {
-  using C = MathConstants<float>;
-  const Vec<float> cdf = half_plus_odd(x, C::cdf_max, C::cdf_p);
+  const Vec<float> cdf = half_plus_odd<NormalCdfFit>(x);
   return x * min(constant<float>(1), max(Vec<float>::zero(), cdf));
 }
 FASTDL_INLINE Vec<float> gelu_slope(Vec<float> x) {
-  using C = MathConstants<float>;
-  const Vec<float> limit = constant<float>(C::gelu_max);
-  return half_plus_odd(min(limit, max(-limit, x)), C::gelu_max, C::gelu_p);
+  const Vec<float> limit = constant<float>(GeluSlopeFit::limit);
+  return half_plus_odd<GeluSlopeFit>(min(limit, max(-limit, x)));
 }
 FASTDL_INLINE Vec<double> gelu(Vec<double> x) {
   Vec<double> density;

@@ -57,6 +57,21 @@ FASTDL_CUDA_OP(set_float32_precision);
 FASTDL_CUDA_OP(convert);
 FASTDL_CUDA_OP(softmax_forward);
 FASTDL_CUDA_OP(softmax_backward);
+FASTDL_CUDA_OP(activation_forward);
+FASTDL_CUDA_OP(activation_backward);
+FASTDL_CUDA_OP(activation_from_output);
+FASTDL_CUDA_OP(elementary);
+FASTDL_CUDA_OP(glu_forward);
+FASTDL_CUDA_OP(glu_backward);
+FASTDL_CUDA_OP(prelu_forward);
+FASTDL_CUDA_OP(prelu_backward);
+FASTDL_CUDA_OP(arithmetic);
+FASTDL_CUDA_OP(dropout);
+FASTDL_CUDA_OP(embedding_forward);
+FASTDL_CUDA_OP(embedding_backward);
+FASTDL_CUDA_OP(embedding_renorm);
+FASTDL_CUDA_OP(embedding_bag_forward);
+FASTDL_CUDA_OP(embedding_bag_backward);
 
 #ifdef __cplusplus
 }
