@@ -461,3 +461,19 @@ def test_the_executor():
     y = F.softmax(x.to(SIM), 1)
     np.testing.assert_allclose(y.cpu().numpy(), F.softmax(x, 1).numpy(), 1e-6, 1e-7)
     fastdl.cuda.synchronize()
+
+
+@pytest.mark.skipif(not _available(), reason="built without the host executor")
+def test_training_on_the_executor():
+    """Steps of an MLP on the device's own kernels."""
+    needed = ("linear", "linear_backward", "cross_entropy", "ParameterGroup", "norm", "scale")
+    missing = [name for name in needed if not hasattr(backend_of(SIM).kernels, name)]
+    if missing:
+        pytest.skip(f"no CUDA kernel for {', '.join(missing)} yet")
+    models = [nn.Sequential(nn.Linear(8, 16, activation="relu"), nn.Linear(16, 3)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].to(SIM)
+    for model, where in zip(models, ("cpu", SIM), strict=True):
+        _train(model, optim.Adam(model.parameters(), 0.01), where, 3)
+    fastdl.cuda.synchronize()
+    _close(*models)
