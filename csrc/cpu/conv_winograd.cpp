@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/kernels.h"
@@ -78,11 +79,13 @@ const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
 int index(int64_t m) { return m == 4; }
 
-// Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it.
+// Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it; sums
+// twice as short make up for products that are rounded before they are added.
 int64_t block_channels(const WinogradTile& tile, int64_t reduce, bool coarse) {
   if (coarse) return std::min(reduce, kMostChannels);
-  const int64_t blocks = tile.mh * tile.mw == 4 ? 1 : tile.mh * tile.mw == 8 ? 2 : 8;
-  return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 16), kMostChannels);
+  const int64_t shorter = std::strcmp(kernels().isa, "generic") == 0 ? 2 : 1;
+  const int64_t blocks = tile.mh * tile.mw == 4 ? 1 : shorter * (tile.mh * tile.mw == 8 ? 2 : 8);
+  return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 16 / shorter), kMostChannels);
 }
 
 // The filters of one panel, transformed some channels at a time.

@@ -29,6 +29,7 @@ class BackwardLayer {
         shape_(p.shape),
         rows_(p.rows),
         layer_(layer),
+        ld_gates_(rnn_skewed<S>(p.shape.gates * p.shape.hidden)),
         x_(x),
         y_(y),
         grad_y_(grad_y) {}
@@ -38,7 +39,7 @@ class BackwardLayer {
     table_ = rnn_table(*kernels().rnn, S{}).backward;
     one_step_ = rows_.steps == 1 && !s.projection;
     const RnnReserve reserve(s, rows_.rows);
-    const int64_t sequences = rows_.sequences, gates_size = rows_.rows * s.gates * s.hidden;
+    const int64_t sequences = rows_.sequences, gates_size = rows_.rows * ld_gates_;
     S* packed = scratch.packed;
     const auto pack = [&](RnnMatrix<S>& m, const S* weight) {
       m.pack(context_, weight, 1, m.count, packed);
@@ -129,15 +130,15 @@ class BackwardLayer {
   void through_recurrence(int64_t d, int64_t t, int64_t step, const RnnRun& run, int64_t first, int64_t last,
                           Finish&& finish) const {
     const Direction& dir = direction_[d];
-    const int64_t depth = shape_.gates * shape_.hidden, count = run.end - run.begin;
+    const int64_t count = run.end - run.begin;
     if (!run.has_after) {
       for (int64_t u = first; u < last; ++u) finish(u, int64_t{0}, count, nullptr, int64_t{0});
       return;
     }
     // Every other step backwards: what a cache smaller than the weights still holds of them is then used
     // first.
-    dir.hh.each_group(dir.gates_h + rows_.row(d == 0 ? t + 1 : t - 1, run.begin) * depth, depth, count, first,
-                      last, step % 2 != 0, finish);
+    dir.hh.each_group(dir.gates_h + rows_.row(d == 0 ? t + 1 : t - 1, run.begin) * ld_gates_, ld_gates_,
+                      count, first, last, step % 2 != 0, finish);
   }
 
   void cells(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
@@ -188,8 +189,9 @@ class BackwardLayer {
       b.h = y_ + (s.gru() ? before : row) * ld + d * s.state + unit;
       b.ld_h = ld;
     }
-    b.grad_gates_x = dir.gates_x + row * s.gates * hidden + unit;
-    b.grad_gates_h = dir.gates_h + row * s.gates * hidden + unit;
+    b.grad_gates_x = dir.gates_x + row * ld_gates_ + unit;
+    b.grad_gates_h = dir.gates_h + row * ld_gates_ + unit;
+    b.ld_grad_gates = ld_gates_;
     table_->cell[s.kind](b);
   }
 
@@ -223,14 +225,14 @@ class BackwardLayer {
   void first_states(int64_t d) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const int64_t index = (layer_ * s.directions + d) * rows_.sequences, depth = s.gates * s.hidden;
+    const int64_t index = (layer_ * s.directions + d) * rows_.sequences;
     if (p_.grad_c0) rnn_narrow(dir.carry, p_.grad_c0 + index * s.hidden, rows_.sequences * s.hidden);
     if (!p_.grad_h0) return;
     S* const grad_h0 = p_.grad_h0 + index * s.state;
     if (one_step_) {
       const S* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
-      gemm_wide<S>(context_, rows_.sequences, s.state, depth, dir.gates_h, depth, 1, weight, s.state, 1,
-                   dir.carry, s.state, s.gru());
+      gemm_wide<S>(context_, rows_.sequences, s.state, s.gates * s.hidden, dir.gates_h, ld_gates_, 1, weight,
+                   s.state, 1, dir.carry, s.state, s.gru());
       return rnn_narrow(dir.carry, grad_h0, rows_.sequences * s.state);
     }
     for (int64_t t = 0; t < rows_.steps; ++t) {
@@ -253,7 +255,7 @@ class BackwardLayer {
         parallel_for(context_, (groups + kGroups - 1) / kGroups,
                      static_cast<double>(kGroups * dir.hh.panel_size() * count) / 32, [&](int64_t task) {
                        const typename RnnTiles<S>::Unit unit;
-                       dir.hh.each_group(dir.gates_h + rows_.row(t, run.begin) * depth, depth, count,
+                       dir.hh.each_group(dir.gates_h + rows_.row(t, run.begin) * ld_gates_, ld_gates_, count,
                                          task * kGroups, std::min(groups, (task + 1) * kGroups), false,
                                          finish);
                      });
@@ -265,7 +267,7 @@ class BackwardLayer {
   const RnnBackward<S>& p_;
   const RnnShape& shape_;
   const RnnRows& rows_;
-  const int64_t layer_;
+  const int64_t layer_, ld_gates_;
   const S *x_, *y_, *grad_y_;
   bool one_step_ = false;
   const RnnBackwardTable<S>* table_ = nullptr;
@@ -300,7 +302,7 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
   const auto bytes = [](int64_t n, size_t item) { return item * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences, directions = s.directions;
-  const int64_t gates = directions * rows * s.gates * s.hidden;
+  const int64_t gates = directions * rows * rnn_skewed<S>(s.gates * s.hidden);
   const int64_t packed_size = RnnMatrix<S>{1, s.state, s.gates * s.hidden}.size() +
                               (s.projection ? RnnMatrix<S>{1, s.hidden, s.state}.size() : 0);
   const int64_t widest = s.layers > 1 ? std::max(s.input, s.width()) : s.input;
@@ -309,7 +311,7 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
   const Workspace carry(context, bytes(directions * sequences * s.hidden, sizeof(A)));
   const Workspace grad_h(context, bytes(s.projection ? directions * rows * s.state : 0, sizeof(S)));
   const Workspace packed(context, bytes(directions * packed_size, sizeof(S)));
-  const Workspace h_prev(context, bytes(rows * s.state, sizeof(S)));
+  const Workspace h_prev(context, bytes(rows * rnn_skewed<S>(s.state), sizeof(S)));
   const Workspace wide(context, bytes(sizeof(S) == 2 && directions == 2 ? rows * widest : 0, sizeof(A)));
   const Workspace between(context, bytes(s.layers > 1 ? 2 * rows * s.width() : 0, sizeof(S)));
   const int64_t zero_count = p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * std::max(s.hidden, s.state);

@@ -97,6 +97,14 @@ auto rnn_stored(A* part) {
   return reinterpret_cast<To*>(part);
 }
 
+// The distance of rows of n numbers that are read along columns, too: an odd number of cache lines, or every
+// other row would fall into the same few sets of the caches (2 to 5% of a backward pass).
+template <class S>
+constexpr int64_t rnn_skewed(int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(S);
+  return ((n + kLine - 1) / kLine | 1) * kLine;
+}
+
 // S is the type elements are stored in; what lives from step to step inside a call is compute_t<S>.
 
 // The weights of one direction of one layer, C-contiguous; biases NULL where there are none.

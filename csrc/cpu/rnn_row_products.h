@@ -15,7 +15,7 @@ struct RnnBackwardDirection {
   using A = compute_t<S>;
   const A *gates, *state, *c0;
   const S *unprojected, *h0, *grad_h_n;
-  S *gates_x, *gates_h;  // [rows, G*H]: the gradients of the gates' input and recurrent parts
+  S *gates_x, *gates_h;  // [rows, G*H], skewed: the gradients of the gates' input and recurrent parts
   S* grad_h;             // with a projection: [rows, P]
   A* carry;
   RnnMatrix<S> hh, hr;
@@ -39,16 +39,17 @@ class RnnRowProducts {
 
   void input_gradient(A* wide, S* grad_x) const {
     const int64_t depth = shape_.gates * shape_.hidden, columns = shape_.input_of(layer_);
+    const int64_t ld = rnn_skewed<S>(depth);
     // Where S is narrow, two directions are added before they are rounded.
     A* const sum = shape_.directions == 2 ? wide_of(wide, grad_x) : nullptr;
     for (int64_t d = 0; d < shape_.directions; ++d) {
       const S* weight = p_.weights[static_cast<size_t>(layer_ * shape_.directions + d)].ih;
       const S* grad = directions_[d].gates_x;
       if (sum)
-        gemm_wide<S>(context_, rows_.rows, columns, depth, grad, depth, 1, weight, columns, 1, sum, columns,
+        gemm_wide<S>(context_, rows_.rows, columns, depth, grad, ld, 1, weight, columns, 1, sum, columns,
                      d > 0);
       else
-        gemm_narrow<S>(context_, rows_.rows, columns, depth, grad, depth, 1, weight, columns, 1, grad_x,
+        gemm_narrow<S>(context_, rows_.rows, columns, depth, grad, ld, 1, weight, columns, 1, grad_x,
                        columns);
     }
     if constexpr (sizeof(S) == 2) {
@@ -60,11 +61,12 @@ class RnnRowProducts {
     const RnnBackwardDirection<S>& dir = directions_[d];
     const RnnWeights<S>& g = p_.grads[static_cast<size_t>(layer_ * s.directions + d)];
     const int64_t n = rows_.rows, columns = s.gates * s.hidden, input = s.input_of(layer_);
+    const int64_t ld_gates = rnn_skewed<S>(columns);
     // out [m, k] = a^T b over the rows: a [n, m], b [n, k].
-    const auto outer = [&](int64_t m, const S* a, int64_t k, const S* b, S* out) {
-      gemm_narrow<S>(context_, m, k, n, a, 1, m, b, k, 1, out, k);
+    const auto outer = [&](int64_t m, const S* a, int64_t lda, int64_t k, const S* b, int64_t ldb, S* out) {
+      gemm_narrow<S>(context_, m, k, n, a, 1, lda, b, ldb, 1, out, k);
     };
-    if (g.ih) outer(columns, dir.gates_x, input, x_, g.ih);
+    if (g.ih) outer(columns, dir.gates_x, ld_gates, input, x_, input, g.ih);
     if (g.bias_ih) column_sums(columns, dir.gates_x, g.bias_ih);
     if (g.bias_hh && g.bias_ih && !s.gru()) {
       std::memcpy(g.bias_hh, g.bias_ih, sizeof(S) * static_cast<size_t>(columns));
@@ -73,9 +75,9 @@ class RnnRowProducts {
     }
     if (g.hh) {
       gather_previous(d, h_prev);
-      outer(columns, dir.gates_h, s.state, h_prev, g.hh);
+      outer(columns, dir.gates_h, ld_gates, s.state, h_prev, rnn_skewed<S>(s.state), g.hh);
     }
-    if (g.hr) outer(s.state, dir.grad_h, s.hidden, dir.unprojected, g.hr);
+    if (g.hr) outer(s.state, dir.grad_h, s.state, s.hidden, dir.unprojected, s.hidden, g.hr);
   }
 
  private:
@@ -86,13 +88,13 @@ class RnnRowProducts {
 
   void column_sums(int64_t columns, const S* a, S* out) const {
     constexpr int64_t kColumns = 256;  // 1 KiB of float32 a row
-    parallel_ranges(context_, columns, kColumns, static_cast<double>(rows_.rows) / 4,
-                    [&](int64_t begin, int64_t end) {
-                      A sums[kColumns];
-                      rnn_table(*kernels().rnn, S{})
-                          .backward->column_sums(a + begin, columns, rows_.rows, end - begin, sums);
-                      rnn_narrow(sums, out + begin, end - begin);
-                    });
+    const int64_t ld = rnn_skewed<S>(columns);
+    parallel_ranges(
+        context_, columns, kColumns, static_cast<double>(rows_.rows) / 4, [&](int64_t begin, int64_t end) {
+          A sums[kColumns];
+          rnn_table(*kernels().rnn, S{}).backward->column_sums(a + begin, ld, rows_.rows, end - begin, sums);
+          rnn_narrow(sums, out + begin, end - begin);
+        });
   }
 
   // h_prev[row] = the state that row's step began with.
@@ -105,7 +107,8 @@ class RnnRowProducts {
         for (int64_t k = run.begin; k < run.end; ++k) {
           const S* from = run.has_before ? y_ + rows_.row(d == 0 ? t - 1 : t + 1, k) * ld + d * s.state
                                          : directions_[d].h0 + k * s.state;
-          std::memcpy(h_prev + rows_.row(t, k) * s.state, from, sizeof(S) * static_cast<size_t>(s.state));
+          std::memcpy(h_prev + rows_.row(t, k) * rnn_skewed<S>(s.state), from,
+                      sizeof(S) * static_cast<size_t>(s.state));
         }
       });
     });

@@ -22,7 +22,7 @@ class ConstantPad(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, widths: tuple, value: Any) -> np.ndarray:
         pairs = [(n, lo, hi) for n, (lo, hi) in zip(x.shape, widths, strict=True)]
-        y = np.full_like(x, value, shape=[n + lo + hi for n, lo, hi in pairs])
+        y = np.full_like(x, value, shape=tuple([n + lo + hi for n, lo, hi in pairs]))
         # Where the input's elements are in the output, and which of them are still there.
         ctx.shape = x.shape
         ctx.inner = tuple([slice(max(lo, 0), n + lo + min(hi, 0)) for n, lo, hi in pairs])

@@ -38,7 +38,7 @@ void rnn(const RnnBackwardStep<S>& s) {
       const Vec<A> h = load(s.h + r * s.ld_h + j, lanes), dh = grad_h(s, lanes, r, j);
       // relu as torch: the gradient passes where the output is not <= 0, so also where it is NaN.
       store(kRelu ? select(h <= Vec<A>::zero(), Vec<A>::zero(), dh) : dh * tanh_slope(h),
-            s.grad_gates_x + r * s.hidden + j, lanes);
+            s.grad_gates_x + r * s.ld_grad_gates + j, lanes);
     }
   });
 }
@@ -62,8 +62,8 @@ void gru(const RnnBackwardStep<S>& s) {
       const V d_update = dh * (before - fresh) * sigmoid_slope(update);
       const V d_reset = d_fresh * part * sigmoid_slope(reset);
       store(dh * update, carry, lanes);
-      S* x = s.grad_gates_x + r * 3 * hidden + j;
-      S* h = s.grad_gates_h + r * 3 * hidden + j;
+      S* x = s.grad_gates_x + r * s.ld_grad_gates + j;
+      S* h = s.grad_gates_h + r * s.ld_grad_gates + j;
       store(d_reset, x, lanes);
       store(d_reset, h, lanes);
       store(d_update, x + hidden, lanes);
@@ -96,7 +96,7 @@ void lstm(const RnnBackwardStep<S>& s) {
       const V dh = grad_h(s, lanes, r, j);
       const V dc = fma(dh * output, tanh_slope(tanh_c[i]), load(carry, lanes));
       store(dc * forget, carry, lanes);
-      S* d = s.grad_gates_x + r * 4 * hidden + j;
+      S* d = s.grad_gates_x + r * s.ld_grad_gates + j;
       store(dc * cell * sigmoid_slope(input), d, lanes);
       store(dc * load(s.state_before + r * hidden + j, lanes) * sigmoid_slope(forget), d + hidden, lanes);
       store(dc * input * tanh_slope(cell), d + 2 * hidden, lanes);
