@@ -1,4 +1,4 @@
-"""What is special to the CUDA matrix products: float32 from bfloat16 products, parts along k, values that cannot be split.
+"""What is special to the CUDA matrix products: float32 from bfloat16 products, parts along k, values that do not split.
 On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
 
 import itertools
