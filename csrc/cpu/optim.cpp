@@ -1,5 +1,5 @@
 // Multi-tensor steps: check all tensors, cut them into fixed chunks, update the chunks in parallel.
-#include "fastdl/optim.h"
+#include "common/optim.h"
 
 #include <cmath>
 #include <memory>
@@ -15,14 +15,13 @@ namespace {
 
 constexpr int64_t kChunk = 16384;  // elements per task
 constexpr double kCost = 2;        // elementary operations an element costs
-constexpr int kMaxLists = 5;       // params, grads and up to three states
 
 // One parameter with its gradient and states, as flat memory.
 struct Item {
   DType dtype;
   int index;  // in the caller's lists
   int64_t n;
-  void* data[kMaxLists];  // NULL where the list is absent
+  void* data[check::kOptimLists];  // NULL where the list is absent
 };
 
 // The lists of one call, checked and flattened. Tensors whose layouts differ are copied, and copied back by
@@ -31,9 +30,7 @@ class Items {
  public:
   Items(Context* context, const char* op, int32_t count, std::initializer_list<fastdl_tensor_list> lists,
         std::initializer_list<const char*> names, int first_written) {
-    FASTDL_CHECK(count >= 0, FASTDL_ERROR_VALUE, "%s: count is negative", op);
-    FASTDL_CHECK(count == 0 || *lists.begin() != nullptr, FASTDL_ERROR_VALUE,
-                 "%s: %ss are required, got NULL", op, *names.begin());
+    check::optim_count(op, count, *lists.begin(), *names.begin());
     items_.reserve(static_cast<size_t>(count));
     for (int i = 0; i < count; ++i) add(context, op, i, lists, names, first_written);
   }
@@ -77,28 +74,18 @@ class Items {
  private:
   void add(Context* context, const char* op, int i, std::initializer_list<fastdl_tensor_list> lists,
            std::initializer_list<const char*> names, int first_written) {
-    View views[kMaxLists];
+    check::OptimViews views =
+        check::optim_views(op, i, lists, names, first_written, check::OptimTypes::kSame);
     Item item;
     item.index = i;
     bool same = true;
-    int k = 0;
-    for (const fastdl_tensor_list list : lists) {
-      const char* name = names.begin()[k];
-      if (list) {
-        views[k] = k == 0 ? float_view(list[i], op, name) : view_like(list[i], views[0].dtype, op, name);
-        if (k > 0 && !same_dense_layout(views[0], views[k])) {
-          check_same_shape(views[0], names.begin()[0], views[k], name, op);
-          same = false;
-        }
-        if (k != first_written) check_out(views[k], op, name);
-      }
-      item.data[k] = list ? views[k].data : nullptr;
-      ++k;
+    for (size_t k = 0; k < lists.size(); ++k) {
+      item.data[k] = lists.begin()[k] ? views[k].data : nullptr;
+      if (item.data[k] && !same_dense_layout(views[0], views[k])) same = false;
     }
-    if (k == 1) same = same_dense_layout(views[0], views[0]);
     item.dtype = views[0].dtype;
     item.n = views[0].size();
-    if (!same) copy_in(context, lists, views, item, first_written);
+    if (!same) copy_in(context, lists, views.data(), item, first_written);
     items_.push_back(item);
   }
 
@@ -135,22 +122,15 @@ void with_table(const Item& item, F&& f) {
   dispatch_float(item.dtype, [&](auto zero) { f(zero, table_for<decltype(zero)>(*kernels().optim)); });
 }
 
-constexpr int kGradients = 1;  // the list that is only read
+using check::kGradients;
 
 // The step counts, checked: scalars of float32.
 std::vector<float*> step_counts(int32_t count, fastdl_tensor_list steps, const char* op) {
   std::vector<float*> pointers(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
-    const View v = out_view(steps[i], DType::kFloat32, op, "step");
-    FASTDL_CHECK(v.size() == 1, FASTDL_ERROR_SHAPE, "%s: expected step to be a scalar, got shape %s", op,
-                 shape_string(v).c_str());
-    pointers[static_cast<size_t>(i)] = v.as<float>();
+    pointers[static_cast<size_t>(i)] = check::optim_step(steps, i, op).as<float>();
   }
   return pointers;
-}
-
-void require(fastdl_tensor_list list, const char* op, const char* name) {
-  FASTDL_CHECK(list != nullptr, FASTDL_ERROR_VALUE, "%s: %s are required, got NULL", op, name);
 }
 
 }  // namespace
@@ -170,10 +150,7 @@ fastdl_status fastdl_sgd_step(fastdl_context* context, int32_t count, fastdl_ten
   }
   return guarded([&] {
     const char* op = "sgd";
-    const auto o = read_options(options, fastdl_sgd_options FASTDL_SGD_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    if (o.momentum == 0) buffers = nullptr;
-    else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
+    const auto o = check::sgd(options, grads, &buffers);
     Items items(context, op, count, {params, grads, buffers}, {"param", "grad", "momentum_buffer"},
                 kGradients);
     items.for_chunks(context, [&](const Item& item, int64_t, int64_t begin, int64_t end) {
@@ -201,13 +178,7 @@ fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_te
   }
   return guarded([&] {
     const char* op = "adam";
-    const auto o = read_options(options, fastdl_adam_options FASTDL_ADAM_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    require(avgs, op, "avgs");
-    require(avg_sqs, op, "avg_sqs");
-    require(steps, op, "steps");
-    if (!o.amsgrad) max_avg_sqs = nullptr;
-    else FASTDL_CHECK(max_avg_sqs != nullptr, FASTDL_ERROR_VALUE, "%s: amsgrad needs max_avg_sqs", op);
+    const auto o = check::adam(options, grads, avgs, avg_sqs, &max_avg_sqs, steps);
     Items items(context, op, count, {params, grads, avgs, avg_sqs, max_avg_sqs},
                 {"param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, kGradients);
     const std::vector<float*> counts = step_counts(count, steps, op);
@@ -249,10 +220,7 @@ fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count, fastdl
   }
   return guarded([&] {
     const char* op = "adagrad";
-    const auto o = read_options(options, fastdl_adagrad_options FASTDL_ADAGRAD_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    require(sums, op, "sums");
-    require(steps, op, "steps");
+    const auto o = check::adagrad(options, grads, sums, steps);
     Items items(context, op, count, {params, grads, sums}, {"param", "grad", "sum"}, kGradients);
     const std::vector<float*> counts = step_counts(count, steps, op);
     for (float* t : counts) *t += 1;
@@ -282,13 +250,7 @@ fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl
   }
   return guarded([&] {
     const char* op = "rmsprop";
-    const auto o = read_options(options, fastdl_rmsprop_options FASTDL_RMSPROP_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    require(square_avgs, op, "square_avgs");
-    if (!o.centered) avgs = nullptr;
-    else FASTDL_CHECK(avgs != nullptr, FASTDL_ERROR_VALUE, "%s: centered needs avgs, got NULL", op);
-    if (o.momentum == 0) buffers = nullptr;
-    else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
+    const auto o = check::rmsprop(options, grads, square_avgs, &avgs, &buffers);
     Items items(context, op, count, {params, grads, square_avgs, avgs, buffers},
                 {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"}, kGradients);
     if (steps) {
@@ -312,10 +274,8 @@ fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fastdl_tensor_
                       result);
   }
   return guarded([&] {
-    const char* op = "norm";
-    FASTDL_CHECK(result != nullptr, FASTDL_ERROR_VALUE, "%s: norm is NULL", op);
-    FASTDL_CHECK(p > 0, FASTDL_ERROR_VALUE, "%s: expected p > 0, got %g", op, p);
-    Items items(context, op, count, {tensors}, {"tensor"}, 0);
+    check::norm(p, result);
+    Items items(context, "norm", count, {tensors}, {"tensor"}, 0);
     std::vector<double> parts(static_cast<size_t>(items.tasks()));
     items.for_chunks(context, [&](const Item& item, int64_t task, int64_t begin, int64_t end) {
       with_table(item, [&](auto zero, const auto& table) {
