@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from .backend import add, is_float
+from .backend import _others, add, as_array, copied, is_array, is_float
 from .grad_mode import _mode, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 
 _keys = count(0, -1)
@@ -123,7 +123,7 @@ class ArrayFunction:
             ctx.epoch = _epoch
             if out.__class__ is tuple:
                 return _wrap_outputs(ctx, out)
-            t = wrap(np.asarray(out))
+            t = wrap(as_array(out))
             t._node = ctx
             return t
         if len(args) > 64:
@@ -134,16 +134,16 @@ class ArrayFunction:
             _check_kinds(cls, arrays, error)
             raise
         if out.__class__ is tuple:
-            return tuple([o if o is None else wrap(np.asarray(o)) for o in out])
+            return tuple([o if o is None else wrap(as_array(o)) for o in out])
         t = _new(Tensor)
-        t._data = out if out.__class__ is ndarray else np.asarray(out)
+        t._data = out if out.__class__ is ndarray else as_array(out)
         t._node = t.grad = None
         return t
 
 
 def _check_kinds(function: type, args: list, error: AttributeError) -> None:
     """Say so where a forward failed on an argument that is no array: None or a list, most often."""
-    if any(a is error.obj for a in args) and not isinstance(error.obj, ndarray):
+    if any(a is error.obj for a in args) and not is_array(error.obj):
         raise TypeError(f"{function.__name__}: expected a Tensor, got {type(error.obj).__name__}") from error
 
 
@@ -177,7 +177,7 @@ def _wrap_outputs(ctx: Any, outputs: tuple) -> tuple:
     for i, o in enumerate(outputs):
         t = None
         if o is not None:
-            t = wrap(np.asarray(o))
+            t = wrap(as_array(o))
             if is_float(o.dtype):
                 t._node = Output(ctx, i)
         tensors.append(t)
@@ -247,7 +247,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                 grads[parent.key] = [None] * len(parent.outputs)
                 nodes[parent.key] = parent
                 heappush(heap, parent.key)
-            grads[parent.key][node.index] = g
+            grads[parent.key][node.index] = g if g.__class__ is ndarray else as_array(g)
             continue
         saved = node.saved
         if saved is None:
@@ -258,10 +258,14 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
             gs = node.backward(node, g)
         elif g.__class__ is list:
             if not node.none_grads:
-                g = [np.zeros(*o) if p is None and o is not None else p for p, o in zip(g, node.outputs)]
+                there = next(p for p in g if p is not None)
+                g = [
+                    np.zeros(*o, like=there) if p is None and o is not None else p
+                    for p, o in zip(g, node.outputs)
+                ]
             gs = node.backward(node, *g)
         else:  # 0-d arithmetic gives NumPy scalars
-            gs = node.backward(node, np.asarray(g))
+            gs = node.backward(node, as_array(g))
         inputs = node.inputs
         if saved and not retain_graph:
             saved = node.saved = None
@@ -276,7 +280,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
         if tensor is None:
             continue
         if tensor.grad is None:
-            tensor.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else np.array(g))
+            tensor.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else copied(g))
         else:
             total = tensor.grad._data
             np.add(total, g, out=total)
@@ -292,7 +296,7 @@ retained: dict[int, weakref.ref] = {}  # by node key: tensors that asked for ret
 def keep_grad(tensor: Any, g: Any) -> None:
     """Add to the ``.grad`` of a tensor that is no leaf."""
     if tensor is not None:
-        g = np.array(g)
+        g = copied(g)
         tensor.grad = wrap(g if tensor.grad is None else tensor.grad._data + g)
 
 
@@ -313,10 +317,10 @@ _BASE_SOLE = _base_sole()
 
 def _owned(g: Any) -> bool:
     """Whether a gradient that nobody else refers to also owns its memory (or is the only view, of all of it)."""
+    if g.base is None:
+        return g.__class__ is ndarray or g.__class__ in _others
     if g.__class__ is not ndarray:
         return False
-    if g.base is None:
-        return True
     kind = g.base.__class__
     if not g.flags.writeable:  # broadcast_to gives such views
         return False
@@ -333,8 +337,10 @@ _modified: dict[int, tuple[weakref.ref, int]] = {}
 
 
 def _owner(array: Any) -> Any:
-    while array.base.__class__ is ndarray:
-        array = array.base
+    base = array.base
+    while base.__class__ is ndarray or base.__class__ in _others:
+        array = base
+        base = array.base
     return array
 
 
@@ -361,9 +367,10 @@ def version(array: Any) -> int:
 
 
 def _check_unmodified(node: Any) -> None:
-    for a in node.saved:
-        a = a._data if isinstance(a, TensorBase) else a
-        if a.__class__ is ndarray and version(a) > node.epoch:
+    for saved in node.saved:
+        a: Any = saved._data if isinstance(saved, TensorBase) else saved
+        kind = a.__class__
+        if (kind is ndarray or kind in _others) and version(a) > node.epoch:
             raise RuntimeError(
                 f"backward: one of the arrays saved by {node.__class__.__name__} (shape {a.shape}) has been modified "
                 "by an in-place operation since; use the out-of-place form or clone() it first"

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import autograd
 from .autograd import Leaf, TensorBase, _mode, version
+from .backend import is_array
 from .device import KINDS, check_device
 
 _FLOAT32 = np.dtype(np.float32)
@@ -34,7 +35,7 @@ _lock = threading.Lock()  # for the number of blocks that all threads are in
 
 class autocast:
     """Mixed precision in a ``with`` block, or in a function it decorates (for this thread): functions on float32 and
-    16-bit Tensors cast their arguments to the dtype that suits them, as torch's autocast for the CPU does.
+    16-bit Tensors cast their arguments to the dtype that suits them, as torch's autocast does.
 
     * Products - linear, matmul and its kin, convolutions, recurrent layers, attention, prelu - are computed in
       ``dtype``, bfloat16 or float16.
@@ -45,9 +46,9 @@ class autocast:
     Parameters stay float32, and so do their gradients: the casts are part of the graph. A parameter is cast once per
     block and again after it was changed in place (``cache_enabled=False``: at every use). float64 is left alone.
 
-    ``autocast("cpu", dtype)`` is torch's form, ``autocast(dtype)`` the short one. ``enabled=False`` switches mixed
-    precision off for a part of a block. Call ``backward`` outside or inside: it works in the dtypes of forward.
-    Raises ValueError for another dtype, RuntimeError for another device.
+    ``autocast("cpu", dtype)`` is torch's form, ``autocast(dtype)`` the short one; either holds for all devices.
+    ``enabled=False`` switches mixed precision off for a part of a block. Call ``backward`` outside or inside: it
+    works in the dtypes of forward. Raises ValueError for another dtype, RuntimeError for another device.
 
     >>> import fastdl
     >>> layer = fastdl.nn.Linear(3, 2)
@@ -154,7 +155,7 @@ def _castable(a: Any) -> bool:
 def _in_float32(a: Any) -> Any:
     if isinstance(a, TensorBase):
         return _cast(a, _FLOAT32) if a._data.itemsize == 2 and _castable(a) else a
-    if isinstance(a, np.ndarray) and a.itemsize == 2 and autograd.is_float(a.dtype):
+    if is_array(a) and a.itemsize == 2 and autograd.is_float(a.dtype):
         return a.astype(_FLOAT32)
     return a
 

@@ -25,7 +25,8 @@ class _Custom(ArrayFunction):
         ctx = node.context
         ctx.saved_tensors = node.saved
         if ctx._materialize:
-            grads = tuple([np.zeros(*o) if g is None else g for g, o in zip(grads, node.outputs)])
+            there = next(g for g in grads if g is not None)
+            grads = tuple([np.zeros(*o, like=there) if g is None else g for g, o in zip(grads, node.outputs)])
         try:
             with no_grad():
                 result = ctx.backward(ctx, *[None if g is None else wrap(g) for g in grads])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .autograd import Leaf, TensorBase, retained, run_backward, wrap
+from .backend import _others, as_array, copied, is_array
 
 
 def retain_grad(tensor: Any) -> None:
@@ -29,6 +30,8 @@ def backward(
     if grad_tensors is None and isinstance(tensors, TensorBase) and not tensors._data.shape:  # a loss
         one = _ones.get(tensors._data.dtype)
         if one is not None and tensors._node is not None:
+            if tensors._data.__class__ in _others:
+                one = np.ones_like(tensors._data)
             run_backward(((tensors._node, one),), retain_graph)
             return
     run_backward(_roots("backward", tensors, grad_tensors), retain_graph)
@@ -64,7 +67,7 @@ def grad(
             raise RuntimeError(
                 f"grad: input {i} was not used in the graph of the outputs; pass allow_unused=True to get None for it"
             )
-        result.append(None if g is None else wrap(np.array(g)))
+        result.append(None if g is None else wrap(copied(g)))
     return tuple(result)
 
 
@@ -74,7 +77,7 @@ _ones = {np.dtype(t): np.broadcast_to(np.ones((), t), ()) for t in (np.float32, 
 
 def _roots(name: str, tensors: Any, grads: Any) -> list:
     tensors = (tensors,) if isinstance(tensors, TensorBase) else tuple(tensors)
-    if grads is None or isinstance(grads, TensorBase | np.ndarray):
+    if grads is None or isinstance(grads, TensorBase) or is_array(grads):
         grads = (grads,) * len(tensors)
     if len(grads) != len(tensors):
         raise ValueError(f"{name}: expected one gradient per tensor ({len(tensors)}), got {len(grads)}")
@@ -91,7 +94,7 @@ def _roots(name: str, tensors: Any, grads: Any) -> list:
                 )
             g = np.ones_like(data)
         else:
-            g = g._data if isinstance(g, TensorBase) else np.asarray(g)
+            g = g._data if isinstance(g, TensorBase) else as_array(g)
             if g.shape != data.shape:
                 raise RuntimeError(f"{name}: expected a gradient of shape {data.shape}, got {g.shape}")
             if g.dtype != data.dtype:

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
-
 from .autograd import TensorBase
+from .backend import is_array
 
 _F = TypeVar("_F", bound=Callable)
 
@@ -22,7 +21,11 @@ def names_itself(function: _F, what: str = "a Tensor") -> _F:
             return function(*args, **kwargs)
         except AttributeError as error:
             wrong = error.obj
-            if isinstance(wrong, TensorBase | np.ndarray) or not _among(wrong, (*args, *kwargs.values())):
+            if (
+                isinstance(wrong, TensorBase)
+                or is_array(wrong)
+                or not _among(wrong, (*args, *kwargs.values()))
+            ):
                 raise
             raise TypeError(f"{function.__name__}: expected {what}, got {type(wrong).__name__}") from None
 

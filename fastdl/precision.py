@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .backend import kernels
+from .backend import _others, kernels
 
 LEVELS = ("highest", "high", "medium")  # the order of fastdl_precision in fastdl/base.h
 
@@ -24,9 +24,11 @@ def set_float32_precision(precision: str) -> None:
     * ``"high"``: each factor keeps 16 significant bits.
     * ``"medium"``: each factor is rounded to bfloat16 (8 bits).
 
-    Sums are float32 in each, and so are inputs and outputs. The two lower levels allow faster kernels: on a machine
-    without them, results are those of ``"highest"``. It holds for all threads of the process, from each one's next
-    call. Raises ValueError for another name.
+    Sums are float32 in each, and so are inputs and outputs. The two lower levels allow faster kernels; where there are
+    none, results are those of ``"highest"``. So far those kernels are matrix products (`matmul`, linear layers and
+    their gradients, from some 64 rows and columns on) on processors with a matrix unit (AMX;
+    ``fastdl info`` names the instruction set). It holds for all threads of the process, from each one's next call.
+    Raises ValueError for another name.
 
     >>> import fastdl
     >>> fastdl.set_float32_precision("high")
@@ -34,7 +36,10 @@ def set_float32_precision(precision: str) -> None:
     'high'
     >>> fastdl.set_float32_precision("highest")
     """
-    kernels(None).set_float32_precision(_level(precision))
+    level = _level(precision)
+    kernels(None).set_float32_precision(level)
+    for other in _others.values():
+        other.kernels.set_float32_precision(level)
 
 
 def get_float32_precision() -> str:

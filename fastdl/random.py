@@ -95,6 +95,12 @@ def next_offset(count: int) -> tuple[int, int]:
         return _seed, offset
 
 
+def position() -> Any:
+    """Something that changes with every draw."""
+    generator()
+    return _seed, _offset, _philox.state["state"]["counter"].tolist(), _philox.state["buffer_pos"]
+
+
 def get_rng_state() -> Any:
     """Everything `set_rng_state` needs to go on from here: a uint8 tensor of 120 bytes."""
     generator()

@@ -11,9 +11,10 @@ from . import autograd, dlpack
 from . import device as devices
 from . import dtypes as D
 from .autograd import Leaf, TensorBase, is_float, wrap
+from .backend import _others, address, as_array, copied, to_numpy
 from .functional import creation as C
 from .functional import pointwise as P
-from .functional.core import Clone, Contiguous, cast
+from .functional.core import Clone, Contiguous, cast, move
 from .methods import Methods
 from .naming import names_itself
 
@@ -37,7 +38,7 @@ class Tensor(Methods):
     def __init__(self, data: Any = (), dtype: Any = None, device: Any = None, requires_grad: _Bool = False):
         self._data = C.to_array(data, dtype, copy=False)
         if device is not None:
-            devices.check_device(device)
+            self._data = devices.place(self._data, device)
         self._node = self.grad = None
         if requires_grad:
             self.requires_grad = True
@@ -100,17 +101,24 @@ class Tensor(Methods):
 
     @data.setter
     def data(self, value: Any) -> None:
-        self._data = value._data if isinstance(value, TensorBase) else np.asarray(value)
+        self._data = value._data if isinstance(value, TensorBase) else as_array(value)
 
     def detach(self) -> Tensor:
         """The same memory as a Tensor without history."""
         return wrap(self._data)
 
     def numpy(self, *, force: _Bool = False) -> np.ndarray:
-        """The array itself (memory is shared). Raises RuntimeError where a gradient is required, unless ``force``."""
-        if self._node is not None and not force:
-            raise RuntimeError("numpy: the tensor requires grad; use tensor.detach().numpy()")
-        return self._data
+        """The array itself (memory is shared). Raises RuntimeError where a gradient is required and TypeError for a
+        tensor that is not on the CPU; with ``force``, it is detached and copied there."""
+        data = self._data
+        if not force:
+            if self._node is not None:
+                raise RuntimeError("numpy: the tensor requires grad; use tensor.detach().numpy()")
+            if data.__class__ in _others:
+                raise TypeError(
+                    f"numpy: the tensor is on {self.device}; copy it to the CPU first: tensor.cpu()"
+                )
+        return to_numpy(data)
 
     def item(self) -> Any:
         """The one element as a Python number. Raises RuntimeError unless there is exactly one."""
@@ -142,7 +150,7 @@ class Tensor(Methods):
     @property
     def device(self) -> devices.device:
         """Where the memory is."""
-        return devices.cpu
+        return devices.of(self._data)
 
     @property
     def itemsize(self) -> _Int:
@@ -154,7 +162,11 @@ class Tensor(Methods):
         """Bytes of all elements."""
         return self._data.nbytes
 
-    is_cuda = False
+    @property
+    def is_cuda(self) -> _Bool:
+        """Whether the memory is a GPU's."""
+        return self.device.type == "cuda"
+
     is_sparse = False
 
     def size(self, dim: _Int | None = None) -> Any:
@@ -193,7 +205,7 @@ class Tensor(Methods):
 
     def data_ptr(self) -> _Int:
         """Address of the first element."""
-        return self._data.__array_interface__["data"][0]
+        return address(self._data)
 
     def clone(self) -> Tensor:
         """A copy, through which gradients pass."""
@@ -205,20 +217,21 @@ class Tensor(Methods):
 
     def to(self, *args: Any, dtype: Any = None, device: Any = None, non_blocking: _Bool = False,
            copy: _Bool = False) -> Tensor:  # fmt: skip
-        """With another dtype: ``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(other)``. The tensor itself
-        where nothing changes, unless ``copy``. Raises RuntimeError for devices other than the CPU."""
+        """With another dtype or on another device: ``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(other)``.
+        The tensor itself where nothing changes, unless ``copy``; gradients come back the same way. Raises
+        RuntimeError for a device that is not there."""
         for a in args:
             if isinstance(a, TensorBase):
-                dtype = a._data.dtype
+                dtype, device = a._data.dtype, devices.of(a._data)
             elif isinstance(a, devices.device) or (isinstance(a, str) and a.split(":")[0] in devices.KINDS):
                 device = a
             elif isinstance(a, _Bool):
                 copy = copy or a
             elif a is not None:
                 dtype = a
-        if device is not None:
-            devices.check_device(device)
         out = self if dtype is None else cast(self, D.as_dtype(dtype))
+        if device is not None:
+            out = move(out, device)
         return self.clone() if copy and out is self else out
 
     def type(self, dtype: Any = None) -> Any:
@@ -271,16 +284,19 @@ class Tensor(Methods):
         return cast(self, D.bool)
 
     def cpu(self) -> Tensor:
-        """The tensor itself: it is there."""
-        return self
+        """The tensor on the CPU: itself if it is there."""
+        return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Tensor:
-        """Raises RuntimeError: this build computes on the CPU only."""
-        return self.to("cuda")
+        """The tensor on a GPU (default: the current one). Raises RuntimeError without one."""
+        return self.to("cuda" if device is None else devices.gpu(device))
 
     def pin_memory(self) -> Tensor:
-        """The tensor itself: there is no device to copy to."""
-        return self
+        """A copy in page-locked memory, for quick copies to a GPU; the tensor itself where there is no GPU."""
+        from .cuda import pin
+
+        pinned = pin(self.detach().numpy())
+        return self if pinned is self._data else wrap(pinned)
 
     # -------------------------------------------------------------------------------------- Python's protocols
 
@@ -317,7 +333,7 @@ class Tensor(Methods):
         return format(self.item() if spec and not self._data.ndim else repr(self), spec)
 
     def __repr__(self) -> str:
-        x = self._data
+        x = to_numpy(self._data)
         if x.size == 0 and x.ndim != 1:
             text = f"[], size={x.shape}"
         else:
@@ -330,6 +346,8 @@ class Tensor(Methods):
             )
         if x.dtype not in (D.float32, D.int64, D.bool) or (x.size == 0 and x.dtype != D.float32):
             text += f", dtype={x.dtype.name}"
+        if self._data.__class__ in _others:
+            text += f", device='{self.device}'"
         if self._node.__class__ is Leaf:
             text += ", requires_grad=True"
         elif self._node is not None:
@@ -358,7 +376,7 @@ class Tensor(Methods):
             )
         t = _new(self.__class__)
         memo[id(self)] = t
-        t._data = np.array(self._data)
+        t._data = copied(self._data)
         t._node = None if self._node is None else Leaf(t)
         t.grad = copy.deepcopy(self.grad, memo)
         if hasattr(self, "__dict__"):

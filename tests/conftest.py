@@ -2,6 +2,7 @@
 
 import zlib
 
+import devices
 import numpy as np
 import pytest
 
@@ -16,7 +17,21 @@ def _available_isas():
     return list(_core.available_isas())
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cpu: about the CPU itself; skipped with --device")
+    if config.getoption("--device") != "cpu":
+        devices.install(config.getoption("--device"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if devices.core is not None:
+        devices.summarize(terminalreporter)
+
+
 def pytest_addoption(parser):
+    parser.addoption(
+        "--device", choices=("cpu", "cuda-sim", "cuda"), default="cpu", help="whose kernels to test"
+    )
     parser.addoption(
         "--every", type=int, default=1, help="run only every n-th test (of the slow builds in .ci/run)"
     )
@@ -24,11 +39,22 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     every = config.getoption("--every")
+    if devices.core is not None:
+        config.hook.pytest_deselected(items=[t for t in items if devices.is_about_the_cpu(t)])
+        items[:] = [t for t in items if not devices.is_about_the_cpu(t)]
     config.hook.pytest_deselected(items=[t for i, t in enumerate(items) if i % every])
     items[:] = items[::every]
 
 
-@pytest.fixture(params=_available_isas())
+def pytest_generate_tests(metafunc):
+    given = " ".join(str(m.args[0]) for m in metafunc.definition.iter_markers("parametrize"))
+    if "isa" in metafunc.fixturenames and "isa" not in given:
+        metafunc.parametrize("isa", _available_isas(), indirect=True)
+    if "threads" in metafunc.fixturenames and "threads" not in given:
+        metafunc.parametrize("threads", THREAD_COUNTS if devices.core is None else (1,), indirect=True)
+
+
+@pytest.fixture
 def isa(request):
     """Runs the test once per instruction set this machine has; the value is its name."""
     from fastdl import _core
@@ -39,7 +65,7 @@ def isa(request):
     _core.set_cpu_isa(before)
 
 
-@pytest.fixture(params=THREAD_COUNTS)
+@pytest.fixture
 def threads(request):
     """Runs the test once per thread count; the value is the count."""
     from fastdl import _core
@@ -66,6 +92,8 @@ def poison():
     except ImportError:
         yield
         return
+    if devices.core is not None:
+        devices.core.seconds, devices.core.testing = 0.0, True
     before = getattr(backend, "POISON", False)
     backend.POISON = True
     yield

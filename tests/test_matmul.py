@@ -239,12 +239,32 @@ def test_thread_counts_give_the_same_bits(rng):
         fastdl.set_num_threads(before)
 
 
-def test_small_products_match_row_by_row(isa, rng):
-    """Above the sizes with kernels of their own, rows do not influence each other: a batch gives each row's bits."""
-    a, b = randn(rng, (40, 64)), randn(rng, (64, 48))
-    whole = ops.matmul(a, b)
-    for m in (5, 14, 20, 33):
-        assert_same_bits(ops.matmul(a[:m], b), whole[:m])
+def test_rows_do_not_depend_on_how_many_there_are(isa, rng):
+    """From 5 rows on (fewer have kernels of their own) a batch gives each row's bits; where there is a matrix unit,
+    on either side of the size from which it is used.
+    """
+    for k, n, counts in ((64, 48, (5, 14, 20, 33)), (1000, 700, (5, 28, 29, 64, 150, 400, 900))):
+        a, b = randn(rng, (1500 if n > 48 else 40, k)), randn(rng, (k, n))
+        unit = isa.startswith("amx") and n > 48
+        for right in (b, np.asfortranarray(b)):
+            whole = ops.matmul(a, right)
+            for m in counts:
+                if not unit or m >= 64:
+                    assert_same_bits(ops.matmul(a[:m], right), whole[:m])
+
+
+@pytest.mark.parametrize(
+    "m, n, k", [(1, 40, 5000), (4, 40, 65536), (300, 1, 5000), (20, 70, 5000), (60, 700, 2500)]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_long_sums_are_cut(m, n, k, order, isa, rng):
+    """The error of a chain of additions of equal terms grows with its length: chains of 384 at most, whose sums are
+    added, have a relative error of some 2^-24 (384 / sqrt(3 k) + sqrt(k / 384)) / 2, the largest of many six times it.
+    """
+    a, b = rng.random((m, k), np.float32), np.asarray(rng.random((k, n), np.float32), order=order)
+    wide = a.astype(np.float64) @ b.astype(np.float64)
+    error = np.abs(ops.matmul(a, b) - wide) / wide
+    assert error.max() <= 3 * 2.0**-24 * (384 / np.sqrt(3 * k) + np.sqrt(k / 384))
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (7,), (3, 5), (2, 0)], ids=str)
@@ -282,6 +302,21 @@ def test_linear_backward_layouts(isa, rng):
     for vx, vw, vg in zip(strided_variants(x), strided_variants(w), strided_variants(grad)):
         for g, e, s in zip(ops.linear_backward(vg[1], vx[1], vw[1]), expected, scales):
             assert_close_sum(g, e, s, 20)
+
+
+def test_linear_backward_of_no_rows(rng):
+    """Leading dimensions 0 and 3, in memory of other strides than those of a contiguous array: nothing is written."""
+    guarded = np.full(64, 7.0)
+    x, w, g = (
+        rng.standard_normal((0, 6, 10))[:, ::2, ::2],
+        rng.standard_normal((4, 5)),
+        rng.standard_normal((0, 6, 8)),
+    )
+    dx = guarded[32:32].reshape(0, 3, 5)
+    _core.linear_backward(g[:, ::2, ::2], None, x, w, dx, None, None, 0, 0.0, 0.0)
+    assert (guarded == 7.0).all()
+    _, dw, db = ops.linear_backward(g[:, ::2, ::2], x, w)
+    assert not dw.any() and not db.any()
 
 
 def test_functional_linear_gradients(rng):

@@ -174,3 +174,19 @@ def test_clip_grad_norm(rng):
     assert float(norm) == pytest.approx(total, rel=2**-8)
     for p, g in zip(ps, gs, strict=True):
         np.testing.assert_allclose(p.grad.float().numpy(), g.astype(np.float64) * 0.5 / total, rtol=2**-7)
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.dtype(np.float16)], ids=str)
+def test_layouts_and_lengths(dtype, rng):
+    """Gradients in another layout than their parameter, and more elements than one piece or one task takes."""
+    for shape in ((40, 60), (3, 50_001), (0, 4)):
+        value, g = rng.standard_normal(shape).astype(dtype), rng.standard_normal(shape[::-1]).astype(dtype).T
+        narrow = fastdl.tensor(value, requires_grad=True)
+        wide = fastdl.tensor(value.astype(np.float32), requires_grad=True)
+        a, b = optim.Adam([narrow], lr=0.1), optim.Adam([wide], lr=0.1)
+        for _ in range(2):
+            narrow.grad, wide.grad = fastdl.from_numpy(g), fastdl.from_numpy(g.astype(np.float32))
+            a.step()
+            b.step()
+        assert bits(narrow) == bits(wide.to(dtype))
+        assert bits(a.state[narrow]["master_param"]) == bits(wide)

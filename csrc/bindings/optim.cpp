@@ -72,13 +72,14 @@ class ParameterGroup {
   bool sgd(double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize) {
     if (keys_.size() != (momentum != 0 ? 1u : 0u) || !gather()) return false;
     if (params_.empty()) return true;
-    const fastdl_sgd_options o{sizeof o, lr, momentum, dampening, weight_decay, nesterov, maximize};
+    const fastdl_sgd_options o{sizeof o,     lr,       momentum, dampening,
+                               weight_decay, nesterov, maximize, rounded()};
     const bool buffers = momentum != 0;
     run([&] {
       return fastdl_sgd_step(nullptr, count(), params_.data(), grads_.data(), buffers ? list(0) : nullptr,
                              fresh_flags_.data(), &o);
     });
-    finish();
+    held_.clear();
     if (buffers) {
       for (const size_t i : active_) fresh_[i] = 0;
     }
@@ -90,12 +91,13 @@ class ParameterGroup {
             bool amsgrad, bool maximize) {
     if (keys_.size() != (amsgrad ? 4u : 3u) || !gather()) return false;
     if (params_.empty()) return true;
-    const fastdl_adam_options o{sizeof o, lr, beta1, beta2, eps, weight_decay, decoupled, amsgrad, maximize};
+    const fastdl_adam_options o{sizeof o,     lr,        beta1,   beta2,    eps,
+                                weight_decay, decoupled, amsgrad, maximize, rounded()};
     run([&] {
       return fastdl_adam_step(nullptr, count(), params_.data(), grads_.data(), list(1), list(2),
                               amsgrad ? list(3) : nullptr, list(0), &o);
     });
-    finish();
+    held_.clear();
     return true;
   }
 
@@ -103,11 +105,11 @@ class ParameterGroup {
   bool adagrad(double lr, double lr_decay, double weight_decay, double eps, bool maximize) {
     if (keys_.size() != 2 || !gather()) return false;
     if (params_.empty()) return true;
-    const fastdl_adagrad_options o{sizeof o, lr, lr_decay, weight_decay, eps, maximize};
+    const fastdl_adagrad_options o{sizeof o, lr, lr_decay, weight_decay, eps, maximize, rounded()};
     run([&] {
       return fastdl_adagrad_step(nullptr, count(), params_.data(), grads_.data(), list(1), list(0), &o);
     });
-    finish();
+    held_.clear();
     return true;
   }
 
@@ -116,14 +118,15 @@ class ParameterGroup {
                bool maximize) {
     if (keys_.size() != size_t{2} + (momentum != 0) + centered || !gather()) return false;
     if (params_.empty()) return true;
-    const fastdl_rmsprop_options o{sizeof o, lr, alpha, eps, weight_decay, momentum, centered, maximize};
+    const fastdl_rmsprop_options o{sizeof o, lr,       alpha,    eps,      weight_decay,
+                                   momentum, centered, maximize, rounded()};
     const size_t buffer = 2, avg = momentum != 0 ? 3 : 2;
     run([&] {
       return fastdl_rmsprop_step(nullptr, count(), params_.data(), grads_.data(), list(1),
                                  centered ? list(avg) : nullptr, momentum != 0 ? list(buffer) : nullptr,
                                  list(0), &o);
     });
-    finish();
+    held_.clear();
     return true;
   }
 
@@ -172,6 +175,7 @@ class ParameterGroup {
   bool gather() {
     params_.clear();
     grads_.clear();
+    rounded_.clear();
     gradients_.clear();
     held_.clear();
     active_.clear();
@@ -192,6 +196,7 @@ class ParameterGroup {
       gradients_.back().load(held_.back(), false);
       active_.push_back(i);
       params_.push_back(slot.has_master ? slot.master.get() : slot.param.get());
+      rounded_.push_back(slot.has_master ? slot.param.get() : nullptr);
       grads_.push_back(gradients_.back().get());
       fresh_flags_.push_back(fresh_[i]);
       for (size_t k = 0; k < keys_.size(); ++k) lists_[k].push_back(slot.states[k].get());
@@ -199,20 +204,8 @@ class ParameterGroup {
     return true;
   }
 
-  // After a step: 16-bit parameters become the roundings of their float32 copies.
-  void finish() {
-    held_.clear();
-    if (!master_key_) return;
-    run([&] {
-      for (const size_t i : active_) {
-        const Slot& slot = slots_[i];
-        if (!slot.has_master) continue;
-        const fastdl_status status = fastdl_convert(nullptr, slot.master.get(), slot.param.get());
-        if (status != FASTDL_OK) return status;
-      }
-      return FASTDL_OK;
-    });
-  }
+  // 16-bit parameters receive the roundings of their float32 copies.
+  fastdl_tensor_list rounded() const { return master_key_ ? rounded_.data() : nullptr; }
 
   py::dict state_;
   std::vector<py::str> keys_;
@@ -220,7 +213,7 @@ class ParameterGroup {
   std::deque<Slot> slots_;  // a deque: fastdl_tensors point into their Array
   std::vector<uint8_t> fresh_, fresh_flags_;
   std::vector<size_t> active_;
-  List params_, grads_;
+  List params_, grads_, rounded_;
   std::vector<List> lists_;
   std::deque<Array> gradients_;
   std::vector<py::object> held_;

@@ -16,25 +16,30 @@ void optim_count(const char* op, int32_t count, fastdl_tensor_list first, const 
 }
 
 OptimViews optim_views(const char* op, int32_t i, std::initializer_list<fastdl_tensor_list> lists,
-                       std::initializer_list<const char*> names, int read_only, OptimTypes types) {
+                       std::initializer_list<const char*> names, int read_only, fastdl_tensor_list rounded) {
   OptimViews views;
+  const auto checked = [&](const fastdl_tensor* t, const char* name) {
+    const View v = any_float_view(t, op, name);
+    const View& first = views[0];
+    if (!first.data) return v;
+    if ((v.dtype == DType::kFloat64) != (first.dtype == DType::kFloat64)) view_like(t, first.dtype, op, name);
+    check_same_shape(first, names.begin()[0], v, name, op);
+    return v;
+  };
   int k = 0;
   for (const fastdl_tensor_list list : lists) {
-    const char* name = names.begin()[k];
     if (list) {
-      View& v = views[static_cast<size_t>(k)];
-      if (types == OptimTypes::kSame) {
-        v = k == 0 ? float_view(list[i], op, name) : view_like(list[i], views[0].dtype, op, name);
-      } else {
-        v = any_float_view(list[i], op, name);
-        const DType first = views[0].dtype;
-        if ((v.dtype == DType::kFloat64) != (first == DType::kFloat64))
-          v = view_like(list[i], first, op, name);
-      }
-      check_same_shape(views[0], names.begin()[0], v, name, op);
+      const char* name = names.begin()[k];
+      const View v = views[static_cast<size_t>(k)] = checked(list[i], name);
       if (k != read_only) check_out(v, op, name);
     }
     ++k;
+  }
+  if (rounded && rounded[i]) {
+    const View v = views[kRounded] = checked(rounded[i], "rounded");
+    FASTDL_CHECK(is_narrow(v.dtype), FASTDL_ERROR_DTYPE,
+                 "%s: expected rounded to be bfloat16 or float16, got %s", op, name_of(v.dtype));
+    check_out(v, op, "rounded");
   }
   return views;
 }

@@ -9,16 +9,16 @@
 
 namespace fastdl::check {
 
-constexpr int kOptimLists = 5;  // params, grads and up to three states
+constexpr int kOptimLists = 6;  // params, grads, up to three states, and the params' roundings
 constexpr int kGradients = 1;   // the list that is only read
+constexpr int kRounded = 5;     // the list that is only written
 
-// One entry of each list; no data where a list is absent. Which dtypes may stand beside the first entry's:
-// the same (kSame), or any of float32 and the 16-bit ones (kMixed).
-enum class OptimTypes : uint8_t { kSame, kMixed };
+// One entry of each list, `rounded` as the last; no data where a list (or an entry of `rounded`) is absent.
+// Float32 and the 16-bit dtypes may stand beside each other.
 using OptimViews = std::array<View, kOptimLists>;
 void optim_count(const char* op, int32_t count, fastdl_tensor_list first, const char* name);
 OptimViews optim_views(const char* op, int32_t i, std::initializer_list<fastdl_tensor_list> lists,
-                       std::initializer_list<const char*> names, int read_only, OptimTypes types);
+                       std::initializer_list<const char*> names, int read_only, fastdl_tensor_list rounded);
 
 // A step count: a scalar of float32.
 View optim_step(fastdl_tensor_list steps, int32_t i, const char* op);

@@ -19,9 +19,11 @@ constexpr double kTaskWork = 8e6;   // multiplications of a task,
 constexpr double kLeastWork = 1e6;  // or fewer, where there would not be kFewTasks to share out
 constexpr int64_t kFewTasks = 8, kMaxTasks = 16;
 constexpr int64_t kCopiesBytes = 8 << 20;  // memory for the copies of dw
-// Positions per block: the sums are loaded and stored once per block. What is packed should fit the L2 cache.
-constexpr int64_t kBlockRows = 512, kPackedBytes = 384 << 10;
-constexpr int64_t kMostGroups = 4;  // tasks that pack the same lines of the input
+// Positions per block: the sums are loaded and stored once per block. A task takes some rows (taps of a line
+// and channels) and panels of columns of dw, so that its sums and what it packs, 256 + 2 x 256 KiB, fit the
+// L2 cache.
+constexpr int64_t kBlockRows = 512, kTaskRows = 256, kTaskPanels = 8;
+constexpr int64_t kPackedBytes = 2 * kBlockRows * kTaskRows;
 
 const Bf16Kernels& table() { return *kernels().gemm_bf16; }
 
@@ -36,7 +38,7 @@ struct WeightGradient {
   int64_t run, runs_w;  // rows of dw side by side, and how many such runs to a line of taps
   int64_t tile, tiles;  // height of register tiles, and how many to a run
   int64_t length;       // of a packed line
-  int64_t shares, panels, panel_groups;
+  int64_t shares, panels, panel_groups, tile_groups;
   float* sums;   // [shares][size]: weights [group][slot][c][o], then the bias
   int64_t size;  // of one copy
 
@@ -105,9 +107,14 @@ void pack_gradient(const WeightGradient& p, const Region<bfloat16>& grad, const 
   }
 }
 
+// A task's part of the register tiles of a run.
+struct Tiles {
+  int64_t begin, end;
+};
+
 // [run of a line of taps][register tile][input line][height * length], for one group of channels.
-void pack_input(const WeightGradient& p, const PackedLines& lines, const Region<bfloat16>& in, const Block& b,
-                int64_t group, bfloat16* to) {
+void pack_input(const WeightGradient& p, const PackedLines& lines, const Tiles& tiles,
+                const Region<bfloat16>& in, const Block& b, int64_t group, bfloat16* to) {
   const auto& k = table();
   const int64_t size = p.height() * p.length, tile_size = lines.count() * size;
   for (int64_t n = 0; n < b.n; ++n) {
@@ -121,8 +128,9 @@ void pack_input(const WeightGradient& p, const PackedLines& lines, const Region<
                                              b.h0 * p.l.in_step[1] + p.l.taps[1].offset[0] + h,
                                              p.l.taps[2].offset[static_cast<size_t>(run)]) +
                                        group * p.geometry.c_per_group();
-          for (int64_t i = 0; i < p.run; i += p.tile, tile += tile_size) {
-            k.pack_a(from + i, 1, p.l.in_step[2] * in.step[2], p.l.count[2],
+          for (int64_t i = tiles.begin * p.tile; i < std::min(tiles.end * p.tile, p.run);
+               i += p.tile, tile += tile_size) {
+            k.pack_a(from + i - tiles.begin * p.tile, 1, p.l.in_step[2] * in.step[2], p.l.count[2],
                      static_cast<int>(std::min(p.tile, p.run - i)), static_cast<int>(p.height()), tile);
           }
         }
@@ -131,12 +139,13 @@ void pack_input(const WeightGradient& p, const PackedLines& lines, const Region<
   }
 }
 
-void sum_tiles(const WeightGradient& p, const PackedLines& lines, const bfloat16* in, const bfloat16* grad,
-               const Block& b, int64_t panel0, int64_t panel1, int64_t group, bool first, float* sums) {
+void sum_tiles(const WeightGradient& p, const PackedLines& lines, const Tiles& tiles, const bfloat16* in,
+               const bfloat16* grad, const Block& b, int64_t panel0, int64_t panel1, int64_t group,
+               bool first, float* sums) {
   const auto& k = table();
   const Geometry& g = p.geometry;
   const int64_t o_group = g.o_per_group(), per_group = p.panels / g.groups;
-  const int64_t size = p.height() * p.length, grad_line = p.length * k.nr;
+  const int64_t size = p.height() * p.length, grad_line = p.length * k.nr, per_run = tiles.end - tiles.begin;
   const int64_t images = b.n * b.d, count = lines.joined() ? 1 : images;
   std::vector<Bf16Piece> pieces(static_cast<size_t>(count),
                                 {nullptr, nullptr, images / count * b.h * p.length});
@@ -156,7 +165,7 @@ void sum_tiles(const WeightGradient& p, const PackedLines& lines, const bfloat16
       for (int64_t th = 0; th < g.kernel[1]; ++th) {
         const int64_t from_d = p.l.taps[0].offset[static_cast<size_t>(td)] - p.l.taps[0].offset[0];
         const int64_t from_h = p.l.taps[1].offset[static_cast<size_t>(th)] - p.l.taps[1].offset[0];
-        for (int64_t tile = 0; tile < p.runs_w * p.tiles; ++tile) {
+        for (int64_t tile = 0; tile < p.runs_w * per_run; ++tile) {
           const bfloat16* const in_tile = in + tile * lines.count() * size;
           for (int64_t i = 0; i < t.count; ++i) {
             const int64_t line = lines.at(i / b.d, i % b.d * p.l.in_step[0] + from_d, from_h);
@@ -164,8 +173,8 @@ void sum_tiles(const WeightGradient& p, const PackedLines& lines, const bfloat16
             piece.a = in_tile + line * size;
             piece.b = grad_panel + i * b.h * grad_line;
           }
-          const int64_t within = tile % p.tiles * p.tile;
-          const int64_t row = ((td * g.kernel[1] + th) * p.runs_w + tile / p.tiles) * p.run + within;
+          const int64_t within = (tiles.begin + tile % per_run) * p.tile;
+          const int64_t row = ((td * g.kernel[1] + th) * p.runs_w + tile / per_run) * p.run + within;
           t.rows = static_cast<int>(std::min(p.tile, p.run - within));
           t.sums = sums + (group * p.rows() + row) * o_group + column;
           k.tile(t);
@@ -193,12 +202,22 @@ void add_bias(const WeightGradient& p, const Region<bfloat16>& grad, const Block
 void run_task(const WeightGradient& p, int64_t task) {
   const MatrixUnit unit(table());
   const Geometry& g = p.geometry;
-  const int64_t share = task / p.panel_groups, part = task % p.panel_groups;
-  const int64_t panel0 = p.panels * part / p.panel_groups, panel1 = p.panels * (part + 1) / p.panel_groups;
+  const int64_t parts = p.panel_groups * p.tile_groups, share = task / parts, part = task % parts;
+  const int64_t panels = part % p.panel_groups, rows = part / p.panel_groups;
+  const int64_t panel0 = p.panels * panels / p.panel_groups,
+                panel1 = p.panels * (panels + 1) / p.panel_groups;
+  const Tiles tiles{p.tiles * rows / p.tile_groups, p.tiles * (rows + 1) / p.tile_groups};
+  Source<bfloat16> source = p.in;
+  if (p.tile_groups > 1) {  // some of the channels
+    source.x.data += tiles.begin * p.tile;
+    source.saved.data += tiles.begin * p.tile;
+    source.x.c = source.saved.c = std::min(tiles.end * p.tile, p.run) - tiles.begin * p.tile;
+  }
   const Block most = p.blocks.largest();
-  const int64_t in_elements = p.copy_in ? region_elements(p.l, p.blocks, p.in.x.c) : 0;
+  const int64_t in_elements = p.copy_in ? region_elements(p.l, p.blocks, source.x.c) : 0;
   const int64_t grad_elements = p.copy_grad ? region_elements(p.grad_lattice, p.blocks, p.grad.x.c) : 0;
-  const int64_t in_packed = PackedLines(p, most).count() * p.runs_w * p.tiles * p.height() * p.length;
+  const int64_t in_packed =
+      PackedLines(p, most).count() * p.runs_w * (tiles.end - tiles.begin) * p.height() * p.length;
   const int64_t grad_packed = most.n * most.d * most.h * (panel1 - panel0) * p.length * table().nr;
   Workspace scratch(nullptr, static_cast<size_t>(in_elements + grad_elements + in_packed + grad_packed + 64) *
                                  sizeof(bfloat16));
@@ -217,13 +236,14 @@ void run_task(const WeightGradient& p, int64_t task) {
                                       : region_in_place(p.grad, b);
     if (p.want_bias && part == 0) add_bias(p, grad, b, bias);
     if (!p.want_weight) continue;
-    const Region<bfloat16> in = p.copy_in ? copy_region(p.in, p.l, b, {}, in_copy) : region_in_place(p.in, b);
+    const Region<bfloat16> in =
+        p.copy_in ? copy_region(source, p.l, b, {}, in_copy) : region_in_place(source, b);
     pack_gradient(p, grad, b, panel0, panel1, packed_grad);
     const PackedLines lines(p, b);
     const int64_t per_group = p.panels / g.groups;
     for (int64_t group = panel0 / per_group; group * per_group < panel1; ++group) {
-      pack_input(p, lines, in, b, group, packed_in);
-      sum_tiles(p, lines, packed_in, packed_grad, b, panel0, panel1, group, i == block0, sums);
+      pack_input(p, lines, tiles, in, b, group, packed_in);
+      sum_tiles(p, lines, tiles, packed_in, packed_grad, b, panel0, panel1, group, i == block0, sums);
     }
   }
 }
@@ -256,11 +276,12 @@ void bf16_weight_gradient(Context* context, const Geometry& g, const Source<bflo
                    1,
                    1,
                    1,
+                   1,
                    nullptr,
                    0};
   for (int axis = 0; axis < 3; ++axis) p.copy_in = p.copy_in || p.l.reaches_out(axis, in.x.size[axis]);
-  p.lines =
-      g.groups == 1 && p.l.taps[2].consecutive() && (p.copy_in || in.x.step[2] == g.c || in.x.size[2] == 1);
+  p.lines = g.groups == 1 && p.l.taps[2].consecutive() && g.kernel[2] * g.c <= kTaskRows &&
+            (p.copy_in || in.x.step[2] == g.c || in.x.size[2] == 1);
   p.run = (p.lines ? g.kernel[2] : 1) * g.c_per_group();
   p.runs_w = p.lines ? 1 : g.kernel[2];
   p.tiles = ceil_div(std::max<int64_t>(p.run, 1), k.mr);
@@ -270,9 +291,11 @@ void bf16_weight_gradient(Context* context, const Geometry& g, const Source<bflo
   p.size = p.weight_size() + (p.want_bias ? g.o : 0);
   const bool empty = g.n * g.out[0] * g.out[1] * g.out[2] == 0;
   if (!empty && p.want_weight) {
-    const int64_t line_bytes = p.length * (p.runs_w * p.tiles * p.height() + p.panels * k.nr) * 2;
-    const int64_t lines = std::max<int64_t>(kPackedBytes / line_bytes, g.kernel[1]);
-    p.blocks = Blocks(g.n, g.out, std::min(kBlockRows, lines * g.out[2]));
+    if (g.groups == 1) p.tile_groups = std::min(p.tiles, ceil_div(p.runs_w * p.run, kTaskRows));
+    const int64_t line_bytes = 2 * p.length * p.runs_w * ceil_div(p.tiles, p.tile_groups) * p.height();
+    p.blocks =
+        Blocks(g.n, g.out,
+               std::min(kBlockRows, std::max<int64_t>(kPackedBytes / line_bytes, g.kernel[1]) * g.out[2]));
   }
 
   const double additions = static_cast<double>(g.n * g.out[0] * g.out[1] * g.out[2] * g.o);
@@ -281,11 +304,14 @@ void bf16_weight_gradient(Context* context, const Geometry& g, const Source<bflo
   const int64_t wanted = std::clamp<int64_t>(static_cast<int64_t>(work / kTaskWork), few, kMaxTasks);
   const int64_t blocks = std::max<int64_t>(p.blocks.count(), 1);
   const int64_t most = std::max<int64_t>(1, kCopiesBytes / (std::max<int64_t>(p.size, 1) * 4));
-  p.shares = std::min({blocks, wanted, most});
-  if (p.want_weight) p.panel_groups = std::min({p.panels, kMostGroups, ceil_div(wanted, p.shares)});
+  if (p.want_weight) p.panel_groups = ceil_div(p.panels, kTaskPanels);
+  p.shares = std::min({blocks, ceil_div(wanted, p.panel_groups * p.tile_groups), most});
+  if (p.want_weight) {
+    p.panel_groups = std::max(p.panel_groups, std::min(p.panels, ceil_div(wanted, p.shares * p.tile_groups)));
+  }
   Workspace sums(context, static_cast<size_t>(p.size * p.shares) * sizeof(float));
   p.sums = sums.as<float>();
-  const int64_t tasks = p.shares * p.panel_groups;
+  const int64_t tasks = p.shares * p.panel_groups * p.tile_groups;
   if (empty) {
     std::fill(p.sums, p.sums + p.size * p.shares, 0.0f);
   } else {

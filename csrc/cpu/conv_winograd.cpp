@@ -14,10 +14,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -26,7 +28,9 @@ constexpr int64_t kBlockBytes =
     448 << 10;                  // transformed inputs of a block: with filters and results they fit L2
 constexpr int64_t kTasks = 16;  // wanted, to balance a few threads
 constexpr int64_t kFewTiles = 128,
-                  kManyPanels = 4;       // see run_panels; as many products of a panel fit the L2 cache
+                  kManyPanels = 4;  // see run_panels; as many products of a panel fit the L2 cache
+constexpr int64_t kManyFilters =
+    3 << 20;                             // transformed, in floats: more than the L3 cache holds for a thread
 constexpr int64_t kMostChannels = 128;   // of a block of the sum: its filters fit the L1 or L2 cache
 constexpr int64_t kFilterChannels = 16;  // filters packed and transformed at a time, in the L1 cache
 
@@ -75,11 +79,13 @@ const WinogradKernels& table() { return *kernels().conv->winograd; }
 const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
 int index(int64_t m) { return m == 4; }
 
-// Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it.
+// Channels of a block of the sum. Errors of larger tiles grow more, and shorter sums make up for it; sums
+// twice as short make up for products that are rounded before they are added.
 int64_t block_channels(const WinogradTile& tile, int64_t reduce, bool coarse) {
   if (coarse) return std::min(reduce, kMostChannels);
-  const int64_t blocks = tile.mh * tile.mw == 4 ? 1 : tile.mh * tile.mw == 8 ? 2 : 8;
-  return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 16), kMostChannels);
+  const int64_t shorter = std::strcmp(kernels().isa, "generic") == 0 ? 2 : 1;
+  const int64_t blocks = tile.mh * tile.mw == 4 ? 1 : shorter * (tile.mh * tile.mw == 8 ? 2 : 8);
+  return std::min(std::max<int64_t>((reduce + blocks - 1) / blocks, 16 / shorter), kMostChannels);
 }
 
 // The filters of one panel, transformed some channels at a time.
@@ -377,6 +383,30 @@ float run_panels(Context* context, const PlanOf<S>& p, const Weights& weights) {
   return *std::min_element(terms.as<float>(), terms.as<float>() + p.panels);
 }
 
+// The same for any number of tiles, some images at a time.
+template <class S>
+float run_passes(Context* context, const PlanOf<S>& p, const Weights& weights) {
+  const int64_t per_image = p.tiles() / p.images;
+  const int64_t passes = ceil_div(p.images, std::max<int64_t>(kFewTiles / per_image, 1));
+  float terms = INFINITY;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t n0 = p.images * pass / passes;
+    Plan part = p;
+    part.images = p.images * (pass + 1) / passes - n0;
+    part.shares += n0 * per_image;
+    Source<S> in = p.in;
+    in.x.data += n0 * in.x.n_step;
+    if (in.masked()) in.saved.data += n0 * in.saved.n_step;
+    Image<S> out = p.out;
+    out.data += n0 * out.n_step;
+    Epilogue<S> end = p.end;
+    if (end.residual.data) end.residual.data += n0 * end.residual.n_step;
+    terms = run_panels(context, PlanOf<S>{part, in, out, end, p.bias}, weights);
+    if (!(terms >= p.least_terms())) break;
+  }
+  return terms;
+}
+
 // The direct kernels' work on what was left out.
 void finish_directly(Context* context, const PlanOf<float>& p, const Geometry& g, const Lattice& l,
                      const Weights& weights, int64_t left_out) {
@@ -401,7 +431,6 @@ bool winograd_gather(Context* context, const Geometry& g, const Source<S>& in, c
   const bool later = end.activation.kind != FASTDL_ACT_NONE && end.activation.kind != FASTDL_ACT_RELU;
   const WinogradTile tile = choose_winograd_tile(g, l, in, weight, data_gradient);
   if (!tile || out.n * l.rows_per_image() == 0 || (coarse && later)) return false;
-  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   Workspace wide(context, coarse ? static_cast<size_t>(g.o * g.c * 9 + columns) * sizeof(float) : 0);
   const Plan plan{out.n,
                   coarse,
@@ -437,8 +466,9 @@ bool winograd_gather(Context* context, const Geometry& g, const Source<S>& in, c
     weights.data = weight;
     p.bias = end.bias;
   }
-  p.filter_terms = p.tiles() <= kFewTiles && p.panels >= kManyPanels ? run_panels(context, p, weights)
-                                                                     : run_blocks(context, p, weights);
+  const bool few = p.tiles() <= kFewTiles || tile.points() * reduce * columns > kManyFilters;
+  p.filter_terms =
+      few && p.panels >= kManyPanels ? run_passes(context, p, weights) : run_blocks(context, p, weights);
   // Uneven even if all inputs were equal.
   if (!(p.filter_terms >= p.least_terms())) return false;
   const int64_t left_out =

@@ -21,16 +21,6 @@ struct GemmEpilogue {
   fastdl_activation activation{FASTDL_ACT_NONE, 0, 0};
 };
 
-// Supplies a panel of an operand that is not a plain strided matrix (a convolution's patches): writes
-// out[i * width + lane] for i in [0, k) and lane in [0, width); element (k0 + i, lane0 + lane), zero for lane
-// >= lanes.
-template <class T>
-struct GemmPacker {
-  void (*pack)(const void* self, int64_t k0, int64_t k, int64_t lane0, int lanes, int width,
-               T* out) = nullptr;
-  const void* self = nullptr;
-};
-
 // C[m x n] (unit column stride) = epilogue(A[m x k] B[k x n]); A and B have any strides, also zero and
 // negative. C overlaps neither A nor B.
 template <class T>
@@ -45,8 +35,6 @@ struct Gemm {
   GemmEpilogue<T> end{};
   const T* packed_b = nullptr;    // from pack_b with the ISA in force; b is then unused
   const void* split_b = nullptr;  // float32: also the parts of B, from split_b (gemm_split.h)
-  GemmPacker<T> a_packer{};       // in place of a
-  GemmPacker<T> b_packer{};       // in place of b
 };
 
 // The bits of C depend on the shapes and strides only, never on the number of threads.

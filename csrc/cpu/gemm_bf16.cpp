@@ -135,7 +135,7 @@ struct Block {
 };
 
 // B[k0.., col..], to be packed next, where it lies; nothing if it is not made of rows or columns.
-Bf16Ahead ahead_of(const BGemm& g, int64_t col, int64_t cols, int64_t k0, int64_t k) {
+GemmAhead ahead_of(const BGemm& g, int64_t col, int64_t cols, int64_t k0, int64_t k) {
   constexpr int64_t line = 64, size = sizeof(bfloat16);
   const char* const at = reinterpret_cast<const char*>(g.b + k0 * g.b_k + col * g.b_n);
   if (cols <= 0 || k <= 0 || (g.b_n != 1 && g.b_k != 1)) return {at, nullptr, 0, 0, 0};
@@ -164,13 +164,17 @@ void compute_block(Context* context, const Job& job, const Block& block) {
     // The next block of this strip, or the first one of the next strip.
     const bool more = pc + k < g.k;
     const int64_t next_col = more ? block.col : block.col + block.cols;
-    Bf16Ahead ahead = job.b_panels ? Bf16Ahead{}
+    GemmAhead ahead = job.b_panels ? GemmAhead{}
                                    : ahead_of(g, next_col, std::min(block.cols, g.n - next_col),
                                               more ? pc + k : 0, std::min(kc, more ? g.k - pc - k : g.k));
     for (int64_t j = 0; j < block.cols; j += nr) {
       Bf16Piece piece{nullptr, nullptr, k};
       piece.b =
           job.b_panels ? job.b_panels + (block.col - job.b_col + j) * k_all + pc * nr : b_packed + j * padded;
+      if (job.b_panels && j + nr < block.cols) {  // the next panel
+        const char* const at = reinterpret_cast<const char*>(piece.b + nr * k_all);
+        ahead = {at, at + padded * nr * 2, 0, 1, padded * nr * 2};
+      }
       for (int64_t i = 0; i < block.rows; i += mr) {
         const int64_t row = block.row + i;
         Bf16Tile t =
@@ -245,7 +249,7 @@ void gemm_strips(Context* context, Job job) {
 }
 
 // A packed block of A stays in the L2 cache (1 MiB and up) while the panels of B pass by.
-constexpr int64_t kABlock = 400 * 1024;
+constexpr int64_t kABlock = 512 * 1024;
 // So much of B is packed at a time: it should stay in the L3 cache, and bounds the workspace.
 constexpr int64_t kPackedB = int64_t{16} << 20;
 // Columns of a task whose sums wait in memory between blocks of K.

@@ -12,10 +12,9 @@
 #include "cpu/gemm_split.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "cpu/gemm_bf16.h"
 #include "cpu/gemm_cut.h"
+#include "cpu/gemm_split_planes.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
 #include "cpu/parallel.h"
@@ -23,11 +22,9 @@
 namespace fastdl::cpu {
 namespace {
 
-constexpr int kMaxProducts = 6, kAllPlanes = 3, kTile = 32;
-// Three planes of A and of B, 32 x 128 each, are 48 KiB: the six products read them from the L1 cache.
+constexpr int kMaxProducts = 6, kTile = 32;
+// Three planes of A and of B, 32 x 128 each, are 48 KiB: the five small products read them from the L1 cache.
 constexpr int64_t kSubBlock = 128;
-// K block. A tile of C is then written after 6 x 32 products of tiles, a panel of B takes 192 KiB.
-constexpr int64_t kKBlock = 1024;
 // Planes of a block of A stay in the L2 cache beside a panel of B; so much of B is packed at a time.
 constexpr int64_t kABlock = 640 * 1024, kPackedB = int64_t{16} << 20;
 // So many strips of B, and A is packed once, ahead, instead of once per strip.
@@ -58,76 +55,9 @@ const Scheme& scheme_of(const Context* context) {
 
 double cost_of(int64_t m, int64_t n, int64_t k) { return gemm_cost(m, n, k, 64); }
 
-// Even blocks of K. They depend on K alone: part of what makes a row's bits its own.
-int64_t k_block(const Bf16Kernels& kernel, int64_t k) {
-  return round_up(ceil_div(k, ceil_div(k, kKBlock)), kernel.k_step);
-}
-
-// One K block of one panel.
-struct PanelBlock {
-  const bfloat16* data;
-  int64_t plane;  // elements from one plane to the next
-  ExponentRange range;
-};
-
-// Panels of `lanes` rows of A or columns of B over a range of K, cut into planes: panel by panel, block by
-// block, plane by plane, each as the tiles read it.
-struct Planes {
-  bfloat16* data;
-  ExponentRange* ranges;  // [panel][block]
-  int64_t lanes, k_step, kc, begin, end;
-  int planes;
-
-  int64_t blocks() const { return ceil_div(end - begin, kc); }
-  int64_t panel() const { return planes * lanes * round_up(end - begin, k_step); }
-  int64_t bytes(int64_t panels) const {
-    return panels * (panel() * 2 + blocks() * static_cast<int64_t>(sizeof(ExponentRange)));
-  }
-  void place(void* memory, int64_t panels) {
-    data = static_cast<bfloat16*>(memory);
-    ranges = reinterpret_cast<ExponentRange*>(data + panels * panel());
-  }
-  bfloat16* at(int64_t p, int64_t k0) const { return data + p * panel() + planes * lanes * (k0 - begin); }
-  ExponentRange& range(int64_t p, int64_t k0) const { return ranges[p * blocks() + (k0 - begin) / kc]; }
-  PanelBlock block(int64_t p, int64_t k0) const {
-    return {at(p, k0), lanes * round_up(std::min(kc, end - k0), k_step), range(p, k0)};
-  }
-};
-
-ExponentRange range_of(const float* x, int64_t stride, int64_t n) {
-  ExponentRange r{255, 0};
-  for (int64_t i = 0; i < n; ++i, x += stride) {
-    uint32_t bits;
-    std::memcpy(&bits, x, 4);
-    const int32_t e = static_cast<int32_t>(bits >> 23 & 255);
-    r.high = std::max(r.high, e);
-    if (bits << 1) r.low = std::min(r.low, e);
-  }
-  return r;
-}
-
-using FGemm = Gemm<float>;
-
-// Both operands as strided matrices of lanes x k.
-PanelBlock split_b_block(const Bf16Kernels& kernel, const FGemm& g, int planes, int64_t col, int64_t k0,
-                         int64_t k, bfloat16* out) {
-  const int64_t plane = kernel.nr * round_up(k, kernel.k_step);
-  const int cols = static_cast<int>(std::min<int64_t>(kernel.nr, g.n - col));
-  return {out, plane,
-          kernel.split_b(g.b + k0 * g.b_k + col * g.b_n, g.b_k, g.b_n, k, cols, planes, out, plane)};
-}
-PanelBlock split_a_block(const Bf16Kernels& kernel, const FGemm& g, int planes, int64_t row, int64_t k0,
-                         int64_t k, bfloat16* out) {
-  const int64_t plane = kernel.mr * round_up(k, kernel.k_step);
-  const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, g.m - row));
-  return {out, plane,
-          kernel.split_a(g.a + row * g.a_row + k0 * g.a_k, g.a_row, g.a_k, k, rows, kernel.mr, planes, out,
-                         plane)};
-}
-
 class Split {
  public:
-  Split(Context* context, const FGemm& g)
+  Split(Context* context, const Gemm<float>& g)
       : context_(context),
         g_(g),
         kernel_(*kernels().gemm_bf16),
@@ -198,7 +128,7 @@ class Split {
     const int64_t size = planes_of(mr, 0, kc_).panel();
     Planes given{};
     if (g_.split_b) {
-      given = {nullptr, nullptr, nr, kernel_.k_step, kc_, 0, g_.k, kAllPlanes};
+      given = all_of_b(kernel_, g_.k);
       given.place(const_cast<void*>(g_.split_b), ceil_div(g_.n, nr));  // and only read
     }
     const Workspace a_space(context_, a_ahead ? 0 : static_cast<size_t>(tiles * size) * 2);
@@ -336,7 +266,7 @@ class Split {
 
   void multiply_adds(const Place& at) const {
     const int64_t nr = gemm_kernels_of<float>(*kernels().gemm).nr;
-    FGemm part = g_;
+    Gemm<float> part = g_;
     part.m = at.rows;
     part.k = at.k;
     part.a += at.row * g_.a_row + at.k0 * g_.a_k;
@@ -359,7 +289,7 @@ class Split {
   }
 
   Context* context_;
-  const FGemm& g_;
+  const Gemm<float>& g_;
   const Bf16Kernels& kernel_;
   const Scheme& scheme_;
   int64_t kc_;
@@ -368,48 +298,24 @@ class Split {
 
 }  // namespace
 
-// Counted, in float32 multiply-adds of one thread: `products` bfloat16 products of whole tile registers at
-// `rate` times the speed, and 8 a plane for each element that is cut and packed (0.75 cycles for three
-// planes, where two 16-lane multiply-adds a cycle are the rule).
-bool split_pays(const Context* context, const FGemm& g) {
-  const Bf16Kernels* const kernel = kernels().gemm_bf16;
-  if (!kernel || (g.packed_b && !g.split_b) || g.m < 16 || g.n < 16 || g.k < 32) return false;
+// Counted, in float32 multiply-adds of one thread: `products` bfloat16 products of whole tile registers at 16
+// times the speed, and 8 a plane for each element that is cut and packed (0.75 cycles for three planes, at
+// two 16-lane multiply-adds a cycle).
+bool split_pays(const Context* context, const Gemm<float>& g) {
+  constexpr double kRate = 16;
+  const Bf16Kernels* const kernel = unit_kernels();
+  if (!kernel || (g.packed_b && !g.split_b) || g.m < kLeastLanes || g.n < kLeastLanes ||
+      g.k < kernel->k_step) {
+    return false;
+  }
   const Scheme& scheme = scheme_of(context);
   const auto product = [](int64_t m, int64_t n, int64_t k) { return gemm_cost(m, n, k, 1); };
   const double packing = product(g.k, g.split_b ? g.m : g.m + g.n, 8 * scheme.planes);
   const double tiles =
-      product(round_up(g.m, kernel->height_step), round_up(g.n, 16), round_up(g.k, kernel->k_step));
-  return tiles * scheme.products / kernel->rate + packing < product(g.m, g.n, g.k);
+      product(round_up(g.m, kLeastLanes), round_up(g.n, kLeastLanes), round_up(g.k, kernel->k_step));
+  return tiles * scheme.products / kRate + packing < product(g.m, g.n, g.k);
 }
 
-void gemm_split(Context* context, const FGemm& g) { Split(context, g).run(); }
-
-namespace {
-Planes all_of_b(int64_t k) {
-  const Bf16Kernels& kernel = *kernels().gemm_bf16;
-  return {nullptr, nullptr, kernel.nr, kernel.k_step, k_block(kernel, k), 0, k, kAllPlanes};
-}
-}  // namespace
-
-int64_t split_b_bytes(int64_t k, int64_t n) {
-  const Bf16Kernels* const kernel = kernels().gemm_bf16;
-  if (!kernel || kernel->rate <= kHighest.products || n < 16 || k < 32) return 0;
-  return round_up(all_of_b(k).bytes(ceil_div(n, kernel->nr)), 64);
-}
-
-void split_b(Context* context, const float* b, int64_t b_k, int64_t b_n, int64_t k, int64_t n, void* out) {
-  const Bf16Kernels& kernel = *kernels().gemm_bf16;
-  const FGemm g{0, n, k, nullptr, 0, 0, b, b_k, b_n, nullptr, 0};
-  const int64_t panels = ceil_div(n, kernel.nr);
-  Planes planes = all_of_b(k);
-  planes.place(out, panels);
-  parallel_for(context, panels, cost_of(kernel.nr, 32, k), [&](int64_t p) {
-    for (int64_t k0 = 0; k0 < k; k0 += planes.kc) {
-      planes.range(p, k0) = split_b_block(kernel, g, kAllPlanes, p * kernel.nr, k0,
-                                          std::min(planes.kc, k - k0), planes.at(p, k0))
-                                .range;
-    }
-  });
-}
+void gemm_split(Context* context, const Gemm<float>& g) { Split(context, g).run(); }
 
 }  // namespace fastdl::cpu

@@ -15,6 +15,10 @@ namespace {
 bool as_rows(const View& v, int64_t* rows, int64_t* row_stride) {
   *rows = 1;
   *row_stride = v.extent(-1);
+  if (v.size() == 0) {  // of an empty array any strides will do
+    for (int i = 0; i < v.ndim - 1; ++i) *rows *= v.shape[i];
+    return true;
+  }
   bool first = true;
   for (int i = v.ndim - 2; i >= 0; --i) {
     if (v.shape[i] == 1) continue;

@@ -3,6 +3,7 @@
 #include "cpu/parallel_steps.h"
 #include "cpu/rnn_layout.h"
 #include "cpu/rnn_product.h"
+#include "cpu/rnn_row_products.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -28,6 +29,7 @@ class BackwardLayer {
         shape_(p.shape),
         rows_(p.rows),
         layer_(layer),
+        ld_gates_(rnn_skewed<S>(p.shape.gates * p.shape.hidden)),
         x_(x),
         y_(y),
         grad_y_(grad_y) {}
@@ -37,7 +39,7 @@ class BackwardLayer {
     table_ = rnn_table(*kernels().rnn, S{}).backward;
     one_step_ = rows_.steps == 1 && !s.projection;
     const RnnReserve reserve(s, rows_.rows);
-    const int64_t sequences = rows_.sequences, gates_size = rows_.rows * s.gates * s.hidden;
+    const int64_t sequences = rows_.sequences, gates_size = rows_.rows * ld_gates_;
     S* packed = scratch.packed;
     const auto pack = [&](RnnMatrix<S>& m, const S* weight) {
       m.pack(context_, weight, 1, m.count, packed);
@@ -70,22 +72,16 @@ class BackwardLayer {
       else if (states > 0) std::memset(dir.carry, 0, sizeof(A) * static_cast<size_t>(states));
     }
     steps();
+    const RnnRowProducts<S> products(context_, p_, layer_, x_, y_, direction_);
     for (int64_t d = 0; d < s.directions; ++d) {
-      weight_gradients(d, scratch.h_prev);
+      products.weight_gradients(d, scratch.h_prev);
       first_states(d);
     }
-    if (grad_x) input_gradient(scratch.wide, grad_x);
+    if (grad_x) products.input_gradient(scratch.wide, grad_x);
   }
 
  private:
-  struct Direction {
-    const A *gates, *state, *c0;
-    const S *unprojected, *h0, *grad_h_n;
-    S *gates_x, *gates_h;
-    S* grad_h;  // with a projection: [rows, P]
-    A* carry;
-    RnnMatrix<S> hh, hr;
-  };
+  using Direction = RnnBackwardDirection<S>;
 
   void steps() {
     const RnnShape& s = shape_;
@@ -127,7 +123,6 @@ class BackwardLayer {
 
   // The step of time t, counted against the direction.
   int64_t time(int64_t d, int64_t step) const { return d == 0 ? rows_.steps - 1 - step : step; }
-  int64_t row_of(int64_t t, int64_t sequence) const { return rows_.offset_at(t) + sequence; }
 
   // Calls finish(group, row, count, sums) with the product of the next step's gradients of the gates; sums is
   // NULL where there is no next step.
@@ -135,15 +130,15 @@ class BackwardLayer {
   void through_recurrence(int64_t d, int64_t t, int64_t step, const RnnRun& run, int64_t first, int64_t last,
                           Finish&& finish) const {
     const Direction& dir = direction_[d];
-    const int64_t depth = shape_.gates * shape_.hidden, count = run.end - run.begin;
+    const int64_t count = run.end - run.begin;
     if (!run.has_after) {
       for (int64_t u = first; u < last; ++u) finish(u, int64_t{0}, count, nullptr, int64_t{0});
       return;
     }
     // Every other step backwards: what a cache smaller than the weights still holds of them is then used
     // first.
-    dir.hh.each_group(dir.gates_h + row_of(d == 0 ? t + 1 : t - 1, run.begin) * depth, depth, count, first,
-                      last, step % 2 != 0, finish);
+    dir.hh.each_group(dir.gates_h + rows_.row(d == 0 ? t + 1 : t - 1, run.begin) * ld_gates_, ld_gates_,
+                      count, first, last, step % 2 != 0, finish);
   }
 
   void cells(int64_t d, int64_t step, int64_t begin, int64_t end, int64_t first, int64_t last) const {
@@ -155,7 +150,7 @@ class BackwardLayer {
         cell_group(d, t, run, u, r, count, sums);
       };
       if (s.projection) {
-        dir.hr.each_group(dir.grad_h + row_of(t, run.begin) * s.state, s.state, run.end - run.begin, first,
+        dir.hr.each_group(dir.grad_h + rows_.row(t, run.begin) * s.state, s.state, run.end - run.begin, first,
                           last, false, finish);
       } else {
         through_recurrence(d, t, step, run, first, last, finish);
@@ -169,8 +164,8 @@ class BackwardLayer {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
     const int64_t ld = s.width(), hidden = s.hidden, unit = group * RnnMatrix<S>::nr();
-    const int64_t sequence = run.begin + r, row = row_of(t, sequence);
-    const int64_t before = run.has_before ? row_of(d == 0 ? t - 1 : t + 1, sequence) : 0;
+    const int64_t sequence = run.begin + r, row = rows_.row(t, sequence);
+    const int64_t before = run.has_before ? rows_.row(d == 0 ? t - 1 : t + 1, sequence) : 0;
     RnnBackwardStep<S> b{};
     b.rows = count;
     b.units = std::min(RnnMatrix<S>::nr(), hidden - unit);
@@ -194,8 +189,9 @@ class BackwardLayer {
       b.h = y_ + (s.gru() ? before : row) * ld + d * s.state + unit;
       b.ld_h = ld;
     }
-    b.grad_gates_x = dir.gates_x + row * s.gates * hidden + unit;
-    b.grad_gates_h = dir.gates_h + row * s.gates * hidden + unit;
+    b.grad_gates_x = dir.gates_x + row * ld_gates_ + unit;
+    b.grad_gates_h = dir.gates_h + row * ld_gates_ + unit;
+    b.ld_grad_gates = ld_gates_;
     table_->cell[s.kind](b);
   }
 
@@ -208,7 +204,7 @@ class BackwardLayer {
     each_run(rows_, t, d == 1, begin, end, [&](const RnnRun& run) {
       through_recurrence(
           d, t, step, run, first, last, [&](int64_t u, int64_t r, int64_t count, const A* sums, int64_t) {
-            const int64_t unit = u * RnnMatrix<S>::nr(), row = row_of(t, run.begin + r);
+            const int64_t unit = u * RnnMatrix<S>::nr(), row = rows_.row(t, run.begin + r);
             RnnPlainStep<S> f{};
             f.rows = count;
             f.units = dir.hh.units(u);
@@ -229,14 +225,14 @@ class BackwardLayer {
   void first_states(int64_t d) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const int64_t index = (layer_ * s.directions + d) * rows_.sequences, depth = s.gates * s.hidden;
+    const int64_t index = (layer_ * s.directions + d) * rows_.sequences;
     if (p_.grad_c0) rnn_narrow(dir.carry, p_.grad_c0 + index * s.hidden, rows_.sequences * s.hidden);
     if (!p_.grad_h0) return;
     S* const grad_h0 = p_.grad_h0 + index * s.state;
     if (one_step_) {
       const S* weight = p_.weights[static_cast<size_t>(layer_ * s.directions + d)].hh;
-      gemm_wide<S>(context_, rows_.sequences, s.state, depth, dir.gates_h, depth, 1, weight, s.state, 1,
-                   dir.carry, s.state, s.gru());
+      gemm_wide<S>(context_, rows_.sequences, s.state, s.gates * s.hidden, dir.gates_h, ld_gates_, 1, weight,
+                   s.state, 1, dir.carry, s.state, s.gru());
       return rnn_narrow(dir.carry, grad_h0, rows_.sequences * s.state);
     }
     for (int64_t t = 0; t < rows_.steps; ++t) {
@@ -259,7 +255,7 @@ class BackwardLayer {
         parallel_for(context_, (groups + kGroups - 1) / kGroups,
                      static_cast<double>(kGroups * dir.hh.panel_size() * count) / 32, [&](int64_t task) {
                        const typename RnnTiles<S>::Unit unit;
-                       dir.hh.each_group(dir.gates_h + row_of(t, run.begin) * depth, depth, count,
+                       dir.hh.each_group(dir.gates_h + rows_.row(t, run.begin) * ld_gates_, ld_gates_, count,
                                          task * kGroups, std::min(groups, (task + 1) * kGroups), false,
                                          finish);
                      });
@@ -267,83 +263,11 @@ class BackwardLayer {
     }
   }
 
-  void input_gradient(A* wide, S* grad_x) const {
-    const int64_t depth = shape_.gates * shape_.hidden, columns = shape_.input_of(layer_);
-    // Where S is narrow, two directions are added before they are rounded.
-    A* const sum = shape_.directions == 2 ? wide_of(wide, grad_x) : nullptr;
-    for (int64_t d = 0; d < shape_.directions; ++d) {
-      const S* weight = p_.weights[static_cast<size_t>(layer_ * shape_.directions + d)].ih;
-      const S* grad = direction_[d].gates_x;
-      if (sum)
-        gemm_wide<S>(context_, rows_.rows, columns, depth, grad, depth, 1, weight, columns, 1, sum, columns,
-                     d > 0);
-      else
-        gemm_narrow<S>(context_, rows_.rows, columns, depth, grad, depth, 1, weight, columns, 1, grad_x,
-                       columns);
-    }
-    if constexpr (sizeof(S) == 2) {
-      if (sum) rnn_narrow(sum, grad_x, rows_.rows * columns);
-    }
-  }
-  static A* wide_of(A* wide, S* out) {
-    if constexpr (sizeof(S) == 2) return wide;
-    else return out;
-  }
-
-  void weight_gradients(int64_t d, S* h_prev) const {
-    const RnnShape& s = shape_;
-    const Direction& dir = direction_[d];
-    const RnnWeights<S>& g = p_.grads[static_cast<size_t>(layer_ * s.directions + d)];
-    const int64_t n = rows_.rows, columns = s.gates * s.hidden, input = s.input_of(layer_);
-    // out [m, k] = a^T b over the rows: a [n, m], b [n, k].
-    const auto outer = [&](int64_t m, const S* a, int64_t k, const S* b, S* out) {
-      gemm_narrow<S>(context_, m, k, n, a, 1, m, b, k, 1, out, k);
-    };
-    if (g.ih) outer(columns, dir.gates_x, input, x_, g.ih);
-    if (g.bias_ih) column_sums(columns, dir.gates_x, g.bias_ih);
-    if (g.bias_hh && g.bias_ih && !s.gru()) {
-      std::memcpy(g.bias_hh, g.bias_ih, sizeof(S) * static_cast<size_t>(columns));
-    } else if (g.bias_hh) {
-      column_sums(columns, dir.gates_h, g.bias_hh);
-    }
-    if (g.hh) {
-      gather_previous(d, h_prev);
-      outer(columns, dir.gates_h, s.state, h_prev, g.hh);
-    }
-    if (g.hr) outer(s.state, dir.grad_h, s.hidden, dir.unprojected, g.hr);
-  }
-
-  void column_sums(int64_t columns, const S* a, S* out) const {
-    constexpr int64_t kColumns = 256;  // 1 KiB of float32 a row
-    parallel_ranges(context_, columns, kColumns, static_cast<double>(rows_.rows) / 4,
-                    [&](int64_t begin, int64_t end) {
-                      A sums[kColumns];
-                      table_->column_sums(a + begin, columns, rows_.rows, end - begin, sums);
-                      rnn_narrow(sums, out + begin, end - begin);
-                    });
-  }
-
-  // h_prev[row] = the state that row's step began with.
-  void gather_previous(int64_t d, S* h_prev) const {
-    const RnnShape& s = shape_;
-    const int64_t ld = s.width();
-    const double cost = static_cast<double>(rows_.sequences * s.state) / 16;
-    parallel_for(context_, rows_.steps, cost, [&](int64_t t) {
-      each_run(rows_, t, d == 1, 0, rows_.sequences, [&](const RnnRun& run) {
-        for (int64_t k = run.begin; k < run.end; ++k) {
-          const S* from = run.has_before ? y_ + row_of(d == 0 ? t - 1 : t + 1, k) * ld + d * s.state
-                                         : direction_[d].h0 + k * s.state;
-          std::memcpy(h_prev + row_of(t, k) * s.state, from, sizeof(S) * static_cast<size_t>(s.state));
-        }
-      });
-    });
-  }
-
   Context* context_;
   const RnnBackward<S>& p_;
   const RnnShape& shape_;
   const RnnRows& rows_;
-  const int64_t layer_;
+  const int64_t layer_, ld_gates_;
   const S *x_, *y_, *grad_y_;
   bool one_step_ = false;
   const RnnBackwardTable<S>* table_ = nullptr;
@@ -378,7 +302,7 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
   const auto bytes = [](int64_t n, size_t item) { return item * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences, directions = s.directions;
-  const int64_t gates = directions * rows * s.gates * s.hidden;
+  const int64_t gates = directions * rows * rnn_skewed<S>(s.gates * s.hidden);
   const int64_t packed_size = RnnMatrix<S>{1, s.state, s.gates * s.hidden}.size() +
                               (s.projection ? RnnMatrix<S>{1, s.hidden, s.state}.size() : 0);
   const int64_t widest = s.layers > 1 ? std::max(s.input, s.width()) : s.input;
@@ -387,7 +311,7 @@ void rnn_backward(Context* context, const RnnBackward<S>& p) {
   const Workspace carry(context, bytes(directions * sequences * s.hidden, sizeof(A)));
   const Workspace grad_h(context, bytes(s.projection ? directions * rows * s.state : 0, sizeof(S)));
   const Workspace packed(context, bytes(directions * packed_size, sizeof(S)));
-  const Workspace h_prev(context, bytes(rows * s.state, sizeof(S)));
+  const Workspace h_prev(context, bytes(rows * rnn_skewed<S>(s.state), sizeof(S)));
   const Workspace wide(context, bytes(sizeof(S) == 2 && directions == 2 ? rows * widest : 0, sizeof(A)));
   const Workspace between(context, bytes(s.layers > 1 ? 2 * rows * s.width() : 0, sizeof(S)));
   const int64_t zero_count = p.h0 && (p.c0 || !s.lstm()) ? 0 : sequences * std::max(s.hidden, s.state);

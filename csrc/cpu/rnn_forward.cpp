@@ -1,20 +1,12 @@
 #include <cstring>
 
 #include "cpu/parallel_steps.h"
+#include "cpu/rnn_forward_plan.h"
 #include "cpu/rnn_layout.h"
 #include "cpu/rnn_product.h"
 
 namespace fastdl::cpu {
 namespace {
-
-// x W_ih^T is computed for blocks of steps of about so many rows: enough that the weights, read once a block,
-// cost little, and so few that the result is still in the L2 cache when its step comes.
-constexpr int64_t kBlockRows = 128;
-// Up to so many rows of large weights, all are one block: each panel of W_ih is then packed where it is used,
-// and the packed weights, each used once, need not go through memory.
-constexpr int64_t kOnceRows = 512, kOnceWeights = 2 << 20;
-// Up to so many rows in all, packing W_ih would cost more than it saves.
-constexpr int64_t kUnpackedRows = 32;
 
 template <class S>
 struct ForwardScratch {
@@ -30,33 +22,13 @@ class ForwardLayer {
  public:
   using A = compute_t<S>;
 
-  ForwardLayer(Context* context, const RnnForward<S>& p, int64_t layer, const S* x, S* y)
-      : context_(context), p_(p), shape_(p.shape), rows_(p.rows), layer_(layer), x_(x), y_(y) {}
-
-  // Sizes of the scratch, per direction.
-  static bool one_step(const RnnForward<S>& p) { return p.rows.steps == 1 && !p.shape.projection; }
-  static bool ahead(const RnnForward<S>& p) { return p.rows.rows <= kUnpackedRows; }
-  static bool once(const RnnForward<S>& p) {
-    const RnnShape& s = p.shape;
-    const int64_t outputs = s.gates * padded(s.hidden), items = static_cast<int64_t>(sizeof(S));
-    return !ahead(p) && p.rows.rows <= kOnceRows && outputs * s.state * items >= kOnceWeights;
-  }
-  static int64_t block_steps(const RnnForward<S>& p) {
-    if (ahead(p) || once(p)) return std::max<int64_t>(p.rows.steps, 1);
-    return std::max<int64_t>(1, std::min(p.rows.steps, kBlockRows / p.rows.sequences));
-  }
-  static int64_t padded(int64_t n) {
-    return (n + RnnMatrix<S>::nr() - 1) / RnnMatrix<S>::nr() * RnnMatrix<S>::nr();
-  }
+  ForwardLayer(Context* context, const RnnForward<S>& p, const RnnForwardPlan<S>& plan, int64_t layer,
+               const S* x, S* y)
+      : context_(context), p_(p), plan_(plan), shape_(p.shape), rows_(p.rows), layer_(layer), x_(x), y_(y) {}
 
   void run(const ForwardScratch<S>& scratch) {
     const RnnShape& s = shape_;
-    const int64_t padded_hidden = padded(s.hidden), biases = (s.gates + 1) * padded_hidden;
-    one_step_ = one_step(p_);
-    ahead_ = ahead(p_);
-    once_ = once(p_);
-    block_ = block_steps(p_);
-    block_rows_ = block_ * rows_.sequences;
+    const int64_t padded_hidden = plan_.padded_hidden, biases = (s.gates + 1) * padded_hidden;
     table_ = &rnn_table(*kernels().rnn, S{});
     const RnnReserve reserve(s, rows_.rows);
     S* packed = scratch.packed;
@@ -65,7 +37,7 @@ class ForwardLayer {
       const int64_t index = layer_ * s.directions + d, states = rows_.sequences * s.hidden;
       const RnnWeights<S>& w = p_.weights[static_cast<size_t>(index)];
       dir.saved = p_.reserve != nullptr;
-      dir.pre = scratch.pre + d * block_rows_ * s.gates * padded_hidden;
+      dir.pre = scratch.pre + d * plan_.block_rows * s.gates * padded_hidden;
       dir.gates = dir.saved ? p_.reserve + reserve.gates(layer_, d) : nullptr;
       dir.saved_state = dir.saved ? p_.reserve + reserve.state(layer_, d) : nullptr;
       dir.unprojected = dir.saved ? rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d))
@@ -78,12 +50,12 @@ class ForwardLayer {
       dir.ih = {s.gates, s.hidden, s.input_of(layer_)};
       dir.hh = {s.gates, s.hidden, s.state};
       dir.weight_ih = w.ih;
-      if (!ahead_ && !once_) packed = pack(dir.ih, w.ih, packed);
-      if (!one_step_) packed = pack(dir.hh, w.hh, packed);
+      if (!plan_.ahead && !plan_.once) packed = pack(dir.ih, w.ih, packed);
+      if (!plan_.one_step) packed = pack(dir.hh, w.hh, packed);
       dir.hr = {1, s.state, s.hidden};
       if (s.projection) packed = pack(dir.hr, w.hr, packed);
-      if (ahead_) input_ahead(d, w);
-      if (one_step_ && p_.h0) one_step_products(d, w, scratch.new_parts + d * states);
+      if (plan_.ahead) input_ahead(d, w);
+      if (plan_.one_step && p_.h0) one_step_products(d, w, scratch.new_parts + d * states);
     }
     steps();
     for (int64_t d = 0; d < s.directions; ++d) last_states(d);
@@ -124,19 +96,14 @@ class ForwardLayer {
     dir.bias = sums;
   }
 
-  // Where the inputs of the gates lie: element (group, gate, row, unit).
-  struct Inputs {
-    A* data;
-    int64_t group, gate, row;  // strides
-    A* at(int64_t u, int64_t r) const { return data + u * group + r * row; }
-  };
+  using Inputs = RnnGateInputs<A>;
+  Inputs inputs_ahead(int64_t d) const {
+    return {direction_[d].pre, RnnMatrix<S>::nr(), shape_.hidden, shape_.gates * shape_.hidden};
+  }
   // Of a block of `rows` rows: one contiguous panel per group and gate.
   Inputs block_inputs(A* data, int64_t rows) const {
     const int64_t nr = RnnMatrix<S>::nr();
     return {data, shape_.gates * rows * nr, rows * nr, nr};
-  }
-  Inputs inputs_ahead(int64_t d) const {
-    return {direction_[d].pre, RnnMatrix<S>::nr(), shape_.hidden, shape_.gates * shape_.hidden};
   }
 
   // c (+)= a W^T, in full precision.
@@ -151,7 +118,7 @@ class ForwardLayer {
     Direction& dir = direction_[d];
     for (int64_t r = 0; r < rows_.rows && dir.bias; ++r) {
       for (int64_t g = 0; g < shape_.gates; ++g) {
-        std::memcpy(dir.pre + r * columns + g * hidden, dir.bias + g * padded(hidden),
+        std::memcpy(dir.pre + r * columns + g * hidden, dir.bias + g * plan_.padded_hidden,
                     sizeof(A) * static_cast<size_t>(hidden));
       }
     }
@@ -177,13 +144,13 @@ class ForwardLayer {
   void steps() {
     const RnnShape& s = shape_;
     const int64_t directions = s.directions, groups = direction_[0].hh.groups(), count = rows_.steps;
-    const double row_cost = static_cast<double>((one_step_ ? 0 : direction_[0].hh.size()) +
-                                                (ahead_ ? 0 : direction_[0].ih.size())) /
+    const double row_cost = static_cast<double>((plan_.one_step ? 0 : direction_[0].hh.size()) +
+                                                (plan_.ahead ? 0 : direction_[0].ih.size())) /
                                 32 +
                             static_cast<double>(s.gates * s.hidden);
-    const RnnSplit split = rnn_split(
-        context_, rows_.sequences, directions, groups,
-        (direction_[0].hh.size() + (ahead_ ? 0 : direction_[0].ih.size())) * static_cast<int64_t>(sizeof(S)));
+    const RnnSplit split = rnn_split(context_, rows_.sequences, directions, groups,
+                                     (direction_[0].hh.size() + (plan_.ahead ? 0 : direction_[0].ih.size())) *
+                                         static_cast<int64_t>(sizeof(S)));
     const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
@@ -214,17 +181,17 @@ class ForwardLayer {
 
   // The rows of the block that begins with `step`.
   RnnRows::Span block_span(int64_t d, int64_t step) const {
-    const int64_t end = std::min(step + block_, rows_.steps);
+    const int64_t end = std::min(step + plan_.block, rows_.steps);
     return rows_.span(d == 0 ? step : rows_.steps - end, d == 0 ? end : rows_.steps - step);
   }
 
   // One step of groups [first, last), all sequences.
   void units(int64_t d, int64_t step, int64_t first, int64_t last) const {
     const int64_t row = rows_.offset_at(time(d, step));
-    if (ahead_) return cells(d, step, 0, rows_.sequences, first, last, inputs_ahead(d), row);
-    const Inputs in = block_inputs(direction_[d].pre, block_rows_);
-    const auto span = block_span(d, step - step % block_);
-    if (step % block_ == 0)
+    if (plan_.ahead) return cells(d, step, 0, rows_.sequences, first, last, inputs_ahead(d), row);
+    const Inputs in = block_inputs(direction_[d].pre, plan_.block_rows);
+    const auto span = block_span(d, step - step % plan_.block);
+    if (step % plan_.block == 0)
       input_product(d, x_ + span.row * direction_[d].ih.depth, span.count, first, last, in);
     cells(d, step, 0, rows_.sequences, first, last, in, row - span.row);
   }
@@ -234,17 +201,18 @@ class ForwardLayer {
   void sequences(int64_t d, int64_t begin, int64_t end) const {
     const RnnShape& s = shape_;
     const Direction& dir = direction_[d];
-    const int64_t depth = dir.ih.depth, groups = dir.hh.groups(), most = (end - begin) * block_;
+    const int64_t depth = dir.ih.depth, groups = dir.hh.groups(), most = (end - begin) * plan_.block;
     const auto count_at = [&](int64_t t) {
       return std::max<int64_t>(std::min(end, rows_.batch_at(t)) - begin, 0);
     };
-    const Workspace rows(context_, ahead_ ? 0 : sizeof(S) * static_cast<size_t>(most * depth));
-    const Inputs in =
-        ahead_ ? inputs_ahead(d) : block_inputs(dir.pre + begin * block_ * s.gates * padded(s.hidden), most);
-    for (int64_t first = 0; first < rows_.steps; first += block_) {
-      const int64_t last = std::min(first + block_, rows_.steps);
+    const Workspace rows(context_, plan_.ahead ? 0 : sizeof(S) * static_cast<size_t>(most * depth));
+    const Inputs in = plan_.ahead
+                          ? inputs_ahead(d)
+                          : block_inputs(dir.pre + begin * plan_.block * s.gates * plan_.padded_hidden, most);
+    for (int64_t first = 0; first < rows_.steps; first += plan_.block) {
+      const int64_t last = std::min(first + plan_.block, rows_.steps);
       int64_t place = 0;
-      for (int64_t step = first; step < last && !ahead_; ++step) {
+      for (int64_t step = first; step < last && !plan_.ahead; ++step) {
         const int64_t t = time(d, step), count = count_at(t);
         if (count > 0) {
           std::memcpy(rows.as<S>() + place * depth, x_ + (rows_.offset_at(t) + begin) * depth,
@@ -252,11 +220,11 @@ class ForwardLayer {
         }
         place += count;
       }
-      if (!ahead_) input_product(d, rows.as<S>(), place, 0, groups, in);
+      if (!plan_.ahead) input_product(d, rows.as<S>(), place, 0, groups, in);
       place = 0;
       for (int64_t step = first; step < last; ++step) {
         const int64_t t = time(d, step);
-        cells(d, step, begin, end, 0, groups, in, ahead_ ? rows_.offset_at(t) + begin : place);
+        cells(d, step, begin, end, 0, groups, in, plan_.ahead ? rows_.offset_at(t) + begin : place);
         if (s.projection) project(d, step, begin, end, 0, dir.hr.groups());
         place += count_at(t);
       }
@@ -268,11 +236,11 @@ class ForwardLayer {
                      const Inputs& in) const {
     const Direction& dir = direction_[d];
     const int64_t depth = dir.ih.depth, nr = RnnMatrix<S>::nr();
-    const Workspace space(context_, once_ ? sizeof(S) * static_cast<size_t>(dir.ih.panel_size()) : 0);
+    const Workspace space(context_, plan_.once ? sizeof(S) * static_cast<size_t>(dir.ih.panel_size()) : 0);
     for (int64_t u = first; u < last; ++u) {
       for (int64_t g = 0; g < shape_.gates; ++g) {
-        const S* panel = once_ ? space.as<S>() : dir.ih.panel(g, u);
-        if (once_) {
+        const S* panel = plan_.once ? space.as<S>() : dir.ih.panel(g, u);
+        if (plan_.once) {
           pack_b<S>(context_, dir.weight_ih + (g * shape_.hidden + u * nr) * depth, 1, depth, depth,
                     dir.ih.units(u), space.as<S>());
         }
@@ -300,7 +268,7 @@ class ForwardLayer {
                    (s.projection ? unprojected(dir, t, run.begin + r) : y_ + (row + r) * ld + d * s.state) +
                        u * RnnMatrix<S>::nr());
       };
-      if (one_step_ || (!run.has_before && !p_.h0)) {  // nothing to multiply here
+      if (plan_.one_step || (!run.has_before && !p_.h0)) {  // nothing to multiply here
         for (int64_t u = first; u < last; ++u) finish(u, 0, run.end - run.begin, nullptr, 0);
         return;
       }
@@ -370,13 +338,12 @@ class ForwardLayer {
 
   Context* context_;
   const RnnForward<S>& p_;
+  const RnnForwardPlan<S>& plan_;
   const RnnShape& shape_;
   const RnnRows& rows_;
   const int64_t layer_;
   const S* x_;
   S* y_;
-  bool one_step_ = false, ahead_ = false, once_ = false;
-  int64_t block_ = 1, block_rows_ = 0;  // steps of a block, most rows of it
   const RnnTable<S>* table_ = nullptr;
   Direction direction_[2]{};
 };
@@ -386,22 +353,21 @@ class ForwardLayer {
 template <class S>
 void rnn_forward(Context* context, const RnnForward<S>& p) {
   using A = compute_t<S>;
-  using Layer = ForwardLayer<S>;
   const RnnShape& s = p.shape;
   const auto bytes = [](int64_t n, size_t item) { return item * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences, directions = s.directions;
-  const bool inference = p.reserve == nullptr, ahead = Layer::ahead(p), one_step = Layer::one_step(p);
-  const int64_t padded_hidden = Layer::padded(s.hidden), states = directions * sequences * s.hidden;
+  const RnnForwardPlan<S> plan(p);
+  const bool inference = p.reserve == nullptr;
+  const int64_t padded_hidden = plan.padded_hidden, states = directions * sequences * s.hidden;
   const int64_t widest = s.layers > 1 ? std::max(s.input, s.width()) : s.input;
-  const int64_t packed_size = (ahead || Layer::once(p) ? 0 : RnnMatrix<S>{s.gates, s.hidden, widest}.size()) +
-                              (one_step ? 0 : RnnMatrix<S>{s.gates, s.hidden, s.state}.size()) +
+  const int64_t packed_size = (plan.ahead || plan.once ? 0 : RnnMatrix<S>{s.gates, s.hidden, widest}.size()) +
+                              (plan.one_step ? 0 : RnnMatrix<S>{s.gates, s.hidden, s.state}.size()) +
                               (s.projection ? RnnMatrix<S>{1, s.state, s.hidden}.size() : 0);
-  const Workspace pre(
-      context, bytes(directions * Layer::block_steps(p) * sequences * s.gates * padded_hidden, sizeof(A)));
+  const Workspace pre(context, bytes(directions * plan.block_rows * s.gates * padded_hidden, sizeof(A)));
   const Workspace state(context, bytes(s.lstm() || s.gru() ? states : 0, sizeof(A)));
   const Workspace biases(context, bytes(s.bias ? directions * (s.gates + 1) * padded_hidden : 0, sizeof(A)));
-  const Workspace new_parts(context, bytes(one_step && s.gru() ? states : 0, sizeof(A)));
+  const Workspace new_parts(context, bytes(plan.one_step && s.gru() ? states : 0, sizeof(A)));
   const Workspace unprojected(context, bytes(inference && s.projection ? states : 0, sizeof(S)));
   const Workspace packed(context, bytes(directions * packed_size, sizeof(S)));
   const Workspace between(context, bytes(inference && s.layers > 1 ? 2 * rows * s.width() : 0, sizeof(S)));
@@ -416,7 +382,7 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
     S* y = last        ? p.y
            : inference ? between.as<S>() + layer % 2 * rows * s.width()
                        : rnn_stored<S>(p.reserve + reserve.y(layer));
-    Layer(context, p, layer, x, y).run(scratch);
+    ForwardLayer<S>(context, p, plan, layer, x, y).run(scratch);
     x = y;
     if (!last && s.dropout > 0) {
       S* dropped = inference ? y : rnn_stored<S>(p.reserve + reserve.dropped(layer));

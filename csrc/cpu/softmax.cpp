@@ -50,7 +50,8 @@ void forward(Context* context, int32_t kind, const View& x, const View& out, int
   for_parts(
       context, e,
       [&](int64_t first, int64_t count) {
-        const Workspace scratch(context, sizeof(S) < sizeof(T) ? static_cast<size_t>(e.n) * sizeof(T) : 0);
+        const Workspace scratch(context,
+                                sizeof(S) < sizeof(T) ? 2 * static_cast<size_t>(e.n) * sizeof(T) : 0);
         table.forward(kind, count, e.n, xp + first * e.n, y + first * e.n, scratch.as<T>());
       },
       [&](int64_t at, int64_t count) { table.forward_columns(kind, count, e.n, e.inner, xp + at, y + at); });

@@ -146,6 +146,11 @@ __global__ void __launch_bounds__(kThreads) multi_tensor_step(Batch batch, Rule 
           store_as<T, decltype(zero)>(item.data[k], i, count, item.vector, x[k]);
         });
       }
+      if (item.data[check::kRounded]) {
+        with_storage<T>(item.dtype[check::kRounded], [&](auto zero) {
+          store_as<T, decltype(zero)>(item.data[check::kRounded], i, count, item.vector, x[0]);
+        });
+      }
     }
   }
 }
@@ -307,12 +312,12 @@ __global__ void raise_steps(StepPointers pointers, int count) {
 class Items {
  public:
   Items(Context* context, const char* op, int32_t count, std::initializer_list<fastdl_tensor_list> lists,
-        std::initializer_list<const char*> names, int read_only)
+        std::initializer_list<const char*> names, int read_only, fastdl_tensor_list rounded)
       : context_(context) {
     check::optim_count(op, count, *lists.begin(), *names.begin());
     std::vector<check::OptimViews> all;
     for (int32_t i = 0; i < count; ++i) {
-      all.push_back(check::optim_views(op, i, lists, names, read_only, check::OptimTypes::kMixed));
+      all.push_back(check::optim_views(op, i, lists, names, read_only, rounded));
     }
     for (const check::OptimViews& views : all) add(views, read_only);
   }
@@ -370,20 +375,20 @@ class Items {
       const View& v = views[static_cast<size_t>(k)];
       if (!v.data) continue;
       item.dtype[k] = static_cast<uint8_t>(v.dtype);
-      item.data[k] = same ? v.data : flat(v, k == read_only);
+      item.data[k] = same ? v.data : flat(v, k == read_only, k == check::kRounded);
       const auto pack = static_cast<uintptr_t>(item_size(v.dtype) == 8 ? 16 : item_size(v.dtype) * kWidth);
       item.vector = item.vector && reinterpret_cast<uintptr_t>(item.data[k]) % pack == 0;
     }
     items_.push_back(item);
   }
-  void* flat(const View& v, bool read_only) {
+  void* flat(const View& v, bool read_only, bool write_only) {
     if (read_only) {
       read_.push_back(std::make_unique<Contiguous>(context_, v));
       return (*read_.back())->data;
     }
     written_.push_back(std::make_unique<ContiguousOut>(context_, v));
     ContiguousOut& out = *written_.back();
-    if (out->data != v.data) copy(context_, v, *out);
+    if (!write_only && out->data != v.data) copy(context_, v, *out);
     return out->data;
   }
 
@@ -426,7 +431,7 @@ fastdl_status fastdl_cuda_sgd_step(fastdl_context* context, int32_t count, fastd
   return guarded([&] {
     const auto o = check::sgd(options, grads, &buffers);
     Items items(context, "sgd", count, {params, grads, buffers}, {"param", "grad", "momentum_buffer"},
-                check::kGradients);
+                check::kGradients, o.rounded);
     items.set_fresh(fresh);
     step<Sgd>(context, items, o);
   });
@@ -439,7 +444,7 @@ fastdl_status fastdl_cuda_adam_step(fastdl_context* context, int32_t count, fast
   return guarded([&] {
     const auto o = check::adam(options, grads, avgs, avg_sqs, &max_avg_sqs, steps);
     Items items(context, "adam", count, {params, grads, avgs, avg_sqs, max_avg_sqs},
-                {"param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, check::kGradients);
+                {"param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}, check::kGradients, o.rounded);
     items.raise(count, steps, "adam");
     step<Adam>(context, items, o);
   });
@@ -450,8 +455,8 @@ fastdl_status fastdl_cuda_adagrad_step(fastdl_context* context, int32_t count, f
                                        fastdl_tensor_list steps, const fastdl_adagrad_options* options) {
   return guarded([&] {
     const auto o = check::adagrad(options, grads, sums, steps);
-    Items items(context, "adagrad", count, {params, grads, sums}, {"param", "grad", "sum"},
-                check::kGradients);
+    Items items(context, "adagrad", count, {params, grads, sums}, {"param", "grad", "sum"}, check::kGradients,
+                o.rounded);
     items.raise(count, steps, "adagrad");
     step<Adagrad>(context, items, o);
   });
@@ -464,7 +469,7 @@ fastdl_status fastdl_cuda_rmsprop_step(fastdl_context* context, int32_t count, f
   return guarded([&] {
     const auto o = check::rmsprop(options, grads, square_avgs, &avgs, &buffers);
     Items items(context, "rmsprop", count, {params, grads, square_avgs, avgs, buffers},
-                {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"}, check::kGradients);
+                {"param", "grad", "square_avg", "grad_avg", "momentum_buffer"}, check::kGradients, o.rounded);
     if (steps) items.raise(count, steps, "rmsprop");
     step<Rmsprop>(context, items, o);
   });
@@ -475,7 +480,7 @@ fastdl_status fastdl_cuda_norm(fastdl_context* context, int32_t count, fastdl_te
                                double* result) {
   return guarded([&] {
     check::norm(p, result);
-    const Items items(context, "norm", count, {tensors}, {"tensor"}, 0);
+    const Items items(context, "norm", count, {tensors}, {"tensor"}, 0, nullptr);
     int64_t chunks = 0;
     items.for_batches([&](const Batch& batch, auto) { chunks += batch.chunks; });
     const Workspace partial(context, static_cast<size_t>(chunks) * sizeof(double));
@@ -501,7 +506,7 @@ fastdl_status fastdl_cuda_norm(fastdl_context* context, int32_t count, fastdl_te
 fastdl_status fastdl_cuda_scale(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
                                 double factor) {
   return guarded([&] {
-    Items items(context, "scale", count, {tensors}, {"tensor"}, -1);
+    Items items(context, "scale", count, {tensors}, {"tensor"}, -1, nullptr);
     step<Scale>(context, items, factor);
   });
 }

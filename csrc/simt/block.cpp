@@ -12,21 +12,24 @@ __thread ThreadState* self __attribute__((tls_model("initial-exec"))) = nullptr;
 
 namespace {
 
-// What a thread's fiber runs.
-void thread_main(void* argument) {
-  entered_fiber();
-  Thread& me = *static_cast<Thread*>(argument);
-  std::string exception;
+// Apart from thread_main, as the C++ runtime has to see the end of an exception on this stack.
+__attribute__((noinline)) void run_body(Thread& me) {
   try {
     (*me.owner().body)();
+    me.owner().end_thread(me);
+  } catch (const Failure&) {
   } catch (const std::exception& e) {
-    exception = e.what();
+    record_failure(me, e.what());
   } catch (...) {
-    exception = "an exception";
+    record_failure(me, "an exception");
   }
-  // Outside the catch block, as the C++ runtime has to see its end on this stack.
-  if (!exception.empty()) fail(me, exception);
-  me.owner().end_thread(me);
+}
+
+// What a thread's fiber runs. Nothing here has a frame that AddressSanitizer would mark: it is left for good.
+void thread_main(void* argument) {
+  entered_fiber();
+  run_body(*static_cast<Thread*>(argument));
+  leave_thread(*static_cast<Thread*>(argument));
 }
 
 std::string plural(unsigned count, const char* singular, const char* many) {
@@ -53,6 +56,10 @@ void Block::start(unsigned seed) {
   thread_count = block_dim.x * block_dim.y * block_dim.z;
   warp_count = (thread_count + 31) / 32;
   live = thread_count;
+  // A failed block leaves stacks with frames on them, which AddressSanitizer still knows.
+  for (size_t t = 0; failed && t < threads.size(); ++t) {
+    FASTDL_SIMT_UNPOISON(threads[t].fiber.stack_low, threads[t].fiber.stack_bytes);
+  }
   failed = false;
   failure.clear();
   random = seed | 1;
@@ -188,23 +195,28 @@ void Block::end_thread(Thread& me) {
                                                ", which its mask names, has ended");
     }
   }
-  Thread* other = next();
-  self = other;
-  switch_fiber(me.fiber, other ? other->fiber : worker->fiber);
-  __builtin_unreachable();
 }
 
 // --- what went wrong ---
 
-void fail(Thread& thread, const std::string& what) {
+// Goes on with somebody else; nobody comes back. After a failure the other fibers stay where they are.
+void leave_thread(Thread& me) {
+  Block& block = me.owner();
+  Thread* other = block.failed ? nullptr : block.next();
+  self = other;
+  switch_fiber(me.fiber, other ? other->fiber : block.worker->fiber);
+  __builtin_unreachable();
+}
+
+void record_failure(const Thread& thread, const std::string& what) {
   Block& block = thread.owner();
   block.failed = true;
   block.failure = block.where(thread) + ": " + what;
-  // The other fibers stay where they are and are never resumed.
-  Thread& me = running();
-  self = nullptr;
-  switch_fiber(me.fiber, block.worker->fiber);
-  __builtin_unreachable();
+}
+
+void fail(const Thread& thread, const std::string& what) {
+  record_failure(thread, what);
+  throw Failure();
 }
 
 void fail(const std::string& what) {

@@ -74,7 +74,7 @@ struct Block : BlockState {
   unsigned live;  // threads that have not ended
   uint32_t random;
   uint32_t first_stamp;  // of this run: what the shadow recorded earlier is another block's
-  bool failed;
+  bool failed = false;
   std::string failure;
   std::vector<Thread> threads;  // as many as any launch needed so far
   Warp warps[32];
@@ -100,8 +100,11 @@ struct Block : BlockState {
   void end_thread(Thread& me);
 };
 
-// Records the failure of a thread and leaves its block for good.
-[[noreturn]] void fail(Thread& thread, const std::string& what);
+// Unwinds the running fiber, whose block has failed.
+struct Failure {};
+void record_failure(const Thread& thread, const std::string& what);
+[[noreturn]] void fail(const Thread& thread, const std::string& what);
+[[noreturn]] void leave_thread(Thread& me);
 
 inline Thread& running() { return *static_cast<Thread*>(self); }
 std::string index_text(uint3 index);

@@ -24,18 +24,25 @@ namespace {
 struct sigaction previous_segv;
 struct sigaction previous_bus;
 
-// Runs on the fiber's stack, where the faulting instruction would have gone on.
+__attribute__((noinline)) void record_fault(Thread& me) {
+  if (is_stack_guard(me.fiber, me.fault_address)) {
+    record_failure(me, "overflow of its stack of " + std::to_string(me.fiber.stack_bytes / 1024) +
+                           " KiB (FASTDL_SIMT_STACK sets it)");
+    return;
+  }
+  const Block& block = me.owner();
+  const std::ptrdiff_t offset = static_cast<unsigned char*>(me.fault_address) - block.shared;
+  record_failure(me, "access outside shared memory: offset " + std::to_string(offset) + " of " +
+                         std::to_string(block.shared_bytes) + " bytes");
+}
+
+// Runs on the fiber's stack, where the faulting instruction would have gone on. It may have been anywhere:
+// its frames are left as they are.
 [[noreturn]] void report_fault() {
   Thread& me = running();
-  Block& block = me.owner();
-  if (is_stack_guard(me.fiber, me.fault_address)) {
-    FASTDL_SIMT_UNPOISON(me.fiber.stack_low, me.fiber.stack_bytes);
-    fail(me, "overflow of its stack of " + std::to_string(me.fiber.stack_bytes / 1024) +
-                 " KiB (FASTDL_SIMT_STACK sets it)");
-  }
-  const std::ptrdiff_t offset = static_cast<unsigned char*>(me.fault_address) - block.shared;
-  fail(me, "access outside shared memory: offset " + std::to_string(offset) + " of " +
-               std::to_string(block.shared_bytes) + " bytes");
+  FASTDL_SIMT_UNPOISON(me.fiber.stack_low, me.fiber.stack_bytes);
+  record_fault(me);
+  leave_thread(me);
 }
 
 void chain(const struct sigaction& previous, int signal, siginfo_t* info, void* context) {

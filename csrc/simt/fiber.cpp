@@ -16,8 +16,9 @@
 #if defined(FASTDL_SIMT_UCONTEXT)
 #include <ucontext.h>
 #elif defined(__x86_64__)
-// rdi: where to leave our stack pointer, rsi: the other one's. A new fiber finds in r12 its argument, in r13
-// its entry.
+// rdi: where to leave our stack pointer, rsi: the other one's. Leaves by ret and not by a jump: fibers wait
+// in the same place, so that the processor's prediction of returns, which goes by the calls made, holds for
+// them too. A new fiber finds in r12 its argument, in r13 its entry.
 __asm__(R"(
 .text
 .p2align 4
@@ -64,10 +65,7 @@ fastdl_simt_switch:
   popq %rbp
   .cfi_adjust_cfa_offset -8
   .cfi_restore %rbp
-  popq %rcx
-  .cfi_adjust_cfa_offset -8
-  .cfi_register %rip, %rcx
-  jmpq *%rcx
+  ret
   .cfi_endproc
 .size fastdl_simt_switch, .-fastdl_simt_switch
 

@@ -147,6 +147,9 @@ void run_now(const char* kernel, const LaunchConfig& config, const std::function
   launch.total = static_cast<uint64_t>(launch.groups.x) * launch.groups.y * launch.groups.z;
   launch.seed = static_cast<uint32_t>(environment("FASTDL_SIMT_SEED", 1));
   launch.timeout = static_cast<double>(environment("FASTDL_SIMT_TIMEOUT", 120));
+  launch.only = uint3{0, 0, 0};
+  const char* only = std::getenv("FASTDL_SIMT_BLOCK");
+  launch.only_one = only && std::sscanf(only, "%u,%u,%u", &launch.only.x, &launch.only.y, &launch.only.z) > 0;
   permute(launch);
   const int threads = worker_count();
   const Time::time_point start = Time::now();
@@ -182,10 +185,9 @@ void Worker::run_group(Launch& launch, uint64_t index) {
   const uint3 first{static_cast<unsigned>(index % launch.groups.x) * group.x,
                     static_cast<unsigned>(index / launch.groups.x % launch.groups.y) * group.y,
                     static_cast<unsigned>(index / launch.groups.x / launch.groups.y) * group.z};
-  if (const char* only = std::getenv("FASTDL_SIMT_BLOCK")) {
-    unsigned x = 0, y = 0, z = 0;
-    std::sscanf(only, "%u,%u,%u", &x, &y, &z);
-    if (x - first.x >= group.x || y - first.y >= group.y || z - first.z >= group.z) return;
+  if (launch.only_one && (launch.only.x - first.x >= group.x || launch.only.y - first.y >= group.y ||
+                          launch.only.z - first.z >= group.z)) {
+    return;
   }
   const size_t count = static_cast<size_t>(group.x) * group.y * group.z;
   while (blocks_.size() < count) blocks_.push_back(std::make_unique<Block>());

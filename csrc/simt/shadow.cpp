@@ -55,18 +55,27 @@ bool unordered_write(const Granule& g, const Thread& me, const Clock& clock) {
   return g.writer != me.thread && g.write_stamp > clock.known[g.writer / 32];
 }
 
-// The same for the reads since. With readers in several warps only the span of their stamps is known; it is a
-// race for certain if one of the warps is not ordered even for the earliest.
+std::string reader_text(const Block& block, const Granule& g, int warp, const Thread& me) {
+  if (g.reader / 32 == warp && g.reader != me.thread) return thread_text(block, g.reader);
+  if (g.second_reader && (g.second_reader - 1) / 32 == warp && g.second_reader - 1u != me.thread) {
+    return thread_text(block, g.second_reader - 1u);
+  }
+  return "a thread in the warp of " + thread_text(block, static_cast<unsigned>(warp) * 32);
+}
+
+// The warp of a read since then that is another thread's and not ordered before what `me` does now, or -1.
+// With readers in several warps only the span of their stamps is known; it is a race for certain if one of
+// the warps is not ordered even for the earliest.
 int unordered_reader(const Granule& g, const Thread& me, const Clock& clock) {
   if (!g.reader_warps) return -1;
   if (!(g.reader_warps & (g.reader_warps - 1))) {
     const int warp = __builtin_ctz(g.reader_warps);
     if (g.last_read <= clock.known[warp]) return -1;
-    return g.reader == me.thread && !g.lanes_read ? -1 : g.reader;
+    return g.reader == me.thread && !g.second_reader ? -1 : warp;
   }
   for (uint32_t set = g.reader_warps; set; set &= set - 1) {
     const int warp = __builtin_ctz(set);
-    if (warp != static_cast<int>(me.warp()) && g.first_read > clock.known[warp]) return warp * 32;
+    if (warp != static_cast<int>(me.warp()) && g.first_read > clock.known[warp]) return warp;
   }
   return -1;
 }
@@ -80,14 +89,14 @@ void record_read(Granule& g, const Thread& me, const Clock& clock) {
   if (ordered) {
     g.reader_warps = own;
     g.first_read = g.last_read = clock.now;
-    g.lanes_read = 0;
+    g.reader = static_cast<uint16_t>(me.thread);
+    g.second_reader = 0;
   } else {
-    g.lanes_read |= g.reader != me.thread;
+    if (g.reader != me.thread) g.second_reader = static_cast<uint16_t>(me.thread + 1);
     g.reader_warps |= own;
     if (clock.now < g.first_read) g.first_read = clock.now;
     if (clock.now > g.last_read) g.last_read = clock.now;
   }
-  g.reader = static_cast<uint16_t>(me.thread);
 }
 
 }  // namespace
@@ -110,7 +119,10 @@ void note_shared_read(const void* address, size_t bytes) {
     if (unordered_write(*g, me, clock)) {
       fail_race(me, "reads", address, bytes, thread_text(me.owner(), g->writer), "wrote");
     }
-    if (g->reader_warps && g->reader == me.thread && g->last_read == clock.now) continue;  // again
+    if (g->last_read == clock.now && g->reader_warps >> me.warp() & 1) {  // known, but for the thread
+      if (g->reader != me.thread) g->second_reader = static_cast<uint16_t>(me.thread + 1);
+      continue;
+    }
     record_read(*g, me, clock);
   }
 }
@@ -131,7 +143,7 @@ void note_shared_write(const void* address, size_t bytes) {
     }
     const int reader = unordered_reader(*g, me, clock);
     if (reader >= 0) {
-      fail_race(me, "writes", address, bytes, thread_text(me.owner(), static_cast<unsigned>(reader)), "read");
+      fail_race(me, "writes", address, bytes, reader_text(me.owner(), *g, reader, me), "read");
     }
     g->write_stamp = clock.now;
     g->writer = static_cast<uint16_t>(me.thread);

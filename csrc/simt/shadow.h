@@ -22,12 +22,12 @@ struct Clock {
 
 struct Granule {
   uint32_t write_stamp;
+  uint32_t first_read, last_read;  // stamps of the reads since the last write
+  uint32_t reader_warps;           // and the warps that made them
   uint16_t writer;
-  uint16_t reader;        // if reader_warps has one bit
-  uint32_t reader_warps;  // warps of the readers since the last write
-  uint32_t first_read, last_read;
-  uint16_t copier;      // thread whose cp.async is under way, + 1
-  uint16_t lanes_read;  // more than one thread of the one warp
+  uint16_t reader;         // one of the readers
+  uint16_t second_reader;  // another one, + 1
+  uint16_t copier;         // thread whose cp.async is under way, + 1
 };
 
 class Shadow {

@@ -1,6 +1,8 @@
 // References to shared memory that check every access, and arrays that check every index.
 #pragma once
 
+#include <utility>
+
 #include "simt.h"
 
 namespace fastdl::simt {
@@ -17,16 +19,16 @@ class SharedRef {
   T operator=(T value) && { return write(value); }
   T operator=(const SharedRef& other) && { return write(other.read()); }
   template <class U>
-  T operator+=(U value) && {
-    return write(static_cast<T>(read() + value));
+  T operator+=(U&& value) && {
+    return write(static_cast<T>(read() + std::forward<U>(value)));
   }
   template <class U>
-  T operator-=(U value) && {
-    return write(static_cast<T>(read() - value));
+  T operator-=(U&& value) && {
+    return write(static_cast<T>(read() - std::forward<U>(value)));
   }
   template <class U>
-  T operator*=(U value) && {
-    return write(static_cast<T>(read() * value));
+  T operator*=(U&& value) && {
+    return write(static_cast<T>(read() * std::forward<U>(value)));
   }
   // The address, for atomics: what goes through it is not checked.
   T* operator&() && { return address_; }

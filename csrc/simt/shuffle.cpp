@@ -10,17 +10,12 @@ struct Input {
   unsigned lane;
 };
 
-struct Kind {
-  Shuffle shuffle;
-  int width;
-};
-
 // The lane that `lane` reads from, or itself where the source falls out of its segment.
-unsigned source_lane(Kind kind, unsigned lane, unsigned argument) {
-  const unsigned width = static_cast<unsigned>(kind.width);
+template <Shuffle kind>
+unsigned source_lane(unsigned width, unsigned lane, unsigned argument) {
   const unsigned segment = lane & ~(width - 1);
   const unsigned inside = lane - segment;
-  switch (kind.shuffle) {
+  switch (kind) {
     case Shuffle::index:
       return segment + (argument & (width - 1));
     case Shuffle::up:
@@ -35,28 +30,42 @@ unsigned source_lane(Kind kind, unsigned lane, unsigned argument) {
   }
 }
 
+template <class T, Shuffle kind>
+void compute(void* context, const void* const (&in)[32], void* const (&out)[32]) {
+  const unsigned width = *static_cast<const unsigned*>(context);
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (!in[lane]) continue;
+    const auto* mine = static_cast<const Input<T>*>(in[lane]);
+    const void* from = in[source_lane<kind>(width, lane, mine->lane)];
+    // From a lane that does not take part: undefined on the device, ones (a NaN) here.
+    *static_cast<T*>(out[lane]) = from ? static_cast<const Input<T>*>(from)->value : static_cast<T>(~T{0});
+  }
+}
+
+template <class T>
+Compute compute_of(Shuffle kind) {
+  switch (kind) {
+    case Shuffle::index:
+      return compute<T, Shuffle::index>;
+    case Shuffle::up:
+      return compute<T, Shuffle::up>;
+    case Shuffle::down:
+      return compute<T, Shuffle::down>;
+    default:
+      return compute<T, Shuffle::exclusive_or>;
+  }
+}
+
 template <class T>
 T shuffle_bits(const char* operation, Shuffle kind, unsigned mask, T value, unsigned lane, int width) {
   if (width < 1 || width > 32 || (width & (width - 1))) {
     fail(std::string(operation) + ": a width of " + std::to_string(width) +
-         ", which is not 2, 4, 8, 16 or 32");
+         ", which is not 1, 2, 4, 8, 16 or 32");
   }
   const Input<T> input{value, lane};
+  unsigned segment = static_cast<unsigned>(width);
   T result;
-  Kind how{kind, width};
-  collective(
-      operation, mask, &input, &result,
-      [](void* context, const void* const(&in)[32], void* const(&out)[32]) {
-        const Kind how = *static_cast<const Kind*>(context);
-        for (unsigned l = 0; l < 32; ++l) {
-          if (!in[l]) continue;
-          const auto* mine = static_cast<const Input<T>*>(in[l]);
-          const void* from = in[source_lane(how, l, mine->lane)];
-          // From a lane that does not take part: undefined on the device, ones (a NaN) here.
-          *static_cast<T*>(out[l]) = from ? static_cast<const Input<T>*>(from)->value : static_cast<T>(~T{0});
-        }
-      },
-      &how);
+  collective(operation, mask, &input, &result, compute_of<T>(kind), &segment);
   return result;
 }
 

@@ -22,6 +22,8 @@ struct Launch {
   uint64_t stride, offset;  // group i of the permuted order is (i * stride + offset) mod total
   uint32_t seed;
   double timeout;  // seconds
+  bool only_one;   // only the group of this block is to run
+  uint3 only;
   std::atomic<uint64_t> next{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;

@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--data", metavar="SET", help=f"{NAMES} (default: what it was trained on)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: what it was trained with")
     parser.add_argument("--precision", choices=LEVELS, help="of float32 products (default: as in training)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, cuda-sim (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one per CPU")
     parser.set_defaults(run=run)
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         fastdl.set_num_threads(args.threads)
     source = load_source(args.data or setup.data, (setup.mean, setup.std))
     setup.check_data(args.file, source)
-    model = setup.build_model()
+    model = setup.build_model().to(args.device or "cpu")
     content = io.load_checkpoint(args.file, model)
     matrix = ConfusionMatrix(len(setup.class_names))
     test = (setup.inputs(source.x_test), source.y_test)

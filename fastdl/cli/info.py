@@ -37,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
         ("float32 peak", f"{_core.measure_peak():.0f} GFLOP/s measured"),
         ("copy bandwidth", f"{_core.measure_copy():.1f} GB/s measured"),
     ]
+    rows += _devices()
     for name, needed_for in (
         ("matplotlib", "fastdl train --plot"),
         ("sklearn", "the digits"),
-        ("cupy", "GPU arrays"),
+        ("cupy", "arrays on a GPU"),
         ("torch", "comparisons"),
     ):
         found = importlib.util.find_spec(name) is not None
@@ -48,6 +49,24 @@ def run(args: argparse.Namespace) -> int:
     for name, text in rows:
         print(f"{name:<15} {text}")
     return 0
+
+
+def _devices() -> list[tuple[str, str]]:
+    """A row per kind of device besides the CPU: its name, or what is missing."""
+    from .. import cuda
+    from ..device import backend_of
+
+    rows = []
+    for kind in ("cuda", "cuda-sim"):
+        try:
+            backend_of(kind)
+            text = cuda.get_device_name() if kind == "cuda" else "CUDA kernels run by the host executor"
+            if kind == "cuda" and cuda.device_count() > 1:
+                text += f", and {cuda.device_count() - 1} more"
+        except RuntimeError as error:
+            text = "not available: " + str(error).partition(": ")[2]
+        rows.append((kind, text))
+    return rows
 
 
 def _cpu_name() -> str:

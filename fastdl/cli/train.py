@@ -9,6 +9,7 @@ from typing import Any
 import fastdl
 
 from ..data import DataLoader, TensorDataset
+from ..device import check_device
 from ..io import load_checkpoint, read_checkpoint
 from ..precision import LEVELS
 from ..train import History, ModelCheckpoint, NaNGuard, ProgressBar, evaluate, fit
@@ -56,6 +57,7 @@ def add(commands: Any) -> None:
     option("--save", metavar="FILE", help="write a checkpoint (safetensors) after every epoch")
     option("--resume", metavar="FILE", help="go on from a checkpoint (and save to it, without --save)")
     option("--plot", metavar="FILE", help="draw loss and accuracy by epoch (png, pdf, svg; needs matplotlib)")
+    option("--device", metavar="NAME", help="cpu, cuda, cuda:1, cuda-sim (default: cpu)")
     option("--threads", type=_count, metavar="N", help="default: one per CPU")
     option("--quiet", action="store_true", help="print the result only")
     parser.set_defaults(run=run)
@@ -74,15 +76,17 @@ def run(args: argparse.Namespace) -> int:
     say = (lambda *_: None) if args.quiet else _say
     if args.threads:
         fastdl.set_num_threads(args.threads)
+    check_device(args.device)
     setup, source = _setup(args, say)
-    model = setup.build_model()
+    model = setup.build_model().to(args.device or "cpu")
     optimizer = setup.build_optimizer(model)
     train = TensorDataset(setup.inputs(source.x_train), source.y_train)
-    loader = DataLoader(train, setup.batch_size, shuffle=True, seed=setup.seed)
+    loader = DataLoader(train, setup.batch_size, shuffle=True, seed=setup.seed, pin_memory=bool(args.device))
     say(
         f"model: {setup.model}, {sum(p.numel() for p in model.parameters()):,} parameters; "
         f"{setup.optimizer}, learning rate {setup.lr:g} x {setup.lr_decay:g} per epoch, "
-        f"batches of {setup.batch_size}, seed {setup.seed}, {fastdl.get_num_threads()} threads, {arithmetic(setup)}"
+        f"batches of {setup.batch_size}, seed {setup.seed}, "
+        f"{args.device or f'{fastdl.get_num_threads()} threads'}, {arithmetic(setup)}"
     )
     history, done = History(), 0
     if args.resume:

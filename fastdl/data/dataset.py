@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import wrap
+from ..backend import is_array
 from ..tensor import Tensor
 
 
@@ -41,10 +42,10 @@ class Dataset:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """The array behind a Tensor, an array, or a nested list (Python floats become float32)."""
+    """The array behind a Tensor, an array (on any device), or a nested list (Python floats become float32)."""
     if isinstance(value, Tensor):
         return value._data
-    if isinstance(value, np.ndarray):
+    if is_array(value):
         return value
     try:
         array = np.asarray(value)

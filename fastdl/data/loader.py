@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import wrap
+from ..backend import as_array, is_array
 from ..tensor import Tensor
 from .dataset import rng_for
 from .sampler import BatchSampler
@@ -30,7 +31,8 @@ class DataLoader:
     * ``state_dict()`` / ``load_state_dict()`` save and restore the place, down to the batch: a resumed run
       sees the batches the uninterrupted one would.
 
-    ``pin_memory`` and ``persistent_workers`` are accepted and do nothing here.
+    * ``pin_memory`` hands batches out in page-locked memory, from which copies to a GPU run while the CPU goes on
+      (without a GPU it does nothing). ``persistent_workers`` is accepted and does nothing.
 
     Raises ValueError for contradictory or out-of-range options, TypeError for a dataset without a length.
 
@@ -90,6 +92,7 @@ class DataLoader:
         self.batch_sampler = batch_sampler
         self.num_workers = num_workers
         self.collate_fn = collate_fn
+        self.pin_memory = bool(pin_memory)
         self.drop_last = drop_last
         self.generator = generator
         self.seed = seed
@@ -199,7 +202,7 @@ class DataLoader:
             batch = (default_collate if collate is None else collate)(samples)
         if self.transform is not None:
             batch = self.transform(batch, np.random.Generator(np.random.Philox(key=(seed, number))))
-        return batch
+        return _pinned(batch) if self.pin_memory else batch
 
     def _prefetch(self, jobs: Iterator[tuple[Any, int, int]]) -> Iterator[Any]:
         from concurrent.futures import ThreadPoolExecutor
@@ -235,9 +238,9 @@ def default_collate(batch: list[Any]) -> Any:
     first = batch[0]
     kind = type(first)
     if isinstance(first, Tensor):
-        return wrap(_stack([t.detach().numpy() for t in batch]))
-    if isinstance(first, (np.ndarray, np.generic)):
-        return wrap(_stack([np.asarray(v) for v in batch]))
+        return wrap(_stack([t._data for t in batch]))
+    if isinstance(first, np.generic) or is_array(first):
+        return wrap(_stack([as_array(v) for v in batch]))
     if isinstance(first, (bool, int, float)):
         array = _stack([np.asarray(v) for v in batch])
         return wrap(array.astype(np.float32) if array.dtype == np.float64 else array)
@@ -273,7 +276,7 @@ def _stack(arrays: list[np.ndarray]) -> np.ndarray:
 
 def _convert(sample: Any) -> Any:
     """A single sample, unbatched: arrays become Tensors."""
-    if isinstance(sample, np.ndarray):
+    if is_array(sample):
         return wrap(sample)
     if isinstance(sample, Mapping):
         return {key: _convert(value) for key, value in sample.items()}
@@ -281,6 +284,18 @@ def _convert(sample: Any) -> Any:
         members = [_convert(value) for value in sample]
         return type(sample)(*members) if hasattr(sample, "_fields") else type(sample)(members)
     return sample
+
+
+def _pinned(batch: Any) -> Any:
+    """A batch with the Tensors that live on the CPU in page-locked memory."""
+    if isinstance(batch, Tensor):
+        return batch.pin_memory() if batch.device.type == "cpu" else batch
+    if isinstance(batch, Mapping):
+        return {key: _pinned(value) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        members = [_pinned(value) for value in batch]
+        return type(batch)(*members) if hasattr(batch, "_fields") else type(batch)(members)
+    return batch
 
 
 def _plain(value: Any) -> Any:

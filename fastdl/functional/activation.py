@@ -383,7 +383,7 @@ def gumbel_softmax(
     from ..random import generator
 
     noise = generator().gumbel(size=x._data.shape).astype(x._data.dtype)
-    soft = softmax((x + wrap(noise)) / tau, dim)
+    soft = softmax((x + wrap(np.asarray(noise, like=x._data))) / tau, dim)
     if not hard:
         return soft
     y = soft._data

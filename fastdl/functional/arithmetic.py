@@ -170,9 +170,9 @@ def _operands(name: str, a: Any, b: Any) -> tuple[Any, Any]:
     """Both as Tensors of one dtype."""
     a, b = promote(name, a, b)
     if not isinstance(a, TensorBase):
-        a = wrap(np.asarray(a, b._data.dtype))
+        a = wrap(np.asarray(a, b._data.dtype, like=b._data))
     elif not isinstance(b, TensorBase):
-        b = wrap(np.asarray(b, a._data.dtype))
+        b = wrap(np.asarray(b, a._data.dtype, like=a._data))
     return a, b
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
+from ..backend import as_array
 from .arithmetic import _both, _operands
 from .core import as_operand, as_tensor, promote, unbroadcast
 
@@ -61,7 +62,7 @@ def minimum(input: Tensor, other: Any) -> Tensor:
 def _broadcast(name: str, function: Any, a: Any, b: Any) -> np.ndarray:
     """A NumPy function of two operands whose shapes must broadcast."""
     try:
-        return np.asarray(function(a, b))
+        return as_array(function(a, b))
     except ValueError:
         sa, sb = np.shape(a), np.shape(b)
         raise ValueError(f"{name}: expected shapes that broadcast together, got {sa} and {sb}") from None

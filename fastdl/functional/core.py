@@ -11,7 +11,9 @@ import numpy as np
 
 from .. import autograd, backend, casting
 from ..autograd import ArrayFunction, Leaf, TensorBase, _mode, is_float, mark_inplace, wrap
-from ..backend import convert
+from ..backend import as_array, beside, convert, copied, is_array, is_writable
+from ..device import is_on, place
+from ..device import of as device_of
 from ..dtypes import combine, promote_types, scalar_dtype
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def numpy_names(function: _F, wide: bool = False) -> _F:
             if "keepdims" in kwargs:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
         if args and not isinstance(args[0], kinds):
-            if not isinstance(args[0], np.ndarray):
+            if not is_array(args[0]):
                 raise TypeError(f"{function.__name__}: expected a Tensor, got {type(args[0]).__name__}")
             args = (wrap(args[0]), *args[1:])
         if wide:
@@ -122,14 +124,14 @@ def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
         [lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1]
     )
     dtype = _FLOAT32 if grad.dtype.itemsize == 2 else None
-    return np.asarray(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
+    return as_array(grad.sum(axes, dtype=dtype)).astype(grad.dtype, copy=False).reshape(shape)
 
 
 def add_at(out: np.ndarray, index: Any, values: Any) -> None:
     """``out[index] += values`` for a C-contiguous ``out`` and an index that may name a place more than once. Going
     through the places in flat memory is ten times faster than ``np.add.at`` with several dimensions. Two-byte floats
     are added up in float32."""
-    places = np.arange(out.size).reshape(out.shape)[index]
+    places = np.arange(out.size, like=out).reshape(out.shape)[index]
     values = np.broadcast_to(values, places.shape).reshape(-1)
     if out.itemsize == 2 and is_float(out.dtype):
         sums = out.reshape(-1).astype(_FLOAT32)
@@ -149,7 +151,7 @@ def select(condition: Any, a: Any, b: Any) -> np.ndarray:
 class Clone(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:
-        return np.array(x)  # keeps the memory layout
+        return copied(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -173,6 +175,22 @@ class Cast(ArrayFunction):
         return convert(grad, ctx.dtype)
 
 
+class Move(ArrayFunction):
+    @staticmethod
+    def forward(ctx: Any, x: Any, where: Any) -> Any:
+        ctx.home = device_of(x)
+        return place(x, where)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return place(grad, ctx.home)
+
+
+def move(x: Any, where: Any) -> Any:
+    """A Tensor on another device (the same Tensor where it is there already)."""
+    return x if is_on(x._data, where) else Move.apply(x, where)
+
+
 def cast(x: Any, dtype: np.dtype) -> Any:
     """A Tensor of another dtype (the same Tensor where it has it already)."""
     if x._data.dtype == dtype:
@@ -189,8 +207,8 @@ def as_operand(x: Any) -> Any:
     """A Tensor, or a Python scalar, from whatever stands in an expression."""
     if isinstance(x, TensorBase) or x.__class__ in _SCALARS:
         return x
-    if isinstance(x, np.ndarray | np.generic):
-        return wrap(np.asarray(x))
+    if is_array(x) or isinstance(x, np.generic):
+        return wrap(as_array(x))
     if isinstance(x, _SCALARS):
         return x
     if isinstance(x, complex):
@@ -246,7 +264,7 @@ def as_tensor(x: Any) -> Any:
     """``x`` itself where it is a Tensor, else a Tensor made from an array, a number or a nested list."""
     if isinstance(x, TensorBase):
         return x
-    if isinstance(x, np.ndarray):
+    if is_array(x):
         return wrap(x)
     return autograd.Tensor(x)
 
@@ -380,9 +398,9 @@ def overwrite(name: str, t: Any, new: Any) -> Any:
                 f"{name}: result type {value.dtype} can't be cast to the tensor's type {data.dtype}"
             )
         new = cast(new, data.dtype)
-    if data.flags.writeable is False:
+    if not is_writable(data):
         raise RuntimeError(f"{name}: the tensor's memory is read-only")
-    data[...] = new._data
+    data[...] = beside(new._data, data)
     mark_inplace(data)
     if _mode.enabled:
         node = new._node
@@ -404,7 +422,7 @@ def inplace(function: Callable) -> Callable:
         check_inplace(name, self)
         source = self
         if self._node is not None and _mode.enabled:  # the node may save its input, which is about to change
-            source = wrap(np.array(self._data))
+            source = wrap(copied(self._data))
             source._node = self._node
         return overwrite(name, self, function(source, *args, **kwargs))
 

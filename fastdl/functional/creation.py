@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import backend, random
 from ..autograd import TensorBase, is_float, wrap
-from ..device import check_device
+from ..device import like, of, place
 from ..dlpack import from_dlpack as read_dlpack
 from ..dtypes import as_dtype
 from .shape import sizes
@@ -25,6 +25,8 @@ def to_array(data: Any, dtype: Any = None, copy: bool = True) -> np.ndarray:
         data = data._data
     if dtype is not None:
         dtype = as_dtype(dtype)
+    if backend.of(data) is not None:
+        return data.astype(data.dtype if dtype is None else dtype, copy=copy)
     if isinstance(data, np.ndarray | np.generic):
         if data.dtype.kind not in "fiub" and not is_float(data.dtype):
             raise TypeError(f"tensor: expected numbers or bools, got an array of dtype {data.dtype}")
@@ -58,7 +60,7 @@ def _plain(data: Any) -> tuple[Any, bool]:
     out = []
     for d in data:
         if isinstance(d, TensorBase):
-            d = d._data
+            d = backend.to_numpy(d._data)
             found = True
         elif isinstance(d, list | tuple):
             d, inner = _plain(d)
@@ -73,9 +75,7 @@ def _plain(data: Any) -> tuple[Any, bool]:
 
 
 def _finish(array: np.ndarray, device: Any, requires_grad: bool) -> Any:
-    if device is not None:
-        check_device(device)
-    t = wrap(array)
+    t = wrap(array if device is None else place(array, device))
     if requires_grad:
         t.requires_grad = True
     return t
@@ -98,7 +98,8 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """A Tensor that shares the memory of ``data`` where it can (arrays, Tensors of that dtype)."""
     if isinstance(data, TensorBase) and (dtype is None or data._data.dtype == as_dtype(dtype)):
-        return data  # type: ignore[return-value]
+        same: Any = data
+        return same if device is None else same.to(device)
     return _finish(to_array(data, dtype, copy=False), device, False)
 
 
@@ -119,7 +120,7 @@ def zeros(
 ) -> Tensor:
     """A Tensor of zeros; sizes as one tuple or one by one."""
     return _finish(
-        np.zeros(_size("zeros", args if size is None else (size,)), _float_dtype(dtype)),
+        np.zeros(_size("zeros", args if size is None else (size,)), _float_dtype(dtype), like=like(device)),
         device,
         requires_grad,
     )
@@ -130,7 +131,9 @@ def ones(
 ) -> Tensor:
     """A Tensor of ones; sizes as one tuple or one by one."""
     return _finish(
-        np.ones(_size("ones", args if size is None else (size,)), _float_dtype(dtype)), device, requires_grad
+        np.ones(_size("ones", args if size is None else (size,)), _float_dtype(dtype), like=like(device)),
+        device,
+        requires_grad,
     )
 
 
@@ -139,7 +142,7 @@ def empty(
 ) -> Tensor:
     """A Tensor whose elements are whatever the memory holds."""
     return _finish(
-        backend.empty(_size("empty", args if size is None else (size,)), _float_dtype(dtype)),
+        backend.empty(_size("empty", args if size is None else (size,)), _float_dtype(dtype), like(device)),
         device,
         requires_grad,
     )
@@ -151,8 +154,9 @@ def full(
     """A Tensor filled with one value, whose kind gives the dtype unless ``dtype`` does."""
     if isinstance(fill_value, TensorBase):
         fill_value = fill_value._data
-    value = to_array(fill_value, dtype)
-    return _finish(np.full(_size("full", (size,)), value), device, requires_grad)
+    value = backend.to_numpy(to_array(fill_value, dtype))
+    array = np.full(_size("full", (size,)), value, value.dtype, like=like(device))
+    return _finish(array, device, requires_grad)
 
 
 def _size(name: str, size: tuple) -> tuple:
@@ -169,23 +173,27 @@ def _float_dtype(dtype: Any) -> np.dtype:
     return backend.get_default_dtype() if dtype is None else as_dtype(dtype)
 
 
-def _like(t: Any, dtype: Any) -> tuple[Any, Any]:
+def _given(t: Any, dtype: Any) -> tuple[Any, Any]:
     if not isinstance(t, TensorBase):
         t = wrap(to_array(t, copy=False))
     return t._data, t._data.dtype if dtype is None else as_dtype(dtype)
+
+
+def _beside(x: Any, device: Any) -> Any:
+    return device if device is not None or x.__class__ is np.ndarray else of(x)
 
 
 def zeros_like(
     input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Zeros in the shape, dtype and layout of ``input``."""
-    x, dt = _like(input, dtype)
+    x, dt = _given(input, dtype)
     return _finish(np.zeros_like(x, dt), device, requires_grad)
 
 
 def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones in the shape, dtype and layout of ``input``."""
-    x, dt = _like(input, dtype)
+    x, dt = _given(input, dtype)
     return _finish(np.ones_like(x, dt), device, requires_grad)
 
 
@@ -193,7 +201,7 @@ def empty_like(
     input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Unset elements in the shape, dtype and layout of ``input``."""
-    x, dt = _like(input, dtype)
+    x, dt = _given(input, dtype)
     return _finish(np.empty_like(x, dt), device, requires_grad)
 
 
@@ -201,8 +209,8 @@ def full_like(
     input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """One value in the shape, dtype and layout of ``input``."""
-    x, dt = _like(input, dtype)
-    value = fill_value._data if isinstance(fill_value, TensorBase) else fill_value
+    x, dt = _given(input, dtype)
+    value = backend.to_numpy(fill_value._data) if isinstance(fill_value, TensorBase) else fill_value
     return _finish(np.full_like(x, value, dt), device, requires_grad)
 
 
@@ -316,16 +324,16 @@ def randn(
 
 def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Uniform numbers in [0, 1) in the shape and dtype of ``input``."""
-    x, dt = _like(input, dtype)
-    return rand(x.shape, dtype=dt, device=device, requires_grad=requires_grad)
+    x, dt = _given(input, dtype)
+    return rand(x.shape, dtype=dt, device=_beside(x, device), requires_grad=requires_grad)
 
 
 def randn_like(
     input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Normal numbers in the shape and dtype of ``input``."""
-    x, dt = _like(input, dtype)
-    return randn(x.shape, dtype=dt, device=device, requires_grad=requires_grad)
+    x, dt = _given(input, dtype)
+    return randn(x.shape, dtype=dt, device=_beside(x, device), requires_grad=requires_grad)
 
 
 def randint(
@@ -349,8 +357,8 @@ def randint_like(input: Tensor, low: int, high: Any = None, *, dtype: Any = None
     """Integers in [low, high) in the shape and dtype of ``input``."""
     if high is None:
         low, high = 0, low
-    x, dt = _like(input, dtype)
-    return randint(low, high, x.shape, dtype=dt)
+    x, dt = _given(input, dtype)
+    return randint(low, high, x.shape, dtype=dt, device=_beside(x, None))
 
 
 def randperm(n: int, *, generator: Any = None, dtype: Any = None, device: Any = None) -> Tensor:
@@ -363,27 +371,30 @@ def normal(
     mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None
 ) -> Tensor:
     """Normal numbers of the given means and standard deviations (numbers or Tensors), of shape ``size`` if given."""
-    m, s = [v._data if isinstance(v, TensorBase) else v for v in (mean, std)]
+    given = [v._data if isinstance(v, TensorBase) else v for v in (mean, std)]
+    m, s = [backend.to_numpy(v) for v in given]
     if np.any(np.asarray(s) < 0):
         raise ValueError(f"normal: expected std of at least 0, got {s}")
     shape = np.broadcast_shapes(np.shape(m), np.shape(s)) if size is None else _size("normal", (size,))
     z = _random("normal", "standard_normal", shape, dtype, generator)
-    return wrap(np.asarray(z * s + m).astype(z.dtype, copy=False))
+    place_of = next((v for v in given if backend.of(v) is not None), None)
+    return wrap(backend.beside(np.asarray(z * s + m).astype(z.dtype, copy=False), place_of))
 
 
 def bernoulli(input: Tensor, *, generator: Any = None) -> Tensor:
     """1 with probability ``input``, else 0, in the dtype of ``input``."""
-    p = input._data
+    p = backend.to_numpy(input._data)
     if p.size and not (p.min() >= 0 and p.max() <= 1):
         raise ValueError("bernoulli: expected probabilities in [0, 1]")
-    return wrap(np.asarray(_draw("bernoulli", generator).random(p.shape) < p).astype(p.dtype))
+    drawn = np.asarray(_draw("bernoulli", generator).random(p.shape) < p).astype(p.dtype)
+    return wrap(backend.beside(drawn, input._data))
 
 
 def multinomial(
     input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None
 ) -> Tensor:
     """Indices drawn with the (unnormalised) probabilities in the rows of ``input``: int64, (..., num_samples)."""
-    p = input._data.astype(np.float64)
+    p = backend.to_numpy(input._data).astype(np.float64)
     if p.ndim not in (1, 2):
         raise ValueError(f"multinomial: expected 1 or 2 dimensions, got {p.ndim}")
     rows = np.atleast_2d(p)
@@ -402,36 +413,74 @@ def multinomial(
         keys = draw.exponential(size=rows.shape)
         keys = np.where(rows > 0, keys / np.where(rows > 0, rows, 1), np.inf)
         out = np.argsort(keys, 1)[:, :num_samples]
-    return wrap((out if p.ndim == 2 else out[0]).astype(np.int64))
+    return wrap(backend.beside((out if p.ndim == 2 else out[0]).astype(np.int64), input._data))
 
 
 # ---------------------------------------------------------------------------- as methods: new_zeros and the like
 
 
-def new_tensor(input: Tensor, data: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A Tensor from data, in the dtype of ``input``."""
-    return tensor(data, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad)
+def new_tensor(
+    input: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """A Tensor from data, in the dtype of ``input``, beside it."""
+    return tensor(
+        data,
+        dtype=input._data.dtype if dtype is None else dtype,
+        device=_beside(input._data, device),
+        requires_grad=requires_grad,
+    )
 
 
-def new_zeros(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros in the dtype of ``input``."""
-    return zeros(*size, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad)
+def new_zeros(
+    input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Zeros in the dtype of ``input``, beside it."""
+    return zeros(
+        *size,
+        dtype=input._data.dtype if dtype is None else dtype,
+        device=_beside(input._data, device),
+        requires_grad=requires_grad,
+    )
 
 
-def new_ones(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones in the dtype of ``input``."""
-    return ones(*size, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad)
+def new_ones(
+    input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Ones in the dtype of ``input``, beside it."""
+    return ones(
+        *size,
+        dtype=input._data.dtype if dtype is None else dtype,
+        device=_beside(input._data, device),
+        requires_grad=requires_grad,
+    )
 
 
-def new_empty(input: Tensor, *size: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Unset elements in the dtype of ``input``."""
-    return empty(*size, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad)
+def new_empty(
+    input: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Unset elements in the dtype of ``input``, beside it."""
+    return empty(
+        *size,
+        dtype=input._data.dtype if dtype is None else dtype,
+        device=_beside(input._data, device),
+        requires_grad=requires_grad,
+    )
 
 
 def new_full(
-    input: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False
+    input: Tensor,
+    size: Any,
+    fill_value: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
-    """One value in the dtype of ``input``."""
+    """One value in the dtype of ``input``, beside it."""
     return full(
-        size, fill_value, dtype=input._data.dtype if dtype is None else dtype, requires_grad=requires_grad
+        size,
+        fill_value,
+        dtype=input._data.dtype if dtype is None else dtype,
+        device=_beside(input._data, device),
+        requires_grad=requires_grad,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float
-from .core import as_tensor, float32_in_autocast
+from ..backend import to_numpy
+from .core import add_at, as_tensor, float32_in_autocast
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -31,14 +33,14 @@ class CTC(ArrayFunction):
         zero_infinity: bool,
     ) -> np.ndarray:
         steps, n, _ = log_probs.shape
-        states = np.full((n, 2 * labels.shape[1] + 1), blank)
+        states = np.full((n, 2 * labels.shape[1] + 1), blank, like=labels)
         states[:, 1::2] = labels
         # One may skip the blank between two labels that differ.
-        skip = np.zeros(states.shape, np.bool_)
+        skip = np.zeros(states.shape, np.bool_, like=labels)
         skip[:, 2:] = (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])
         emit = np.take_along_axis(log_probs, np.broadcast_to(states, (steps, *states.shape)), axis=2)
-        batch, last = np.arange(n), 2 * target_lengths
-        alpha = np.full(emit.shape, -np.inf, log_probs.dtype)
+        batch, last = np.arange(n, like=labels), 2 * target_lengths
+        alpha = np.full(emit.shape, -np.inf, log_probs.dtype, like=emit)
         if steps:
             alpha[0, :, :2] = emit[0, :, :2]
             alpha[0, target_lengths == 0, 1:] = -np.inf
@@ -58,9 +60,9 @@ class CTC(ArrayFunction):
     def backward(ctx: Any, grad: np.ndarray) -> np.ndarray:
         log_probs, states, skip, emit, alpha, input_lengths, last, loss = ctx.saved
         steps, n, _ = log_probs.shape
-        batch = np.arange(n)
-        occupied = np.full(emit.shape, -np.inf, emit.dtype)  # log of alpha beta / likelihood
-        beta = np.full(emit.shape[1:], -np.inf, emit.dtype)
+        batch = np.arange(n, like=emit)
+        occupied = np.full(emit.shape, -np.inf, emit.dtype, like=emit)  # log of alpha beta / likelihood
+        beta = np.full(emit.shape[1:], -np.inf, emit.dtype, like=emit)
         for t in reversed(range(steps)):
             if t + 1 < steps:
                 beta = _leave(beta + emit[t + 1], skip)
@@ -73,8 +75,8 @@ class CTC(ArrayFunction):
             weight = np.exp(occupied) * -grad[:, None]
         if ctx.how:
             weight[:, np.isinf(loss)] = 0
-        where: Any = (np.arange(steps)[:, None, None], batch[None, :, None], states[None])
-        np.add.at(gradient, where, weight)
+        where: Any = (np.arange(steps, like=emit)[:, None, None], batch[None, :, None], states[None])
+        add_at(gradient, where, weight)
         return gradient
 
 
@@ -85,7 +87,7 @@ def _ends(last: np.ndarray) -> np.ndarray:
 
 def _add(*terms: np.ndarray) -> np.ndarray:
     """log of the sum of exponentials, -inf where all are."""
-    top = np.maximum.reduce(terms)
+    top = reduce(np.maximum, terms)
     safe = np.where(np.isneginf(top), 0, top)
     with np.errstate(divide="ignore"):
         return safe + np.log(sum(np.exp(x - safe) for x in terms))
@@ -109,7 +111,7 @@ def _leave(following: np.ndarray, skip: np.ndarray) -> np.ndarray:
 
 
 def _lengths(name: str, lengths: Any, n: int, limit: int) -> np.ndarray:
-    array = np.asarray(lengths._data if isinstance(lengths, TensorBase) else lengths)
+    array = np.asarray(to_numpy(lengths._data) if isinstance(lengths, TensorBase) else lengths)
     if array.dtype.kind not in "iu":
         raise TypeError(f"ctc_loss: expected integers for {name}, got {array.dtype}")
     array = array.reshape(-1).astype(np.int64)
@@ -163,8 +165,9 @@ def ctc_loss(
     label = targets._data.astype(np.int64)
     inputs = _lengths("input_lengths", input_lengths, n, steps)
     counts = _lengths("target_lengths", target_lengths, n, label.shape[-1] if label.ndim else 0)
-    label = _padded(label, counts, len(shape) == 2)
-    inside = np.arange(label.shape[1]) < counts[:, None]
+    label = np.asarray(_padded(to_numpy(label), counts, len(shape) == 2), like=log_probs._data)
+    inputs, counts = np.asarray(inputs, like=label), np.asarray(counts, like=label)
+    inside = np.arange(label.shape[1], like=label) < counts[:, None]
     if ((label < 0) | (label >= classes))[inside].any():
         raise IndexError(f"ctc_loss: expected labels from 0 to {classes - 1}, got {label[inside].tolist()}")
     label = np.where(inside, label, blank)

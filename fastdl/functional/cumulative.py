@@ -66,15 +66,27 @@ def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return CumProd.apply(input, axis) if input._data.ndim else input + 0
 
 
+def _accumulated(function: Any, x: Any, axis: int) -> Any:
+    """Running extremes. CuPy has no ufunc.accumulate for them: there, runs of twice the length in every step."""
+    if x.__class__ is np.ndarray:
+        return function.accumulate(x, axis)
+    moved = np.moveaxis(x.copy(), axis, -1)
+    step = 1
+    while step < moved.shape[-1]:
+        moved[..., step:] = function(moved[..., step:], moved[..., :-step])
+        step *= 2
+    return np.moveaxis(moved, -1, axis)
+
+
 def _running(name: str, function: Any, input: Tensor, dim: int) -> Any:
     x = input._data
     axis = normalize_dim(name, dim, x.ndim)
     if not x.ndim:
         return _pick(input, x, 0, False)
-    best = function.accumulate(x, axis)
-    positions = np.arange(x.shape[axis]).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    best = _accumulated(function, x, axis)
+    positions = np.arange(x.shape[axis], like=x).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     hit = (x == best) | (np.isnan(x) if is_float(x.dtype) else False)
-    indices = np.maximum.accumulate(np.where(hit, positions, 0), axis)
+    indices = _accumulated(np.maximum, np.where(hit, positions, 0), axis)
     from .gather import gather
 
     return ValuesIndices(gather(input, axis, wrap(indices)), wrap(indices))

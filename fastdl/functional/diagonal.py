@@ -59,17 +59,15 @@ class Diagonal(View):
     def forward(ctx: Any, x: Any, offset: int, a: int, b: int) -> Any:
         ctx.how = x.shape, offset, a, b
         y = np.diagonal(x, offset, a, b)
-        if x.flags.writeable:
+        if isinstance(x, np.ndarray) and x.flags.writeable:
             y.flags.writeable = True  # NumPy hands out a read-only view of writable memory
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         shape, offset, a, b = ctx.how
-        out = np.zeros(shape, grad.dtype)
-        d = np.diagonal(out, offset, a, b)
-        d.flags.writeable = True
-        d[...] = grad
+        out = np.zeros(shape, grad.dtype, like=grad)
+        Diagonal.forward(ctx, out, offset, a, b)[...] = grad
         return out
 
 
@@ -97,7 +95,7 @@ class DiagEmbed(ArrayFunction):
     def forward(ctx: Any, x: Any, offset: int, a: int, b: int) -> Any:
         ctx.how = offset, a, b
         n = x.shape[-1] + abs(offset)
-        out = np.zeros((*x.shape[:-1], n, n), x.dtype)
+        out = np.zeros((*x.shape[:-1], n, n), x.dtype, like=x)
         i = np.arange(x.shape[-1])
         out[..., i + max(-offset, 0), i + max(offset, 0)] = x
         return np.moveaxis(out, (-2, -1), (a, b))

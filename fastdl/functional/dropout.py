@@ -59,7 +59,7 @@ def _channel_mask(input: Tensor, p: float, channels: int, op: str) -> Tensor:
     shape = input._data.shape
     shape = shape[:channels] + (1,) * (len(shape) - channels)
     draw = random.next_offset(int(np.prod(shape)))
-    return wrap(ops.dropout_mask(shape, p, *draw, dtype=input._data.dtype))
+    return wrap(ops.dropout_mask(shape, p, *draw, dtype=input._data.dtype, like=input._data))
 
 
 def _feature_dropout(

@@ -181,6 +181,6 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         raise IndexError(
             f"one_hot: expected classes in [0, {num_classes}), got {indices.reshape(-1)[bad[0]]} at position {bad[0]}"
         )
-    out = np.zeros((*indices.shape, num_classes), np.int64)
+    out = np.zeros((*indices.shape, num_classes), np.int64, like=indices)
     np.put_along_axis(out, indices[..., None].astype(np.int64), 1, -1)
     return wrap(out)

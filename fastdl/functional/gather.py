@@ -36,7 +36,7 @@ class Gather(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         shape, axis, index = ctx.how
-        out = np.zeros(shape, grad.dtype)
+        out = np.zeros(shape, grad.dtype, like=grad)
         add_at(out, _grid(index, axis), grad)
         return out
 
@@ -100,7 +100,7 @@ class Scatter(ArrayFunction):
             gx = grad.copy()
             gx[grid] = 0
         if ctx.needs[1]:
-            gs = np.zeros(shape, grad.dtype)
+            gs = np.zeros(shape, grad.dtype, like=grad)
             part = grad[grid]
             gs[tuple([slice(n) for n in part.shape])] = part
         return gx, gs
@@ -114,7 +114,7 @@ def _scatter(name: str, input: Tensor, dim: int, index: Any, src: Any, add: bool
         return _scatter(name, input.reshape(1), 0, index, src, add).reshape(())
     i = _index_for(name, x.shape, axis, index)
     if not isinstance(src, TensorBase):
-        src = wrap(np.broadcast_to(np.asarray(src, x.dtype), i.shape))
+        src = wrap(np.broadcast_to(np.asarray(src, x.dtype, like=x), i.shape))
     if src._data.dtype != x.dtype:
         raise TypeError(f"{name}: expected src of dtype {x.dtype}, got {src._data.dtype}")
     if src._data.ndim != x.ndim or any(a > b for a, b in zip(i.shape, src._data.shape)):
@@ -159,7 +159,7 @@ def scatter_reduce(
     axis = normalize_dim("scatter_reduce", dim, x.ndim)
     i = _index_for("scatter_reduce", x.shape, axis, index)
     grid = _grid(i, axis)
-    count = np.zeros(x.shape, np.int64)
+    count = np.zeros(x.shape, np.int64, like=x)
     np.add.at(count, grid, 1)
     if not include_self:
         start: Any = {"sum": 0, "mean": 0, "prod": 1}.get(reduce)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction
+from ..backend import address, empty, is_array
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -27,20 +28,20 @@ class SplitHeads(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, *grads: np.ndarray | None) -> np.ndarray:
         given = next(g for g in grads if g is not None)
-        block = given.base
-        if isinstance(block, np.ndarray) and block.shape == ctx.shape and block.flags.c_contiguous:
-            first = block.__array_interface__["data"][0]
+        block: Any = given.base
+        if is_array(block) and block.shape == ctx.shape and block.flags.c_contiguous:
+            first = address(block)
             part = block[0, 0, 0].nbytes
             if all(
                 g is not None
                 and g.base is block
                 and g.strides == given.strides
-                and g.__array_interface__["data"][0] == first + i * part
+                and address(g) == first + i * part
                 for i, g in enumerate(grads)
             ):
                 return block.reshape(*ctx.shape[:2], -1)  # they lie there as they should
-        out = np.empty(ctx.shape, given.dtype)
-        inverse = np.argsort(ctx.order)
+        out = empty(ctx.shape, given.dtype, given)
+        inverse = np.argsort(ctx.order).tolist()
         for i, g in enumerate(grads):
             out[:, :, i] = 0 if g is None else g.transpose(inverse)
         return out.reshape(*ctx.shape[:2], -1)

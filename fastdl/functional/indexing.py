@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, _mode, mark_inplace, wrap
+from ..backend import is_array
+from ..device import of as device_of
 from .core import (
     View,
     add_at,
     as_tensor,
     cast,
     check_inplace,
+    move,
     normalize_dim,
     overwrite,
     select,
@@ -40,7 +43,7 @@ def array_index(index: Any) -> tuple[Any, bool]:
             i = np.asarray([j._data.item() if isinstance(j, TensorBase) else j for j in i])
             if i.size == 0:
                 i = i.astype(np.int64)
-        if isinstance(i, np.ndarray):
+        if is_array(i):
             if i.dtype.kind not in "iub":
                 raise IndexError(f"index: expected integers or bools, got {i.dtype}")
             basic = False
@@ -57,12 +60,12 @@ class Slice(View):
         ctx.shape = x.shape
         y = x[index]
         return (
-            y if y.__class__ is np.ndarray else x[(*index, ...)]
+            y if y.__class__ is x.__class__ else x[(*index, ...)]
         )  # an element as a 0-d view, not as a number
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        out = np.zeros(ctx.shape, grad.dtype)
+        out = np.zeros(ctx.shape, grad.dtype, like=grad)
         out[ctx.index] = grad
         return out
 
@@ -76,8 +79,8 @@ class Index(ArrayFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        out = np.zeros(ctx.shape, grad.dtype)
-        if all(not isinstance(i, np.ndarray) or i.dtype.kind == "b" for i in ctx.index):
+        out = np.zeros(ctx.shape, grad.dtype, like=grad)
+        if all(not is_array(i) or i.dtype.kind == "b" for i in ctx.index):
             out[ctx.index] = grad  # a mask picks each element once
         else:
             add_at(out, ctx.index, grad)
@@ -115,7 +118,7 @@ def _integers_first(input: Tensor, index: tuple) -> tuple[Tensor, tuple]:
     if not any(i.__class__ is int for i in index):
         return input, index
     ndim = input._data.ndim
-    used = sum([i.ndim if i.dtype.kind == "b" else 1 for i in index if isinstance(i, np.ndarray)])
+    used = sum([i.ndim if i.dtype.kind == "b" else 1 for i in index if is_array(i)])
     used += len([i for i in index if i.__class__ is int or i.__class__ is slice])
     first: list = []
     rest: list = []
@@ -125,7 +128,7 @@ def _integers_first(input: Tensor, index: tuple) -> tuple[Tensor, tuple]:
         elif i is Ellipsis:
             first += [slice(None)] * (ndim - used)
             rest.append(i)
-        elif isinstance(i, np.ndarray):
+        elif is_array(i):
             first += [slice(None)] * (i.ndim if i.dtype.kind == "b" else 1)
             rest.append(i)
         else:
@@ -152,9 +155,11 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
     if not basic:
         input, index = _integers_first(input, index)
     data = input._data
-    value = as_tensor(value) if not isinstance(value, int | float) else wrap(np.asarray(value))
+    value = as_tensor(value) if not isinstance(value, int | float) else wrap(np.asarray(value, like=data))
     if value._data.dtype != data.dtype:
         value = cast(value, data.dtype)
+    if value._data.__class__ is not data.__class__:
+        value = move(value, device_of(data))
     if _mode.enabled and (input._node is not None or value._node is not None):
         overwrite("__setitem__", input, SetIndex.apply(input, value, index))
         return
@@ -243,7 +248,7 @@ class MaskedFill(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (mask,) = ctx.saved
-        zero = np.zeros((), grad.dtype)
+        zero = np.zeros((), grad.dtype, like=grad)
         gv = unbroadcast(select(mask, grad, zero), ()) if ctx.needs[2] else None
         return unbroadcast(select(mask, zero, grad), ctx.shape), None, gv
 
@@ -255,13 +260,15 @@ def _mask(name: str, mask: Any) -> np.ndarray:
     return m
 
 
-def _number(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """A Python number as an array of a dtype. Raises ValueError where an integer dtype cannot hold it."""
+def _number(name: str, value: Any, like: Any) -> Any:
+    """A Python number as an array of the dtype of ``like``, beside it. Raises ValueError where an integer dtype cannot
+    hold it."""
+    dtype = like.dtype
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if not limits.min <= value <= limits.max:
             raise ValueError(f"{name}: {value} can't be converted to {dtype.name} without overflow")
-    return np.asarray(value).astype(dtype)
+    return np.asarray(value, like=like).astype(dtype)
 
 
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
@@ -273,7 +280,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
             raise ValueError(f"masked_fill: expected a number or a 0-d tensor, got shape {value._data.shape}")
         value = cast(value, input._data.dtype)
     else:
-        value = _number("masked_fill", value, input._data.dtype)
+        value = _number("masked_fill", value, input._data)
     try:
         return MaskedFill.apply(input, m, value)
     except ValueError:
@@ -305,7 +312,7 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     if as_tuple:
         return tuple([wrap(i) for i in found])
     if not input._data.ndim:
-        return wrap(np.zeros((len(found[0]), 0), np.int64))
+        return wrap(np.zeros((len(found[0]), 0), np.int64, like=input._data))
     return wrap(np.stack(found, 1).astype(np.int64, copy=False))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float, wrap
+from ..backend import as_array
 from ..naming import names_itself
 from ..ops.loss import HINGE_EMBEDDING, SOFT_MARGIN
 from .core import as_tensor, float32_in_autocast, widened
@@ -112,7 +113,7 @@ def cosine_embedding_loss(
     norms = (((a * a).sum(-1) + eps) * ((b * b).sum(-1) + eps)).sqrt()
     cos = (a * b).sum(-1) / norms
     same = (t._data == 1).astype(cos._data.dtype)
-    losses = (1 - cos) * wrap(np.asarray(same)) + (cos - margin).relu() * wrap(np.asarray(1 - same))
+    losses = (1 - cos) * wrap(as_array(same)) + (cos - margin).relu() * wrap(as_array(1 - same))
     return _reduced(losses, code)
 
 
@@ -202,7 +203,7 @@ def multi_margin_loss(
         raise IndexError(
             f"{op}: expected labels in [0, {n}), got {y.reshape(-1)[bad[0]]} at position {bad[0]}"
         )
-    one_hot = (np.arange(n) == y[..., None]).astype(x._data.dtype)
+    one_hot = (np.arange(n, like=y) == y[..., None]).astype(x._data.dtype)
     own = (x * wrap(one_hot)).sum(-1, keepdim=True)
     terms = (x - own + margin).relu()
     factor = (1 - one_hot) / n
@@ -268,8 +269,8 @@ def multilabel_margin_loss(
             f"multilabel_margin_loss: expected labels from -1 to {shape[-1] - 1}, got {label.tolist()}"
         )
     listed = np.cumprod(label >= 0, axis=1).astype(np.bool_)
-    is_target = np.zeros(label.shape, np.bool_)
-    rows = np.broadcast_to(np.arange(len(label))[:, None], label.shape)
+    is_target = np.zeros(label.shape, np.bool_, like=label)
+    rows = np.broadcast_to(np.arange(len(label), like=label)[:, None], label.shape)
     is_target[rows[listed], label[listed]] = True
     loss = MultilabelMargin.apply(input.reshape(-1, shape[-1]), is_target)
     if reduction == "none":

@@ -33,14 +33,14 @@ class Linear(ArrayFunction):
         if not sx or not 1 <= len(sw) <= 2 or sx[-1] != sw[-1]:
             return ops.linear(x, weight, bias)  # raises, and says why
         core = kernels(x)
-        y = empty(sx[:-1] + sw[:-1], x.dtype)
+        y = empty(sx[:-1] + sw[:-1], x.dtype, x)
         ctx.f = f
         needs_x, needs_w, needs_b = ctx.needs[:3]
         if f[3] or (needs_x is None and needs_w is None and needs_b is None):
             core.linear(x, weight, bias, y, f[0], f[1], f[2])
             saved = y if f[0] else None
         else:
-            saved = empty(y.shape, x.dtype)
+            saved = empty(y.shape, x.dtype, x)
             core.linear(x, weight, bias, saved, 0, 0.0, 0.0)
             core.activation_forward(saved, y, f[0], f[1], f[2])
         ctx.save(x if needs_w is not None else None, weight, saved)
@@ -52,12 +52,12 @@ class Linear(ArrayFunction):
         need_x, need_w, need_b = ctx.needs[:3]
         dtype, sw = weight.dtype, weight.shape
         if len(sw) == 1:
-            x = np.empty((*grad.shape, sw[0]), dtype) if x is None else x
+            x = empty((*grad.shape, sw[0]), dtype, grad) if x is None else x
             needs = (need_x is not None, need_w is not None, need_b is not None)
             return ops.linear_backward(grad, x, weight, needs, ctx.f, saved)
-        dx = None if need_x is None else empty(grad.shape[:-1] + sw[1:], dtype)
-        dw = None if need_w is None else empty(sw, dtype)
-        db = None if need_b is None else empty(sw[:1], dtype)
+        dx = None if need_x is None else empty(grad.shape[:-1] + sw[1:], dtype, grad)
+        dw = None if need_w is None else empty(sw, dtype, grad)
+        db = None if need_b is None else empty(sw[:1], dtype, grad)
         f = ctx.f
         kernels(grad).linear_backward(grad, saved, x, weight, dx, dw, db, f[0], f[1], f[2])
         return dx, dw, db

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import random
 from ..autograd import TensorBase, is_float, wrap
+from ..backend import to_numpy
 from ..dtypes import finfo
 from .core import Clone, as_tensor, cast, check_inplace, overwrite
 
@@ -45,7 +46,9 @@ def zero_(self: Tensor) -> Tensor:
 
 def _set(name: str, self: Tensor, values: np.ndarray) -> Tensor:
     check_inplace(name, self)
-    return overwrite(name, self, wrap(values.astype(self._data.dtype, copy=False)))
+    return overwrite(
+        name, self, wrap(np.asarray(values, like=self._data).astype(self._data.dtype, copy=False))
+    )
 
 
 def _draw(self: Tensor, method: str, generator: Any) -> np.ndarray:
@@ -77,7 +80,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """Fill with 1 (of probability ``p``, a number or tensor) and 0."""
-    p = p._data if isinstance(p, TensorBase) else p
+    p = to_numpy(p._data) if isinstance(p, TensorBase) else p
     draw = random.generator() if generator is None else generator
     return _set("bernoulli_", self, np.asarray(draw.random(self._data.shape) < p))
 

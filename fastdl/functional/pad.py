@@ -8,7 +8,7 @@ import numpy as np
 
 from ..autograd import ArrayFunction
 from ..backend import wide
-from .core import as_tensor
+from .core import add_at, as_tensor
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -22,7 +22,7 @@ class ConstantPad(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: np.ndarray, widths: tuple, value: Any) -> np.ndarray:
         pairs = [(n, lo, hi) for n, (lo, hi) in zip(x.shape, widths, strict=True)]
-        y = np.full_like(x, value, shape=[n + lo + hi for n, lo, hi in pairs])
+        y = np.full_like(x, value, shape=tuple([n + lo + hi for n, lo, hi in pairs]))
         # Where the input's elements are in the output, and which of them are still there.
         ctx.shape = x.shape
         ctx.inner = tuple([slice(max(lo, 0), n + lo + min(hi, 0)) for n, lo, hi in pairs])
@@ -81,8 +81,10 @@ def scatter_axis(grad: np.ndarray, index: np.ndarray, n: int, axis: int) -> np.n
     shape[axis] = n
     order = np.argsort(index, kind="stable")
     targets, starts = np.unique(index[order], return_index=True)
-    out = np.zeros(shape, grad.dtype)
-    if len(targets):
+    out = np.zeros(shape, grad.dtype, like=grad)
+    if out.__class__ is not np.ndarray:  # CuPy has no reduceat
+        add_at(out, (slice(None),) * axis + (index,), grad)
+    elif len(targets):
         sums = np.add.reduceat(grad.take(order, axis), starts, axis, wide(grad.dtype))
         out[(slice(None),) * axis + (targets,)] = sums
     return out

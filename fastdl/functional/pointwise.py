@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import ops as kernels
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
+from ..backend import as_array, is_array
 from ..dtypes import finfo, float32
 from ..ops.activation import erf as erf_kernel
 from .core import as_tensor, cast, float_input, promote, select, unbroadcast, widened
@@ -246,7 +247,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     the result is max."""
     if min is None and max is None:
         raise ValueError("clamp: expected min, max or both")
-    if isinstance(min, TensorBase | np.ndarray) or isinstance(max, TensorBase | np.ndarray):
+    if any(isinstance(b, TensorBase) or is_array(b) for b in (min, max)):
         dtype = input._data.dtype
         for bound in (min, max):
             if bound is not None:
@@ -311,7 +312,7 @@ class Where(ArrayFunction):
         (c,) = ctx.saved
         sa, sb = ctx.shapes
         _, na, nb = ctx.needs
-        zero = np.zeros((), grad.dtype)
+        zero = np.zeros((), grad.dtype, like=grad)
         return (
             None,
             na and unbroadcast(select(c, grad, zero), sa),
@@ -328,13 +329,13 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         raise TypeError(f"where: expected a bool condition, got {condition._data.dtype}")
     a, b = promote("where", input, other)
     if not isinstance(a, TensorBase):
-        a = wrap(np.asarray(a, b._data.dtype))
+        a = wrap(np.asarray(a, b._data.dtype, like=b._data))
     if not isinstance(b, TensorBase):
         if not isinstance(input, TensorBase) and not isinstance(other, TensorBase):
             a, b = as_tensor(input), as_tensor(other)
             a, b = promote("where", a, b)
         else:
-            b = wrap(np.asarray(b, a._data.dtype))
+            b = wrap(np.asarray(b, a._data.dtype, like=a._data))
     return Where.apply(condition, a, b)
 
 
@@ -363,7 +364,7 @@ def _signbit(x: Any) -> Any:
 def _test(name: str, function: Any, doc: str) -> Callable[..., Tensor]:
     def call(input: Tensor) -> Tensor:
         x = as_tensor(input)._data
-        return wrap(np.asarray(function(x)))
+        return wrap(as_array(function(x)))
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = doc
@@ -383,7 +384,7 @@ def bitwise_not(input: Tensor) -> Tensor:
     """``~input``. Raises TypeError for floating-point tensors."""
     if is_float(input._data.dtype):
         raise TypeError(f"bitwise_not: expected integers or bools, got {input._data.dtype}")
-    return wrap(np.asarray(~input._data))
+    return wrap(as_array(~input._data))
 
 
 @widened
@@ -392,7 +393,7 @@ def isclose(
 ) -> Tensor:
     """Whether ``|input - other| <= atol + rtol * |other|``, element by element."""
     a, b = _same_dtype("isclose", input, other)
-    return wrap(np.asarray(np.isclose(a, b, rtol, atol, equal_nan)))
+    return wrap(as_array(np.isclose(a, b, rtol, atol, equal_nan)))
 
 
 def allclose(

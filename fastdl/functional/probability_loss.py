@@ -169,7 +169,7 @@ def gaussian_nll_loss(
     code = _code(op, reduction)
     x, t = _operands(op, input, target)
     if not isinstance(var, TensorBase):
-        var = wrap(np.asarray(var, x._data.dtype))
+        var = wrap(np.asarray(var, x._data.dtype, like=x._data))
     v: Any = var
     if v._data.ndim and v._data.shape != x._data.shape:
         if v._data.shape == x._data.shape[:-1]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
+from ..backend import as_array
 from ..dtypes import as_dtype
 from .comparison import maximum, minimum
 from .core import (
@@ -27,8 +28,15 @@ if TYPE_CHECKING:
 
 _add: Any = np.add.reduce
 _multiply: Any = np.multiply.reduce
-_maximum: Any = np.maximum.reduce
-_minimum: Any = np.minimum.reduce
+
+
+def _maximum(x: Any, axes: Any, keepdims: bool) -> Any:
+    return x.max(axes, keepdims=keepdims)
+
+
+def _minimum(x: Any, axes: Any, keepdims: bool) -> Any:
+    return x.min(axes, keepdims=keepdims)
+
 
 #: What functions give that return elements and where they stood.
 ValuesIndices = namedtuple("ValuesIndices", ["values", "indices"])
@@ -51,7 +59,9 @@ def axes_of(name: str, dim: Any, ndim: int) -> Any:
 
 def spread(grad: np.ndarray, shape: tuple, axes: Any, keepdim: bool) -> np.ndarray:
     """The gradient of a reduction, repeated over the reduced axes: a view that nobody may write to."""
-    if axes is None and grad.dtype.kind == "f":  # many times faster than broadcast_to
+    if (
+        axes is None and grad.dtype.kind == "f" and grad.__class__ is np.ndarray
+    ):  # many times faster than broadcast_to
         return np.ndarray(shape, grad.dtype, grad, 0, (0,) * len(shape))
     if axes is not None and not keepdim and shape:
         grad = np.expand_dims(grad, axes)
@@ -61,7 +71,7 @@ def spread(grad: np.ndarray, shape: tuple, axes: Any, keepdim: bool) -> np.ndarr
 def total(x: np.ndarray, axes: Any, keepdim: bool) -> Any:
     """Sum of an array; two-byte floats are added up in float32."""
     if x.dtype.itemsize == 2 and is_float(x.dtype):
-        return np.asarray(_add(x, axes, np.float32, None, keepdim)).astype(x.dtype)
+        return as_array(_add(x, axes, np.float32, None, keepdim)).astype(x.dtype)
     return _add(x, axes, None, None, keepdim)
 
 
@@ -83,14 +93,14 @@ class Mean(ArrayFunction):
         n = x.size if axes is None else _count(x.shape, axes)
         ctx.count = n = n or math.nan
         if x.dtype.itemsize == 2:
-            return (np.asarray(_add(x, axes, np.float32, None, keepdim)) / n).astype(x.dtype)
+            return (as_array(_add(x, axes, np.float32, None, keepdim)) / n).astype(x.dtype)
         return _add(x, axes, None, None, keepdim) / n
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # a count may have more digits than bfloat16 holds
             return spread((grad.astype(np.float32) / ctx.count).astype(grad.dtype), *ctx.how)
-        return spread(np.asarray(grad / ctx.count), *ctx.how)
+        return spread(as_array(grad / ctx.count), *ctx.how)
 
 
 def _count(shape: tuple, axes: Any) -> int:
@@ -106,14 +116,14 @@ class Prod(ArrayFunction):
     def forward(ctx: Any, x: Any, axis: Any, keepdim: bool) -> Any:
         ctx.save(x)
         ctx.how = axis, keepdim
-        return np.asarray(_multiply(x, axis, keepdims=keepdim))
+        return as_array(_multiply(x, axis, keepdims=keepdim))
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (x,) = ctx.saved
         axis, keepdim = ctx.how
         flat = x.reshape(1, -1) if axis is None else np.moveaxis(x, axis, -1)
-        ones = np.ones((*flat.shape[:-1], 1), x.dtype)
+        ones = np.ones((*flat.shape[:-1], 1), x.dtype, like=x)
         left = np.cumprod(np.concatenate([ones, flat[..., :-1]], -1), -1)
         right = np.cumprod(np.concatenate([ones, flat[..., :0:-1]], -1), -1)[..., ::-1]
         others = left * right if flat.shape[-1] else flat
@@ -127,7 +137,7 @@ class Extreme(ArrayFunction):
 
     @staticmethod
     def forward(ctx: Any, x: Any, axes: Any, keepdim: bool, function: Any) -> Any:
-        y = np.asarray(function(x, axes, keepdims=keepdim))
+        y = as_array(function(x, axes, keepdims=keepdim))
         ctx.save(x, y)
         ctx.how = x.shape, axes, keepdim
         return y
@@ -136,7 +146,7 @@ class Extreme(ArrayFunction):
     def backward(ctx: Any, grad: Any) -> Any:
         x, y = ctx.saved
         hit = x == spread(y, *ctx.how)
-        share = np.asarray(grad / hit.sum(ctx.how[1], keepdims=ctx.how[2]).astype(grad.dtype))
+        share = as_array(grad / hit.sum(ctx.how[1], keepdims=ctx.how[2]).astype(grad.dtype))
         return hit * spread(share, *ctx.how)
 
 
@@ -152,7 +162,7 @@ class Pick(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any, _: Any) -> Any:
         shape, indices, axis, keepdim = ctx.how
-        out = np.zeros(shape, grad.dtype)
+        out = np.zeros(shape, grad.dtype, like=grad)
         np.put_along_axis(out, indices, grad if keepdim else np.expand_dims(grad, axis), axis)
         return out
 
@@ -161,14 +171,14 @@ class LogSumExp(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, x: Any, axes: Any, keepdim: bool) -> Any:
         if not x.size:
-            top = np.zeros(_add(x, axes, keepdims=True).shape, x.dtype)
+            top = np.zeros(_add(x, axes, keepdims=True).shape, x.dtype, like=x)
         else:
             top = _maximum(x, axes, keepdims=True)
             top = np.where(np.isfinite(top), top, x.dtype.type(0))
         kept = np.log(_add(np.exp(x - top), axes, keepdims=True)) + top
         ctx.save(x, kept)
         ctx.how = x.shape, axes, keepdim
-        return kept if keepdim else np.asarray(kept.squeeze(axes))
+        return kept if keepdim else as_array(kept.squeeze(axes))
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -253,14 +263,14 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 
 def _pick(input: Tensor, indices: np.ndarray, axis: int, keepdim: bool) -> Any:
     if not input._data.ndim:
-        return ValuesIndices(input + 0, wrap(np.zeros((), np.int64)))
+        return ValuesIndices(input + 0, wrap(np.zeros((), np.int64, like=input._data)))
     return ValuesIndices(*Pick.apply(input, np.expand_dims(indices, axis), axis, keepdim))
 
 
 def _arg(name: str, function: Any, x: np.ndarray, dim: int) -> tuple[np.ndarray, int]:
     axis = normalize_dim(name, dim, x.ndim)
     _no_empty(name, x, (axis,) if x.ndim else None)
-    return np.asarray(function(x, axis if x.ndim else None)), axis
+    return as_array(function(x, axis if x.ndim else None)), axis
 
 
 @numpy_names_widened
@@ -287,7 +297,7 @@ def _argument(name: str, function: Any, input: Any, dim: int | None, keepdim: bo
     x = as_tensor(input)._data
     if dim is None:
         _no_empty(name, x, None)
-        out = np.asarray(function(x))
+        out = as_array(function(x))
         return wrap(out.reshape((1,) * x.ndim) if keepdim else out)
     out, axis = _arg(name, function, x, dim)
     return wrap(np.expand_dims(out, axis) if keepdim and x.ndim else out)
@@ -316,21 +326,21 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether any element is true (not zero), over ``dim`` (all by default)."""
     x = as_tensor(input)._data
-    return wrap(np.asarray(np.any(x, axes_of("any", dim, x.ndim), keepdims=keepdim)))
+    return wrap(as_array(np.any(x, axes_of("any", dim, x.ndim), keepdims=keepdim)))
 
 
 @numpy_names
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are true (not zero), over ``dim`` (all by default)."""
     x = as_tensor(input)._data
-    return wrap(np.asarray(np.all(x, axes_of("all", dim, x.ndim), keepdims=keepdim)))
+    return wrap(as_array(np.all(x, axes_of("all", dim, x.ndim), keepdims=keepdim)))
 
 
 @numpy_names
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     """The number of elements that are not zero, int64."""
     x = input._data
-    return wrap(np.asarray(np.count_nonzero(x, axes_of("count_nonzero", dim, x.ndim)), np.int64))
+    return wrap(np.asarray(np.count_nonzero(x, axes_of("count_nonzero", dim, x.ndim)), np.int64, like=x))
 
 
 @widened

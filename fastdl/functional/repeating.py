@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction
-from ..backend import wide
+from ..backend import to_numpy, wide
 from .core import add_at, as_tensor, normalize_dim
 from .reduction import total
 from .shape import expand, reshape, sizes, transpose
@@ -56,7 +56,7 @@ class RepeatEach(ArrayFunction):
     def backward(ctx: Any, grad: Any) -> Any:
         shape, repeats, axis = ctx.how
         n = shape[axis]
-        out = np.zeros((n, *grad.shape[:axis], *grad.shape[axis + 1 :]), grad.dtype)
+        out = np.zeros((n, *grad.shape[:axis], *grad.shape[axis + 1 :]), grad.dtype, like=grad)
         add_at(out, np.repeat(np.arange(n), repeats), np.moveaxis(grad, axis, 0))
         return np.moveaxis(out, 0, axis)
 
@@ -67,10 +67,10 @@ def repeat_interleave(input: Tensor, repeats: Any, dim: int | None = None) -> Te
         input, dim = reshape(input, -1), 0
     axis = normalize_dim("repeat_interleave", dim, input._data.ndim)
     if not isinstance(repeats, int):
-        repeats = as_tensor(repeats)._data
-        if repeats.size not in (1, input._data.shape[axis]):
+        repeats = to_numpy(as_tensor(repeats)._data).reshape(-1).tolist()
+        if len(repeats) not in (1, input._data.shape[axis]):
             raise ValueError(
-                f"repeat_interleave: expected one count per slice ({input._data.shape[axis]}), got {repeats.size}"
+                f"repeat_interleave: expected one count per slice ({input._data.shape[axis]}), got {len(repeats)}"
             )
     if np.min(repeats, initial=0) < 0:
         raise ValueError("repeat_interleave: expected counts of at least 0")
@@ -148,7 +148,7 @@ class Unfold(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         shape, axis, size, step = ctx.how
-        out = np.zeros(shape, wide(grad.dtype))
+        out = np.zeros(shape, wide(grad.dtype), like=grad)
         count = grad.shape[axis]
         for i in range(size):
             out[(slice(None),) * axis + (slice(i, i + step * count, step),)] += grad[..., i]

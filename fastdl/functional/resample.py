@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..autograd import ArrayFunction, is_float
+from ..backend import as_array
 from .core import as_tensor, widened
 from .pad import scatter_axis
 
@@ -35,7 +36,7 @@ class Resample(ArrayFunction):
                 x = x.take(index[0], axis)
             else:
                 terms = zip(index, _along(weight, axis, x), strict=True)
-                x = np.asarray(sum(x.take(i, axis) * w for i, w in terms))
+                x = as_array(sum(x.take(i, axis) * w for i, w in terms))
         return x
 
     @staticmethod
@@ -46,13 +47,15 @@ class Resample(ArrayFunction):
                 grad = scatter_axis(grad, index[0], n, axis)
             else:
                 terms = zip(index, _along(weight, axis, grad), strict=True)
-                grad = np.asarray(sum(scatter_axis(grad * w, i, n, axis) for i, w in terms))
+                grad = as_array(sum(scatter_axis(grad * w, i, n, axis) for i, w in terms))
         return grad
 
 
 def _along(weights: Sequence[np.ndarray], axis: int, x: np.ndarray) -> list[np.ndarray]:
     """Weights shaped to multiply x along an axis, in its dtype."""
-    return [w.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1 - axis)) for w in weights]
+    return [
+        np.asarray(w.astype(x.dtype), like=x).reshape((-1,) + (1,) * (x.ndim - 1 - axis)) for w in weights
+    ]
 
 
 def _nearest(axis: int, n: int, out: int, step: Any, exact: bool) -> Taps:

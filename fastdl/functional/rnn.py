@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import autograd, casting, random
 from ..autograd import ArrayFunction, TensorBase
+from ..backend import as_array
 from ..ops.rnn import Network
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def run(
         input = input.unsqueeze(0 if batch_first else 1)
         h0, c0 = (s if s is None or s._data.ndim != 2 else s.unsqueeze(1) for s in (h0, c0))
         if lengths is not None:
-            lengths = np.atleast_1d(np.asarray(lengths))
+            lengths = np.atleast_1d(as_array(lengths))
     drawn = (
         network.dropout_size(input._data, lengths, [p._data for p in params])
         if network.options.dropout

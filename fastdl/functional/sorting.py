@@ -35,7 +35,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     x = input._data
     axis = normalize_dim("sort", dim, x.ndim)
     if not x.ndim:
-        return ValuesIndices(input + 0, wrap(np.zeros((), np.int64)))
+        return ValuesIndices(input + 0, wrap(np.zeros((), np.int64, like=x)))
     return ValuesIndices(*Pick.apply(input, _order(x, axis, descending), axis, True))
 
 
@@ -44,7 +44,7 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool
     """The indices that `sort` gives."""
     x = input._data
     axis = normalize_dim("argsort", dim, x.ndim)
-    return wrap(_order(x, axis, descending) if x.ndim else np.zeros((), np.int64))
+    return wrap(_order(x, axis, descending) if x.ndim else np.zeros((), np.int64, like=x))
 
 
 def msort(input: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if not 0 <= k <= n:
         raise ValueError(f"topk: expected k in 0..{n}, got {k}")
     if not x.ndim:
-        return ValuesIndices(input + 0, wrap(np.zeros((), np.int64)))
+        return ValuesIndices(input + 0, wrap(np.zeros((), np.int64, like=x)))
     cut = (slice(None),) * axis
     if 0 < 8 * k < n:  # find them first, then sort only those
         part = np.argpartition(x, n - k if largest else k, axis)
@@ -102,12 +102,13 @@ def unique(
 def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """Runs of equal elements of the flattened tensor made one."""
     x = input._data.reshape(-1)
-    first = np.concatenate([[True], x[1:] != x[:-1]]) if x.size else np.zeros(0, bool)
+    first = np.ones(x.size, bool, like=x)
+    first[1:] = x[1:] != x[:-1]
     out = [wrap(x[first])]
     if return_inverse:
         out.append(wrap((np.cumsum(first) - 1).reshape(input._data.shape)))
     if return_counts:
-        out.append(wrap(np.diff(np.append(np.flatnonzero(first), x.size))))
+        out.append(wrap(np.diff(np.flatnonzero(first), append=x.size)))
     return out[0] if len(out) == 1 else tuple(out)
 
 
@@ -119,7 +120,7 @@ def searchsorted(
     side = side or ("right" if right else "left")
     s, v = sorted_sequence._data, as_tensor(input)._data
     if s.ndim == 1:
-        return wrap(np.asarray(_searchsorted(s, v, side), np.int64))
+        return wrap(np.asarray(_searchsorted(s, v, side), np.int64, like=s))
     rows = [_searchsorted(a, b, side) for a, b in zip(s.reshape(-1, s.shape[-1]), v.reshape(-1, v.shape[-1]))]
     return wrap(np.stack(rows).reshape(v.shape).astype(np.int64))
 

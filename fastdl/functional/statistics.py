@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, is_float, wrap
+from ..backend import as_array
 from ..dtypes import as_dtype
 from .core import as_tensor, cast, float32_in_autocast, normalize_dim, numpy_names_widened, widened
 from .reduction import _add, _count, _no_empty, _pick, amax, amin, axes_of, mean, spread
@@ -27,14 +28,14 @@ class Variance(ArrayFunction):
         ctx.divisor = divisor
         ctx.save(centred)
         squares = _add(centred * centred, axes, keepdims=keepdim)
-        return np.asarray(squares / divisor if divisor else squares / x.dtype.type(0)).astype(
+        return as_array(squares / divisor if divisor else squares / x.dtype.type(0)).astype(
             x.dtype, copy=False
         )
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         (centred,) = ctx.saved
-        scaled = np.asarray(grad * 2 / grad.dtype.type(ctx.divisor))
+        scaled = as_array(grad * 2 / grad.dtype.type(ctx.divisor))
         return (spread(scaled, *ctx.how) * centred).astype(grad.dtype, copy=False)
 
 
@@ -51,7 +52,7 @@ class Norm(ArrayFunction):
             y = _add(x != 0, axes, x.dtype, keepdims=keepdim)
         else:
             y = _add(np.abs(x) ** p, axes, keepdims=keepdim) ** (1 / p)
-        y = np.asarray(y).astype(x.dtype, copy=False)
+        y = as_array(y).astype(x.dtype, copy=False)
         ctx.save(x, y)
         ctx.how = x.shape, axes, keepdim
         ctx.p = p
@@ -67,8 +68,8 @@ class Norm(ArrayFunction):
             return spread(grad, *ctx.how) * np.sign(x)
         zero = y == 0
         if p == 2:
-            return spread(np.asarray(np.where(zero, 0, grad / np.where(zero, 1, y))), *ctx.how) * x
-        scale = spread(np.asarray(np.where(zero, 0, grad / np.where(zero, 1, y) ** (p - 1))), *ctx.how)
+            return spread(as_array(np.where(zero, 0, grad / np.where(zero, 1, y))), *ctx.how) * x
+        scale = spread(as_array(np.where(zero, 0, grad / np.where(zero, 1, y) ** (p - 1))), *ctx.how)
         size = np.abs(x)
         gx = scale * np.sign(x) * np.where(size == 0, 1, size) ** (p - 1) * (size != 0)
         return gx.astype(grad.dtype, copy=False)
@@ -80,7 +81,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     x = input._data
     if dim is None:
         if not x.size:
-            return wrap(np.full((), np.nan, x.dtype))
+            return wrap(np.full((), np.nan, x.dtype, like=x))
         return _pick(input.reshape(-1), *_middle(x.reshape(-1), 0), False).values
     axis = normalize_dim("median", dim, x.ndim)
     _no_empty("median", x, (axis,) if x.ndim else None)
@@ -89,14 +90,14 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def _middle(x: np.ndarray, axis: int) -> tuple[np.ndarray, int]:
     if not x.ndim:
-        return np.zeros((), np.int64), 0
+        return np.zeros((), np.int64, like=x), 0
     order = np.argsort(x, axis, kind="stable")
     indices = np.take(order, (x.shape[axis] - 1) // 2, axis)
     if x.dtype.kind == "f":  # NaN sorts last, and the median of anything with NaN is NaN
         last = np.take(order, -1, axis)
         bad = np.isnan(np.take_along_axis(x, np.expand_dims(last, axis), axis)).squeeze(axis)
         indices = np.where(bad, np.isnan(x).argmax(axis), indices)
-    return np.asarray(indices), axis
+    return as_array(indices), axis
 
 
 @widened
@@ -219,7 +220,7 @@ def bincount(input: Tensor, weights: Any = None, minlength: int = 0) -> Tensor:
 def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The q-quantile (0 to 1; a number or vector, which becomes the first dimension), interpolated linearly."""
     x = input._data
-    weights = np.asarray(q._data if isinstance(q, TensorBase) else q, x.dtype)
+    weights = np.asarray(q._data if isinstance(q, TensorBase) else q, x.dtype, like=x)
     if weights.ndim > 1 or (weights.size and not (weights.min() >= 0 and weights.max() <= 1)):
         raise ValueError("quantile: expected q in [0, 1], a number or a vector")
     axis = 0 if dim is None else normalize_dim("quantile", dim, x.ndim)

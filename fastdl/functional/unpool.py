@@ -22,7 +22,7 @@ class MaxUnpool(ArrayFunction):
     def forward(ctx: Any, x: np.ndarray, indices: np.ndarray, size: tuple) -> np.ndarray:
         n, c = x.shape[:2]
         ctx.how = x.shape, indices.reshape(n, c, -1)
-        y = np.zeros((n, c, math.prod(size)), x.dtype)
+        y = np.zeros((n, c, math.prod(size)), x.dtype, like=x)
         np.put_along_axis(y, ctx.how[1], x.reshape(n, c, -1), axis=2)
         return y.reshape(n, c, *size)
 

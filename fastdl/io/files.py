@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..device import check_device
+from ..backend import is_array, to_numpy
+from ..device import check_device, place
 from ..tensor import Tensor
 
 _TREE = "fastdl.tree"
@@ -80,19 +81,22 @@ def save(obj: Any, path: Path, metadata: Mapping[str, str] | None = None) -> Non
 def load(path: Path, map_location: Any = None, *, weights_only: bool = True) -> Any:
     """What ``save`` wrote: a dict of Tensors, or the nested structure.
 
-    ``map_location`` may name the CPU only; ``weights_only`` changes nothing, for no file here can hold code.
+    Files do not say where their tensors lived: all come on the CPU, or on the device that ``map_location`` names.
+    ``weights_only`` changes nothing, for no file here can hold code.
 
     Raises FileNotFoundError or another OSError when the file cannot be read, ValueError naming the file and
     what is wrong when it is truncated, corrupt or of another format.
     """
+    return load_with_metadata(path, map_location)[0]
+
+
+def load_with_metadata(path: Path, map_location: Any = None) -> tuple[Any, dict[str, str]]:
+    """``load``, and the file's metadata. Raises as ``load`` does."""
     if map_location is not None:
         check_device(map_location)
-    return load_with_metadata(path)[0]
-
-
-def load_with_metadata(path: Path) -> tuple[Any, dict[str, str]]:
-    """``load``, and the file's metadata. Raises as ``load`` does."""
     arrays, texts = _deserialize(os.fspath(path))
+    if map_location is not None:
+        arrays = {name: place(array, map_location) for name, array in arrays.items()}
     tree = texts.pop(_TREE, None)
     if tree is None:
         return {name: Tensor(array) for name, array in arrays.items()}, texts
@@ -161,11 +165,11 @@ def _sync_folder(folder: str) -> None:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray))
+    return isinstance(value, Tensor) or is_array(value)
 
 
 def _array(value: Any) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, Tensor) else value
+    return to_numpy(value._data if isinstance(value, Tensor) else value)
 
 
 def _flatten(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import backend
 from ..autograd import is_float
+from ..device import like
 from ..dtypes import as_dtype
-from ..functional.creation import check_device
 from .parameter import Parameter
 
 
@@ -42,10 +42,9 @@ def ntuple(layer: str, name: str, value: Any, n: int, minimum: int = 0) -> tuple
 def new_parameter(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Parameter:
     """A parameter of the given shape whose values are yet to be set.
 
-    Raises RuntimeError for a device other than the CPU, TypeError for a dtype that is not floating-point.
+    Raises RuntimeError for a device that is not there, TypeError for a dtype that is not floating-point.
     """
-    check_device(device)
-    return Parameter(np.empty(shape, float_dtype(dtype)), copy=False)
+    return Parameter(np.empty(shape, float_dtype(dtype), like=like(device)), copy=False)
 
 
 def float_dtype(dtype: Any) -> np.dtype:

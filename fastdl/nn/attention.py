@@ -182,9 +182,10 @@ def _append(x: Tensor, row: Tensor, axis: int) -> Tensor:
     return cat([x, row.expand(*shape)], axis)
 
 
-def causal_mask(length: int, keys: int) -> Tensor:
-    """True where a position must not look: at keys after it."""
-    return wrap(np.triu(np.ones((length, keys), np.bool_), 1))
+def causal_mask(length: int, keys: int, beside: Tensor | None = None) -> Tensor:
+    """True where a position must not look: at keys after it; where ``beside`` lives."""
+    there = None if beside is None else beside._data
+    return wrap(np.triu(np.ones((length, keys), np.bool_, like=there), 1))
 
 
 def merge_masks(

@@ -19,11 +19,12 @@ import numpy as np
 
 from .. import random
 from ..autograd import mark_inplace
+from ..backend import beside
 from ..tensor import Tensor
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
-    tensor._data[...] = values
+    tensor._data[...] = beside(values, tensor._data) if isinstance(values, np.ndarray) else values
     mark_inplace(tensor._data)
     return tensor
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from .. import autograd
+from ..device import check_device, gpu, place
 from ..device import device as Device
 from ..dtypes import as_dtype
-from ..functional.creation import check_device
 from ..tensor import Tensor
 from .calling import call, call_unary, is_unary
 from .parameter import Parameter
@@ -290,10 +290,11 @@ class Module:
     # ---------------------------------------------------------------------------------------------------- dtype
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
-        """Convert floating-point parameters and buffers to a dtype, in place: ``to(dtype)``, ``to(device)``,
-        ``to(device, dtype)`` or ``to(tensor)``. The only device is ``"cpu"``.
+        """Move parameters and buffers to a device and convert the floating-point ones to a dtype, in place:
+        ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(tensor)``. Optimizers that know the
+        parameters follow.
 
-        Raises TypeError for a dtype that is not floating-point, RuntimeError for another device.
+        Raises TypeError for a dtype that is not floating-point, RuntimeError for a device that is not there.
         """
         dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
         kwargs.pop("non_blocking", None)
@@ -301,22 +302,26 @@ class Module:
             raise TypeError(f"to: unexpected keyword {next(iter(kwargs))!r}")
         for arg in args:
             if isinstance(arg, Tensor):
-                dtype = arg._data.dtype
+                dtype, device = arg._data.dtype, arg.device
             elif isinstance(arg, Device) or (isinstance(arg, str) and arg.split(":")[0] in DEVICES):
                 device = arg
             elif arg is not None and not isinstance(arg, bool):
                 dtype = arg
-        check_device(device)
-        if dtype is None:
-            return self
-        dtype = as_dtype(dtype)
-        if not autograd.is_float(dtype):
-            raise TypeError(f"to: expected a floating-point dtype, got {dtype}")
+        if device is not None:
+            check_device(device)
+        if dtype is not None:
+            dtype = as_dtype(dtype)
+            if not autograd.is_float(dtype):
+                raise TypeError(f"to: expected a floating-point dtype, got {dtype}")
         with np.errstate(over="ignore"):
             for member in (*self.parameters(), *self.buffers()):
                 for tensor in (member, member.grad):
-                    if tensor is not None and autograd.is_float(tensor._data.dtype):
-                        tensor._data = tensor._data.astype(dtype, copy=False)
+                    if tensor is None:
+                        continue
+                    data = place(tensor._data, device)
+                    if dtype is not None and autograd.is_float(data.dtype):
+                        data = data.astype(dtype, copy=False)
+                    tensor._data = data
         return self
 
     def double(self: Self) -> Self:
@@ -332,8 +337,12 @@ class Module:
         return self.to("bfloat16")
 
     def cpu(self: Self) -> Self:
-        """Does nothing: everything is there already."""
-        return self
+        """Move to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self: Self, device: Any = None) -> Self:
+        """Move to a GPU (default: the current one). Raises RuntimeError without one."""
+        return self.to("cuda" if device is None else gpu(device))
 
     def float(self: Self) -> Self:
         """Convert to float32."""
@@ -360,9 +369,9 @@ class Module:
     ) -> IncompatibleKeys:
         """Copy values into parameters and persistent buffers, by name.
 
-        state_dict: Tensors or arrays (torch's CPU tensors too); dtypes are converted to the module's. strict: whether
-        missing and unexpected keys are errors; wrong shapes always are. assign: take the arrays as they are, dtype
-        and all, instead of copying their values.
+        state_dict: Tensors or arrays of any device (torch's CPU tensors too); dtypes are converted to the module's.
+        strict: whether missing and unexpected keys are errors; wrong shapes always are. assign: take the arrays as
+        they are, dtype and all, instead of copying their values.
 
         Raises StateDictError (a RuntimeError and a ValueError) that lists everything that does not fit, in which case
         nothing was loaded; TypeError if it is no mapping.

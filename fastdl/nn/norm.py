@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import wrap
+from ..device import like
 from ..tensor import Tensor
 from . import functional as F
 from .arguments import check_count, float_dtype, new_parameter
@@ -180,9 +181,9 @@ class _ChannelNorm(Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         _register_affine(self, (n,), affine, bias, device, dtype)
-        dt = float_dtype(dtype)
-        statistics = {"running_mean": np.zeros(n, dt), "running_var": np.ones(n, dt)}
-        statistics["num_batches_tracked"] = np.zeros((), np.int64)
+        dt, there = float_dtype(dtype), like(device)
+        statistics = {"running_mean": np.zeros(n, dt, like=there), "running_var": np.ones(n, dt, like=there)}
+        statistics["num_batches_tracked"] = np.zeros((), np.int64, like=there)
         for name, array in statistics.items():
             self.register_buffer(name, wrap(array) if track_running_stats else None)
 

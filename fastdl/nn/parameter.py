@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .. import autograd
+from ..backend import copied
 from ..functional.creation import to_array as _to_array
 from ..tensor import Tensor
 
@@ -49,7 +48,7 @@ class Parameter(Tensor):
         pass
 
     def __deepcopy__(self, memo: dict) -> Parameter:
-        copy = type(self)(np.array(self._data), self._node is not None, copy=False)
+        copy = type(self)(copied(self._data), self._node is not None, copy=False)
         memo[id(self)] = copy
         return copy
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import backend, random
 from ..autograd import is_float, wrap
+from ..device import like
 from ..dtypes import as_dtype
 from ..functional import rnn as F
 from ..tensor import Tensor
@@ -31,18 +32,17 @@ def _size(layer: str, name: str, value: Any, minimum: int) -> int:
 
 
 def _new_parameter(shape: tuple[int, ...], device: Any, dtype: Any) -> Parameter:
-    if device is not None and str(device) != "cpu":
-        raise RuntimeError(f"device {str(device)!r} is not available; expected 'cpu'")
     dtype = backend.get_default_dtype() if dtype is None else as_dtype(dtype)
     if not is_float(dtype):
         raise TypeError(f"expected a floating-point dtype for parameters, got {dtype}")
-    return Parameter(wrap(np.empty(shape, dtype)))
+    return Parameter(wrap(np.empty(shape, dtype, like=like(device))))
 
 
 def _reset(layer: Module, hidden_size: int) -> None:
     bound = 1 / math.sqrt(hidden_size) if hidden_size > 0 else 0.0
     for p in layer.parameters():
-        p._data[...] = random.generator().uniform(-bound, bound, p._data.shape)
+        drawn = random.generator().uniform(-bound, bound, p._data.shape)
+        p._data[...] = backend.beside(drawn, p._data)
 
 
 class RNNBase(Module):

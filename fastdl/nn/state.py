@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import is_float, mark_inplace
+from ..backend import beside, is_array, is_writable
 from ..dlpack import from_dlpack
 from ..tensor import Tensor
 
@@ -56,10 +57,10 @@ def load_state(
         for target, array in loads:
             if assign:
                 target._data = array
-            elif not target._data.flags.writeable:
-                target._data = array.astype(target._data.dtype)
+            elif not is_writable(target._data):
+                target._data = beside(array, target._data).astype(target._data.dtype)
             else:
-                np.copyto(target._data, array, casting="unsafe")
+                np.copyto(target._data, beside(array, target._data), casting="unsafe")
                 mark_inplace(target._data)
     return IncompatibleKeys(missing, unexpected)
 
@@ -71,7 +72,7 @@ def _as_array(value: Any) -> np.ndarray | None:
     try:
         value = value.detach() if hasattr(value, "detach") else value
         try:
-            array = np.asarray(value)
+            array = value if is_array(value) else np.asarray(value)
         except TypeError:  # torch's bfloat16 has no NumPy type, but there is DLPack
             array = from_dlpack(value)
     except (ValueError, TypeError, RuntimeError, AttributeError):

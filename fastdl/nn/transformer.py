@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import backend
 from ..autograd import wrap
+from ..device import place
 from ..tensor import Tensor
 from . import functional as F
 from .arguments import check_count
@@ -56,7 +57,7 @@ class PositionalEncoding(Module):
         table = np.zeros((max_len, d_model), backend.get_default_dtype() if dtype is None else dtype)
         table[:, 0::2] = np.sin(angle)
         table[:, 1::2] = np.cos(angle)[:, : d_model // 2]
-        self.register_buffer("pe", wrap(table), persistent=False)
+        self.register_buffer("pe", wrap(place(table, device)), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
         axis = 1 if self.batch_first else 0
@@ -250,7 +251,7 @@ def _is_causal(mask: Tensor | None, is_causal: bool | None) -> bool:
         return bool(is_causal)
     if mask.ndim != 2:
         return False
-    causal = causal_mask(*mask.shape)._data
+    causal = causal_mask(mask.shape[0], mask.shape[1], mask)._data
     if mask._data.dtype.kind == "b":
         return bool((mask._data == causal).all())
     return bool((mask._data == np.where(causal, -math.inf, 0.0)).all())

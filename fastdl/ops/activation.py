@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import empty, empty_like, kernels
+from ..backend import empty, empty_like, is_array, kernels
 from ..naming import names_itself_on_arrays
 
 # The kinds of fastdl_activation_kind (csrc/include/fastdl/activation.h).
@@ -94,7 +94,7 @@ def activation(x: np.ndarray, activation: str | tuple | None) -> np.ndarray:
     >>> activation(np.array([-1.0, 2.0]), "relu")
     array([0., 2.])
     """
-    if not isinstance(x, np.ndarray):
+    if not is_array(x):
         raise TypeError(f"activation: expected a numpy.ndarray, got {type(x).__name__}")
     f = resolve_activation(activation)
     out = empty_like(x)
@@ -124,7 +124,7 @@ def glu(x: np.ndarray, dim: int = -1) -> np.ndarray:
     if not -len(shape) <= dim < len(shape):
         raise IndexError(f"glu: dim {dim} is out of range for shape {x.shape}")
     shape[dim] //= 2
-    out = empty(shape, x.dtype)
+    out = empty(shape, x.dtype, x)
     kernels(x).glu_forward(x, out, dim)
     return out
 
@@ -132,7 +132,7 @@ def glu(x: np.ndarray, dim: int = -1) -> np.ndarray:
 @names_itself_on_arrays
 def glu_backward(grad: np.ndarray, x: np.ndarray, dim: int = -1) -> np.ndarray:
     """The gradient of `glu` with respect to x."""
-    out = empty(x.shape, x.dtype)
+    out = empty(x.shape, x.dtype, x)
     kernels(x).glu_backward(grad, x, out, dim)
     return out
 

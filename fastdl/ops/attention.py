@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import empty, kernels, wide, xp
+from ..backend import address, empty, is_array, kernels, wide
 
 __all__ = ["scaled_dot_product_attention", "scaled_dot_product_attention_backward"]
 
@@ -22,7 +22,7 @@ class _Operands:
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None, enable_gqa: bool
     ):
         for name, x in (("query", q), ("key", k), ("value", v)):
-            if not isinstance(x, np.ndarray):
+            if not is_array(x):
                 raise TypeError(f"{_OP}: expected {name} to be a numpy.ndarray, got {type(x).__name__}")
             if x.ndim < 2:
                 raise ValueError(f"{_OP}: expected {name} of shape (..., length, features), got {x.shape}")
@@ -111,7 +111,7 @@ def scaled_dot_product_attention(
     """
     a = _Operands(query, key, value, attn_mask, enable_gqa)
     out = _rows_like(a.q, a.v.shape[-1])
-    lse = empty(a.q.shape[:-1], wide(query.dtype))
+    lse = empty(a.q.shape[:-1], wide(query.dtype), query)
     kernels(query).attention_forward(
         a.q, a.k, a.v, a.mask, out, lse, scale, is_causal, dropout_p, seed, offset
     )
@@ -146,7 +146,7 @@ def scaled_dot_product_attention_backward(
     grads = _packed_like(query, key, value) or [_rows_like(x, x.shape[-1]) for x in (a.q, a.k, a.v)]
     grad_mask = None
     if needs_mask and attn_mask is not None:
-        grad_mask = empty((*a.q.shape[:-1], a.k.shape[-2]), attn_mask.dtype)
+        grad_mask = empty((*a.q.shape[:-1], a.k.shape[-2]), attn_mask.dtype, grad)
     kernels(query).attention_backward(
         grad.reshape(a.q.shape[:-1] + a.v.shape[-1:]),
         a.q,
@@ -175,9 +175,9 @@ def _rows_like(x: np.ndarray, features: int) -> np.ndarray:
     were taken apart by a transposition can be put together again without a copy."""
     shape, strides = (*x.shape[:3], features), x.strides
     if x.flags.c_contiguous or 0 in strides:
-        return empty(shape, x.dtype)
+        return empty(shape, x.dtype, x)
     order = (*sorted(range(3), key=lambda axis: -abs(strides[axis])), 3)
-    return empty(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
+    return empty(tuple([shape[axis] for axis in order]), x.dtype, x).transpose(np.argsort(order).tolist())
 
 
 def _packed_like(*arrays: np.ndarray) -> list[np.ndarray] | None:
@@ -189,15 +189,15 @@ def _packed_like(*arrays: np.ndarray) -> list[np.ndarray] | None:
         return None
     n, heads, length, features = x.shape
     part = heads * features * x.itemsize
-    where = [y.__array_interface__["data"][0] for y in arrays]
+    where = [address(y) for y in arrays]
     if row[3] != x.itemsize or row[1] != features * x.itemsize or min(row[0], row[2]) != parts * part:
         return None
     if where != [where[0] + i * part for i in range(parts)] or row[0] == row[2]:
         return None
     if row[0] > row[2]:
-        block = empty((n, length, parts, heads, features), x.dtype)
+        block = empty((n, length, parts, heads, features), x.dtype, x)
         return [block[:, :, i].transpose(0, 2, 1, 3) for i in range(parts)]
-    block = empty((length, n, parts, heads, features), x.dtype)
+    block = empty((length, n, parts, heads, features), x.dtype, x)
     return [block[:, :, i].transpose(1, 2, 0, 3) for i in range(parts)]
 
 
@@ -207,5 +207,5 @@ def _sum_to(grad: np.ndarray, shape: tuple[int, ...]) -> Any:
         return grad
     lead = grad.ndim - len(shape)
     axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1))
-    total = xp.sum(grad, axis=axes, dtype=wide(grad.dtype), keepdims=True)
+    total = np.sum(grad, axis=axes, dtype=wide(grad.dtype), keepdims=True)
     return total.reshape(shape).astype(grad.dtype, copy=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import empty, kernels
+from ..backend import empty, is_array, kernels
 from .activation import NONE, resolve_activation
 from .pool import channels_last_empty, spread
 
@@ -30,7 +30,7 @@ def _hashable(value: Any) -> Any:
 def _operands(x: Any, weight: Any, op: str) -> int:
     """The number of spatial dimensions; TypeError or ValueError where x and weight do not fit together."""
     for name, a in (("x", x), ("weight", weight)):
-        if not isinstance(a, np.ndarray):
+        if not is_array(a):
             raise TypeError(f"{op}: expected {name} to be a numpy.ndarray, got {type(a).__name__}")
     n = weight.ndim - 2
     if not 1 <= n <= 3:
@@ -174,7 +174,7 @@ def conv(
     options, size = _plan(
         shape[2:], w[2:], _hashable(stride), _hashable(padding), _hashable(dilation), groups, activation
     )
-    out = channels_last_empty(shape[0], w[0], size, x.dtype)
+    out = channels_last_empty(shape[0], w[0], size, x.dtype, x)
     kernels(x).conv_forward(x, weight, bias, residual, out, options)
     return out
 
@@ -192,11 +192,11 @@ def _backward(
     core = kernels(grad)
     dx = dw = db = None
     if needs[1] or needs[2]:
-        dw = empty(weight.shape, weight.dtype) if needs[1] else None
-        db = empty(channels, grad.dtype) if needs[2] else None
+        dw = empty(weight.shape, weight.dtype, grad) if needs[1] else None
+        db = empty(channels, grad.dtype, grad) if needs[2] else None
         getattr(core, names[1])(grad, saved, x, dw, db, options)
     if needs[0]:
-        dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype)
+        dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype, x)
         getattr(core, names[0])(grad, saved, weight, dx, options)
     return dx, dw, db
 
@@ -281,7 +281,7 @@ def conv_transpose(
         groups,
         activation,
     )
-    out = channels_last_empty(x.shape[0], weight.shape[1] * max(int(groups), 1), size, x.dtype)
+    out = channels_last_empty(x.shape[0], weight.shape[1] * max(int(groups), 1), size, x.dtype, x)
     kernels(x).conv_transpose_forward(x, weight, bias, residual, out, options)
     return out
 
@@ -360,14 +360,14 @@ def unfold(
     >>> unfold(np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3), 2).tolist()
     [[[0.0, 1.0], [1.0, 2.0], [3.0, 4.0], [4.0, 5.0]]]
     """
-    if not isinstance(x, np.ndarray) or x.ndim not in (3, 4):
+    if not is_array(x) or x.ndim not in (3, 4):
         raise ValueError(
             f"unfold: expected an array of shape (N, C, H, W) or (C, H, W), got {getattr(x, 'shape', x)}"
         )
     if x.ndim == 3:
         return unfold(x[None], kernel_size, dilation, padding, stride)[0]
     options, kernel, length = _windows("unfold", x.shape[2:], kernel_size, dilation, padding, stride)
-    out = empty((x.shape[0], x.shape[1] * kernel[0] * kernel[1], length), x.dtype)
+    out = empty((x.shape[0], x.shape[1] * kernel[0] * kernel[1], length), x.dtype, x)
     kernels(x).unfold(x, kernel, out, options)
     return out
 
@@ -385,7 +385,7 @@ def fold(
     >>> fold(np.ones((1, 4, 2), np.float32), (2, 3), 2).tolist()
     [[[[1.0, 2.0, 1.0], [1.0, 2.0, 1.0]]]]
     """
-    if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
+    if not is_array(x) or x.ndim not in (2, 3):
         raise ValueError(
             f"fold: expected an array of shape (N, C * kernel, L) or (C * kernel, L), got {getattr(x, 'shape', x)}"
         )
@@ -399,6 +399,6 @@ def fold(
             f"fold: expected columns of shape (N, C * {kernel[0] * kernel[1]}, {length}) for an image of {size}, got "
             f"{x.shape}"
         )
-    out = empty((x.shape[0], channels, *size), x.dtype)
+    out = empty((x.shape[0], channels, *size), x.dtype, x)
     kernels(x).fold(x, kernel, out, options)
     return out

@@ -30,14 +30,14 @@ def dropout(x: np.ndarray, p: float, seed: int, offset: int = 0) -> np.ndarray:
 
 
 def dropout_mask(
-    shape: Sequence[int], p: float, seed: int, offset: int = 0, dtype: Any = np.float32
+    shape: Sequence[int], p: float, seed: int, offset: int = 0, dtype: Any = np.float32, like: Any = None
 ) -> np.ndarray:
-    """What `dropout` multiplies elements of an array of ``shape`` by: 0 or 1 / (1 - p).
+    """What `dropout` multiplies elements of an array of ``shape`` by: 0 or 1 / (1 - p). It lives where ``like`` does.
 
     >>> dropout_mask((2, 2), 0.0, seed=1).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
-    mask = empty(shape, dtype)
+    mask = empty(shape, dtype, like)
     mask.fill(1)
     kernels(mask).dropout(mask, mask, p, seed, offset)
     return mask

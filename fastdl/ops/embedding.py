@@ -26,7 +26,7 @@ def embedding(weight: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """
     if weight.ndim != 2:
         raise ValueError(f"embedding: expected a weight of 2 dimensions, got shape {weight.shape}")
-    out = empty((*indices.shape, weight.shape[1]), weight.dtype)
+    out = empty((*indices.shape, weight.shape[1]), weight.dtype, weight)
     kernels(weight).embedding_forward(weight, indices, out)
     return out
 
@@ -40,7 +40,7 @@ def embedding_backward(
     scale_grad_by_freq: bool = False,
 ) -> np.ndarray:
     """(num_weights, D): for each row the sum of the gradients of its look-ups, 0 for ``padding_idx``."""
-    out = empty((num_weights, grad.shape[-1]), grad.dtype)
+    out = empty((num_weights, grad.shape[-1]), grad.dtype, grad)
     kernels(grad).embedding_backward(grad, indices, out, padding_idx, scale_grad_by_freq)
     return out
 
@@ -78,8 +78,8 @@ def embedding_bag(
     if weight.ndim != 2:
         raise ValueError(f"embedding_bag: expected a weight of 2 dimensions, got shape {weight.shape}")
     bags = len(indices) if offsets is None else len(offsets) - bool(include_last_offset)
-    out = empty((max(bags, 0), weight.shape[1]), weight.dtype)
-    which = empty(out.shape, np.int64) if code == 2 else None
+    out = empty((max(bags, 0), weight.shape[1]), weight.dtype, weight)
+    which = empty(out.shape, np.int64, weight) if code == 2 else None
     kernels(weight).embedding_bag_forward(
         weight, indices, offsets, per_sample_weights, out, which, code, include_last_offset, padding_idx
     )
@@ -102,7 +102,7 @@ def embedding_bag_backward(
     need_samples: bool = False,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The gradients with respect to weight and per_sample_weights; None for one that is not needed."""
-    grad_weight = empty(weight.shape, weight.dtype) if need_weight else None
+    grad_weight = empty(weight.shape, weight.dtype, weight) if need_weight else None
     grad_samples = empty_like(per_sample_weights) if need_samples and per_sample_weights is not None else None
     kernels(weight).embedding_bag_backward(
         grad, weight, indices, offsets, per_sample_weights, max_indices, grad_weight, grad_samples,

@@ -35,7 +35,7 @@ def softmax_loss(
     x: np.ndarray, target: Any, weight: Any, code: int, ignore_index: int, smoothing: float, with_grad: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(loss, grad or None) of `cross_entropy`, the reduction as a number."""
-    loss = empty(() if code else _rows_shape(x), x.dtype)
+    loss = empty(() if code else _rows_shape(x), x.dtype, x)
     grad = empty_like(x) if with_grad else None
     kernels(x).cross_entropy(x, target, weight, loss, grad, code, ignore_index, smoothing)
     return loss, grad
@@ -45,7 +45,7 @@ def likelihood_loss(
     x: np.ndarray, target: Any, weight: Any, code: int, ignore_index: int, with_grad: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(loss, grad or None) of `nll_loss`, the reduction as a number."""
-    loss = empty(() if code else _rows_shape(x), x.dtype)
+    loss = empty(() if code else _rows_shape(x), x.dtype, x)
     grad = empty_like(x) if with_grad else None
     kernels(x).nll_loss(x, target, weight, loss, grad, code, ignore_index)
     return loss, grad
@@ -102,7 +102,7 @@ def elementwise(
     with_grad: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(loss, grad or None) of one of the kinds above; all arrays of x's shape and dtype."""
-    loss = empty_like(x) if code == 0 else empty((), x.dtype)
+    loss = empty_like(x) if code == 0 else empty((), x.dtype, x)
     grad = empty_like(x) if with_grad else None
     kernels(x).loss(x, target, weight, pos_weight, loss, grad, kind, code, parameter)
     return loss, grad

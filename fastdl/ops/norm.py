@@ -58,8 +58,8 @@ def layer_norm(
     """
     k = _normalized(x, normalized_shape, "layer_norm")
     out = empty_like(x)
-    mean = empty(x.shape[:-k], wide(x.dtype))
-    rstd = empty(x.shape[:-k], wide(x.dtype))
+    mean = empty(x.shape[:-k], wide(x.dtype), x)
+    rstd = empty(x.shape[:-k], wide(x.dtype), x)
     kernels(x).layer_norm_forward(x, weight, bias, out, mean, rstd, k, eps)
     return out, mean, rstd
 
@@ -83,8 +83,8 @@ def layer_norm_backward(
     """
     shape = x.shape[x.ndim - normalized_ndim :]
     grad_x = empty_like(x) if needs[0] else None
-    grad_w = empty(shape, (x if weight is None else weight).dtype) if needs[1] else None
-    grad_b = empty(shape, (x if weight is None else weight).dtype) if needs[2] else None
+    grad_w = empty(shape, (x if weight is None else weight).dtype, x) if needs[1] else None
+    grad_b = empty(shape, (x if weight is None else weight).dtype, x) if needs[2] else None
     kernels(x).layer_norm_backward(grad, x, weight, mean, rstd, grad_x, grad_w, grad_b, normalized_ndim)
     return grad_x, grad_w, grad_b
 
@@ -101,7 +101,7 @@ def rms_norm(
     """
     k = _normalized(x, normalized_shape, "rms_norm")
     out = empty_like(x)
-    rstd = empty(x.shape[:-k], wide(x.dtype))
+    rstd = empty(x.shape[:-k], wide(x.dtype), x)
     if eps is None:
         eps = float(np.finfo(rstd.dtype).eps)
     kernels(x).rms_norm_forward(x, weight, out, rstd, k, eps)
@@ -126,7 +126,7 @@ def rms_norm_backward(
     """
     grad_x = empty_like(x) if needs[0] else None
     grad_w = (
-        empty(x.shape[x.ndim - normalized_ndim :], (x if weight is None else weight).dtype)
+        empty(x.shape[x.ndim - normalized_ndim :], (x if weight is None else weight).dtype, x)
         if needs[1]
         else None
     )
@@ -135,7 +135,7 @@ def rms_norm_backward(
 
 
 def _like_channels_last(x: np.ndarray) -> np.ndarray:
-    return channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype)
+    return channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype, x)
 
 
 def _check_channels(x: np.ndarray, op: str) -> None:
@@ -166,8 +166,8 @@ def group_norm(
             f"group_norm: num_groups must divide the number of channels {x.shape[1]}, got {num_groups}"
         )
     out = _like_channels_last(x)
-    mean = empty((x.shape[0], num_groups), wide(x.dtype))
-    rstd = empty((x.shape[0], num_groups), wide(x.dtype))
+    mean = empty((x.shape[0], num_groups), wide(x.dtype), x)
+    rstd = empty((x.shape[0], num_groups), wide(x.dtype), x)
     kernels(x).group_norm_forward(x, weight, bias, out, mean, rstd, num_groups, eps)
     return out, mean, rstd
 
@@ -190,8 +190,8 @@ def group_norm_backward(
     [2.0, 2.0]
     """
     grad_x = _like_channels_last(x) if needs[0] else None
-    grad_w = empty(x.shape[1], (x if weight is None else weight).dtype) if needs[1] else None
-    grad_b = empty(x.shape[1], (x if weight is None else weight).dtype) if needs[2] else None
+    grad_w = empty(x.shape[1], (x if weight is None else weight).dtype, x) if needs[1] else None
+    grad_b = empty(x.shape[1], (x if weight is None else weight).dtype, x) if needs[2] else None
     kernels(x).group_norm_backward(grad, x, weight, mean, rstd, grad_x, grad_w, grad_b, num_groups)
     return grad_x, grad_w, grad_b
 
@@ -235,8 +235,8 @@ def batch_norm(
         if v is not None and v.shape != (c,):
             raise ValueError(f"batch_norm: expected {name} of shape {(c,)}, got {v.shape}")
     out = _like_channels_last(x)
-    mean = empty(c, wide(x.dtype))
-    rstd = empty(c, wide(x.dtype))
+    mean = empty(c, wide(x.dtype), x)
+    rstd = empty(c, wide(x.dtype), x)
     kernels(x).batch_norm_forward(
         x, weight, bias, running_mean, running_var, out, mean, rstd, training, momentum, eps
     )
@@ -262,7 +262,7 @@ def batch_norm_backward(
     """
     c = x.shape[1]
     grad_x = _like_channels_last(x) if needs[0] else None
-    grad_w = empty(c, (x if weight is None else weight).dtype) if needs[1] else None
-    grad_b = empty(c, (x if weight is None else weight).dtype) if needs[2] else None
+    grad_w = empty(c, (x if weight is None else weight).dtype, x) if needs[1] else None
+    grad_b = empty(c, (x if weight is None else weight).dtype, x) if needs[2] else None
     kernels(x).batch_norm_backward(grad, x, weight, mean, rstd, grad_x, grad_w, grad_b, training)
     return grad_x, grad_w, grad_b

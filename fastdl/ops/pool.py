@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import empty, kernels
+from ..backend import empty, is_array, kernels
 
 __all__ = [
     "adaptive_avg_pool",
@@ -48,13 +48,13 @@ def spread(value: Any, n: int, op: str, name: str) -> tuple[int, ...]:
 _CHANNELS_FIRST = [(0, n + 1, *range(1, n + 1)) for n in range(8)]
 
 
-def channels_last_empty(n: int, c: int, spatial: Sequence[int], dtype: Any) -> np.ndarray:
-    """An uninitialised (N, C, *spatial) array whose channels are contiguous in memory."""
-    return empty((n, *spatial, c), dtype).transpose(_CHANNELS_FIRST[len(spatial)])
+def channels_last_empty(n: int, c: int, spatial: Sequence[int], dtype: Any, like: Any = None) -> np.ndarray:
+    """An uninitialised (N, C, *spatial) array beside ``like`` whose channels are contiguous in memory."""
+    return empty((n, *spatial, c), dtype, like).transpose(_CHANNELS_FIRST[len(spatial)])
 
 
 def _spatial_ndim(x: Any, op: str) -> int:
-    if not isinstance(x, np.ndarray):
+    if not is_array(x):
         raise TypeError(f"{op}: expected a numpy.ndarray, got {type(x).__name__}")
     if not 3 <= x.ndim <= 5:
         raise ValueError(
@@ -162,8 +162,8 @@ def max_pool(
 
 
 def _max(x: np.ndarray, options: Any, size: Sequence[int], return_indices: bool) -> Any:
-    out = channels_last_empty(x.shape[0], x.shape[1], size, x.dtype)
-    indices = channels_last_empty(x.shape[0], x.shape[1], size, np.int32) if return_indices else None
+    out = channels_last_empty(x.shape[0], x.shape[1], size, x.dtype, x)
+    indices = channels_last_empty(x.shape[0], x.shape[1], size, np.int32, x) if return_indices else None
     kernels(x).max_pool_forward(x, out, indices, options)
     return (out, indices) if return_indices else out
 
@@ -192,7 +192,7 @@ def max_pool_backward(
 
 
 def _max_backward(grad: np.ndarray, indices: np.ndarray, shape: tuple[int, ...], options: Any) -> np.ndarray:
-    grad_x = channels_last_empty(shape[0], shape[1], shape[2:], grad.dtype)
+    grad_x = channels_last_empty(shape[0], shape[1], shape[2:], grad.dtype, grad)
     kernels(grad).max_pool_backward(grad, indices, grad_x, options)
     return grad_x
 
@@ -217,7 +217,7 @@ def avg_pool(
     options, size = _plan(
         "avg_pool", x.shape, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, divisor_override
     )
-    out = channels_last_empty(x.shape[0], x.shape[1], size, x.dtype)
+    out = channels_last_empty(x.shape[0], x.shape[1], size, x.dtype, x)
     kernels(x).avg_pool_forward(x, out, options)
     return out
 
@@ -248,7 +248,7 @@ def avg_pool_backward(
         count_include_pad,
         divisor_override,
     )
-    grad_x = channels_last_empty(shape[0], shape[1], shape[2:], grad.dtype)
+    grad_x = channels_last_empty(shape[0], shape[1], shape[2:], grad.dtype, grad)
     kernels(grad).avg_pool_backward(grad, grad_x, options)
     return grad_x
 
@@ -292,7 +292,7 @@ def adaptive_avg_pool(x: np.ndarray, output_size: Any) -> np.ndarray:
     [0.5, 2.5]
     """
     size = _adaptive_size(x, output_size, "adaptive_avg_pool")
-    out = channels_last_empty(x.shape[0], x.shape[1], size, x.dtype)
+    out = channels_last_empty(x.shape[0], x.shape[1], size, x.dtype, x)
     kernels(x).avg_pool_forward(x, out, kernels(x).PoolOptions())
     return out
 
@@ -303,6 +303,6 @@ def adaptive_avg_pool_backward(grad: np.ndarray, shape: tuple[int, ...]) -> np.n
     >>> adaptive_avg_pool_backward(np.ones((1, 1, 1), np.float32), (1, 1, 4))[0, 0].tolist()
     [0.25, 0.25, 0.25, 0.25]
     """
-    grad_x = channels_last_empty(shape[0], shape[1], shape[2:], grad.dtype)
+    grad_x = channels_last_empty(shape[0], shape[1], shape[2:], grad.dtype, grad)
     kernels(grad).avg_pool_backward(grad, grad_x, kernels(grad).PoolOptions())
     return grad_x

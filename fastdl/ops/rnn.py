@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ..backend import empty, kernels, wide
+from ..backend import empty, is_array, kernels, wide
 
 __all__ = [
     "Network",
@@ -91,13 +91,13 @@ class Network:
         if len(params) != expected:
             raise ValueError(f"{self.kind}: expected {expected} parameters, got {len(params)}")
         weight = params[0]
-        if not isinstance(weight, ndarray) or weight.ndim != 2 or weight.shape[0] < self.gates:
+        if not is_array(weight) or weight.ndim != 2 or weight.shape[0] < self.gates:
             raise _bad_weight(self, weight)
         hidden = weight.shape[0] // self.gates
         if not self.projection:
             return hidden, hidden
         weight = params[self.per_direction - 1]
-        if not isinstance(weight, ndarray) or weight.ndim != 2:
+        if not is_array(weight) or weight.ndim != 2:
             raise _bad_weight(self, weight)
         return hidden, weight.shape[0]
 
@@ -132,13 +132,13 @@ class Network:
         count = self.layers * self.directions
         dtype = x.dtype
         core = kernels(x)
-        y = empty((*x.shape[:-1], self.directions * state), dtype)
-        h_n = empty((count, batch, state), dtype)
-        c_n = empty((count, batch, hidden), dtype) if self.lstm else None
+        y = empty((*x.shape[:-1], self.directions * state), dtype, x)
+        h_n = empty((count, batch, state), dtype, x)
+        c_n = empty((count, batch, hidden), dtype, x) if self.lstm else None
         reserve = None
         if save:
             size = core.rnn_reserve_size(self.options, self.rows(x, lengths), hidden, state)
-            reserve = empty(size, wide(dtype))
+            reserve = empty(size, wide(dtype), x)
         core.rnn_forward(x, h0, c0, params, lengths, y, h_n, c_n, reserve, self.options)
         return y.swapaxes(0, 1) if self.batch_first else y, h_n, c_n, reserve
 
@@ -168,10 +168,10 @@ class Network:
         batch = len(lengths) if self.packed else x.shape[1]
         count = self.layers * self.directions
         dtype = x.dtype
-        grad_x = empty(x.shape, dtype) if needs[0] else None
-        grad_h0 = empty((count, batch, state), dtype) if needs[1] else None
-        grad_c0 = empty((count, batch, hidden), dtype) if self.lstm and needs[2] else None
-        grads = [empty(p.shape, dtype) if n else None for p, n in zip(params, needs[3:])]
+        grad_x = empty(x.shape, dtype, x) if needs[0] else None
+        grad_h0 = empty((count, batch, state), dtype, x) if needs[1] else None
+        grad_c0 = empty((count, batch, hidden), dtype, x) if self.lstm and needs[2] else None
+        grads = [empty(p.shape, dtype, x) if n else None for p, n in zip(params, needs[3:])]
         kernels(x).rnn_backward(
             grad_y, grad_h_n, grad_c_n, x, h0, c0, params, lengths, y, reserve,
             grad_x, grad_h0, grad_c0, grads, self.options,
@@ -182,7 +182,7 @@ class Network:
 
 
 def _bad_weight(network: Network, weight: Any) -> Exception:
-    if not isinstance(weight, ndarray):
+    if not is_array(weight):
         return TypeError(f"{network.kind}: expected parameters to be arrays, got {type(weight).__name__}")
     return ValueError(
         f"{network.kind}: expected weight_ih_l0 to have shape ({network.gates} * hidden_size, input_size) and "
@@ -192,13 +192,13 @@ def _bad_weight(network: Network, weight: Any) -> Exception:
 
 def _operands(network: Network, x: ndarray, lengths: Any) -> tuple[ndarray, Any]:
     """x time-major, lengths as an array."""
-    if not isinstance(x, ndarray):
+    if not is_array(x):
         raise TypeError(f"{network.kind}: expected an array, got {type(x).__name__}")
     if x.ndim != (2 if network.packed else 3):
         leading = "rows" if network.packed else "B, T" if network.batch_first else "T, B"
         raise ValueError(f"{network.kind}: expected x of shape ({leading}, input_size), got {x.shape}")
-    if lengths is not None and not isinstance(lengths, ndarray):
-        lengths = np.asarray(lengths)
+    if lengths is not None and not is_array(lengths):
+        lengths = np.asarray(lengths, like=x)
         if lengths.size == 0:
             lengths = lengths.astype(np.int64)
     if lengths is not None and lengths.ndim != 1:

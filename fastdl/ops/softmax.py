@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from .. import backend
-from ..backend import empty_like
+from ..backend import empty_like, is_array
 
 SOFTMAX, LOG_SOFTMAX, SOFTMIN = range(3)  # fastdl_softmax_kind
 
 
 def _forward(x: np.ndarray, dim: int, kind: int) -> np.ndarray:
-    if not isinstance(x, np.ndarray):
+    if not is_array(x):
         raise TypeError(f"softmax: expected a numpy.ndarray, got {type(x).__name__}")
     return forward(x, dim, kind)
 

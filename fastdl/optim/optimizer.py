@@ -137,6 +137,9 @@ class Optimizer:
         for k, p in enumerate(group["params"]):
             if p.grad is None:
                 continue
+            for value in self.state[p].values() if p in self.state else ():  # the parameter may have moved
+                if isinstance(value, TensorBase):
+                    value._data = backend.beside(value._data, p._data)
             if self._has_master(p):
                 if self.state[p].get(MASTER) is None:
                     self.state[p][MASTER] = wrap(p._data.astype(np.float32))
@@ -146,6 +149,8 @@ class Optimizer:
                 fresh.append(k)
         params = group["params"]
         kernels = backend.kernels(params[0]._data if params else None)
+        if any(backend.kernels(p._data) is not kernels for p in params):
+            raise RuntimeError(f"{type(self).__name__}: the parameters of a group are on different devices")
         masters = MASTER if self.master_weights else None
         prepared = kernels.ParameterGroup(params, self.state, self._keys(group), masters)
         prepared.set_fresh(fresh)
@@ -163,7 +168,7 @@ class Optimizer:
         for key in self._keys(group):
             if state.get(key) is None:
                 if key == "step":
-                    state[key] = wrap(np.zeros((), np.float32))
+                    state[key] = wrap(np.zeros((), np.float32, like=p._data))
                 else:
                     state[key] = wrap(np.zeros_like(p._data, self._state_dtype(p)))
         return False
@@ -255,15 +260,15 @@ def _state_value(name: str, key: str, value: Any, p: Any, dtype: Any) -> Any:
     """A copy of a state's value, in that dtype and the parameter's layout; "step" as a float32 scalar."""
     if value is None or isinstance(value, str):
         return value
-    array = value._data if isinstance(value, TensorBase) else np.asarray(value)
+    array = value._data if isinstance(value, TensorBase) else backend.as_array(value)
     if key == "step":
-        return wrap(np.array(array, np.float32).reshape(()))
+        return wrap(backend.copied(backend.beside(array.astype(np.float32), p._data)).reshape(()))
     if array.shape != p._data.shape:
         raise ValueError(
             f"{name}: {key} of shape {array.shape} does not fit a parameter of shape {p._data.shape}"
         )
     copy = np.empty_like(p._data, dtype)
-    copy[...] = array
+    copy[...] = backend.beside(array, p._data)
     return wrap(copy)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import is_array, to_numpy
 from ..data.dataset import TensorDataset, as_array
 from ..data.loader import DataLoader
 from ..tensor import Tensor
@@ -101,6 +102,7 @@ def fit(
     * ``clip_grad_norm`` bounds the norm of all gradients together.
     * ``initial_epoch`` and ``history`` continue an earlier run: epochs ``initial_epoch + 1`` to ``epochs``.
     * ``verbose`` shows a progress bar on a terminal and one line per epoch elsewhere.
+    * Batches are moved to the device of the model's parameters.
     * ``autocast``, "bfloat16" or "float16", runs model and loss in mixed precision (`fastdl.autocast`).
 
     Raises ValueError for options that contradict each other or data without batches, TypeError for the wrong
@@ -165,9 +167,10 @@ def _train_epoch(trainer: Trainer, hooks: _Hooks, loss_function: Any, clip: Any,
     start = time.perf_counter()
     hooks.call("on_epoch_begin", trainer.epoch)
     number = 0
+    moved = _mover(model)
     for batch in trainer.loader:
         number += 1
-        *inputs, target = _members("fit", batch)
+        *inputs, target = moved(_members("fit", batch))
         for hook in on_batch_begin:
             hook(number)
         optimizer.zero_grad()
@@ -215,8 +218,9 @@ def evaluate(
         metric.reset()
     total, samples = 0.0, 0
     with evaluation_mode(model), no_grad(), _autocast(autocast):
+        moved = _mover(model)
         for batch in loader:
-            *inputs, target = _members("evaluate", batch)
+            *inputs, target = moved(_members("evaluate", batch))
             output = model(*inputs)
             size = target.shape[0] if target.shape else 1
             if loss_function is not None:
@@ -243,13 +247,14 @@ def predict(model: Any, data: Any, *, batch_size: int = 256, autocast: Any = Non
     if not callable(model):
         raise TypeError(f"predict: expected a model, got {type(model).__name__}")
 
-    if isinstance(data, (np.ndarray, Tensor)):
+    if isinstance(data, Tensor) or is_array(data):
         data = (data,)
     outputs: list[Any] = []
     with evaluation_mode(model), no_grad(), _autocast(autocast):
+        moved = _mover(model)
         for batch in make_loader("predict", data, batch_size):
             members = [batch] if isinstance(batch, Tensor) else list(batch)
-            output = model(*(members[:-1] if len(members) > 1 else members))
+            output = model(*moved(members[:-1] if len(members) > 1 else members))
             outputs.append(_arrays(output))
     if not outputs:
         raise ValueError("predict: expected at least one sample, got none")
@@ -265,7 +270,7 @@ def make_loader(
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, (tuple, list)):
-        if not data or not all(isinstance(member, (np.ndarray, Tensor)) for member in data):
+        if not data or not all(isinstance(member, Tensor) or is_array(member) for member in data):
             kinds = ", ".join(type(member).__name__ for member in data)
             raise TypeError(f"{caller}: expected a pair of arrays or Tensors, got ({kinds})")
         data = TensorDataset(*data)
@@ -287,10 +292,19 @@ def _members(caller: str, batch: Any) -> Sequence[Any]:
     raise ValueError(f"{caller}: expected batches (input, target), got {got}")
 
 
+def _mover(model: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What brings a batch to the device of the model: nothing to do where that is the CPU."""
+    first = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
+    if first is None or first.device.type == "cpu":
+        return lambda members: members
+    device = first.device
+    return lambda members: [m.to(device) if isinstance(m, Tensor) else m for m in members]
+
+
 def _arrays(output: Any) -> Any:
     if isinstance(output, (tuple, list)):
-        return tuple(as_array(part) for part in output)
-    return as_array(output)
+        return tuple(to_numpy(as_array(part)) for part in output)
+    return to_numpy(as_array(output))
 
 
 def _loss(loss: Any) -> Callable[[Any, Any], Tensor]:

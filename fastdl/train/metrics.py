@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import to_numpy
 from ..data.dataset import as_array
 
 
@@ -63,7 +64,7 @@ class Accuracy(_Mean):
         self.ignore_index = ignore_index
 
     def update(self, prediction: Any, target: Any) -> None:
-        scores, labels = as_array(prediction), as_array(target)
+        scores, labels = _host(prediction), _host(target)
         right = predicted_labels(scores, labels, self.threshold) == labels
         if self.ignore_index is not None:
             right = right[labels != self.ignore_index]
@@ -82,7 +83,7 @@ class TopKAccuracy(_Mean):
         self.name = f"top{k}_accuracy"
 
     def update(self, prediction: Any, target: Any) -> None:
-        scores, labels = as_array(prediction), as_array(target)
+        scores, labels = _host(prediction), _host(target)
         if scores.ndim != labels.ndim + 1 or scores.ndim < 2:
             raise ValueError(
                 f"{self.name}: expected scores (N, C, ...) and labels (N, ...), "
@@ -139,7 +140,7 @@ class ConfusionMatrix(Metric):
         self.counts = np.zeros((self.num_classes, self.num_classes), np.int64)
 
     def update(self, prediction: Any, target: Any) -> None:
-        scores, labels = as_array(prediction), as_array(target)
+        scores, labels = _host(prediction), _host(target)
         guess = predicted_labels(scores, labels, self.threshold).astype(np.int64).ravel()
         labels = labels.astype(np.int64).ravel()
         if labels.size == 0:
@@ -264,6 +265,11 @@ def make_metrics(metrics: Sequence[Any]) -> list[Metric]:
     return made
 
 
+def _host(value: Any) -> np.ndarray:
+    """The array behind a Tensor or array, on the CPU."""
+    return to_numpy(as_array(value))
+
+
 def predicted_labels(scores: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """The classes that ``scores`` choose, in the shape of ``labels``. Raises ValueError."""
     if (
@@ -281,7 +287,7 @@ def predicted_labels(scores: np.ndarray, labels: np.ndarray, threshold: float = 
 
 
 def _difference(name: str, prediction: Any, target: Any) -> np.ndarray:
-    a, b = as_array(prediction), as_array(target)
+    a, b = _host(prediction), _host(target)
     if a.shape != b.shape:
         raise ValueError(f"{name}: expected equal shapes, got {a.shape} and {b.shape}")
     return np.subtract(a, b, dtype=np.float64)

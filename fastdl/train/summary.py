@@ -97,7 +97,8 @@ def summary(
     leaves = [module for module in modules.values() if not any(True for _ in module.children())]
     outputs: dict[int, Any] = {}
     with evaluation_mode(model), no_grad(), _recording(leaves, outputs):
-        result = model(wrap(np.zeros((1, *input_shape), as_dtype(dtype))))
+        there = next((p._data for p in model.parameters()), None)
+        result = model(wrap(np.zeros((1, *input_shape), as_dtype(dtype), like=there)))
     outputs.setdefault(id(model), result)
 
     # Layers in the order of their calls; then those that were not called, or are no leaves, but own
@@ -118,7 +119,7 @@ def summary(
         rows,
         sum(_count(p) for p in parameters),
         sum(_count(p) for p in parameters if p.requires_grad),
-        sum(p.detach().numpy().nbytes for p in parameters),
+        sum(p.nbytes for p in parameters),
     )
     print(table, file=sys.stdout if file is None else file)
     return table

@@ -7,27 +7,15 @@
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-// y[i] = f(x[i])
-template <class S, class F>
-FASTDL_INLINE void map(int64_t n, const S* x, S* y, F&& f) {
-  for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(f(load(x + i, m)), y + i, m); });
-}
-
-template <class S, class F>
-FASTDL_INLINE void map2(int64_t n, const S* a, const S* b, S* y, F&& f) {
-  for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-    store(f(load(a + i, m), load(b + i, m)), y + i, m);
-  });
-}
-
 template <class S>
 void forward(const fastdl_activation& f, int64_t n, const S* x, S* y) {
   using T = compute_t<S>;
   const Vec<T> alpha = constant<T>(f.alpha), beta = constant<T>(f.beta);
   with_activation(f.kind, [&](auto kind) {
-    map(n, x, y, [&](Vec<T> v) FASTDL_FORCE_INLINE {
-      return activation_value<decltype(kind)::value>(v, alpha, beta);
-    });
+    map(
+        n, y,
+        [&](Vec<T> v) FASTDL_FORCE_INLINE { return activation_value<decltype(kind)::value>(v, alpha, beta); },
+        x);
   });
 }
 
@@ -38,13 +26,13 @@ void backward(const fastdl_activation& f, bool from_output, int64_t n, const S* 
   with_activation(f.kind, [&](auto kind) {
     constexpr int k = decltype(kind)::value;
     if (from_output) {
-      map2(n, dy, saved, dx, [&](Vec<T> g, Vec<T> s) FASTDL_FORCE_INLINE {
-        return activation_gradient<k, true>(g, s, alpha, beta);
-      });
+      const auto f = [&](Vec<T> g, Vec<T> s)
+                         FASTDL_FORCE_INLINE { return activation_gradient<k, true>(g, s, alpha, beta); };
+      map(n, dx, f, dy, saved);
     } else {
-      map2(n, dy, saved, dx, [&](Vec<T> g, Vec<T> s) FASTDL_FORCE_INLINE {
-        return activation_gradient<k, false>(g, s, alpha, beta);
-      });
+      const auto f = [&](Vec<T> g, Vec<T> s)
+                         FASTDL_FORCE_INLINE { return activation_gradient<k, false>(g, s, alpha, beta); };
+      map(n, dx, f, dy, saved);
     }
   });
 }
@@ -52,7 +40,7 @@ void backward(const fastdl_activation& f, bool from_output, int64_t n, const S* 
 template <class S>
 void glu(int64_t n, const S* a, const S* b, S* y) {
   using T = compute_t<S>;
-  map2(n, a, b, y, [](Vec<T> u, Vec<T> v) FASTDL_FORCE_INLINE { return u * sigmoid(v); });
+  map(n, y, [](Vec<T> u, Vec<T> v) FASTDL_FORCE_INLINE { return u * sigmoid(v); }, a, b);
 }
 
 template <class S>
@@ -75,7 +63,7 @@ FASTDL_INLINE Vec<T> leaky(Vec<T> v, Vec<T> slope) {
 template <class S, class T>
 void prelu(int64_t n, const S* x, const T* weight, bool per_element, S* y) {
   const Vec<T> one = Vec<T>::broadcast(*weight);
-  if (!per_element) return map(n, x, y, [&](Vec<T> v) FASTDL_FORCE_INLINE { return leaky(v, one); });
+  if (!per_element) return map(n, y, [&](Vec<T> v) FASTDL_FORCE_INLINE { return leaky(v, one); }, x);
   for_aligned(n, y, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
     store(leaky(load(x + i, m), load(weight + i, m)), y + i, m);
   });
@@ -102,17 +90,17 @@ void elementary(int32_t kind, int64_t n, const S* x, S* y) {
   using T = compute_t<S>;
   switch (kind) {
     case FASTDL_EXP:
-      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return exp(v); });
+      return map(n, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return exp(v); }, x);
     case FASTDL_EXPM1:
-      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return expm1(v); });
+      return map(n, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return expm1(v); }, x);
     case FASTDL_LOG:
-      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return log(v); });
+      return map(n, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return log(v); }, x);
     case FASTDL_LOG1P:
-      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return log1p(v); });
+      return map(n, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return log1p(v); }, x);
     case FASTDL_ERF:
-      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return erf(v); });
+      return map(n, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return erf(v); }, x);
     case FASTDL_ERFC:
-      return map(n, x, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return erfc(v); });
+      return map(n, y, [](Vec<T> v) FASTDL_FORCE_INLINE { return erfc(v); }, x);
   }
 }
 

@@ -9,14 +9,9 @@ namespace {
 
 template <class S, class F>
 FASTDL_INLINE void combine(int64_t n, const S* a, const S* b, compute_t<S> number, S* out, F&& f) {
-  if (b) {
-    for_aligned(n, out, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-      store(f(load(a + i, m), load(b + i, m)), out + i, m);
-    });
-    return;
-  }
+  if (b) return map(n, out, f, a, b);
   const VecOf<S> c = VecOf<S>::broadcast(number);
-  for_aligned(n, out, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(f(load(a + i, m), c), out + i, m); });
+  map(n, out, [&](VecOf<S> v) FASTDL_FORCE_INLINE { return f(v, c); }, a);
 }
 
 template <class S>

@@ -22,10 +22,6 @@ constexpr int kRows = 4, kDotCols4 = 2, kGemvTerms = 8;
 #endif
 constexpr int kTileVectors = 2, kDotRows = 4, kGemvRows = 4;
 
-// K block: a panel of B (64 KiB in every vector width but AVX2's and SSE2's, where it is less) streams from
-// the L2 cache without slowing the multiply-adds; each further block would read and write all of C once more.
-constexpr int64_t kKc = 512;
-
 template <class T>
 static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t row, int64_t col, int lanes) {
   using V = Vec<T>;
@@ -36,6 +32,10 @@ static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t 
   if (t.relu) x = max(V::zero(), x);  // a NaN in the second operand comes through
   return x;
 }
+
+// Tiles of few rows, or of few registers, have no time for it.
+template <int R>
+constexpr bool kReadAhead = kRows == 14 && R > 4;
 
 // Masked: the last vector has fewer lanes, and B may end there.
 template <class T, int R, int NV, bool Masked>
@@ -48,6 +48,10 @@ static void tile(const GemmTile<T>& t) {
     if (!t.stream) FASTDL_UNROLL for (int j = 0; j < NV; ++j) prefetch(t.c + r * t.ldc + j * W);
     FASTDL_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = V::zero();
   }
+  GemmAhead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
+  GemmAhead* const ahead = kReadAhead<R> && t.ahead ? t.ahead : &none;
+  const char *at = ahead->at, *end = ahead->end;
+  int64_t line = ahead->rows > 0 ? 64 : 0;
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
   for (int64_t p = 0; p < t.count; ++p) {
     // Rows 3g, 3g + 1, 3g + 2 are a pointer plus 0, 1 or 2 strides, which is one address of the machine.
@@ -60,6 +64,15 @@ static void tile(const GemmTile<T>& t) {
     }
     const T* b = t.pieces[p].b;
     for (int64_t k = t.pieces[p].k; k > 0; --k) {
+      if constexpr (kReadAhead<R>) {
+        __builtin_prefetch(at, 0, 2);
+        at += line;
+        if (at == end) {
+          if (--ahead->rows == 0) line = 0;
+          end += ahead->stride;
+          at = end - ahead->width;
+        }
+      }
       V bv[NV];
       FASTDL_UNROLL for (int j = 0; j < NV; ++j) {
         bv[j] = Masked && j == NV - 1 ? V::load(b + j * W, tail) : V::load(b + j * W);
@@ -72,6 +85,8 @@ static void tile(const GemmTile<T>& t) {
       b += b_k;
     }
   }
+  ahead->at = at;
+  ahead->end = end;
   // The same steps as end_of_tile, each decided once: branches per vector would take as long as k = 20.
   const auto lanes = [&](int j) { return Masked && j == NV - 1 ? tail : W; };
   const T alpha = t.alpha, beta = t.beta;
@@ -194,7 +209,8 @@ static void gemv(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k
 template <class T>
 static void pack_transposed(const T* src, int64_t lane_stride, int64_t k, int lanes, int width, T* out) {
   using V = Vec<T>;
-  constexpr int W = V::width;
+  // 14 to 32 streams are more than the processor prefetches by itself: two cache lines of each ahead.
+  constexpr int W = V::width, kAhead = 128 / sizeof(T);
   for (int lane = 0; lane < width; lane += W) {
     const int n = width - lane < W ? width - lane : W;
     const T* s = src + lane * lane_stride;
@@ -202,10 +218,14 @@ static void pack_transposed(const T* src, int64_t lane_stride, int64_t k, int la
       const int steps = k - i < W ? static_cast<int>(k - i) : W;
       V rows[W];
       if (steps == W && lane + W <= lanes) {
-        FASTDL_UNROLL for (int r = 0; r < W; ++r) rows[r] = V::load(s + r * lane_stride + i);
+        FASTDL_UNROLL for (int r = 0; r < W; ++r) {
+          rows[r] = V::load(s + r * lane_stride + i);
+          prefetch(s + r * lane_stride + i + kAhead);
+        }
       } else {
         FASTDL_UNROLL for (int r = 0; r < W; ++r) {
           rows[r] = lane + r < lanes ? V::load(s + r * lane_stride + i, steps) : V::zero();
+          if (lane + r < lanes) prefetch(s + r * lane_stride + i + kAhead);
         }
       }
       transpose(rows);
@@ -229,8 +249,20 @@ static void pack(const T* src, int64_t k_stride, int64_t lane_stride, int64_t k,
   if (k_stride == 1 && lane_stride != 1 && k > 1)
     return pack_transposed(src, lane_stride, k, lanes, width, out);
   if (lane_stride == 1 && width > W && width <= 2 * W) {
+    // Each row is another page or nearly so, where the processor's own prefetching stops.
+    constexpr int kAhead = 16;
+    if (lanes == 2 * W) {
+      for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
+        prefetch(src + kAhead * k_stride);
+        prefetch(src + kAhead * k_stride + W);
+        V::load(src).store(out);
+        V::load(src + W).store(out + W);
+      }
+      return;
+    }
     const int tail = width - W, lo_lanes = lanes < W ? lanes : W, hi_lanes = lanes - lo_lanes;
     for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
+      prefetch(src + kAhead * k_stride);
       const V lo = V::load(src, lo_lanes), hi = V::load(hi_lanes ? src + W : src, hi_lanes);
       lo.store(out);
       hi.store(out + W, tail);
@@ -279,7 +311,6 @@ static constexpr GemmKernelsOf<T> make() {
   k.nr = kTileVectors * Vec<T>::width;
   k.dot_rows = kDotRows;
   k.gemv_rows = kGemvRows;
-  k.kc = kKc;
   fill<T, kRows>(k);
   k.dot = dot<T>;
   k.gemv = gemv<T>;

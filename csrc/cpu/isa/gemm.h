@@ -6,6 +6,15 @@
 
 namespace fastdl::cpu {
 
+// Memory that will be wanted soon: `rows` rows of cache lines from `at` to `end`, the next one `stride` bytes
+// on. Tiles bring a line of it to the L2 cache per step, and move `at` on.
+struct GemmAhead {
+  const char* at;
+  const char* end;
+  int64_t stride, rows;
+  int64_t width;  // bytes of a row, a multiple of 64
+};
+
 // One term of a tile's sum: `k` steps along A's columns and B's rows.
 template <class T>
 struct GemmPiece {
@@ -32,7 +41,8 @@ struct GemmTile {
   const T* residual;  // [rows x cols] or null
   int64_t ld_residual;
   bool relu;
-  bool stream;  // C is written past the cache: cols == NR, rows aligned to 64 bytes
+  bool stream;       // C is written past the cache: cols == NR, rows aligned to 64 bytes
+  GemmAhead* ahead;  // or null
 };
 
 template <class T>
@@ -42,7 +52,6 @@ struct GemmKernelsOf {
   int mr, nr;
   int dot_rows;   // most rows of `dot`
   int gemv_rows;  // most rows of `gemv`
-  int64_t kc;     // K block: an NR-wide panel of B and an MR-high panel of A share the L1 cache
 
   // [rows][0: cols == NR, 1: cols > NR / 2, 2: cols <= NR / 2]; call through gemm_tile().
   void (*tile[kMaxRows + 1][3])(const GemmTile<T>&);

@@ -33,8 +33,8 @@ static void tile(const Bf16Tile& t) {
   }
   // Tiles of few rows have no time for it.
   constexpr bool kAhead = R > 4;
-  Bf16Ahead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
-  Bf16Ahead* const ahead = kAhead && t.ahead ? t.ahead : &none;
+  GemmAhead none{reinterpret_cast<const char*>(&t), nullptr, 0, 0, 0};
+  GemmAhead* const ahead = kAhead && t.ahead ? t.ahead : &none;
   const char *at = ahead->at, *end = ahead->end;
   int64_t line = ahead->rows > 0 ? 64 : 0;
   const int64_t a_row = t.a_row, a_step = t.a_step;
@@ -106,15 +106,6 @@ static void pack_b(const bfloat16* src, int64_t k_stride, int64_t col_stride, in
                    bfloat16* out) {
   pack_panel(src, k_stride, col_stride, k, cols, kCols, kStep, out);
 }
-static ExponentRange split_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
-                             int height, int planes, bfloat16* out, int64_t plane_stride) {
-  return pack_pairs(src, k_stride, row_stride, k, rows, height, kStep, planes, out, plane_stride);
-}
-static ExponentRange split_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
-                             int planes, bfloat16* out, int64_t plane_stride) {
-  return pack_pairs(src, k_stride, col_stride, k, cols, kCols, kStep, planes, out, plane_stride);
-}
-
 static int64_t peak(int64_t rounds, float* sink) {
   constexpr int chains = 12, steps = 64;
   __m512 sum[chains];
@@ -144,8 +135,22 @@ struct PairProducts {
 };
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {
-    kRows,  kCols,  kStep,   1,       kKc,         2,        nullptr,   nullptr, any_tile,
-    pack_a, pack_b, split_a, split_b, finish_tile, dot_rows, gemv_rows, peak,    few_rows<PairProducts, 12>};
+const Bf16Kernels bf16_kernels = {kRows,
+                                  kCols,
+                                  kStep,
+                                  1,
+                                  kKc,
+                                  nullptr,
+                                  nullptr,
+                                  any_tile,
+                                  pack_a,
+                                  pack_b,
+                                  nullptr,
+                                  nullptr,
+                                  finish_tile,
+                                  dot_rows,
+                                  gemv_rows,
+                                  peak,
+                                  few_rows<PairProducts, 12>};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

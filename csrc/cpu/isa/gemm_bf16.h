@@ -8,6 +8,7 @@
 
 #include "common/narrow.h"
 #include "few_rows.h"
+#include "gemm.h"
 
 namespace fastdl::cpu {
 
@@ -17,15 +18,6 @@ struct Bf16Piece {
   const bfloat16*
       b;  // element (k, column): b[k / 2 * 2 * nr + 2 * column + k % 2], zero from k on to the next k_step
   int64_t k;
-};
-
-// Memory that will be wanted soon: `rows` rows of cache lines from `at` to `end`, the next one `stride` bytes
-// on. Tiles bring a line of it to the L2 cache per step, and move `at` on.
-struct Bf16Ahead {
-  const char* at;
-  const char* end;
-  int64_t stride, rows;
-  int64_t width;  // bytes of a row, a multiple of 64
 };
 
 // sums[rows x cols] (+)= the pieces' products; then, with `finish`, C = relu?(alpha * sums + beta * C + bias
@@ -51,8 +43,8 @@ struct Bf16Tile {
   const float* residual32;
   int64_t ld_residual;
   bool relu;
-  bool stream;  // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
-  Bf16Ahead* ahead;  // or null
+  bool stream;       // C (not c32) may be written past the cache: cols == nr, rows aligned to 64 bytes
+  GemmAhead* ahead;  // or null
 };
 
 // What the exponents of a block of float32 numbers allow: see gemm_split.cpp.
@@ -65,7 +57,6 @@ struct Bf16Kernels {
   int mr, nr, k_step;
   int height_step;  // a packed panel of A is a multiple of this high
   int64_t kc;       // K block
-  int rate;         // products in the time of one float32 multiply-add
 
   // Around a task's calls of `tile`, where not null: gives the thread the matrix unit and takes it back. They
   // nest. Outside of such a pair each call of `tile` pays for it.
@@ -81,7 +72,8 @@ struct Bf16Kernels {
   void (*pack_b)(const bfloat16* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,
                  bfloat16* out);
   // The same of float32 numbers, each cut into `planes` bfloat16 whose sum it is (the first 8, the next 8,
-  // the last 8 bits): plane p lies p * plane_stride further on. Returns the exponents met.
+  // the last 8 bits): plane p lies p * plane_stride further on. Returns the exponents met. Null where
+  // products of such parts are not faster than multiply-adds.
   ExponentRange (*split_a)(const float* src, int64_t row_stride, int64_t k_stride, int64_t k, int rows,
                            int height, int planes, bfloat16* out, int64_t plane_stride);
   ExponentRange (*split_b)(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int cols,

@@ -150,8 +150,8 @@ static int64_t peak(int64_t rounds, float* sink) {
 }
 
 extern const Bf16Kernels bf16_kernels;
-const Bf16Kernels bf16_kernels = {kRows,   kCols,       kStep,    kHalf,     kKc,    16,
-                                  enter,   leave,       tile,     pack_a,    pack_b, split_a,
-                                  split_b, finish_tile, dot_rows, gemv_rows, peak,   nullptr};
+const Bf16Kernels bf16_kernels = {kRows,       kCols,    kStep,     kHalf,  kKc,     enter,
+                                  leave,       tile,     pack_a,    pack_b, split_a, split_b,
+                                  finish_tile, dot_rows, gemv_rows, peak,   nullptr};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -27,25 +27,23 @@ FASTDL_INLINE Vec<T> class_weight(const T* weight, int64_t i, int m) {
   return weight ? load(weight + i, m) : first_lanes(constant<T>(1), m);
 }
 
-// Softmax of one row: e[j] = exp(x[j] - top), if e is wanted, and their sum.
+template <class T>
+FASTDL_INLINE Vec<T> same(Vec<T> v) {
+  return v;
+}
+
+// exp(x[j] - top), kept in e if that is wanted, and their sum. In the order of the elements where class
+// weights or targets meet them, else as row_exponentials has it.
 template <class S, class T>
-FASTDL_INLINE T exponentials(int64_t n, const S* x, Vec<T> top, T* e) {
-  if (!e) {
-    return row_sum<T>(
-        n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { return first_lanes(exp(load(x + i, m) - top), m); });
-  }
+FASTDL_INLINE T exponentials(int64_t n, const S* x, Vec<T> top, T* e, bool in_order) {
+  const auto below = [&](Vec<T> v) FASTDL_FORCE_INLINE { return v - top; };
+  if (!e) return row_sum_of(n, [&](Vec<T> v) FASTDL_FORCE_INLINE { return exp_bounded(below(v)); }, x);
+  if (!in_order) return row_exponentials(n, x, e, below);
   return row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-    const Vec<T> v = first_lanes(exp(load(x + i, m) - top), m);
+    const Vec<T> v = first_lanes(exp_bounded(below(load(x + i, m))), m);
     store(v, e + i, m);
     return v;
   });
-}
-
-// Where they are kept for the gradient: in its place, unless that would round them.
-template <class S, class T>
-FASTDL_INLINE T* exponentials_in(S* grad, T* scratch) {
-  if constexpr (sizeof(S) == sizeof(T)) return grad;
-  else return grad ? scratch : nullptr;
 }
 
 template <class S, class T = compute_t<S>>
@@ -65,9 +63,9 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const S
         continue;
       }
       T* e = exponentials_in(g, scratch);
-      const T top = row_max(n, x, constant<T>(1));
+      const T top = row_max(n, x, same<T>);
       const Vec<T> vtop = Vec<T>::broadcast(top);
-      const T sum = exponentials(n, x, vtop, e);
+      const T sum = exponentials(n, x, vtop, e, smooth != T(0));
       const T at_label = static_cast<T>(c.confidence) * (c.weight ? c.weight[label] : T(1));
       const T total = at_label + static_cast<T>(c.smooth * c.weight_sum);
       T rest = at_label * (top - to_compute(x[label]));
@@ -80,7 +78,8 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const S
       if (!g) continue;
       const Vec<T> factor = Vec<T>::broadcast(scale * total / sum);
       // The label's own gradient is rounded once as well, after its share is taken away.
-      const T own = e[label] * (scale * total / sum) - scale * at_label;
+      const T at_own = reduce_max(exp_bounded(Vec<T>::broadcast(to_compute(x[label])) - vtop));
+      const T own = at_own * (scale * total / sum) - scale * at_label;
       if (smooth != T(0)) {
         const Vec<T> share = Vec<T>::broadcast(scale * smooth);
         for_vectors<S>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
@@ -89,8 +88,7 @@ void cross_entropy(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, const S
         const T weight = c.weight ? c.weight[label] : T(1);
         g[label] = to_storage<S>(own - scale * smooth * weight);
       } else {
-        for_vectors<S>(
-            n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(load(e + i, m) * factor, g + i, m); });
+        map_exponentials(n, e, g, [&](Vec<T> v) FASTDL_FORCE_INLINE { return v * factor; });
         g[label] = to_storage<S>(own);
       }
     }
@@ -110,11 +108,11 @@ void cross_entropy_soft(const CrossEntropyRow<T>& c, int64_t rows, int64_t n, co
     for (int r = 0; r < count; ++r, x += n, target += n) {
       S* g = grad ? grad + (first + r) * n : nullptr;
       T* e = exponentials_in(g, scratch);
-      const Vec<T> top = Vec<T>::broadcast(row_max(n, x, constant<T>(1)));
+      const Vec<T> top = Vec<T>::broadcast(row_max(n, x, same<T>));
       const auto q = [&](int64_t i, int m) FASTDL_FORCE_INLINE {
         return class_weight(c.weight, i, m) * fma(confidence, load(target + i, m), smooth);
       };
-      const T sum = exponentials(n, x, top, e);
+      const T sum = exponentials(n, x, top, e, true);
       const T total = row_sum<T>(n, q);
       // 0 log 0 = 0: a class that cannot be costs nothing where the target does not ask for it.
       block.rest[r] = -row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {

@@ -3,7 +3,8 @@
 //   load_as(p), load_as(p, n)            Vec<compute_t<S>> from S* p; n as for Vec::load
 //   store_as(v, p), store_as(v, p, n)    rounds to nearest, ties to even; NaN becomes a quiet NaN
 //   store_pair_as(v, w, p)               two vectors of float
-//   to_compute(s), to_storage<S>(x)      one element
+//   load_two(p), store_two(t, p)         two vectors in some order, the same for both: for work element by
+//   element to_compute(s), to_storage<S>(x)      one element
 // Every instruction set gives the same bits: subnormals are kept, and so are the sign and the upper bits of a
 // NaN.
 #pragma once
@@ -235,6 +236,47 @@ FASTDL_INLINE void store_pair_as(Vec<float> v, Vec<float> w, bfloat16* p) {
                                                      45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
   const __m512i index = _mm512_load_si512(upper);
   _mm512_storeu_si512(p, _mm512_permutex2var_epi16(rounded_high(v), index, rounded_high(w)));
+}
+#endif
+
+template <class T>
+struct Two {
+  Vec<T> a, b;
+};
+template <class S>
+FASTDL_INLINE Two<compute_t<S>> load_two(const S* p) {
+  return {load_as(p), load_as(p + Vec<compute_t<S>>::width)};
+}
+template <class S>
+FASTDL_INLINE void store_two(Two<compute_t<S>> t, S* p) {
+  store_as(t.a, p);
+  store_as(t.b, p + Vec<compute_t<S>>::width);
+}
+#if FASTDL_ISA_ID == 3
+// The even and the odd elements: no shuffles, and all 32 are rounded at once.
+template <>
+FASTDL_INLINE Two<float> load_two(const bfloat16* p) {
+  const __m512i u = _mm512_loadu_si512(p), high = _mm512_set1_epi32(-65536);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(u, 16))}, {_mm512_castsi512_ps(_mm512_and_si512(u, high))}};
+}
+template <>
+FASTDL_INLINE void store_two(Two<float> t, bfloat16* p) {
+  constexpr int kSelect = 0xe4, kOrAnd = 0xf8;  // truth tables: c ? a : b and a | (b & c)
+  const __m512i even = _mm512_castps_si512(t.a.v), odd = _mm512_castps_si512(t.b.v);
+  const __m512i low = _mm512_set1_epi32(0xffff), one = _mm512_set1_epi16(1);
+  const __m512i kept = _mm512_ternarylogic_epi32(_mm512_srli_epi32(even, 16), odd, low, kSelect);
+  const __m512i lost = _mm512_ternarylogic_epi32(even, _mm512_slli_epi32(odd, 16), low, kSelect);
+  // Upwards if what is lost is more than a half, or a half and what is kept is odd.
+  const __m512i last = _mm512_ternarylogic_epi32(lost, kept, one, kOrAnd);
+  const __mmask32 up = _mm512_cmpgt_epu16_mask(last, _mm512_set1_epi16(-0x8000));
+  __m512i bits = _mm512_mask_add_epi16(kept, up, kept, one);
+  if (__builtin_expect(_mm512_cmp_ps_mask(t.a.v, t.b.v, _CMP_UNORD_Q) != 0, 0)) {  // a NaN somewhere
+    const __m512i a = _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(t.a.v, t.a.v, _CMP_UNORD_Q), 0xffff);
+    const __m512i b = _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(t.b.v, t.b.v, _CMP_UNORD_Q), -0x10000);
+    const __m512i nan = _mm512_or_si512(a, b), quiet = _mm512_or_si512(kept, _mm512_set1_epi16(0x40));
+    bits = _mm512_ternarylogic_epi32(quiet, bits, nan, kSelect);
+  }
+  _mm512_storeu_si512(p, bits);
 }
 #endif
 

@@ -13,29 +13,28 @@ extern const RnnBackwardTable<bfloat16> rnn_backward_bf16;
 namespace {
 
 // The pre-activation of one gate.
-template <class S, class Lanes, class A = compute_t<S>>
-FASTDL_INLINE Vec<A> input_of(const RnnForwardStep<S>& s, const Lanes& lane, int64_t gate, int64_t r,
-                              int64_t j) {
-  const Vec<A> pre = lane.load(s.pre + gate * s.pre_gate + r * s.pre_row + j);
+template <class S, class A = compute_t<S>>
+FASTDL_INLINE Vec<A> input_of(const RnnForwardStep<S>& s, int lanes, int64_t gate, int64_t r, int64_t j) {
+  const Vec<A> pre = load(s.pre + gate * s.pre_gate + r * s.pre_row + j, lanes);
   return s.sums ? pre + Vec<A>::load(s.sums + gate * s.gate_stride + r * kPanel<A> + j) : pre;
 }
-
-#define FASTDL_EACH FASTDL_UNROLL for (int i = 0; i < N; ++i, j += Vec<A>::width)
 
 template <class S, bool kRelu>
 void rnn(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     Vec<A> a[N];
-    int64_t j = j0;
     FASTDL_EACH {
-      a[i] = input_of(s, lane, 0, r, j);
+      const int64_t j = j0 + i * Vec<A>::width;
+      a[i] = input_of(s, lanes, 0, r, j);
       if (kRelu) a[i] = select(a[i] < Vec<A>::zero(), Vec<A>::zero(), a[i]);
     }
     if constexpr (!kRelu) gate_tanh(a);
-    j = j0;
-    FASTDL_EACH lane.store(s.h + r * s.ld_h + j, a[i]);
+    FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
+      store(a[i], s.h + r * s.ld_h + j, lanes);
+    }
   });
 }
 
@@ -44,32 +43,34 @@ void gru(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     V sigmoids[2 * N], part[N], fresh[N];  // reset, update
-    int64_t j = j0;
     FASTDL_EACH {
-      sigmoids[i] = input_of(s, lane, 0, r, j);
-      sigmoids[N + i] = input_of(s, lane, 1, r, j);
+      const int64_t j = j0 + i * Vec<A>::width;
+      sigmoids[i] = input_of(s, lanes, 0, r, j);
+      sigmoids[N + i] = input_of(s, lanes, 1, r, j);
       part[i] = s.sums ? V::load(s.sums + 2 * s.gate_stride + r * kPanel<A> + j) : V::zero();
-      if (s.bias_hn) part[i] = part[i] + lane.load(s.bias_hn + r * s.ld_bias_hn + j);
+      if (s.bias_hn) part[i] = part[i] + load(s.bias_hn + r * s.ld_bias_hn + j, lanes);
     }
     gate_sigmoid(sigmoids);
-    j = j0;
-    FASTDL_EACH fresh[i] = fma(sigmoids[i], part[i], lane.load(s.pre + 2 * s.pre_gate + r * s.pre_row + j));
-    gate_tanh(fresh);
-    j = j0;
     FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
+      fresh[i] = fma(sigmoids[i], part[i], load(s.pre + 2 * s.pre_gate + r * s.pre_row + j, lanes));
+    }
+    gate_tanh(fresh);
+    FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
       A* state = s.state + r * hidden + j;
-      const V h = fma(sigmoids[N + i], lane.load(state) - fresh[i], fresh[i]);
-      lane.store(state, h);
-      lane.store(s.h + r * s.ld_h + j, h);
+      const V h = fma(sigmoids[N + i], load(state, lanes) - fresh[i], fresh[i]);
+      store(h, state, lanes);
+      store(h, s.h + r * s.ld_h + j, lanes);
       if (s.gates) {
         A* gates = s.gates + r * 3 * hidden + j;
-        lane.store(gates, sigmoids[i]);
-        lane.store(gates + hidden, sigmoids[N + i]);
-        lane.store(gates + 2 * hidden, fresh[i]);
-        lane.store(s.saved_state + r * hidden + j, part[i]);
+        store(sigmoids[i], gates, lanes);
+        store(sigmoids[N + i], gates + hidden, lanes);
+        store(fresh[i], gates + 2 * hidden, lanes);
+        store(part[i], s.saved_state + r * hidden + j, lanes);
       }
     }
   });
@@ -80,41 +81,39 @@ void lstm(const RnnForwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     V sigmoids[3 * N], cell[N], c[N], tanh_c[N];  // input, forget, output
-    int64_t j = j0;
     FASTDL_EACH {
-      sigmoids[i] = input_of(s, lane, 0, r, j);
-      sigmoids[N + i] = input_of(s, lane, 1, r, j);
-      sigmoids[2 * N + i] = input_of(s, lane, 3, r, j);
-      cell[i] = input_of(s, lane, 2, r, j);
+      const int64_t j = j0 + i * Vec<A>::width;
+      sigmoids[i] = input_of(s, lanes, 0, r, j);
+      sigmoids[N + i] = input_of(s, lanes, 1, r, j);
+      sigmoids[2 * N + i] = input_of(s, lanes, 3, r, j);
+      cell[i] = input_of(s, lanes, 2, r, j);
     }
     gate_sigmoid(sigmoids);
     gate_tanh(cell);
-    j = j0;
     FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
       A* state = s.state + r * hidden + j;
-      tanh_c[i] = c[i] = fma(sigmoids[N + i], lane.load(state), sigmoids[i] * cell[i]);
-      lane.store(state, c[i]);
+      tanh_c[i] = c[i] = fma(sigmoids[N + i], load(state, lanes), sigmoids[i] * cell[i]);
+      store(c[i], state, lanes);
     }
     gate_tanh(tanh_c);
-    j = j0;
     FASTDL_EACH {
-      lane.store(s.h + r * s.ld_h + j, sigmoids[2 * N + i] * tanh_c[i]);
+      const int64_t j = j0 + i * Vec<A>::width;
+      store(sigmoids[2 * N + i] * tanh_c[i], s.h + r * s.ld_h + j, lanes);
       if (s.gates) {
         A* gates = s.gates + r * 4 * hidden + j;
-        lane.store(gates, sigmoids[i]);
-        lane.store(gates + hidden, sigmoids[N + i]);
-        lane.store(gates + 2 * hidden, cell[i]);
-        lane.store(gates + 3 * hidden, sigmoids[2 * N + i]);
-        lane.store(s.saved_state + r * hidden + j, c[i]);
+        store(sigmoids[i], gates, lanes);
+        store(sigmoids[N + i], gates + hidden, lanes);
+        store(cell[i], gates + 2 * hidden, lanes);
+        store(sigmoids[2 * N + i], gates + 3 * hidden, lanes);
+        store(c[i], s.saved_state + r * hidden + j, lanes);
       }
     }
   });
 }
-
-#undef FASTDL_EACH
 
 // Each lane is one chain of multiply-adds in the order of k, as in the tiles.
 template <class T>

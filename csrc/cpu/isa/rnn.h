@@ -46,8 +46,9 @@ struct RnnBackwardStep {
   const A *gates, *state, *state_before;  // as forward saved them; state_before: LSTM
   const S* h;                             // RNN: this step's h; GRU: the previous one
   int64_t ld_h;
-  S* grad_gates_x;  // [rows, gates * hidden]
+  S* grad_gates_x;  // [rows, gates * hidden], rows ld_grad_gates apart
   S* grad_gates_h;  // GRU: the same for the recurrent side; others: the same array as grad_gates_x
+  int64_t ld_grad_gates;
 };
 
 // out = sums + add[0] + add[1] (NULL: nothing).

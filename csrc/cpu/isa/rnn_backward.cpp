@@ -6,11 +6,11 @@
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-template <class S, class Lanes, class A = compute_t<S>>
-FASTDL_INLINE Vec<A> grad_h(const RnnBackwardStep<S>& s, const Lanes& lane, int64_t r, int64_t j) {
+template <class S, class A = compute_t<S>>
+FASTDL_INLINE Vec<A> grad_h(const RnnBackwardStep<S>& s, int lanes, int64_t r, int64_t j) {
   Vec<A> sum = s.sums ? Vec<A>::load(s.sums + r * kPanel<A> + j) : Vec<A>::zero();
-  if (s.grad_y) sum = sum + lane.load(s.grad_y + r * s.ld_grad_y + j);
-  if (s.grad_h_n) sum = sum + lane.load(s.grad_h_n + r * s.hidden + j);
+  if (s.grad_y) sum = sum + load(s.grad_y + r * s.ld_grad_y + j, lanes);
+  if (s.grad_h_n) sum = sum + load(s.grad_h_n + r * s.hidden + j, lanes);
   return sum;
 }
 
@@ -28,18 +28,17 @@ FASTDL_INLINE Vec<A> sigmoid_slope(Vec<A> y) {
   return y * (one<A>() - y);
 }
 
-#define FASTDL_EACH FASTDL_UNROLL for (int i = 0; i < N; ++i, j += Vec<A>::width)
-
 template <class S, bool kRelu>
 void rnn(const RnnBackwardStep<S>& s) {
   using A = compute_t<S>;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     FASTDL_EACH {
-      const Vec<A> h = lane.load(s.h + r * s.ld_h + j), dh = grad_h(s, lane, r, j);
+      const int64_t j = j0 + i * Vec<A>::width;
+      const Vec<A> h = load(s.h + r * s.ld_h + j, lanes), dh = grad_h(s, lanes, r, j);
       // relu as torch: the gradient passes where the output is not <= 0, so also where it is NaN.
-      lane.store(s.grad_gates_x + r * s.hidden + j,
-                 kRelu ? select(h <= Vec<A>::zero(), Vec<A>::zero(), dh) : dh * tanh_slope(h));
+      store(kRelu ? select(h <= Vec<A>::zero(), Vec<A>::zero(), dh) : dh * tanh_slope(h),
+            s.grad_gates_x + r * s.ld_grad_gates + j, lanes);
     }
   });
 }
@@ -49,27 +48,28 @@ void gru(const RnnBackwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
       const A* gates = s.gates + r * 3 * hidden + j;
       A* carry = s.carry + r * hidden + j;
-      const V reset = lane.load(gates), update = lane.load(gates + hidden),
-              fresh = lane.load(gates + 2 * hidden);
-      const V before = lane.load(s.h + r * s.ld_h + j), part = lane.load(s.state + r * hidden + j);
-      const V dh = grad_h(s, lane, r, j) + lane.load(carry);
+      const V reset = load(gates, lanes), update = load(gates + hidden, lanes),
+              fresh = load(gates + 2 * hidden, lanes);
+      const V before = load(s.h + r * s.ld_h + j, lanes), part = load(s.state + r * hidden + j, lanes);
+      const V dh = grad_h(s, lanes, r, j) + load(carry, lanes);
       const V d_fresh = dh * (one<A>() - update) * tanh_slope(fresh);
       const V d_update = dh * (before - fresh) * sigmoid_slope(update);
       const V d_reset = d_fresh * part * sigmoid_slope(reset);
-      lane.store(carry, dh * update);
-      S* x = s.grad_gates_x + r * 3 * hidden + j;
-      S* h = s.grad_gates_h + r * 3 * hidden + j;
-      lane.store(x, d_reset);
-      lane.store(h, d_reset);
-      lane.store(x + hidden, d_update);
-      lane.store(h + hidden, d_update);
-      lane.store(x + 2 * hidden, d_fresh);
-      lane.store(h + 2 * hidden, d_fresh * reset);
+      store(dh * update, carry, lanes);
+      S* x = s.grad_gates_x + r * s.ld_grad_gates + j;
+      S* h = s.grad_gates_h + r * s.ld_grad_gates + j;
+      store(d_reset, x, lanes);
+      store(d_reset, h, lanes);
+      store(d_update, x + hidden, lanes);
+      store(d_update, h + hidden, lanes);
+      store(d_fresh, x + 2 * hidden, lanes);
+      store(d_fresh * reset, h + 2 * hidden, lanes);
     }
   });
 }
@@ -79,26 +79,28 @@ void lstm(const RnnBackwardStep<S>& s) {
   using A = compute_t<S>;
   using V = Vec<A>;
   const int64_t hidden = s.hidden;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     V tanh_c[N];
-    int64_t j = j0;
-    FASTDL_EACH tanh_c[i] = lane.load(s.state + r * hidden + j);
-    gate_tanh(tanh_c);
-    j = j0;
     FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
+      tanh_c[i] = load(s.state + r * hidden + j, lanes);
+    }
+    gate_tanh(tanh_c);
+    FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
       const A* gates = s.gates + r * 4 * hidden + j;
       A* carry = s.carry + r * hidden + j;
-      const V input = lane.load(gates), forget = lane.load(gates + hidden);
-      const V cell = lane.load(gates + 2 * hidden), output = lane.load(gates + 3 * hidden);
-      const V dh = grad_h(s, lane, r, j);
-      const V dc = fma(dh * output, tanh_slope(tanh_c[i]), lane.load(carry));
-      lane.store(carry, dc * forget);
-      S* d = s.grad_gates_x + r * 4 * hidden + j;
-      lane.store(d, dc * cell * sigmoid_slope(input));
-      lane.store(d + hidden, dc * lane.load(s.state_before + r * hidden + j) * sigmoid_slope(forget));
-      lane.store(d + 2 * hidden, dc * input * tanh_slope(cell));
-      lane.store(d + 3 * hidden, dh * tanh_c[i] * sigmoid_slope(output));
+      const V input = load(gates, lanes), forget = load(gates + hidden, lanes);
+      const V cell = load(gates + 2 * hidden, lanes), output = load(gates + 3 * hidden, lanes);
+      const V dh = grad_h(s, lanes, r, j);
+      const V dc = fma(dh * output, tanh_slope(tanh_c[i]), load(carry, lanes));
+      store(dc * forget, carry, lanes);
+      S* d = s.grad_gates_x + r * s.ld_grad_gates + j;
+      store(dc * cell * sigmoid_slope(input), d, lanes);
+      store(dc * load(s.state_before + r * hidden + j, lanes) * sigmoid_slope(forget), d + hidden, lanes);
+      store(dc * input * tanh_slope(cell), d + 2 * hidden, lanes);
+      store(dh * tanh_c[i] * sigmoid_slope(output), d + 3 * hidden, lanes);
     }
   });
 }
@@ -106,19 +108,18 @@ void lstm(const RnnBackwardStep<S>& s) {
 template <class S>
 void plain(const RnnPlainStep<S>& s) {
   using A = compute_t<S>;
-  each_vector<A>(s.rows, s.units, [&](auto lane, auto vectors, int64_t r, int64_t j) FASTDL_FORCE_INLINE {
+  each_vector<A>(s.rows, s.units, [&](int lanes, auto vectors, int64_t r, int64_t j0) FASTDL_FORCE_INLINE {
     constexpr int N = decltype(vectors)::count;
     FASTDL_EACH {
+      const int64_t j = j0 + i * Vec<A>::width;
       Vec<A> sum = s.sums ? Vec<A>::load(s.sums + r * kPanel<A> + j) : Vec<A>::zero();
-      if (s.add[0]) sum = sum + lane.load(s.add[0] + r * s.ld_add[0] + j);
-      if (s.add[1]) sum = sum + lane.load(s.add[1] + r * s.ld_add[1] + j);
-      if (s.add_wide) sum = sum + lane.load(s.add_wide + r * s.ld_wide + j);
-      lane.store(s.out + r * s.ld_out + j, sum);
+      if (s.add[0]) sum = sum + load(s.add[0] + r * s.ld_add[0] + j, lanes);
+      if (s.add[1]) sum = sum + load(s.add[1] + r * s.ld_add[1] + j, lanes);
+      if (s.add_wide) sum = sum + load(s.add_wide + r * s.ld_wide + j, lanes);
+      store(sum, s.out + r * s.ld_out + j, lanes);
     }
   });
 }
-
-#undef FASTDL_EACH
 
 template <class S>
 void column_sums(const S* a, int64_t ld, int64_t rows, int64_t columns, compute_t<S>* out) {
@@ -134,10 +135,10 @@ void column_sums(const S* a, int64_t ld, int64_t rows, int64_t columns, compute_
     FASTDL_UNROLL for (int v = 0; v < kVectors; ++v) sums[v].store(out + j + v * W);
   }
   for (; j < columns; j += W) {
-    const SomeLanes<A> lane{static_cast<int>(columns - j < W ? columns - j : W)};
+    const int lanes = static_cast<int>(columns - j < W ? columns - j : W);
     Vec<A> sum = Vec<A>::zero();
-    for (int64_t r = 0; r < rows; ++r) sum = sum + lane.load(a + r * ld + j);
-    lane.store(out + j, sum);
+    for (int64_t r = 0; r < rows; ++r) sum = sum + load(a + r * ld + j, lanes);
+    store(sum, out + j, lanes);
   }
 }
 

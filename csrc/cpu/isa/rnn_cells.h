@@ -4,6 +4,7 @@
 #include "cpu/isa/narrow.h"
 #include "cpu/isa/rnn.h"
 #include "cpu/isa/vecmath.h"
+#include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
 
@@ -11,33 +12,8 @@ namespace fastdl::cpu::FASTDL_ISA {
 template <class A>
 constexpr int kPanel = 2 * Vec<A>::width;
 
-// The lanes of one vector that hold units: all of them, or the first n.
-template <class A>
-struct AllLanes {
-  template <class S>
-  FASTDL_INLINE Vec<A> load(const S* p) const {
-    return load_as<A>(p);
-  }
-  template <class S>
-  FASTDL_INLINE void store(S* p, Vec<A> v) const {
-    store_as(v, p);
-  }
-};
-template <class A>
-struct SomeLanes {
-  int n;
-  template <class S>
-  FASTDL_INLINE Vec<A> load(const S* p) const {
-    return load_as<A>(p, n);
-  }
-  template <class S>
-  FASTDL_INLINE void store(S* p, Vec<A> v) const {
-    store_as(v, p, n);
-  }
-};
-
-// Calls body(lanes, Vectors<n>, row, j) for every n vectors of a group: what they compute is independent, so
-// that the latency of one is hidden by the others.
+// Calls body(lanes, Vectors<n>, row, j) for every n vectors of a group, of which `lanes` hold units: what
+// they compute is independent, so that the latency of one is hidden by the others.
 template <int N>
 struct Vectors {
   static constexpr int count = N;
@@ -48,13 +24,16 @@ FASTDL_INLINE void each_vector(int64_t rows, int64_t units, Body&& body) {
   const int64_t tail = units % W, whole = units - tail;
   for (int64_t r = 0; r < rows; ++r) {
     if (whole == 2 * W) {
-      body(AllLanes<A>(), Vectors<2>(), r, int64_t{0});
+      body(W, Vectors<2>(), r, int64_t{0});
     } else {
-      for (int64_t j = 0; j < whole; j += W) body(AllLanes<A>(), Vectors<1>(), r, j);
+      for (int64_t j = 0; j < whole; j += W) body(W, Vectors<1>(), r, j);
     }
-    if (tail) body(SomeLanes<A>{static_cast<int>(tail)}, Vectors<1>(), r, whole);
+    if (tail) body(static_cast<int>(tail), Vectors<1>(), r, whole);
   }
 }
+
+// The body of each_vector does every step for all its N vectors before the next.
+#define FASTDL_EACH FASTDL_UNROLL for (int i = 0; i < N; ++i)
 
 // A cell calls five of the functions below for every four products of 64 units, so they count: half the
 // operations of vecmath.h's, for an error of some 2 ulp instead of 1.
@@ -83,8 +62,6 @@ struct GateConstants<float> : MathConstants<float> {
   static constexpr float exp_q[] = {0.5f, 1.666651815e-01f, 4.166620597e-02f, 8.368917741e-03f,
                                     1.395054045e-03f};
 };
-
-#define FASTDL_EACH FASTDL_UNROLL for (int i = 0; i < N; ++i)
 
 // x = n ln2 + r with |r| <= ln2 / 2; x becomes exp(r) - 1.
 template <class T, int N>
@@ -130,7 +107,5 @@ FASTDL_INLINE void gate_tanh(Vec<T> (&x)[N]) {
   FASTDL_EACH x[i] = fma(n[i], x[i], n[i] - one);
   FASTDL_EACH x[i] = gate_divide(x[i], x[i] + two);
 }
-
-#undef FASTDL_EACH
 
 }  // namespace fastdl::cpu::FASTDL_ISA

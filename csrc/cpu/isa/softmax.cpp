@@ -6,37 +6,87 @@
 namespace fastdl::cpu::FASTDL_ISA {
 namespace {
 
-// Where the exponentials of a row wait for their sum: in the output, unless that would round them.
+template <int Kind, class T>
+FASTDL_INLINE Vec<T> signed_as(Vec<T> x) {
+  return Kind == FASTDL_SOFTMIN ? -x : x;
+}
+
+// The row before the one whose exponentials are computed: they are there, and so is their sum.
 template <class S, class T = compute_t<S>>
-FASTDL_INLINE T* exponentials_in(S* y, T* scratch) {
-  if constexpr (sizeof(S) == sizeof(T)) return y;
-  else return scratch;
+struct Done {
+  const T* e;
+  S* y;
+  Vec<T> scale;
+};
+
+// Exponentials of a row and their sum; on the way, the greatest of the next row and the results of the row
+// before, if there is one: loads, stores and comparisons that hide behind the exponentials' arithmetic.
+template <int Kind, bool Before, class S, class T = compute_t<S>>
+FASTDL_INLINE T exponentials_row(int64_t n, const S* x, T most, T* e, const S* next, T& next_most,
+                                 Done<S> before) {
+  constexpr int w = Vec<T>::width;
+  const Vec<T> top = Vec<T>::broadcast(most);
+  Vec<T> sum[2] = {Vec<T>::zero(), Vec<T>::zero()}, highest[2];
+  highest[0] = highest[1] = constant<T>(-__builtin_inf());
+  const auto value = [&](Vec<T> v) FASTDL_FORCE_INLINE { return exp_bounded(signed_as<Kind>(v) - top); };
+  for_twos<S>(
+      n,
+      [&](int64_t i) FASTDL_FORCE_INLINE {
+        const Two<T> t = load_two(x + i), u = load_two(next + i);
+        const Vec<T> a = value(t.a), b = value(t.b);
+        highest[0] = max(signed_as<Kind>(u.a), highest[0]);
+        highest[1] = max(signed_as<Kind>(u.b), highest[1]);
+        store_as(a, e + i);
+        store_as(b, e + i + w);
+        sum[0] += a;
+        sum[1] += b;
+        if constexpr (Before) {
+          store_two({load_as(before.e + i) * before.scale, load_as(before.e + i + w) * before.scale},
+                    before.y + i);
+        }
+      },
+      [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+        const Vec<T> a = first_lanes(value(load(x + i, m)), m);
+        const Vec<T> u = select(Mask<T>::first(m), signed_as<Kind>(load(next + i, m)), highest[1]);
+        highest[1] = max(u, highest[1]);
+        store(a, e + i, m);
+        sum[m == w ? 0 : 1] += a;
+        if constexpr (Before) store(load(before.e + i, m) * before.scale, before.y + i, m);
+      });
+  next_most = reduce_max(max(highest[0], highest[1]));
+  return reduce_add(sum[0] + sum[1]);
+}
+
+template <int Kind, class S, class T = compute_t<S>>
+void softmax_rows(int64_t rows, int64_t n, const S* x, S* y, T* scratch) {
+  T most = row_max(n, x, [](Vec<T> v) FASTDL_FORCE_INLINE { return signed_as<Kind>(v); });
+  Done<S> before{};
+  for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
+    const S* next = row + 1 < rows ? x + n : x;
+    T* e = exponentials_in(y, scratch ? scratch + row % 2 * n : scratch);
+    T next_most, sum;
+    if (row == 0) sum = exponentials_row<Kind, false>(n, x, most, e, next, next_most, before);
+    else sum = exponentials_row<Kind, true>(n, x, most, e, next, next_most, before);
+    before = {e, y, constant<T>(1) / Vec<T>::broadcast(sum)};
+    most = next_most;
+  }
+  map_exponentials(n, before.e, before.y, [&](Vec<T> v) FASTDL_FORCE_INLINE { return v * before.scale; });
+}
+
+template <class S, class T = compute_t<S>>
+void log_softmax_rows(int64_t rows, int64_t n, const S* x, S* y) {
+  for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
+    const Vec<T> top = Vec<T>::broadcast(row_max(n, x, [](Vec<T> v) FASTDL_FORCE_INLINE { return v; }));
+    const T sum = row_sum_of(n, [&](Vec<T> v) FASTDL_FORCE_INLINE { return exp_bounded(v - top); }, x);
+    const Vec<T> log_sum = log(Vec<T>::broadcast(sum));
+    map(n, y, [&](Vec<T> v) FASTDL_FORCE_INLINE { return (v - top) - log_sum; }, x);
+  }
 }
 
 template <int Kind, class S>
 void forward_rows(int64_t rows, int64_t n, const S* x, S* y, compute_t<S>* scratch) {
-  using T = compute_t<S>;
-  const Vec<T> sign = constant<T>(Kind == FASTDL_SOFTMIN ? -1 : 1);
-  for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
-    const Vec<T> top = Vec<T>::broadcast(row_max(n, x, sign));
-    if constexpr (Kind == FASTDL_LOG_SOFTMAX) {
-      const T sum = row_sum<T>(
-          n, [&](int64_t i, int m) FASTDL_FORCE_INLINE { return first_lanes(exp(load(x + i, m) - top), m); });
-      const Vec<T> log_sum = log(Vec<T>::broadcast(sum));
-      for_vectors<S>(n, [&](int64_t i, int m)
-                            FASTDL_FORCE_INLINE { store((load(x + i, m) - top) - log_sum, y + i, m); });
-    } else {
-      T* e = exponentials_in(y, scratch);
-      const T sum = row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-        const Vec<T> v = first_lanes(exp(load(x + i, m) * sign - top), m);
-        store(v, e + i, m);
-        return v;
-      });
-      const Vec<T> scale = constant<T>(1) / Vec<T>::broadcast(sum);
-      for_vectors<S>(n,
-                     [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(load(e + i, m) * scale, y + i, m); });
-    }
-  }
+  if constexpr (Kind == FASTDL_LOG_SOFTMAX) log_softmax_rows(rows, n, x, y);
+  else softmax_rows<Kind>(rows, n, x, y, scratch);
 }
 
 template <int Kind, class T>
@@ -55,12 +105,10 @@ template <int Kind, class S>
 void backward_rows(int64_t rows, int64_t n, const S* dy, const S* y, S* dx) {
   using T = compute_t<S>;
   for (int64_t row = 0; row < rows; ++row, dy += n, y += n, dx += n) {
-    const Vec<T> sum = Vec<T>::broadcast(row_sum<T>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-      return gradient_term<Kind>(load(dy + i, m), load(y + i, m));
-    }));
-    for_vectors<S>(n, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
-      store(gradient<Kind>(load(dy + i, m), load(y + i, m), sum), dx + i, m);
-    });
+    const auto term = [](Vec<T> g, Vec<T> v) FASTDL_FORCE_INLINE { return gradient_term<Kind>(g, v); };
+    const Vec<T> sum = Vec<T>::broadcast(row_sum_of(n, term, dy, y));
+    const auto total = [&](Vec<T> g, Vec<T> v) FASTDL_FORCE_INLINE { return gradient<Kind>(g, v, sum); };
+    map(n, dx, total, dy, y);
   }
 }
 
@@ -71,15 +119,14 @@ FASTDL_INLINE void forward_block(int64_t n, int64_t stride, int last, const S* x
   constexpr bool kept = sizeof(S) == sizeof(T);  // the output can hold the exponentials unrounded
   constexpr int w = Vec<T>::width;
   const auto lanes = [&](int b) { return b == B - 1 ? last : w; };
-  const Vec<T> sign = constant<T>(Kind == FASTDL_SOFTMIN ? -1 : 1);
   Vec<T> top[B], sum[B];
   for (int b = 0; b < B; ++b) top[b] = constant<T>(-__builtin_inf()), sum[b] = Vec<T>::zero();
   for (int64_t i = 0; i < n; ++i) {
-    for (int b = 0; b < B; ++b) top[b] = max(load(x + i * stride + b * w, lanes(b)) * sign, top[b]);
+    for (int b = 0; b < B; ++b) top[b] = max(signed_as<Kind>(load(x + i * stride + b * w, lanes(b))), top[b]);
   }
   for (int64_t i = 0; i < n; ++i) {
     for (int b = 0; b < B; ++b) {
-      const Vec<T> e = exp(load(x + i * stride + b * w, lanes(b)) * sign - top[b]);
+      const Vec<T> e = exp_bounded(signed_as<Kind>(load(x + i * stride + b * w, lanes(b))) - top[b]);
       sum[b] += e;
       if constexpr (Kind != FASTDL_LOG_SOFTMAX && kept) store(e, y + i * stride + b * w, lanes(b));
     }
@@ -96,7 +143,7 @@ FASTDL_INLINE void forward_block(int64_t n, int64_t stride, int last, const S* x
       } else if constexpr (kept) {
         store(load(y + at, lanes(b)) * sum[b], y + at, lanes(b));
       } else {
-        store(exp(load(x + at, lanes(b)) * sign - top[b]) * sum[b], y + at, lanes(b));
+        store(exp_bounded(signed_as<Kind>(load(x + at, lanes(b))) - top[b]) * sum[b], y + at, lanes(b));
       }
     }
   }

@@ -10,7 +10,7 @@ namespace fastdl::cpu {
 
 template <class S>
 struct SoftmaxTable {
-  // `rows` contiguous rows of n. scratch: n elements, where S is a 16-bit type.
+  // `rows` contiguous rows of n. scratch: 2 n elements, where S is a 16-bit type.
   void (*forward)(int32_t kind, int64_t rows, int64_t n, const S* x, S* y, compute_t<S>* scratch);
   void (*backward)(int32_t kind, int64_t rows, int64_t n, const S* dy, const S* y, S* dx);
   // `count` adjacent columns of n elements, `stride` apart.

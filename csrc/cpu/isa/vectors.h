@@ -36,18 +36,39 @@ FASTDL_INLINE void for_vectors(int64_t n, F&& f) {
   if (i < n) f(i, static_cast<int>(n - i));
 }
 
-// The same, the first cut short so that the others are aligned in p: NumPy aligns arrays to 16 bytes, and
-// every vector would cross a cache line otherwise.
-template <class S, class F>
-FASTDL_INLINE void for_aligned(int64_t n, const S* p, F&& f) {
+// f(i, m) for vectors of m lanes, the first cut short so that the others are aligned in p: NumPy aligns
+// arrays to 16 bytes, and every vector would cross a cache line otherwise. Two<S> vectors at a time where
+// elements are narrow: two(i) for those.
+template <class S, class F, class G>
+FASTDL_INLINE void for_aligned(int64_t n, const S* p, F&& f, G&& two) {
   constexpr int w = VecOf<S>::width;
   int64_t i = 0;
   if (n >= 4 * w) {
     i = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) / sizeof(S) % w);
     if (i) f(0, static_cast<int>(i));
   }
+  if constexpr (sizeof(S) == 2) {
+    for (; i + 2 * w <= n; i += 2 * w) two(i);
+  }
   for (; i + w <= n; i += w) f(i, w);
   if (i < n) f(i, static_cast<int>(n - i));
+}
+template <class S, class F>
+FASTDL_INLINE void for_aligned(int64_t n, const S* p, F&& f) {
+  for_aligned(n, p, f, [&](int64_t i) FASTDL_FORCE_INLINE {
+    f(i, VecOf<S>::width);
+    f(i + VecOf<S>::width, VecOf<S>::width);
+  });
+}
+
+// y[i] = f(x[i] ...)
+template <class S, class F, class... X>
+FASTDL_INLINE void map(int64_t n, S* y, F&& f, const X*... x) {
+  const auto one = [&](int64_t i, int m) FASTDL_FORCE_INLINE { store(f(load(x + i, m)...), y + i, m); };
+  for_aligned(n, y, one, [&](int64_t i) FASTDL_FORCE_INLINE {
+    const auto both = [&](auto... t) FASTDL_FORCE_INLINE { store_two({f(t.a...), f(t.b...)}, y + i); };
+    both(load_two(x + i)...);
+  });
 }
 
 // Groups of kBlock vectors that stay in registers while something else is looped over: a cache line or more

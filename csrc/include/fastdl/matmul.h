@@ -31,7 +31,8 @@ FASTDL_API fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_ten
 
 /* A right-hand operand used many times (the weights of an inference) can be laid out once as the kernels read
    it. The packed form is a 1-d contiguous tensor of b's dtype with *elements elements; it belongs to the
-   instruction set in force when it was made and fastdl_matmul_packed refuses any other. b: (k, n). */
+   instruction set in force when it was made and fastdl_matmul_packed refuses any other. About the size of b;
+   of float32 with "amx" 2.5 times that, as it holds b's bfloat16 parts too. b: (k, n). */
 FASTDL_API fastdl_status fastdl_matmul_packed_b_size(fastdl_context* context, const fastdl_tensor* b,
                                                      int64_t* elements);
 FASTDL_API fastdl_status fastdl_matmul_pack_b(fastdl_context* context, const fastdl_tensor* b,

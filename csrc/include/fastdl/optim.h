@@ -4,8 +4,9 @@
    one dtype (float32 or float64; other i may have another), any strides, and no two written tensors overlap.
    Any of param, grad and states may be bfloat16 or float16 where the others are float32: a step is taken in
    float32 and rounded once for each tensor. params and states are updated in place, after everything has been
-   checked. maximize: ascend instead of descend. weight_decay: added to the gradient as weight_decay * param
-   (Adam: unless decoupled). */
+   checked. rounded, in the options: NULL, or a list of NULL or a 16-bit tensor of the parameter's shape that
+   receives its rounding (params are then float32 master weights). maximize: ascend instead of descend.
+   weight_decay: added to the gradient as weight_decay * param (Adam: unless decoupled). */
 #ifndef FASTDL_OPTIM_H
 #define FASTDL_OPTIM_H
 
@@ -21,8 +22,9 @@ typedef struct fastdl_sgd_options {
   size_t struct_size;
   double lr, momentum, dampening, weight_decay;
   int32_t nesterov, maximize;
+  fastdl_tensor_list rounded;
 } fastdl_sgd_options;
-#define FASTDL_SGD_OPTIONS_INIT {sizeof(fastdl_sgd_options), 1e-3, 0.0, 0.0, 0.0, 0, 0}
+#define FASTDL_SGD_OPTIONS_INIT {sizeof(fastdl_sgd_options), 1e-3, 0.0, 0.0, 0.0, 0, 0, NULL}
 
 /* b = momentum b + (1 - dampening) g; param -= lr b (Nesterov: lr (g + momentum b)). buffers: NULL when
    momentum is 0. fresh: NULL, or fresh[i] not 0 says that buffers[i] holds nothing yet: then b = g. */
@@ -35,8 +37,9 @@ typedef struct fastdl_adam_options {
   double lr, beta1, beta2, eps, weight_decay;
   int32_t decoupled; /* 1: AdamW, param *= 1 - lr weight_decay instead */
   int32_t amsgrad, maximize;
+  fastdl_tensor_list rounded;
 } fastdl_adam_options;
-#define FASTDL_ADAM_OPTIONS_INIT {sizeof(fastdl_adam_options), 1e-3, 0.9, 0.999, 1e-8, 0.0, 0, 0, 0}
+#define FASTDL_ADAM_OPTIONS_INIT {sizeof(fastdl_adam_options), 1e-3, 0.9, 0.999, 1e-8, 0.0, 0, 0, 0, NULL}
 
 /* m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
    param -= lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps) (Kingma & Ba 2015, algorithm 1).
@@ -50,8 +53,9 @@ typedef struct fastdl_adagrad_options {
   size_t struct_size;
   double lr, lr_decay, weight_decay, eps;
   int32_t maximize;
+  fastdl_tensor_list rounded;
 } fastdl_adagrad_options;
-#define FASTDL_ADAGRAD_OPTIONS_INIT {sizeof(fastdl_adagrad_options), 1e-2, 0.0, 0.0, 1e-10, 0}
+#define FASTDL_ADAGRAD_OPTIONS_INIT {sizeof(fastdl_adagrad_options), 1e-2, 0.0, 0.0, 1e-10, 0, NULL}
 
 /* s += g^2; param -= lr / (1 + (t - 1) lr_decay) * g / (sqrt(s) + eps). steps: as for Adam. */
 FASTDL_API fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count,
@@ -63,8 +67,9 @@ typedef struct fastdl_rmsprop_options {
   size_t struct_size;
   double lr, alpha, eps, weight_decay, momentum;
   int32_t centered, maximize;
+  fastdl_tensor_list rounded;
 } fastdl_rmsprop_options;
-#define FASTDL_RMSPROP_OPTIONS_INIT {sizeof(fastdl_rmsprop_options), 1e-2, 0.99, 1e-8, 0.0, 0.0, 0, 0}
+#define FASTDL_RMSPROP_OPTIONS_INIT {sizeof(fastdl_rmsprop_options), 1e-2, 0.99, 1e-8, 0.0, 0.0, 0, 0, NULL}
 
 /* v = alpha v + (1 - alpha) g^2; centered: a = alpha a + (1 - alpha) g and v - a^2 stands for v;
    u = g / (sqrt(v) + eps); with momentum b = momentum b + u and param -= lr b, else param -= lr u.

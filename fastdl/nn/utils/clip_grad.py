@@ -36,7 +36,7 @@ def _norm(op: str, arrays: list[np.ndarray], norm_type: float, error_if_nonfinit
         raise RuntimeError(
             f"{op}: the total norm of order {norm_type} is {norm}, so nothing can be clipped by it"
         )
-    return wrap(np.array(norm, np.result_type(*arrays)))
+    return wrap(np.asarray(norm, np.result_type(*[a.dtype for a in arrays]), like=arrays[0]))
 
 
 def clip_grad_norm_(

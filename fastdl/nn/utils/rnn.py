@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...autograd import ArrayFunction, TensorBase, wrap
+from ...backend import to_numpy
 from ...tensor import Tensor
 
 __all__ = [
@@ -35,7 +36,7 @@ class PackedSequence(NamedTuple):
     unsorted_indices: Tensor | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> PackedSequence:
-        """The same with data.to(...)."""
+        """The same with data.to(...); the sizes and the order stay on the CPU."""
         return self._replace(data=self.data.to(*args, **kwargs))
 
     def float(self) -> PackedSequence:
@@ -47,12 +48,12 @@ class PackedSequence(NamedTuple):
         return self.to(np.float64)
 
     def cpu(self) -> PackedSequence:
-        """Itself: everything is there already."""
-        return self
+        """The same on the CPU."""
+        return self.to("cpu")
 
     def lengths(self) -> np.ndarray:
         """The length of every sequence, in the order of the data (falling)."""
-        sizes = self.batch_sizes._data
+        sizes = to_numpy(self.batch_sizes._data)
         batch = int(sizes[0]) if sizes.size else 0
         return np.searchsorted(-sizes, -np.arange(batch), side="left").astype(np.int64)
 
@@ -67,7 +68,7 @@ class _Take(ArrayFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: np.ndarray) -> np.ndarray:
-        out = np.zeros(ctx.shape, grad.dtype)
+        out = np.zeros(ctx.shape, grad.dtype, like=grad)
         out[ctx.where] = grad
         return out
 
@@ -80,7 +81,7 @@ class _Put(ArrayFunction):
         ctx: Any, rows: np.ndarray, times: np.ndarray, sequences: np.ndarray, shape: tuple, value: float
     ) -> np.ndarray:
         ctx.where = (times, sequences)
-        out = np.full((*shape, *rows.shape[1:]), value, rows.dtype)
+        out = np.full((*shape, *rows.shape[1:]), value, rows.dtype, like=rows)
         out[ctx.where] = rows
         return out
 
@@ -97,7 +98,7 @@ def _places(batch_sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lengths(op: str, lengths: Any) -> np.ndarray:
-    lengths = lengths._data if isinstance(lengths, TensorBase) else np.asarray(lengths)
+    lengths = to_numpy(lengths._data) if isinstance(lengths, TensorBase) else np.asarray(lengths)
     if lengths.size == 0:
         lengths = lengths.astype(np.int64)
     if lengths.ndim != 1:
@@ -179,7 +180,7 @@ def pad_packed_sequence(
     """
     if not isinstance(sequence, PackedSequence):
         raise TypeError(f"pad_packed_sequence: expected a PackedSequence, got {type(sequence).__name__}")
-    sizes = sequence.batch_sizes._data
+    sizes = to_numpy(sequence.batch_sizes._data)
     steps, batch = len(sizes), int(sizes[0])
     if total_length is not None:
         if total_length < steps:
@@ -188,7 +189,8 @@ def pad_packed_sequence(
             )
         steps = total_length
     times, places = _places(sizes)
-    order = np.arange(batch) if sequence.sorted_indices is None else sequence.sorted_indices._data
+    chosen = sequence.sorted_indices
+    order = np.arange(batch) if chosen is None else to_numpy(chosen._data)
     lengths = np.empty(batch, np.int64)
     lengths[order] = sequence.lengths()
     out = _Put.apply(sequence.data, times, order[places], (steps, batch), padding_value)
@@ -244,7 +246,7 @@ def unpad_sequence(padded_sequences: Tensor, lengths: Any, batch_first: bool = F
     >>> [s.tolist() for s in unpad_sequence(fastdl.tensor([[1, 2], [3, 0]]), [2, 1])]
     [[1, 3], [2]]
     """
-    n = lengths._data if isinstance(lengths, TensorBase) else np.asarray(lengths)
+    n = to_numpy(lengths._data) if isinstance(lengths, TensorBase) else np.asarray(lengths)
     if not batch_first:
         padded_sequences = padded_sequences.transpose(0, 1)
     if len(n) != padded_sequences._data.shape[0]:
