@@ -74,7 +74,7 @@ void gemm(Context* context, const Gemm<T>& g) {
   if (multiply_adds_cost(g.m, g.n, g.k) <= kSerialCost) {  // one block: nothing to cut
     return compute_block(context, job, GemmBlock{0, 0, g.m, g.n});
   }
-  if (g.m <= kStripRows) return gemm_strips(context, job);
+  if (few_enough_rows(job)) return gemm_strips(context, job);
   gemm_blocked(context, job);
 }
 

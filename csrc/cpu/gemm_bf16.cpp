@@ -228,7 +228,8 @@ void pack_panels(Context* context, const Bf16Kernels& kernel, const BGemm& g, in
 // Up to so many rows each task packs its own strip of B, a block of K at a time: it stays in the L2 cache,
 // beside the block of A.
 constexpr int64_t kStripRows = 768, kStripCols = 256, kStripBytes = 256 << 10, kStripA = 512 << 10;
-constexpr int64_t kStrips = 16;  // wanted, to balance a few threads
+constexpr int64_t kStrips = 16;                       // wanted, to balance a few threads
+constexpr int64_t kStripPackedA = int64_t{16} << 20;  // most bytes of A to be packed for all strips
 
 void gemm_strips(Context* context, Job job) {
   const BGemm& g = job.g;
@@ -321,7 +322,8 @@ void gemm(Context* context, const BGemm& g) {
     job.b_panels = g.packed_b;
     return compute_block(context, job, Block{0, 0, g.m, g.n});
   }
-  if (g.m <= kStripRows) return gemm_strips(context, job);
+  const bool packs_much = job.pack_a && g.m * g.k * int64_t{sizeof(bfloat16)} > kStripPackedA;
+  if (g.m <= kStripRows && !packs_much) return gemm_strips(context, job);
   gemm_blocked(context, job);
 }
 

@@ -224,6 +224,22 @@ constexpr int64_t kStripRows = 768, kStripCols = 256, kStripBytes = 256 << 10;
 constexpr int64_t kStrips = 16;  // wanted, to balance a few threads
 constexpr int64_t kFewRows = 28;
 
+constexpr int64_t kStripA = int64_t{16} << 20;  // most bytes of A to be packed for all strips
+
+// A is made neither of rows nor of columns, or they are aliased.
+template <class T>
+bool strips_pack_a(const GemmJob<T>& job) {
+  const Gemm<T>& g = job.g;
+  if (g.a_row == 1) return aliased<T>(g.a_k);
+  return g.a_k != 1 || (job.mr > kAliasedRows && aliased<T>(g.a_row));
+}
+
+template <class T>
+bool few_enough_rows(const GemmJob<T>& job) {
+  const Gemm<T>& g = job.g;
+  return g.m <= kStripRows && !(strips_pack_a(job) && g.m * g.k * int64_t{sizeof(T)} > kStripA);
+}
+
 template <class T>
 void gemm_strips(Context* context, GemmJob<T> job) {
   const Gemm<T>& g = job.g;
@@ -232,8 +248,7 @@ void gemm_strips(Context* context, GemmJob<T> job) {
   job.pack_b = !g.packed_b && (g.b_n != 1 || g.m > kFewRows || aliased<T>(g.b_k));
   job.group = cols;
   job.set_kc(kStripBytes / (cols * int64_t{sizeof(T)}));
-  const bool pack_a = (g.a_k != 1 && g.a_row != 1) || (job.mr > kAliasedRows && aliased<T>(g.a_row)) ||
-                      (g.a_row == 1 && aliased<T>(g.a_k));
+  const bool pack_a = strips_pack_a(job);
   Workspace a_space(context, pack_a ? static_cast<size_t>(round_up(g.m, job.mr) * g.k) * sizeof(T) : 0);
   if (pack_a) {
     pack_all_rows(context, job, a_space.template as<T>());
