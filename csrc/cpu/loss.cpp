@@ -1,11 +1,10 @@
 // Cross-entropy and negative log-likelihood: logits as rows of classes.
-#include "fastdl/loss.h"
+#include "common/loss.h"
 
 #include <cmath>
 #include <limits>
 
 #include "cpu/kernels.h"
-#include "cpu/loss.h"
 #include "cpu/parallel.h"
 #include "cpu/widen.h"
 
@@ -14,20 +13,6 @@ namespace {
 
 constexpr int64_t kGrain = 8192;  // elements per task
 constexpr double kCost = 1.5;     // elementary operations an element costs, a vector at a time
-
-fastdl_cross_entropy_options checked(const fastdl_cross_entropy_options* options, const char* op) {
-  const auto o = read_options(options, fastdl_cross_entropy_options FASTDL_CROSS_ENTROPY_OPTIONS_INIT, op);
-  check_reduction(o.reduction, op);
-  FASTDL_CHECK(o.label_smoothing >= 0 && o.label_smoothing <= 1, FASTDL_ERROR_VALUE,
-               "%s: expected label_smoothing in [0, 1], got %g", op, o.label_smoothing);
-  return o;
-}
-
-View without_last(const View& v) {
-  View r = v;
-  --r.ndim;
-  return r;
-}
 
 // The labels as int64 in order, all checked; also the sum of their weights.
 template <class T>
@@ -87,62 +72,11 @@ double gradient_scale(int32_t reduction, double norm) {
   return reduction == FASTDL_REDUCTION_MEAN && norm != 0 ? 1 / norm : 1;
 }
 
-struct Operands {
-  View x, target, weight, loss, grad;
-  bool has_weight, has_grad, soft;
-  int64_t rows, classes;
-};
-
-Operands check_operands(const fastdl_tensor* x_, const fastdl_tensor* target_, const fastdl_tensor* weight_,
-                        const fastdl_tensor* loss_, const fastdl_tensor* grad_, int32_t reduction,
-                        const char* op) {
-  Operands o;
-  const View x = any_float_view(x_, op, "input");
-  const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
-  FASTDL_CHECK(x.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected (C), (N, C) or (N, C, d1, ...), got a scalar",
-               op);
-  o.x = channels_last(x);
-  o.classes = o.x.extent(-1);
-  const View lead = without_last(o.x);
-  o.rows = lead.size();
-  o.target = view(target_, op, "target");
-  o.soft = o.target.dtype == x.dtype;
-  if (o.soft) {
-    check_same_shape(x, "input", o.target, "target", op);
-    o.target = channels_last(o.target);
-  } else {
-    FASTDL_CHECK(
-        o.target.dtype == DType::kInt64 || o.target.dtype == DType::kInt32, FASTDL_ERROR_DTYPE,
-        "%s: expected target to be int64 or int32 labels, or %s probabilities like the input, got %s", op,
-        name_of(x.dtype), name_of(o.target.dtype));
-    FASTDL_CHECK(same_shape(lead, o.target), FASTDL_ERROR_SHAPE,
-                 "%s: expected labels of shape %s for input of shape %s, got %s", op,
-                 shape_string(lead).c_str(), shape_string(x).c_str(), shape_string(o.target).c_str());
-  }
-  o.has_weight = weight_ != nullptr;
-  if (o.has_weight) {
-    o.weight = view_like(weight_, wide, op, "weight");
-    FASTDL_CHECK(o.weight.ndim == 1 && o.weight.shape[0] == o.classes, FASTDL_ERROR_SHAPE,
-                 "%s: expected weight of shape (%lld,), one per class, got %s", op,
-                 static_cast<long long>(o.classes), shape_string(o.weight).c_str());
-  }
-  o.loss = out_view(loss_, wide, op, "loss");
-  if (reduction == FASTDL_REDUCTION_NONE) check_same_shape(lead, "the rows", o.loss, "loss", op);
-  else check_ndim(o.loss, 0, op, "loss");
-  o.has_grad = grad_ != nullptr;
-  if (o.has_grad) {
-    const View grad = out_view(grad_, x.dtype, op, "grad");
-    check_same_shape(x, "input", grad, "grad", op);
-    o.grad = channels_last(grad);
-  }
-  return o;
-}
-
 template <class S, class T = compute_t<S>>
-void cross_entropy(Context* context, const Operands& o, const fastdl_cross_entropy_options& options,
-                   const char* op) {
-  const Contiguous weight(context, o.has_weight ? o.weight : View{});
-  const T* w = o.has_weight ? weight->as<T>() : nullptr;
+void cross_entropy(Context* context, const check::CrossEntropy& o) {
+  const fastdl_cross_entropy_options& options = o.options;
+  const Contiguous weight(context, o.weight);
+  const T* w = o.weight.data ? weight->as<T>() : nullptr;
   CrossEntropyRow<T> terms{w,
                            static_cast<double>(o.classes),
                            1 - options.label_smoothing,
@@ -156,13 +90,13 @@ void cross_entropy(Context* context, const Operands& o, const fastdl_cross_entro
   const Workspace labels_(context, o.soft ? 0 : static_cast<size_t>(o.rows) * sizeof(int64_t));
   int64_t* labels = labels_.as<int64_t>();
   double norm = static_cast<double>(o.rows);
-  if (!o.soft) norm = read_labels<T>(o.target, w, o.classes, options.ignore_index, labels, op);
+  if (!o.soft) norm = read_labels<T>(o.target, w, o.classes, options.ignore_index, labels, "cross_entropy");
   terms.scale = gradient_scale(options.reduction, norm);
   const Contiguous x(context, o.x), target(context, o.soft ? o.target : View{});
-  ContiguousOut loss(context, o.loss), grad(context, o.has_grad ? o.grad : View{});
+  ContiguousOut loss(context, o.loss), grad(context, o.grad);
   const auto& table = table_for<S>(*kernels().loss);
   const int64_t n = o.classes;
-  S* g = o.has_grad ? grad->as<S>() : nullptr;
+  S* g = o.grad.data ? grad->as<S>() : nullptr;
   reduce_rows<T>(context, o.rows, n, options.reduction, norm, *loss,
                  [&](int64_t first, int64_t count, T* out) {
                    const bool narrow = sizeof(S) < sizeof(T) && g;
@@ -181,18 +115,19 @@ void cross_entropy(Context* context, const Operands& o, const fastdl_cross_entro
 }
 
 template <class T>
-void nll_loss(Context* context, const Operands& o, const fastdl_cross_entropy_options& options,
-              const char* op) {
-  const Contiguous weight(context, o.has_weight ? o.weight : View{});
-  const T* w = o.has_weight ? weight->as<T>() : nullptr;
+void nll_loss(Context* context, const check::CrossEntropy& o) {
+  const fastdl_cross_entropy_options& options = o.options;
+  const Contiguous weight(context, o.weight);
+  const T* w = o.weight.data ? weight->as<T>() : nullptr;
   const Workspace labels_(context, static_cast<size_t>(o.rows) * sizeof(int64_t));
   const int64_t* labels = labels_.as<int64_t>();
-  const double norm = read_labels<T>(o.target, w, o.classes, options.ignore_index, labels_.as<int64_t>(), op);
+  const double norm =
+      read_labels<T>(o.target, w, o.classes, options.ignore_index, labels_.as<int64_t>(), "nll_loss");
   const T scale = static_cast<T>(gradient_scale(options.reduction, norm));
   const Contiguous x(context, o.x);
-  ContiguousOut loss(context, o.loss), grad(context, o.has_grad ? o.grad : View{});
+  ContiguousOut loss(context, o.loss), grad(context, o.grad);
   const int64_t n = o.classes;
-  T* g = o.has_grad ? grad->as<T>() : nullptr;
+  T* g = o.grad.data ? grad->as<T>() : nullptr;
   reduce_rows<T>(context, o.rows, n, options.reduction, norm, *loss,
                  [&](int64_t first, int64_t count, T* out) {
                    for (int64_t r = 0; r < count; ++r) {
@@ -227,10 +162,8 @@ fastdl_status fastdl_cross_entropy(fastdl_context* context, const fastdl_tensor*
                       options_);
   }
   return guarded([&] {
-    const char* op = "cross_entropy";
-    const fastdl_cross_entropy_options options = checked(options_, op);
-    const Operands o = check_operands(logits, target, weight, loss, grad_logits, options.reduction, op);
-    dispatch_storage(o.x.dtype, [&](auto zero) { cross_entropy<decltype(zero)>(context, o, options, op); });
+    const check::CrossEntropy o = check::cross_entropy(logits, target, weight, loss, grad_logits, options_);
+    dispatch_storage(o.x.dtype, [&](auto zero) { cross_entropy<decltype(zero)>(context, o); });
   });
 }
 
@@ -243,14 +176,8 @@ fastdl_status fastdl_nll_loss(fastdl_context* context, const fastdl_tensor* x, c
                       or_float32(writes(loss, "loss")), writes(grad_x, "grad_x"), options_);
   }
   return guarded([&] {
-    const char* op = "nll_loss";
-    const fastdl_cross_entropy_options options = checked(options_, op);
-    FASTDL_CHECK(options.label_smoothing == 0, FASTDL_ERROR_VALUE, "%s: label_smoothing is not supported",
-                 op);
-    const Operands o = check_operands(x, target, weight, loss, grad_x, options.reduction, op);
-    FASTDL_CHECK(!o.soft, FASTDL_ERROR_DTYPE, "%s: expected target to be int64 or int32 labels, got %s", op,
-                 name_of(o.target.dtype));
-    dispatch_float(o.x.dtype, [&](auto zero) { nll_loss<decltype(zero)>(context, o, options, op); });
+    const check::CrossEntropy o = check::nll_loss(x, target, weight, loss, grad_x, options_);
+    dispatch_float(o.x.dtype, [&](auto zero) { nll_loss<decltype(zero)>(context, o); });
   });
 }
 }

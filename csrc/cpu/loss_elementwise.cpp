@@ -1,6 +1,6 @@
 // Losses of single elements, reduced in fixed chunks.
+#include "common/loss.h"
 #include "cpu/kernels.h"
-#include "cpu/loss.h"
 #include "cpu/parallel.h"
 #include "cpu/widen.h"
 
@@ -85,27 +85,11 @@ extern "C" fastdl_status fastdl_loss(fastdl_context* context, const fastdl_tenso
                       or_float32(writes(loss_, "loss")), writes(grad_x, "grad_x"), options);
   }
   return guarded([&] {
-    const char* op = "loss";
-    const auto o = read_options(options, fastdl_loss_options FASTDL_LOSS_OPTIONS_INIT, op);
-    FASTDL_CHECK(o.kind >= 0 && o.kind < FASTDL_LOSS_KINDS, FASTDL_ERROR_VALUE, "%s: unknown kind %d", op,
-                 o.kind);
-    check_reduction(o.reduction, op);
-    // x, target, weight, pos_weight, grad, loss; those absent stand as copies of x that nobody looks at.
-    const bool full = o.reduction == FASTDL_REDUCTION_NONE;
-    const View x = float_view(x_, op, "input");
-    const auto other = [&](const fastdl_tensor* t, const char* name) {
-      if (!t) return x;
-      const View v = view_like(t, x.dtype, op, name);
-      check_same_shape(x, "input", v, name, op);
-      return v;
-    };
-    FASTDL_CHECK(target_ != nullptr, FASTDL_ERROR_VALUE, "%s: target is required, got NULL", op);
-    const View target = other(target_, "target"), weight = other(weight_, "weight"),
-               pos_weight = other(pos_weight_, "pos_weight"), grad = other(grad_x, "grad");
-    if (grad_x) check_out(grad, op, "grad");
-    const View loss = out_view(loss_, x.dtype, op, "loss");
-    if (full) check_same_shape(x, "input", loss, "loss", op);
-    else check_ndim(loss, 0, op, "loss");
+    const check::Loss o = check::loss(x_, target_, weight_, pos_weight_, loss_, grad_x, options);
+    const bool full = o.full();
+    // Those absent stand as copies of x that nobody looks at.
+    const View &x = o.x, &target = o.target, &weight = weight_ ? o.weight : x, &loss = o.loss;
+    const View &pos_weight = pos_weight_ ? o.pos_weight : x, &grad = grad_x ? o.grad : x;
     dispatch_float(x.dtype, [&](auto zero) {
       using T = decltype(zero);
       const auto call = [&](const View& xv, const View& tv, const View& wv, const View& pv, const View& lv,
@@ -116,7 +100,7 @@ extern "C" fastdl_status fastdl_loss(fastdl_context* context, const fastdl_tenso
                             pos_weight_ ? pv.as<T>() : nullptr,
                             full ? lv.as<T>() : nullptr,
                             grad_x ? gv.as<T>() : nullptr};
-        reduce<T>(context, o, x.size(), p, full ? nullptr : lv.as<T>());
+        reduce<T>(context, o.options, x.size(), p, full ? nullptr : lv.as<T>());
       };
       if (same_dense_layout(x, target) && same_dense_layout(x, weight) && same_dense_layout(x, pos_weight) &&
           same_dense_layout(x, grad) && (!full || same_dense_layout(x, loss))) {

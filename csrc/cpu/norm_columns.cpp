@@ -6,12 +6,12 @@
 #include <cmath>
 #include <vector>
 
+#include "common/norm.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/stream.h"
 #include "cpu/tensor.h"
 #include "cpu/widen.h"
-#include "fastdl/norm.h"
 
 namespace fastdl::cpu {
 namespace {
@@ -28,15 +28,6 @@ struct Shape {
   }
 };
 
-Shape shape_of(const View& x, bool per_sample, const char* op) {
-  FASTDL_CHECK(x.ndim >= 2, FASTDL_ERROR_SHAPE, "%s: expected an input of shape (N, C, ...), got %s", op,
-               shape_string(x).c_str());
-  int64_t positions = 1;
-  for (int i = 2; i < x.ndim; ++i) positions *= x.shape[i];
-  if (per_sample) return {x.shape[0], positions, x.shape[1]};
-  return {1, x.shape[0] * positions, x.shape[1]};
-}
-
 // A vector of the caller's with any stride; false for one that was not given.
 template <class T>
 struct Strided {
@@ -47,13 +38,8 @@ struct Strided {
 };
 
 template <class T>
-Strided<T> vector_of(const fastdl_tensor* t, DType dtype, int64_t count, const char* op, const char* name,
-                     bool written = false) {
-  if (!t) return {};
-  const View v = written ? out_view(t, dtype, op, name) : view_like(t, dtype, op, name);
-  FASTDL_CHECK(v.size() == count && (v.ndim == 1 || v.contiguous()), FASTDL_ERROR_SHAPE,
-               "%s: expected %s to be a vector of %lld elements, got shape %s", op, name,
-               static_cast<long long>(count), shape_string(v).c_str());
+Strided<T> vector_of(const View& v) {
+  if (!v.data) return {};
   return {v.as<T>(), v.ndim == 1 ? v.strides[0] : 1};
 }
 
@@ -188,26 +174,22 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
                       of_any_dtype(updates(running_var, "running_var")), out_, mean_, rstd_, options);
   }
   return guarded([&] {
-    const char* op = "batch_norm";
-    const auto o = read_options(options, fastdl_batch_norm_options FASTDL_BATCH_NORM_OPTIONS_INIT, op);
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    check_same_shape(x, "x", out, "out", op);
-    const Shape s = shape_of(x, false, op);
-    FASTDL_CHECK(o.eps >= 0, FASTDL_ERROR_VALUE, "%s: eps must not be negative, got %g", op, o.eps);
-    FASTDL_CHECK(o.training || (running_mean && running_var), FASTDL_ERROR_VALUE,
-                 "%s: running statistics are required unless training", op);
-    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    const auto o =
+        read_options(options, fastdl_batch_norm_options FASTDL_BATCH_NORM_OPTIONS_INIT, "batch_norm");
+    const check::ColumnNorm p =
+        check::batch_norm_forward(x_, weight, bias, running_mean, running_var, out_, mean_, rstd_, o);
+    const Shape s{p.samples, p.rows, p.c};
+    const View& x = p.x;
     dispatch_storage(x.dtype, [&](auto zero) {
       using S = decltype(zero);
       using T = compute_t<S>;
-      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
-      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
-      const Strided<T> b = vector_of<T>(bias, wide, s.c, op, "bias");
-      const Strided<T> rm = vector_of<T>(running_mean, wide, s.c, op, "running_mean", true);
-      const Strided<T> rv = vector_of<T>(running_var, wide, s.c, op, "running_var", true);
-      const Strided<T> mean = vector_of<T>(mean_, wide, s.c, op, "mean", true);
-      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.c, op, "rstd", true);
-      const Contiguous xc(context, channels_last(x));
+      const Strided<T> w = vector_of<T>(p.weight);
+      const Strided<T> b = vector_of<T>(p.bias);
+      const Strided<T> rm = vector_of<T>(p.running_mean);
+      const Strided<T> rv = vector_of<T>(p.running_var);
+      const Strided<T> mean = vector_of<T>(p.mean);
+      const Strided<T> rstd = vector_of<T>(p.rstd);
+      const Contiguous xc(context, x);
       Coefficients<T> k(s);
       std::vector<Moments> moments;
       if (o.training && s.rows > 0) moments = column_moments<S>(context, s, xc->template as<S>());
@@ -229,7 +211,7 @@ fastdl_status fastdl_batch_norm_forward(fastdl_context* context, const fastdl_te
         k.b[i] = b ? b[c] : T(0);
       }
       if (x.size() == 0) return;
-      ContiguousOut yc(context, channels_last(out));
+      ContiguousOut yc(context, p.out);
       affine<S>(context, s, xc->template as<S>(), k, yc->template as<S>());
       yc.write_back();
     });
@@ -248,26 +230,19 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
                       of_any_dtype(writes(grad_bias, "grad_bias")), training);
   }
   return guarded([&] {
-    const char* op = "batch_norm_backward";
-    const View dy = any_float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
-    check_same_shape(dy, "grad_out", x, "x", op);
-    const Shape s = shape_of(x, false, op);
-    View dx;
-    if (grad_x) {
-      dx = out_view(grad_x, dy.dtype, op, "grad_x");
-      check_same_shape(x, "x", dx, "grad_x", op);
-    }
-    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    const check::ColumnNormBackward p =
+        check::batch_norm_backward(grad_out, x_, weight, mean_, rstd_, grad_x, grad_weight, grad_bias);
+    const Shape s{p.samples, p.rows, p.c};
+    const View& x = p.x;
     dispatch_storage(x.dtype, [&](auto zero) {
       using S = decltype(zero);
       using T = compute_t<S>;
-      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
-      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
-      const Strided<T> mean = vector_of<T>(mean_, wide, s.c, op, "mean");
-      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.c, op, "rstd");
-      const Strided<T> dw = vector_of<T>(grad_weight, wide, s.c, op, "grad_weight", true);
-      const Strided<T> db = vector_of<T>(grad_bias, wide, s.c, op, "grad_bias", true);
-      const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
+      const Strided<T> w = vector_of<T>(p.weight);
+      const Strided<T> mean = vector_of<T>(p.mean);
+      const Strided<T> rstd = vector_of<T>(p.rstd);
+      const Strided<T> dw = vector_of<T>(p.grad_weight);
+      const Strided<T> db = vector_of<T>(p.grad_bias);
+      const Contiguous dyc(context, p.grad_out), xc(context, x);
       std::vector<T> center(static_cast<size_t>(s.c));
       for (int64_t c = 0; c < s.c; ++c) center[static_cast<size_t>(c)] = mean[c];
       const std::vector<double> sums =
@@ -285,7 +260,7 @@ fastdl_status fastdl_batch_norm_backward(fastdl_context* context, const fastdl_t
         k.d[i] = training ? static_cast<T>(-a * s1 / rows) : T(0);
       }
       if (!grad_x || x.size() == 0) return;
-      ContiguousOut dxc(context, channels_last(dx));
+      ContiguousOut dxc(context, p.grad_x);
       gradient<S>(context, s, dyc->template as<S>(), xc->template as<S>(), k, dxc->template as<S>());
       dxc.write_back();
     });
@@ -302,25 +277,18 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
                       rstd_, groups, eps);
   }
   return guarded([&] {
-    const char* op = "group_norm";
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    check_same_shape(x, "x", out, "out", op);
-    const Shape s = shape_of(x, true, op);
-    FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
-                 "%s: groups must divide the number of channels %lld, got %lld", op,
-                 static_cast<long long>(s.c), static_cast<long long>(groups));
-    FASTDL_CHECK(eps >= 0, FASTDL_ERROR_VALUE, "%s: eps must not be negative, got %g", op, eps);
-    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    const check::ColumnNorm p = check::group_norm_forward(x_, weight, bias, out_, mean_, rstd_, groups, eps);
+    const Shape s{p.samples, p.rows, p.c};
+    const View& x = p.x;
     dispatch_storage(x.dtype, [&](auto zero) {
       using S = decltype(zero);
       using T = compute_t<S>;
-      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
-      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
-      const Strided<T> b = vector_of<T>(bias, wide, s.c, op, "bias");
-      const Strided<T> mean = vector_of<T>(mean_, wide, s.samples * groups, op, "mean", true);
-      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.samples * groups, op, "rstd", true);
+      const Strided<T> w = vector_of<T>(p.weight);
+      const Strided<T> b = vector_of<T>(p.bias);
+      const Strided<T> mean = vector_of<T>(p.mean);
+      const Strided<T> rstd = vector_of<T>(p.rstd);
       if (x.size() == 0) return;
-      const Contiguous xc(context, channels_last(x));
+      const Contiguous xc(context, x);
       const std::vector<Moments> moments = column_moments<S>(context, s, xc->template as<S>());
       Coefficients<T> k(s);
       const int64_t width = s.c / groups;
@@ -340,7 +308,7 @@ fastdl_status fastdl_group_norm_forward(fastdl_context* context, const fastdl_te
           k.b[j] = b ? b[i % s.c] : T(0);
         }
       }
-      ContiguousOut yc(context, channels_last(out));
+      ContiguousOut yc(context, p.out);
       affine<S>(context, s, xc->template as<S>(), k, yc->template as<S>());
       yc.write_back();
     });
@@ -359,29 +327,19 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
                       of_any_dtype(writes(grad_bias, "grad_bias")), groups);
   }
   return guarded([&] {
-    const char* op = "group_norm_backward";
-    const View dy = any_float_view(grad_out, op, "grad_out"), x = view_like(x_, dy.dtype, op, "x");
-    check_same_shape(dy, "grad_out", x, "x", op);
-    const Shape s = shape_of(x, true, op);
-    FASTDL_CHECK(groups > 0 && s.c % groups == 0, FASTDL_ERROR_VALUE,
-                 "%s: groups must divide the number of channels %lld, got %lld", op,
-                 static_cast<long long>(s.c), static_cast<long long>(groups));
-    View dx;
-    if (grad_x) {
-      dx = out_view(grad_x, dy.dtype, op, "grad_x");
-      check_same_shape(x, "x", dx, "grad_x", op);
-    }
-    FASTDL_CHECK(mean_ && rstd_, FASTDL_ERROR_VALUE, "%s: mean and rstd are required", op);
+    const check::ColumnNormBackward p = check::group_norm_backward(grad_out, x_, weight, mean_, rstd_, grad_x,
+                                                                   grad_weight, grad_bias, groups);
+    const Shape s{p.samples, p.rows, p.c};
+    const View& x = p.x;
     dispatch_storage(x.dtype, [&](auto zero) {
       using S = decltype(zero);
       using T = compute_t<S>;
-      const DType wide = is_narrow(x.dtype) ? DType::kFloat32 : x.dtype;
-      const Strided<T> w = vector_of<T>(weight, wide, s.c, op, "weight");
-      const Strided<T> mean = vector_of<T>(mean_, wide, s.samples * groups, op, "mean");
-      const Strided<T> rstd = vector_of<T>(rstd_, wide, s.samples * groups, op, "rstd");
-      const Strided<T> dw = vector_of<T>(grad_weight, wide, s.c, op, "grad_weight", true);
-      const Strided<T> db = vector_of<T>(grad_bias, wide, s.c, op, "grad_bias", true);
-      const Contiguous dyc(context, channels_last(dy)), xc(context, channels_last(x));
+      const Strided<T> w = vector_of<T>(p.weight);
+      const Strided<T> mean = vector_of<T>(p.mean);
+      const Strided<T> rstd = vector_of<T>(p.rstd);
+      const Strided<T> dw = vector_of<T>(p.grad_weight);
+      const Strided<T> db = vector_of<T>(p.grad_bias);
+      const Contiguous dyc(context, p.grad_out), xc(context, x);
       Coefficients<T> k(s);
       const int64_t width = s.c / groups;
       for (int64_t i = 0; i < s.samples * s.c; ++i) {
@@ -395,18 +353,18 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
         const double* s1 = sums.data() + sample * 2 * s.c;
         const double* s2 = s1 + s.c;
         const double r = rstd[at], count = static_cast<double>(s.rows * width);
-        double p = 0, q = 0;
+        double sum = 0, dot = 0;
         for (int64_t c = first; c < first + width; ++c) {
-          p += (w ? w[c] : T(1)) * s1[c];
-          q += (w ? w[c] : T(1)) * s2[c];
+          sum += (w ? w[c] : T(1)) * s1[c];
+          dot += (w ? w[c] : T(1)) * s2[c];
           sw[static_cast<size_t>(c)] += r * s2[c];
           sb[static_cast<size_t>(c)] += s1[c];
         }
         for (int64_t c = first; c < first + width; ++c) {
           const auto j = static_cast<size_t>(sample * s.c + c);
           k.a[j] = static_cast<T>(r * (w ? w[c] : T(1)));
-          k.b[j] = static_cast<T>(-r * r * r * q / count);
-          k.d[j] = static_cast<T>(-r * p / count);
+          k.b[j] = static_cast<T>(-r * r * r * dot / count);
+          k.d[j] = static_cast<T>(-r * sum / count);
         }
       }
       for (int64_t c = 0; c < s.c; ++c) {
@@ -414,7 +372,7 @@ fastdl_status fastdl_group_norm_backward(fastdl_context* context, const fastdl_t
         if (db) db[c] = static_cast<T>(sb[static_cast<size_t>(c)]);
       }
       if (!grad_x || x.size() == 0) return;
-      ContiguousOut dxc(context, channels_last(dx));
+      ContiguousOut dxc(context, p.grad_x);
       gradient<S>(context, s, dyc->template as<S>(), xc->template as<S>(), k, dxc->template as<S>());
       dxc.write_back();
     });

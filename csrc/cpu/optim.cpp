@@ -1,6 +1,6 @@
 // Multi-tensor steps: check all tensors, cut them into fixed chunks, update the chunks in parallel.
 // 16-bit tensors are widened and rounded piece by piece (optim_lists.h).
-#include "fastdl/optim.h"
+#include "common/optim.h"
 
 #include <cmath>
 #include <vector>
@@ -19,16 +19,9 @@ const OptimTable<T>& table() {
 std::vector<float*> step_counts(int32_t count, fastdl_tensor_list steps, const char* op) {
   std::vector<float*> pointers(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
-    const View v = out_view(steps[i], DType::kFloat32, op, "step");
-    FASTDL_CHECK(v.size() == 1, FASTDL_ERROR_SHAPE, "%s: expected step to be a scalar, got shape %s", op,
-                 shape_string(v).c_str());
-    pointers[static_cast<size_t>(i)] = v.as<float>();
+    pointers[static_cast<size_t>(i)] = check::optim_step(steps, i, op).as<float>();
   }
   return pointers;
-}
-
-void require(fastdl_tensor_list list, const char* op, const char* name) {
-  FASTDL_CHECK(list != nullptr, FASTDL_ERROR_VALUE, "%s: %s are required, got NULL", op, name);
 }
 
 }  // namespace
@@ -43,10 +36,7 @@ fastdl_status fastdl_sgd_step(fastdl_context* context, int32_t count, fastdl_ten
                               const fastdl_sgd_options* options) {
   return guarded([&] {
     const char* op = "sgd";
-    const auto o = read_options(options, fastdl_sgd_options FASTDL_SGD_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    if (o.momentum == 0) buffers = nullptr;
-    else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
+    const auto o = check::sgd(options, grads, &buffers);
     Items items(context, op, count,
                 {{params, "param", Use::kUpdate},
                  {grads, "grad", Use::kRead},
@@ -65,13 +55,7 @@ fastdl_status fastdl_adam_step(fastdl_context* context, int32_t count, fastdl_te
                                const fastdl_adam_options* options) {
   return guarded([&] {
     const char* op = "adam";
-    const auto o = read_options(options, fastdl_adam_options FASTDL_ADAM_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    require(avgs, op, "avgs");
-    require(avg_sqs, op, "avg_sqs");
-    require(steps, op, "steps");
-    if (!o.amsgrad) max_avg_sqs = nullptr;
-    else FASTDL_CHECK(max_avg_sqs != nullptr, FASTDL_ERROR_VALUE, "%s: amsgrad needs max_avg_sqs", op);
+    const auto o = check::adam(options, grads, avgs, avg_sqs, &max_avg_sqs, steps);
     Items items(context, op, count,
                 {{params, "param", Use::kUpdate},
                  {grads, "grad", Use::kRead},
@@ -109,10 +93,7 @@ fastdl_status fastdl_adagrad_step(fastdl_context* context, int32_t count, fastdl
                                   const fastdl_adagrad_options* options) {
   return guarded([&] {
     const char* op = "adagrad";
-    const auto o = read_options(options, fastdl_adagrad_options FASTDL_ADAGRAD_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    require(sums, op, "sums");
-    require(steps, op, "steps");
+    const auto o = check::adagrad(options, grads, sums, steps);
     Items items(context, op, count,
                 {{params, "param", Use::kUpdate},
                  {grads, "grad", Use::kRead},
@@ -134,13 +115,7 @@ fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl
                                   fastdl_tensor_list steps, const fastdl_rmsprop_options* options) {
   return guarded([&] {
     const char* op = "rmsprop";
-    const auto o = read_options(options, fastdl_rmsprop_options FASTDL_RMSPROP_OPTIONS_INIT, op);
-    require(grads, op, "grads");
-    require(square_avgs, op, "square_avgs");
-    if (!o.centered) avgs = nullptr;
-    else FASTDL_CHECK(avgs != nullptr, FASTDL_ERROR_VALUE, "%s: centered needs avgs, got NULL", op);
-    if (o.momentum == 0) buffers = nullptr;
-    else FASTDL_CHECK(buffers != nullptr, FASTDL_ERROR_VALUE, "%s: momentum needs buffers, got NULL", op);
+    const auto o = check::rmsprop(options, grads, square_avgs, &avgs, &buffers);
     Items items(context, op, count,
                 {{params, "param", Use::kUpdate},
                  {grads, "grad", Use::kRead},
@@ -161,10 +136,8 @@ fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t count, fastdl
 fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors, double p,
                           double* result) {
   return guarded([&] {
-    const char* op = "norm";
-    FASTDL_CHECK(result != nullptr, FASTDL_ERROR_VALUE, "%s: norm is NULL", op);
-    FASTDL_CHECK(p > 0, FASTDL_ERROR_VALUE, "%s: expected p > 0, got %g", op, p);
-    Items items(context, op, count, {{tensors, "tensor", Use::kRead}});
+    check::norm(p, result);
+    Items items(context, "norm", count, {{tensors, "tensor", Use::kRead}});
     const auto add = [&](double& total, double part) {
       if (!std::isinf(p)) total += part;
       else if (total == total && !(part <= total)) total = part;  // NaN wins, and stays

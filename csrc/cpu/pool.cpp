@@ -1,6 +1,6 @@
 // Pooling works on channels-last memory, (N, D, H, W, C) with missing spatial dimensions of extent 1: every
 // tap of a window is then a contiguous run of channels.
-#include "fastdl/pool.h"
+#include "common/pool.h"
 
 #include <algorithm>
 #include <limits>
@@ -13,12 +13,7 @@
 namespace fastdl::cpu {
 namespace {
 
-// Where one window lies along one dimension: taps at begin, begin + step, ... (count of them, all inside the
-// input).
-struct Range {
-  int64_t begin, count, step;
-  int64_t padded;  // extent for the average's divisor, padding included
-};
+using Range = check::PoolWindow;
 
 // Consecutive windows along the last dimension with the same taps, each `step` after the one before.
 struct Run {
@@ -51,83 +46,13 @@ struct Plan {
   int64_t taps() const { return taps(0) * taps(1) * taps(2); }
 };
 
-Range sliding(int64_t o, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
-  const int64_t start = o * stride - padding;
-  const int64_t first = start < 0 ? (-start + dilation - 1) / dilation : 0;  // taps lost to the left padding
-  const int64_t begin = start + first * dilation;
-  int64_t count = begin >= in ? 0 : (in - 1 - begin) / dilation + 1;
-  count = std::max<int64_t>(0, std::min(count, kernel - first));
-  return {begin, count, dilation, std::min(start + kernel, in + padding) - start};
-}
-
-Range adaptive(int64_t o, int64_t in, int64_t out) {
-  const int64_t begin = o * in / out, end = ((o + 1) * in + out - 1) / out;
-  return {begin, end - begin, 1, end - begin};
-}
-
-Plan make_plan(const View& x, const View& out, const fastdl_pool_options* options, bool max, const char* op) {
-  const auto p = read_options(options, fastdl_pool_options FASTDL_POOL_OPTIONS_INIT, op);
-  FASTDL_CHECK(x.ndim >= 3 && x.ndim <= 5, FASTDL_ERROR_SHAPE,
-               "%s: expected an input of shape (N, C, *spatial) with 1 to 3 spatial dimensions, got %s", op,
-               shape_string(x).c_str());
-  FASTDL_CHECK(out.ndim == x.ndim && out.shape[0] == x.shape[0] && out.shape[1] == x.shape[1],
-               FASTDL_ERROR_SHAPE, "%s: an output of shape %s does not fit an input of shape %s", op,
-               shape_string(out).c_str(), shape_string(x).c_str());
-  for (const View* v : {&x, &out}) {
-    double plane = 1;
-    for (int i = 2; i < v->ndim; ++i) plane *= static_cast<double>(v->shape[i]);
-    FASTDL_CHECK(plane <= INT32_MAX, FASTDL_ERROR_SHAPE,
-                 "%s: a plane of more than 2^31 - 1 elements is not supported, got shape %s", op,
-                 shape_string(*v).c_str());
+Plan make_plan(const check::PoolPlan& p) {
+  Plan plan{p.n, p.c, {}, {}, {}, p.divisor, p.include_pad};
+  for (int dim = 0; dim < 3; ++dim) {
+    plan.in[dim] = p.in[dim];
+    plan.out[dim] = p.out[dim];
+    for (int64_t o = 0; o < p.out[dim]; ++o) plan.ranges[dim].push_back(p.window(dim, o));
   }
-  Plan plan;
-  plan.n = x.shape[0];
-  plan.c = x.shape[1];
-  plan.divisor = p.adaptive ? 0 : p.divisor_override;
-  plan.include_pad = p.count_include_pad != 0;
-  const int spatial = x.ndim - 2, lead = 3 - spatial;
-  for (int i = 0; i < lead; ++i) {
-    plan.in[i] = plan.out[i] = 1;
-    plan.ranges[i] = {{0, 1, 1, 1}};
-  }
-  for (int i = 0; i < spatial; ++i) {
-    const int64_t in = x.shape[2 + i], outs = out.shape[2 + i];
-    plan.in[lead + i] = in;
-    plan.out[lead + i] = outs;
-    auto& ranges = plan.ranges[lead + i];
-    if (p.adaptive) {
-      FASTDL_CHECK(in > 0 || outs == 0, FASTDL_ERROR_SHAPE,
-                   "%s: the input's spatial dimensions are empty, got %s", op, shape_string(x).c_str());
-      for (int64_t o = 0; o < outs; ++o) ranges.push_back(adaptive(o, in, outs));
-      continue;
-    }
-    const int64_t kernel = p.kernel[i], stride = p.stride[i], padding = p.padding[i];
-    const int64_t dilation = max ? p.dilation[i] : 1;
-    FASTDL_CHECK(kernel > 0 && stride > 0 && dilation > 0, FASTDL_ERROR_VALUE,
-                 "%s: kernel_size, stride and dilation must be positive, got %lld, %lld, %lld", op,
-                 static_cast<long long>(kernel), static_cast<long long>(stride),
-                 static_cast<long long>(dilation));
-    FASTDL_CHECK(kernel <= INT32_MAX && stride <= INT32_MAX && dilation <= INT32_MAX, FASTDL_ERROR_VALUE,
-                 "%s: kernel_size, stride and dilation must be below 2^31", op);
-    FASTDL_CHECK(in > 0, FASTDL_ERROR_SHAPE, "%s: the input's spatial dimensions are empty, got %s", op,
-                 shape_string(x).c_str());
-    FASTDL_CHECK(padding >= 0 && padding <= kernel / 2, FASTDL_ERROR_VALUE,
-                 "%s: padding must be between 0 and half the kernel_size %lld, got %lld", op,
-                 static_cast<long long>(kernel), static_cast<long long>(padding));
-    const int64_t room = in + 2 * padding - dilation * (kernel - 1) - 1;
-    int64_t expected = room < 0 ? 0 : room / stride + 1;
-    if (p.ceil_mode && room + stride - 1 >= 0) {
-      expected = (room + stride - 1) / stride + 1;
-      if ((expected - 1) * stride >= in + padding) --expected;
-    }
-    FASTDL_CHECK(expected > 0 && outs == expected, FASTDL_ERROR_SHAPE,
-                 "%s: spatial dimension %d of the output should be %lld for an input of shape %s, got %lld",
-                 op, i, static_cast<long long>(expected), shape_string(x).c_str(),
-                 static_cast<long long>(outs));
-    for (int64_t o = 0; o < outs; ++o) ranges.push_back(sliding(o, in, kernel, stride, padding, dilation));
-  }
-  FASTDL_CHECK(plan.divisor >= 0, FASTDL_ERROR_VALUE, "%s: divisor_override must be positive, got %lld", op,
-               static_cast<long long>(plan.divisor));
   return plan;
 }
 
@@ -381,14 +306,6 @@ class Indices {
   int64_t size_ = 0;
 };
 
-View index_view(const fastdl_tensor* t, const View& out, const char* op) {
-  const View v = view(t, op, "indices");
-  FASTDL_CHECK(v.dtype == DType::kInt32 || v.dtype == DType::kInt64, FASTDL_ERROR_DTYPE,
-               "%s: expected indices to be int32 or int64, got %s", op, name_of(v.dtype));
-  check_same_shape(out, "out", v, "indices", op);
-  return v;
-}
-
 }  // namespace
 }  // namespace fastdl::cpu
 
@@ -400,19 +317,13 @@ fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tens
                                       const fastdl_tensor* out_, const fastdl_tensor* indices,
                                       const fastdl_pool_options* options) {
   return guarded([&] {
-    const char* op = "max_pool";
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    const Plan plan = make_plan(x, out, options, true, op);
-    View where;
-    if (indices) {
-      where = channels_last(index_view(indices, out, op));
-      check_out(where, op, "indices");
-    }
-    if (out.size() == 0) return;
-    const Contiguous xc(context, channels_last(x));
-    ContiguousOut yc(context, channels_last(out)), wc(context, where);
+    const check::MaxPool p = check::max_pool_forward(x_, out_, indices, options);
+    if (p.out.size() == 0) return;
+    const Plan plan = make_plan(p.plan);
+    const Contiguous xc(context, p.x);
+    ContiguousOut yc(context, p.out), wc(context, p.indices);
     const Indices at(context, indices ? &*wc : nullptr, false);
-    dispatch_storage(x.dtype, [&](auto zero) {
+    dispatch_storage(p.x.dtype, [&](auto zero) {
       using S = decltype(zero);
       max_forward<S>(context, plan, xc->as<S>(), yc->as<S>(), at.data());
     });
@@ -428,15 +339,13 @@ fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_ten
                                        const fastdl_tensor* indices, const fastdl_tensor* grad_x,
                                        const fastdl_pool_options* options) {
   return guarded([&] {
-    const char* op = "max_pool_backward";
-    const View dy = any_float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
-    const Plan plan = make_plan(dx, dy, options, true, op);
-    const View where = index_view(indices, dy, op);
-    if (dx.size() == 0) return;
-    const Contiguous dyc(context, channels_last(dy)), wc(context, channels_last(where));
+    const check::MaxPool p = check::max_pool_backward(grad_out, indices, grad_x, options);
+    if (p.x.size() == 0) return;
+    const Plan plan = make_plan(p.plan);
+    const Contiguous dyc(context, p.out), wc(context, p.indices);
     const Indices at(context, &*wc, true);
-    ContiguousOut dxc(context, channels_last(dx));
-    dispatch_storage(dy.dtype, [&](auto zero) {
+    ContiguousOut dxc(context, p.x);
+    dispatch_storage(p.x.dtype, [&](auto zero) {
       using S = decltype(zero);
       max_backward<S>(context, plan, dyc->as<S>(), at.data(), dxc->as<S>());
     });
@@ -447,15 +356,13 @@ fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_ten
 fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tensor* x_,
                                       const fastdl_tensor* out_, const fastdl_pool_options* options) {
   return guarded([&] {
-    const char* op = "avg_pool";
-    const View x = any_float_view(x_, op, "x"), out = out_view(out_, x.dtype, op, "out");
-    const Plan plan = make_plan(x, out, options, false, op);
-    if (out.size() == 0) return;
-    const Contiguous xc(context, channels_last(x));
-    ContiguousOut yc(context, channels_last(out));
-    dispatch_storage(x.dtype, [&](auto zero) {
+    const check::AvgPool p = check::avg_pool_forward(x_, out_, options);
+    if (p.out.size() == 0) return;
+    const Contiguous xc(context, p.x);
+    ContiguousOut yc(context, p.out);
+    dispatch_storage(p.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      avg_forward<S>(context, plan, xc->as<S>(), yc->as<S>());
+      avg_forward<S>(context, make_plan(p.plan), xc->as<S>(), yc->as<S>());
     });
     yc.write_back();
   });
@@ -464,15 +371,13 @@ fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tens
 fastdl_status fastdl_avg_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                        const fastdl_tensor* grad_x, const fastdl_pool_options* options) {
   return guarded([&] {
-    const char* op = "avg_pool_backward";
-    const View dy = any_float_view(grad_out, op, "grad_out"), dx = out_view(grad_x, dy.dtype, op, "grad_x");
-    const Plan plan = make_plan(dx, dy, options, false, op);
-    if (dx.size() == 0) return;
-    const Contiguous dyc(context, channels_last(dy));
-    ContiguousOut dxc(context, channels_last(dx));
-    dispatch_storage(dy.dtype, [&](auto zero) {
+    const check::AvgPool p = check::avg_pool_backward(grad_out, grad_x, options);
+    if (p.x.size() == 0) return;
+    const Contiguous dyc(context, p.out);
+    ContiguousOut dxc(context, p.x);
+    dispatch_storage(p.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      avg_backward<S>(context, plan, dyc->as<S>(), dxc->as<S>());
+      avg_backward<S>(context, make_plan(p.plan), dyc->as<S>(), dxc->as<S>());
     });
     dxc.write_back();
   });

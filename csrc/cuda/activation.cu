@@ -100,14 +100,6 @@ __global__ void __launch_bounds__(kMapThreads)
   }
 }
 
-// Calls f(width) with 16 bytes' worth of elements where blocks of n allow it, else with 1.
-template <class S, class F, class... Pointers>
-void with_width(int64_t n, F&& f, Pointers... pointers) {
-  constexpr int kWidth = static_cast<int>(16 / sizeof(S));
-  if (n % kWidth == 0 && aligned_to(16, pointers...)) f(std::integral_constant<int, kWidth>{});
-  else f(std::integral_constant<int, 1>{});
-}
-
 void activation_backward(Context* context, const fastdl_activation& given, bool from_output, const View& grad,
                          const View& saved, const View& grad_x) {
   dispatch_storage(grad.dtype, [&](auto zero) {
@@ -185,7 +177,7 @@ fastdl_status fastdl_cuda_glu_forward(fastdl_context* context, const fastdl_tens
         launch(context, FASTDL_KERNEL(glu<kWidth, S>), {blocks_for(size, kMapThreads * kWidth), kMapThreads},
                size, n, xc->as<const S>(), yc->as<S>());
       };
-      with_width<S>(n, run, xc->data, yc->data);
+      with_pack_width<S>(n, run, xc->data, yc->data);
       yc.write_back();
     });
   });
@@ -207,7 +199,7 @@ fastdl_status fastdl_cuda_glu_backward(fastdl_context* context, const fastdl_ten
                {blocks_for(size, kMapThreads * kWidth), kMapThreads}, size, n, gc->as<const S>(),
                xc->as<const S>(), dxc->as<S>());
       };
-      with_width<S>(n, run, gc->data, xc->data, dxc->data);
+      with_pack_width<S>(n, run, gc->data, xc->data, dxc->data);
       dxc.write_back();
     });
   });

@@ -79,11 +79,11 @@ __device__ __forceinline__ T frequency_factor(const RowSums<T>& s, int64_t count
 
 // A warp to a row and 32 columns.
 template <class S>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kTableThreads)
     sum_rare_rows(RowSums<compute_t<S>> s, const S* grad, S* grad_weight) {
   const int64_t groups = (s.columns + kWarp - 1) / kWarp;
-  for (int64_t task = static_cast<int64_t>(blockIdx.x) * kRowWarps + warp(); task < s.limit * groups;
-       task += static_cast<int64_t>(gridDim.x) * kRowWarps) {
+  for (int64_t task = static_cast<int64_t>(blockIdx.x) * kTableWarps + warp(); task < s.limit * groups;
+       task += static_cast<int64_t>(gridDim.x) * kTableWarps) {
     const int64_t row = task / groups, column = task % groups * kWarp + lane();
     const int64_t begin = s.starts[row], end = s.starts[row + 1];
     if (end - begin >= kOften || column >= s.columns) continue;
@@ -94,12 +94,12 @@ __global__ void __launch_bounds__(kRowThreads)
 
 template <class T>
 struct SumsShared {
-  SharedArray<T, kRowThreads> sums;
+  SharedArray<T, kTableThreads> sums;
 };
 
 // A block to a row and 32 columns; its warps take the summands in turn.
 template <class S>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kTableThreads)
     sum_frequent_rows(RowSums<compute_t<S>> s, const S* grad, S* grad_weight) {
   using T = compute_t<S>;
   auto& shared = shared_memory<SumsShared<T>>();
@@ -109,11 +109,11 @@ __global__ void __launch_bounds__(kRowThreads)
     const int64_t begin = s.starts[row], end = s.starts[row + 1];
     if (end - begin < kOften) continue;
     T sum = 0;
-    if (column < s.columns) sum = sum_of(s, grad, row, column, begin + warp(), end, kRowWarps);
+    if (column < s.columns) sum = sum_of(s, grad, row, column, begin + warp(), end, kTableWarps);
     shared.sums[static_cast<int>(threadIdx.x)] = sum;
     __syncthreads();
     if (warp() == 0 && column < s.columns) {
-      for (int w = 1; w < kRowWarps; ++w) sum += static_cast<T>(shared.sums[w * kWarp + lane()]);
+      for (int w = 1; w < kTableWarps; ++w) sum += static_cast<T>(shared.sums[w * kWarp + lane()]);
       grad_weight[row * s.columns + column] = narrow<S>(sum * frequency_factor(s, end - begin));
     }
     __syncthreads();
@@ -139,12 +139,12 @@ __device__ __forceinline__ double row_norm(double p, int64_t n, int64_t stride, 
 
 // A warp to a row; rows that no index names stay as they are.
 template <class S>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kTableThreads)
     renorm_rows(int64_t rows, int64_t n, int64_t row_stride, int64_t stride, const int64_t* starts,
                 double max_norm, double p, S* weight) {
   using T = compute_t<S>;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kRowWarps + warp(); row < rows;
-       row += static_cast<int64_t>(gridDim.x) * kRowWarps) {
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kTableWarps + warp(); row < rows;
+       row += static_cast<int64_t>(gridDim.x) * kTableWarps) {
     if (starts[row + 1] == starts[row]) continue;
     S* const w = weight + row * row_stride;
     const double norm = row_norm(p, n, stride, w);
@@ -160,10 +160,10 @@ template <class S>
 void sum_rows(Context* context, const RowSums<compute_t<S>>& s, const S* grad, S* grad_weight) {
   if (s.limit * s.columns == 0) return;
   const int64_t tasks = s.limit * ((s.columns + kWarp - 1) / kWarp);
-  launch(context, FASTDL_KERNEL(sum_rare_rows<S>), {blocks_for(tasks, kRowWarps), kRowThreads}, s, grad,
+  launch(context, FASTDL_KERNEL(sum_rare_rows<S>), {blocks_for(tasks, kTableWarps), kTableThreads}, s, grad,
          grad_weight);
   launch(context, FASTDL_KERNEL(sum_frequent_rows<S>),
-         {blocks_for(tasks, 1), kRowThreads, sizeof(SumsShared<compute_t<S>>)}, s, grad, grad_weight);
+         {blocks_for(tasks, 1), kTableThreads, sizeof(SumsShared<compute_t<S>>)}, s, grad, grad_weight);
 }
 template void sum_rows<float>(Context*, const RowSums<float>&, const float*, float*);
 template void sum_rows<double>(Context*, const RowSums<double>&, const double*, double*);
@@ -224,7 +224,7 @@ fastdl_status fastdl_cuda_embedding_renorm(fastdl_context* context, const fastdl
     const PlacesByRow groups(context, rows.data(), e.indices.size(), w.shape[0]);
     dispatch_storage(w.dtype, [&](auto zero) {
       using S = decltype(zero);
-      launch(context, FASTDL_KERNEL(renorm_rows<S>), {blocks_for(w.shape[0], kRowWarps), kRowThreads},
+      launch(context, FASTDL_KERNEL(renorm_rows<S>), {blocks_for(w.shape[0], kTableWarps), kTableThreads},
              w.shape[0], w.shape[1], w.strides[0], w.strides[1], groups.starts(), max_norm, norm_type,
              w.as<S>());
     });

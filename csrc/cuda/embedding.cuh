@@ -40,8 +40,8 @@ class Indices {
   Workspace workspace_;
 };
 
-constexpr int kRowWarps = 8;  // of a block: each has a row of a table, or a share of a long sum
-constexpr int kRowThreads = kRowWarps * kWarp;
+constexpr int kTableWarps = 8;  // of a block: each has a row of a table, or a share of a long sum
+constexpr int kTableThreads = kTableWarps * kWarp;
 
 // Which summands a row of a table is the sum of.
 template <class T>

@@ -29,13 +29,13 @@ struct BagEnds {
 };
 
 template <class S>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kTableThreads)
     bag_forward(int32_t mode, int64_t padding, BagEnds ends, int64_t columns, const int64_t* indices,
                 const S* weight, const S* scales, S* out, int64_t* which) {
   using T = compute_t<S>;
   const int64_t groups = (columns + kWarp - 1) / kWarp;
-  for (int64_t task = static_cast<int64_t>(blockIdx.x) * kRowWarps + warp(); task < ends.bags * groups;
-       task += static_cast<int64_t>(gridDim.x) * kRowWarps) {
+  for (int64_t task = static_cast<int64_t>(blockIdx.x) * kTableWarps + warp(); task < ends.bags * groups;
+       task += static_cast<int64_t>(gridDim.x) * kTableWarps) {
     const int64_t bag = task / groups, column = task % groups * kWarp + lane();
     int64_t begin = 0, end = 0, count = 0, from = -1;
     bool good = ends.range(bag, begin, end);
@@ -60,12 +60,12 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // For each place the bag that holds it (-1: none), and its factor in the sum.
 template <class S>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kTableThreads)
     bag_places(int32_t mode, int64_t padding, BagEnds ends, const int64_t* indices, const S* scales,
                int64_t* bag_of, compute_t<S>* factors) {
   using T = compute_t<S>;
-  for (int64_t bag = static_cast<int64_t>(blockIdx.x) * kRowWarps + warp(); bag < ends.bags;
-       bag += static_cast<int64_t>(gridDim.x) * kRowWarps) {
+  for (int64_t bag = static_cast<int64_t>(blockIdx.x) * kTableWarps + warp(); bag < ends.bags;
+       bag += static_cast<int64_t>(gridDim.x) * kTableWarps) {
     int64_t begin = 0, end = 0;
     if (!ends.range(bag, begin, end)) continue;
     int64_t counted = 0;
@@ -82,12 +82,12 @@ __global__ void __launch_bounds__(kRowThreads)
 
 // A warp to a place: the product of its row and its bag's gradient.
 template <class S>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kTableThreads)
     bag_scale_gradients(int64_t places, int64_t columns, int64_t padding, const int64_t* bag_of,
                         const int64_t* indices, const S* grad, const S* weight, S* grad_scales) {
   using T = compute_t<S>;
-  for (int64_t p = static_cast<int64_t>(blockIdx.x) * kRowWarps + warp(); p < places;
-       p += static_cast<int64_t>(gridDim.x) * kRowWarps) {
+  for (int64_t p = static_cast<int64_t>(blockIdx.x) * kTableWarps + warp(); p < places;
+       p += static_cast<int64_t>(gridDim.x) * kTableWarps) {
     const int64_t bag = bag_of[p], row = indices[p];
     T sum = 0;
     if (bag >= 0 && row >= 0 && row != padding) {
@@ -129,7 +129,7 @@ void backward(Context* context, const check::EmbeddingBagBackward& e) {
                "embedding_bag_backward");
   }
   if (b.count > 0 && n > 0) {
-    launch(context, FASTDL_KERNEL(bag_places<S>), {blocks_for(b.count, kRowWarps), kRowThreads},
+    launch(context, FASTDL_KERNEL(bag_places<S>), {blocks_for(b.count, kTableWarps), kTableThreads},
            b.options.mode, padding, places.ends, places.indices.data(), s, bag_of.as<int64_t>(),
            factors.as<T>());
   }
@@ -155,7 +155,7 @@ void backward(Context* context, const check::EmbeddingBagBackward& e) {
   if (e.grad_scales.ndim && n > 0) {
     const Contiguous w(context, b.weight);
     ContiguousOut ds(context, e.grad_scales);
-    launch(context, FASTDL_KERNEL(bag_scale_gradients<S>), {blocks_for(n, kRowWarps), kRowThreads}, n,
+    launch(context, FASTDL_KERNEL(bag_scale_gradients<S>), {blocks_for(n, kTableWarps), kTableThreads}, n,
            columns, padding, bag_of.as<const int64_t>(), places.indices.data(), g->as<const S>(),
            w->as<const S>(), ds->as<S>());
     ds.write_back();
@@ -187,7 +187,7 @@ fastdl_status fastdl_cuda_embedding_bag_forward(fastdl_context* context, const f
       const Contiguous w(context, b.weight), scales(context, b.scales);
       ContiguousOut y(context, e.out), which(context, e.max_indices);
       const int64_t tasks = b.count * ((columns + kWarp - 1) / kWarp);
-      launch(context, FASTDL_KERNEL(bag_forward<S>), {blocks_for(tasks, kRowWarps), kRowThreads},
+      launch(context, FASTDL_KERNEL(bag_forward<S>), {blocks_for(tasks, kTableWarps), kTableThreads},
              b.options.mode, b.options.padding_idx, places.ends, columns, places.indices.data(),
              w->as<const S>(), b.scales.ndim ? scales->as<const S>() : nullptr, y->as<S>(),
              max_indices ? which->as<int64_t>() : nullptr);

@@ -133,6 +133,14 @@ bool aligned_to(size_t bytes, Pointers... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % bytes == 0) && ...);
 }
 
+// Calls f(width) with 16 bytes' worth of elements where rows of n allow it, else with 1.
+template <class S, class F, class... Pointers>
+void with_pack_width(int64_t n, F&& f, Pointers... pointers) {
+  constexpr int kWidth = static_cast<int>(16 / sizeof(S));
+  if (n % kWidth == 0 && aligned_to(16, pointers...)) f(std::integral_constant<int, kWidth>{});
+  else f(std::integral_constant<int, 1>{});
+}
+
 // Operands of any strides, one element at a time.
 template <class Out, class... In, class F, class... Views>
 void map_any(Context* context, const MapShape<1 + static_cast<int>(sizeof...(In))>& shape, const F& f,

@@ -77,6 +77,27 @@ FASTDL_CUDA_OP(embedding_backward);
 FASTDL_CUDA_OP(embedding_renorm);
 FASTDL_CUDA_OP(embedding_bag_forward);
 FASTDL_CUDA_OP(embedding_bag_backward);
+FASTDL_CUDA_OP(layer_norm_forward);
+FASTDL_CUDA_OP(layer_norm_backward);
+FASTDL_CUDA_OP(rms_norm_forward);
+FASTDL_CUDA_OP(rms_norm_backward);
+FASTDL_CUDA_OP(group_norm_forward);
+FASTDL_CUDA_OP(group_norm_backward);
+FASTDL_CUDA_OP(batch_norm_forward);
+FASTDL_CUDA_OP(batch_norm_backward);
+FASTDL_CUDA_OP(cross_entropy);
+FASTDL_CUDA_OP(nll_loss);
+FASTDL_CUDA_OP(loss);
+FASTDL_CUDA_OP(max_pool_forward);
+FASTDL_CUDA_OP(max_pool_backward);
+FASTDL_CUDA_OP(avg_pool_forward);
+FASTDL_CUDA_OP(avg_pool_backward);
+FASTDL_CUDA_OP(sgd_step);
+FASTDL_CUDA_OP(adam_step);
+FASTDL_CUDA_OP(adagrad_step);
+FASTDL_CUDA_OP(rmsprop_step);
+FASTDL_CUDA_OP(norm);
+FASTDL_CUDA_OP(scale);
 
 #ifdef __cplusplus
 }
