@@ -29,6 +29,9 @@ def environment(**extra):
 
 
 def start(*args, cwd, **env):
+    # A shell's background jobs ignore SIGINT, and so would the processes they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "fastdl", *map(str, args)],
         cwd=cwd,
