@@ -1,5 +1,5 @@
-"""What is special to the CUDA recurrent layers: several blocks of a step, products longer than what lies in shared memory,
-16-bit types, precisions. On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
+"""What is special to the CUDA recurrent layers: several blocks of a step, products longer than shared memory, 16-bit
+types, precisions. On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
 
 import sys
 
