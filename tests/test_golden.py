@@ -72,7 +72,9 @@ def test_formulas(recorded):
     for dtype in ("bfloat16", "float16"):
         given, out = cases[f"widen_{dtype}"]
         bits = given.ravel().astype(np.uint16)
-        np.testing.assert_array_equal(out.view(np.float32).ravel().astype(np.float64), golden._widened(bits, dtype))
+        np.testing.assert_array_equal(
+            out.view(np.float32).ravel().astype(np.float64), golden._widened(bits, dtype)
+        )
         given, out = cases[f"mma_{dtype}"]  # the first two: ordinary numbers
         for fragments, result in zip(given[:2], out[:2], strict=True):
             a, b, c = golden._matrices(fragments, dtype)

@@ -51,7 +51,9 @@ def test_every_pattern_widens_exactly_and_comes_back(isa, dtype):
     if isa.startswith("cuda"):
         assert (bits(back)[nan] & quiet).all()
     else:
-        np.testing.assert_array_equal(bits(back)[nan], bits(every)[nan] | quiet)  # sign and payload kept, quiet
+        np.testing.assert_array_equal(
+            bits(back)[nan], bits(every)[nan] | quiet
+        )  # sign and payload kept, quiet
 
 
 def interesting_floats(dtype, rng):
