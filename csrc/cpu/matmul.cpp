@@ -6,6 +6,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
+#include "cpu/gemm_batch.h"
 #include "cpu/gemm_split.h"
 #include "cpu/kernels.h"
 #include "cpu/matmul.h"
@@ -19,19 +20,13 @@ namespace {
 // Every batch dim but the innermost is a loop here; the innermost goes to the GEMM as a whole.
 template <class T>
 void run_batches(Context* context, const MatmulProblem& p, Gemm<T> g, int dim) {
-  if (dim + 1 < p.batch_ndim) {
-    for (int64_t i = 0; i < p.batch[dim]; ++i) {
-      run_batches(context, p, g, dim + 1);
-      g.a += p.strides[MatmulProblem::kA][dim];
-      if (g.b) g.b += p.strides[MatmulProblem::kB][dim];
-      advance_result(g, p.strides[MatmulProblem::kOut][dim]);
-      if (g.end.residual) g.end.residual += p.strides[MatmulProblem::kResidual][dim];
-    }
-    return;
-  }
   if (p.batch_ndim == 0) return gemm(context, g);
   const GemmBatch batch{p.batch[dim], p.strides[MatmulProblem::kA][dim], p.strides[MatmulProblem::kB][dim],
                         p.strides[MatmulProblem::kOut][dim], p.strides[MatmulProblem::kResidual][dim]};
+  if (dim + 1 < p.batch_ndim) {
+    for (int64_t i = 0; i < batch.count; ++i) run_batches(context, p, batch_item(g, batch, i), dim + 1);
+    return;
+  }
   if (g.m == 1) {  // the batch dim can serve as the row dim
     g.a_row = batch.a;
     g.ldc = batch.c;
