@@ -74,13 +74,12 @@ struct BackwardCursor {
 // From products and dP of one step to weights and dS. `shift` and `delta` are those of the rows' queries, or,
 // OwnKeys, begin at the first column's, of which `count` are left.
 template <bool OwnKeys, int Wide>
-__device__ __forceinline__ void score_gradients(const TileMask<OwnKeys, Wide>& tile, float (&scores)[Wide][4],
-                                                float (&grads)[Wide][4], const float* shift,
-                                                const float* delta, int64_t count) {
-  tile.apply(scores);
-  float factors[4 * Wide];
+__device__ __forceinline__ void score_gradients(const TileMask<OwnKeys, Wide>& tile,
+                                                const typename TileMask<OwnKeys, Wide>::Elements& elements,
+                                                float (&scores)[Wide][4], float (&grads)[Wide][4],
+                                                const float* shift, const float* delta, int64_t count) {
+  tile.apply(scores, elements);
   const bool drops = tile.mask.drops;
-  if (drops) tile.keep(factors);
   const int left = static_cast<int>(count < 8 * Wide ? count : 8 * Wide);
 #pragma unroll
   for (int j = 0; j < Wide; ++j) {
@@ -89,7 +88,7 @@ __device__ __forceinline__ void score_gradients(const TileMask<OwnKeys, Wide>& t
       const int at = OwnKeys ? tile.column_of(j, e) : e / 2;
       const bool in = !OwnKeys || at < left;
       const float weight = softmax_weight(scores[j][e], in ? shift[at] : 0.0f);
-      const float factor = drops ? factors[4 * j + e] : 1.0f;
+      const float factor = drops ? elements.factors[4 * j + e] : 1.0f;
       grads[j][e] = weight * (grads[j][e] * factor - (in ? delta[at] : 0.0f));
       scores[j][e] = weight * factor;
     }
@@ -155,17 +154,19 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(Backw
     const int y1 = kRing + used * 2 * Stream::kElements, y2 = y1 + Stream::kElements;
     used = used + 1 == kStages ? 0 : used + 1;
     const int64_t h = now.head, row = now.row;
-    float scores[1][kWide][4], grads[1][kWide][4] = {};
-    multiply_rows<Own, Stream, H, Planes, D>(scores, tiles, row0 * D, y1);
-    if (!values) multiply_rows<Own, Stream, H, Planes, D>(grads, tiles, kX2 + row0 * D, y2);
     const bool plain = OwnKeys ? p.mask.plain(row, row + Shape::kStream, first + kBackwardRows)
                                : p.mask.plain(first, first + kBackwardRows, row + Shape::kStream);
     const TileMask<OwnKeys, kWide> mask{p.mask, b, h, first + row0, row, plain};
+    typename TileMask<OwnKeys, kWide>::Elements elements;
+    mask.load(elements);
+    float scores[1][kWide][4], grads[1][kWide][4] = {};
+    multiply_rows<Own, Stream, H, Planes, D>(scores, tiles, row0 * D, y1);
+    if (!values) multiply_rows<Own, Stream, H, Planes, D>(grads, tiles, kX2 + row0 * D, y2);
     if constexpr (OwnKeys) {
       const int64_t at = (b * p.n.heads + h) * p.n.queries + row;
-      score_gradients(mask, scores[0], grads[0], p.shift + at, p.delta + at, p.n.queries - row);
+      score_gradients(mask, elements, scores[0], grads[0], p.shift + at, p.delta + at, p.n.queries - row);
     } else {
-      score_gradients(mask, scores[0], grads[0], shift, delta, 0);
+      score_gradients(mask, elements, scores[0], grads[0], shift, delta, 0);
     }
     if constexpr (!OwnKeys) {
       if (p.dmask.data) {

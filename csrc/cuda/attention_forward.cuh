@@ -89,13 +89,18 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     const int64_t key = static_cast<int64_t>(step) * Shape::kKeys;
+    const bool plain = p.mask.plain(first, first + Shape::kRows, key + Shape::kKeys);
+    const auto mask_of = [&](int i) {
+      return TileMask<false, kWide>{p.mask, b, h, first + row0 + 16 * i, key, plain};
+    };
+    typename TileMask<false, kWide>::Elements elements[kTall];
+#pragma unroll
+    for (int i = 0; i < kTall; ++i) mask_of(i).load(elements[i]);
     float scores[kTall][kWide][4];
     multiply_rows<Queries, Keys, H, Planes, D>(scores, tiles, row0 * D, arrived());
-    const bool plain = p.mask.plain(first, first + Shape::kRows, key + Shape::kKeys);
 #pragma unroll
     for (int i = 0; i < kTall; ++i) {
-      const TileMask<false, kWide> mask{p.mask, b, h, first + row0 + 16 * i, key, plain};
-      mask.apply(scores[i]);
+      mask_of(i).apply(scores[i], elements[i]);
       float decay[2];
       rows[i].update(scores[i], decay);
 #pragma unroll
@@ -104,12 +109,10 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
         for (int e = 0; e < 4; ++e) out[i][n][e] *= decay[e / 2];
       }
       if (p.mask.drops) {
-        float factors[4 * kWide];
-        mask.keep(factors);
 #pragma unroll
         for (int j = 0; j < kWide; ++j) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) scores[i][j][e] *= factors[4 * j + e];
+          for (int e = 0; e < 4; ++e) scores[i][j][e] *= elements[i].factors[4 * j + e];
         }
       }
     }

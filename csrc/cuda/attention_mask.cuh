@@ -101,8 +101,18 @@ struct TileMask {
   __device__ static __forceinline__ int row_of(int e) { return lane() / 4 + e / 2 * 8; }
   __device__ static __forceinline__ int column_of(int j, int e) { return 8 * j + lane() % 4 * 2 + e % 2; }
 
+  // The terms of the caller's mask and the factors of dropout, of a lane's elements, where there are any.
+  // To be asked for before the products, when fewer registers are taken.
+  struct Elements {
+    float terms[4 * Wide], factors[4 * Wide];
+  };
+  __device__ __forceinline__ void load(Elements& elements) const {
+    if (mask.data) each([&](int64_t i, int64_t j) { return mask.term(b, h, i, j); }, elements.terms);
+    if (mask.drops) each([&](int64_t i, int64_t j) { return mask.keep(b, h, i, j); }, elements.factors);
+  }
+
   // Products become scores to base 2.
-  __device__ __forceinline__ void apply(float (&scores)[Wide][4]) const {
+  __device__ __forceinline__ void apply(float (&scores)[Wide][4], const Elements& elements) const {
     if (plain) {
 #pragma unroll
       for (int j = 0; j < Wide; ++j) {
@@ -125,23 +135,16 @@ struct TileMask {
       }
     }
     if (!mask.data) return;
-    float terms[4 * Wide];
-    each([&](int n, int64_t i, int64_t j) { terms[n] = mask.term(b, h, i, j); }, terms);
 #pragma unroll
     for (int j = 0; j < Wide; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        scores[j][e] = AttentionMask<float>::with_term(scores[j][e], terms[4 * j + e]);
+        scores[j][e] = AttentionMask<float>::with_term(scores[j][e], elements.terms[4 * j + e]);
     }
   }
 
-  // The factors of dropout.
-  __device__ __forceinline__ void keep(float (&factors)[4 * Wide]) const {
-    each([&](int n, int64_t i, int64_t j) { factors[n] = mask.keep(b, h, i, j); }, factors);
-  }
-
  private:
-  // values[n] = make(n, i, j) for a lane's elements, 0 outside the problem. A loop that stays one, and so an
+  // values[n] = make(i, j) for a lane's elements, 0 outside the problem. A loop that stays one, and so an
   // array in (cached, local) memory: unrolled, it would take more code and registers than all the rest.
   template <class F>
   __device__ __forceinline__ void each(F&& make, float (&values)[4 * Wide]) const {
@@ -149,8 +152,7 @@ struct TileMask {
     for (int n = 0; n < 4 * Wide; ++n) {
       const int row = row_of(n % 4), column = column_of(n / 4, n % 4);
       const int64_t i = query(row, column), j = key(row, column);
-      values[n] = 0;
-      if (i < mask.queries && j < mask.keys) make(n, i, j);
+      values[n] = i < mask.queries && j < mask.keys ? make(i, j) : 0.0f;
     }
   }
   __device__ __forceinline__ void range(int row, int& from, int& to) const {
