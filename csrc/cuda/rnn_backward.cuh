@@ -83,7 +83,9 @@ class RnnBackwardLayer {
     plan.y = y_, plan.grad_y = grad_y_;
     for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
     const RnnPlaces host = places_of(rows_);
-    if (!s_.projection) return each_step(context_, plan, places_, host, s_.directions, [](int64_t) {});
+    if (!s_.projection) {
+      return each_step<S>(context_, plan, places_, host, s_.directions, true, [](int64_t) {});
+    }
     for (int64_t index = 0; index < rows_.steps; ++index) through_projection(plan, host, index);
   }
 

@@ -7,7 +7,7 @@
 #include "cuda/dropout.h"
 #include "cuda/gemm.h"
 #include "cuda/rnn.h"
-#include "cuda/rnn_steps.cuh"
+#include "cuda/rnn_resident.cuh"
 
 namespace fastdl::cuda {
 
@@ -82,11 +82,15 @@ void layer_dropout(Context* context, const RnnShape& s, int64_t layer, int64_t r
   dropout(context, mask, layer * count, matrix(x, 1, count, count), matrix(out, 1, count, count));
 }
 
-// All steps of a layer in their order, one launch each; then(step) after each. device, host: where rows lie.
-template <class Steps, class Then>
-void each_step(Context* context, const Steps& plan, const RnnPlaces&, const RnnPlaces& host,
-               int64_t directions, Then&& then) {
-  Both<decltype(plan.direction[0].hh)> products{};
+// All steps of a layer in their order, by one kernel where that can be, else by one each; then(step) after
+// each, which `alone` says is nothing. device, host: where rows lie.
+template <class S, class Steps, class Then>
+void each_step(Context* context, const Steps& plan, const RnnPlaces& device, const RnnPlaces& host,
+               int64_t directions, bool alone, Then&& then) {
+  if constexpr (sizeof(S) < 8) {
+    if (alone && all_steps<S>(context, plan, device, directions)) return;
+  }
+  Both<StepProduct<S>> products{};
   Both<typename Steps::Cell> cells{};
   for (int64_t index = 0; index < host.steps; ++index) {
     for (int64_t d = 0; d < directions; ++d) plan.prepare(host, index, d, products.of[d], cells.of[d]);
