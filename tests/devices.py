@@ -62,8 +62,9 @@ class Core(types.ModuleType):
         kernel = getattr(self._cuda, name, None)
         if kernel is None:
             pytest.skip(f"no CUDA kernel for {name} yet")
-        if isinstance(kernel, type):
-            call = kernel if self._device == "cuda-sim" else functools.partial(MirroredGroup, kernel)
+        if isinstance(kernel, type):  # options are the same everywhere
+            mirrored_group = self._device == "cuda" and name == "ParameterGroup"
+            call = functools.partial(MirroredGroup, kernel) if mirrored_group else kernel
         else:
             call = functools.partial(self._call, kernel)
         setattr(self, name, call)
