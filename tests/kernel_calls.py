@@ -141,6 +141,13 @@ class Cases:
             conv_options(kind=1),
         ]
 
+    def conv_pool_backward(self):
+        n, c, o, h, w = self.size(0, 4), self.size(), self.size(), self.size(4, 11), self.size(4, 11)
+        shape = (n, o, (h - 2) // 2, (w - 2) // 2)
+        indices = self.rng.integers(-1, (h - 2) * (w - 2) + 1, shape).astype(np.int32)
+        return [self.x(*shape), self.x(*shape), indices, self.x(n, c, h, w), self.x(o, c, 3, 3),
+                Out(n, c, h, w), Out(o, c, 3, 3), Out(o), conv_options(kind=1, padding=0)]  # fmt: skip
+
     def conv_transpose_backward_weight(self):
         return self.conv_backward_weight(True)
 
@@ -396,8 +403,12 @@ class Cases:
 
     # optim
     def norm(self):
-        return [[self.x(*self.sizes(2)), self.x(self.size())], 2.0]
+        return [[self.x(*self.sizes(2)), self.x(self.size())], 2.0, Out(dtype=np.float64)]
 
     def scale(self):
         shape = self.sizes(2)
         return [[Out(*shape, values=self.x(*shape)), Out(3, values=self.x(3))], 0.5]
+
+    def clip_norm(self):
+        tensors, _ = self.scale()
+        return [tensors, 0.5, np.array(self.rng.uniform(0.1, 3))]
