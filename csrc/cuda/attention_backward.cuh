@@ -21,8 +21,8 @@ template <int Planes, int D>
 struct BackwardShape {
   static constexpr int kStream = D <= 64 || (Planes == 1 && D <= 128) ? 32 : 16;
   static constexpr int kStages = 2;
-  // dK and dV of 256 features do not fit into registers together: half of the blocks make each.
-  static constexpr bool kTogether = D <= 128;
+  // dK and dV of many features do not fit into registers together: half of the blocks make each.
+  static constexpr bool kTogether = D <= 64 || (D <= 128 && Planes == 1);
 };
 
 template <class H, int Planes, int D>
@@ -45,29 +45,30 @@ struct BackwardArguments {
   int64_t tiles;  // of the side that is owned
 };
 
-// What a block goes over, Rows at a time: the rows [begin, end) of every head [head, last).
+// What a block goes over: the tiles [begin, end) of every head [head, last). Counts of tiles fit into 32
+// bits: so many would be terabytes.
 struct BackwardRange {
-  int64_t begin, end;
-  int64_t head, last;
+  int begin, end;
+  int head, last;
 
   __device__ __forceinline__ BackwardRange(const AttentionExtents& n, bool own_keys, int64_t head_or_group,
                                            int64_t first, int64_t own, int64_t rows) {
     const int64_t heads = own_keys ? n.heads / n.groups : 1;
-    head = head_or_group * heads;
-    begin = own_keys ? n.query_begin(first) / rows * rows : 0;
-    end = own_keys ? n.queries : n.key_end(first + own);
-    last = begin < end ? head + heads : head;
+    const int64_t length = own_keys ? n.queries : n.key_end(first + own);
+    begin = own_keys ? static_cast<int>(n.query_begin(first) / rows) : 0;
+    end = static_cast<int>((length + rows - 1) / rows);
+    head = static_cast<int>(head_or_group * heads);
+    last = begin < end ? head + static_cast<int>(heads) : head;
   }
 };
 struct BackwardCursor {
-  int64_t row, head;
+  int tile, head;
 
   __device__ __forceinline__ explicit BackwardCursor(const BackwardRange& range)
-      : row(range.begin), head(range.head) {}
+      : tile(range.begin), head(range.head) {}
   __device__ __forceinline__ bool at_end(const BackwardRange& range) const { return head >= range.last; }
-  __device__ __forceinline__ void advance(const BackwardRange& range, int64_t rows) {
-    row += rows;
-    if (row >= range.end) row = range.begin, ++head;
+  __device__ __forceinline__ void advance(const BackwardRange& range) {
+    if (++tile >= range.end) tile = range.begin, ++head;
   }
 };
 
@@ -79,7 +80,17 @@ __device__ __forceinline__ void score_gradients(const TileMask<OwnKeys, Wide>& t
                                                 float (&scores)[Wide][4], float (&grads)[Wide][4],
                                                 const float* shift, const float* delta, int64_t count) {
   tile.apply(scores, elements);
-  const bool drops = tile.mask.drops;
+  // Dropout in branches of its own: its factors are in memory, and to be read where they are needed.
+  const auto drop = [&](float (&values)[Wide][4]) {
+    if (!tile.mask.drops) return;
+    const float* const factors = elements.late_factors();
+#pragma unroll
+    for (int j = 0; j < Wide; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) values[j][e] *= factors[4 * j + e];
+    }
+  };
+  drop(grads);
   const int left = static_cast<int>(count < 8 * Wide ? count : 8 * Wide);
 #pragma unroll
   for (int j = 0; j < Wide; ++j) {
@@ -87,12 +98,11 @@ __device__ __forceinline__ void score_gradients(const TileMask<OwnKeys, Wide>& t
     for (int e = 0; e < 4; ++e) {
       const int at = OwnKeys ? tile.column_of(j, e) : e / 2;
       const bool in = !OwnKeys || at < left;
-      const float weight = softmax_weight(scores[j][e], in ? shift[at] : 0.0f);
-      const float factor = drops ? elements.factors[4 * j + e] : 1.0f;
-      grads[j][e] = weight * (grads[j][e] * factor - (in ? delta[at] : 0.0f));
-      scores[j][e] = weight * factor;
+      scores[j][e] = softmax_weight(scores[j][e], in ? shift[at] : 0.0f);
+      grads[j][e] = scores[j][e] * (grads[j][e] - (in ? delta[at] : 0.0f));
     }
   }
+  drop(scores);
 }
 
 template <class H, int Planes, int D, bool OwnKeys>
@@ -107,12 +117,16 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(Backw
   H* const tiles = shared.tiles.data();
   constexpr int kX2 = Own::kElements, kRing = 2 * Own::kElements;
 
-  const int64_t block = blockIdx.x / kKinds, tile = block % p.tiles,
-                own_heads = OwnKeys ? p.n.groups : p.n.heads, own_head = block / p.tiles % own_heads,
-                b = block / p.tiles / own_heads, group = OwnKeys ? own_head : p.n.group_of(own_head);
+  // Causal: the longest rows of queries and of keys first.
+  const int own_heads = static_cast<int>(OwnKeys ? p.n.groups : p.n.heads),
+            tiles_of = static_cast<int>(p.tiles);
+  const int block = static_cast<int>(blockIdx.x) / kKinds, index = block % tiles_of,
+            own_head = block / tiles_of % own_heads, b = block / tiles_of / own_heads;
+  const int tile = OwnKeys ? index : tiles_of - 1 - index,
+            group = OwnKeys ? own_head : static_cast<int>(p.n.group_of(own_head));
   const bool values = kKinds == 2 && blockIdx.x % 2 != 0;  // makes dV, not dK
   if (p.unfit && p.unfit[b * p.n.groups + group]) return;
-  const int64_t first = tile * kBackwardRows, length = OwnKeys ? p.n.keys : p.n.queries;
+  const int64_t first = static_cast<int64_t>(tile) * kBackwardRows, length = OwnKeys ? p.n.keys : p.n.queries;
   const BackwardRange range(p.n, OwnKeys, own_head, first, kBackwardRows, Shape::kStream);
   const int row0 = warp() * 16;
 
@@ -121,13 +135,15 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(Backw
   const auto fetch = [&] {
     if (!next.at_end(range)) {
       H* const at = tiles + kRing + filled * 2 * Stream::kElements;
-      const int64_t head = OwnKeys ? next.head : group, rows = OwnKeys ? p.n.queries : p.n.keys;
-      Stream::fetch(at, OwnKeys ? p.q : p.k, b, head, next.row, rows, p.n.e);
-      Stream::fetch(at + Stream::kElements, OwnKeys ? p.dout : p.v, b, head, next.row, rows, p.n.ev);
+      const int head = OwnKeys ? next.head : group;
+      const int64_t row = static_cast<int64_t>(next.tile) * Shape::kStream,
+                    rows = OwnKeys ? p.n.queries : p.n.keys;
+      Stream::fetch(at, OwnKeys ? p.q : p.k, b, head, row, rows, p.n.e);
+      Stream::fetch(at + Stream::kElements, OwnKeys ? p.dout : p.v, b, head, row, rows, p.n.ev);
     }
     ptx::cp_async_commit();
     filled = filled + 1 == kStages ? 0 : filled + 1;
-    next.advance(range, Shape::kStream);
+    next.advance(range);
   };
   Own::fetch(tiles, OwnKeys ? p.k : p.q, b, own_head, first, length, p.n.e);
   Own::fetch(tiles + kX2, OwnKeys ? p.v : p.dout, b, own_head, first, length, p.n.ev);
@@ -147,13 +163,14 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(Backw
   float sums[1][D / 8][4] = {};                    // dQ or dK, or dV where `values`
   float value_sums[1][kBoth ? D / 8 : 1][4] = {};  // dV
 #pragma unroll 1
-  for (BackwardCursor now(range); !now.at_end(range); now.advance(range, Shape::kStream)) {
+  for (BackwardCursor now(range); !now.at_end(range); now.advance(range)) {
     ptx::cp_async_wait<kStages - 2>();
     __syncthreads();  // all have their part of this step, and none still reads the one before
     fetch();
     const int y1 = kRing + used * 2 * Stream::kElements, y2 = y1 + Stream::kElements;
     used = used + 1 == kStages ? 0 : used + 1;
-    const int64_t h = now.head, row = now.row;
+    const int h = now.head;
+    const int64_t row = static_cast<int64_t>(now.tile) * Shape::kStream;
     const bool plain = OwnKeys ? p.mask.plain(row, row + Shape::kStream, first + kBackwardRows)
                                : p.mask.plain(first, first + kBackwardRows, row + Shape::kStream);
     const TileMask<OwnKeys, kWide> mask{p.mask, b, h, first + row0, row, plain};
@@ -174,9 +191,9 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(Backw
         for (int j = 0; j < kWide; ++j) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const int64_t i = first + row0 + lane() / 4 + e / 2 * 8,
-                          key = row + 8 * j + lane() % 4 * 2 + e % 2;
-            if (i < p.n.queries && key < p.n.keys) p.dmask.template store<H>(b, h, i, key, grads[0][j][e]);
+            const int64_t i = mask.query(mask.row_of(e), 0), key = mask.key(0, mask.column_of(j, e));
+            if (i < p.n.queries && key < p.n.keys)
+              p.dmask.template store<H>(p.dmask.at(b, h, i) + key, grads[0][j][e]);
           }
         }
       }

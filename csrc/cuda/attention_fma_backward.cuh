@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(kAttentionFmaThreads) attention_backward_fma(F
   const BackwardRange range(p.n, OwnKeys, own_head, first, kAttentionTile, kAttentionTile);
 
   T sums[kAttentionEach][kAttentionEach] = {};
-  for (BackwardCursor now(range); !now.at_end(range); now.advance(range, kAttentionTile)) {
-    const int64_t h = now.head, row = now.row, head = OwnKeys ? h : group,
-                  lines = (b * p.n.heads + h) * p.n.queries;
+  for (BackwardCursor now(range); !now.at_end(range); now.advance(range)) {
+    const int64_t h = now.head, row = static_cast<int64_t>(now.tile) * kAttentionTile,
+                  head = OwnKeys ? h : group, lines = (b * p.n.heads + h) * p.n.queries;
     const FmaRows<S> y1(OwnKeys ? p.q : p.k, b, head, row, others),
         y2(OwnKeys ? p.dout : p.v, b, head, row, others);
     T scores[kAttentionEach][kAttentionEach], grads[kAttentionEach][kAttentionEach] = {};

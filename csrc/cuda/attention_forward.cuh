@@ -16,8 +16,8 @@ constexpr int kAttentionThreads = 128, kAttentionWarps = kAttentionThreads / kWa
 template <int Planes, int D>
 struct ForwardShape {
   static constexpr int kTall = Planes == 1 && D <= 128 ? 2 : 1;
-  static constexpr int kKeys = D > 64 ? 32 : 64;
-  static constexpr int kStages = Planes > 1 ? 2 : D > 128 ? 3 : 4;
+  static constexpr int kKeys = D > 128 ? 16 : D > 64 ? 32 : 64;
+  static constexpr int kStages = Planes > 1 ? 2 : 4;
   static constexpr int kRows = 16 * kTall * kAttentionWarps;
 };
 
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
   const int64_t tile = p.tiles - 1 - blockIdx.x % p.tiles, h = blockIdx.x / p.tiles % p.n.heads,
                 b = blockIdx.x / p.tiles / p.n.heads, group = p.n.group_of(h);
   if (p.unfit && p.unfit[b * p.n.groups + group]) return;
-  const int64_t first = tile * Shape::kRows, end = p.n.key_end(first + Shape::kRows);
+  const int64_t first = static_cast<int64_t>(tile) * Shape::kRows, end = p.n.key_end(first + Shape::kRows);
   const int row0 = warp() * 16 * kTall, g = lane() / 4, t = lane() % 4;
 
   // Counts of tiles fit into 32 bits: so many would be terabytes.
@@ -91,7 +91,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
     const int64_t key = static_cast<int64_t>(step) * Shape::kKeys;
     const bool plain = p.mask.plain(first, first + Shape::kRows, key + Shape::kKeys);
     const auto mask_of = [&](int i) {
-      return TileMask<false, kWide>{p.mask, b, h, first + row0 + 16 * i, key, plain};
+      return TileMask<false, kWide>{
+          p.mask, static_cast<int>(b), static_cast<int>(h), first + row0 + 16 * i, key, plain};
     };
     typename TileMask<false, kWide>::Elements elements[kTall];
 #pragma unroll
@@ -109,10 +110,11 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
         for (int e = 0; e < 4; ++e) out[i][n][e] *= decay[e / 2];
       }
       if (p.mask.drops) {
+        const float* const factors = elements[i].late_factors();
 #pragma unroll
         for (int j = 0; j < kWide; ++j) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) scores[i][j][e] *= elements[i].factors[4 * j + e];
+          for (int e = 0; e < 4; ++e) scores[i][j][e] *= factors[4 * j + e];
         }
       }
     }

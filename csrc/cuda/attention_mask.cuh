@@ -8,6 +8,7 @@
 #include "common/attention.h"
 #include "cuda/device.cuh"
 #include "cuda/philox.cuh"
+#include "cuda/ptx/opaque.cuh"
 
 namespace fastdl::cuda {
 
@@ -89,7 +90,8 @@ struct AttentionMask {
 template <bool OwnKeys, int Wide>
 struct TileMask {
   const AttentionMask<float>& mask;
-  int64_t b, h, first, stream;
+  int b, h;
+  int64_t first, stream;
   bool plain;
 
   __device__ __forceinline__ int64_t query(int64_t row, int64_t column) const {
@@ -105,6 +107,10 @@ struct TileMask {
   // To be asked for before the products, when fewer registers are taken.
   struct Elements {
     float terms[4 * Wide], factors[4 * Wide];
+
+    // Read after what stands before in the program: earlier, they would take those registers after all.
+    __device__ __forceinline__ const float* late_terms() const { return terms + ptx::opaque(0u); }
+    __device__ __forceinline__ const float* late_factors() const { return factors + ptx::opaque(0u); }
   };
   __device__ __forceinline__ void load(Elements& elements) const {
     if (mask.data) each([&](int64_t i, int64_t j) { return mask.term(b, h, i, j); }, elements.terms);
@@ -135,11 +141,12 @@ struct TileMask {
       }
     }
     if (!mask.data) return;
+    const float* const terms = elements.late_terms();
 #pragma unroll
     for (int j = 0; j < Wide; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        scores[j][e] = AttentionMask<float>::with_term(scores[j][e], elements.terms[4 * j + e]);
+        scores[j][e] = AttentionMask<float>::with_term(scores[j][e], terms[4 * j + e]);
     }
   }
 

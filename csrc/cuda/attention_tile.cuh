@@ -179,9 +179,11 @@ struct AttentionOut {
         head(v.strides[1]),
         row(v.strides[2]),
         column(v.strides[3]) {}
+  __device__ __forceinline__ int64_t at(int64_t b, int64_t h, int64_t i) const {
+    return b * batch + h * head + i * row;
+  }
   template <class H>
-  __device__ __forceinline__ void store(int64_t b, int64_t h, int64_t i, int64_t c, float x) const {
-    const int64_t at = b * batch + h * head + i * row + c * column;
+  __device__ __forceinline__ void store(int64_t at, float x) const {
     if (float32) static_cast<float*>(data)[at] = x;
     else static_cast<H*>(data)[at] = narrow<H>(x);
   }
@@ -192,19 +194,21 @@ template <class H, int D>
 __device__ __forceinline__ void store_rows(const AttentionOut& out, const float (&sums)[D / 8][4],
                                            const float (&factor)[2], int64_t b, int64_t h, int64_t first,
                                            int64_t rows, int64_t features) {
-  const int g = lane() / 4, t = lane() % 4;
+  const int64_t i = first + lane() / 4, c = lane() % 4 * 2;
+  const int left = static_cast<int>(features - c);
+  const bool in[2] = {i < rows, i + 8 < rows};
+  // Stepping on: offsets worked out beforehand would take more registers than there are.
+  int64_t at = out.at(b, h, i) + c * out.column;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t i = first + g + 8 * half;
-    if (i >= rows) continue;
+  for (int n = 0; n < D / 8; ++n) {
 #pragma unroll
-    for (int n = 0; n < D / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int c = 8 * n + 2 * t + e;
-        if (c < features) out.store<H>(b, h, i, c, sums[n][2 * half + e] * factor[half]);
+    for (int e = 0; e < 2; ++e) {
+      if (8 * n + e < left) {
+        if (in[0]) out.template store<H>(at + e * out.column, sums[n][e] * factor[0]);
+        if (in[1]) out.template store<H>(at + e * out.column + 8 * out.row, sums[n][2 + e] * factor[1]);
       }
     }
+    at += 8 * out.column;
   }
 }
 
