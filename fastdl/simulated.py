@@ -177,19 +177,19 @@ class Kernels:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._module, name)
-        if isinstance(found, type):
-            kept = found
-        else:
-            host = self._on_the_host.get(name)
-
-            def kept(*args: Any) -> Any:
-                for i, x in enumerate(args):
-                    if i != host:
-                        _check_array(x)
-                return found(*args)
-
+        kept = found if isinstance(found, type) else self._checked(found, self._on_the_host.get(name))
         setattr(self, name, kept)
         return kept
+
+    @staticmethod
+    def _checked(kernel: Any, host: int | None) -> Any:
+        def call(*args: Any) -> Any:
+            for i, x in enumerate(args):
+                if i != host:
+                    _check_array(x)
+            return kernel(*args)
+
+        return call
 
 
 def _check_array(x: Any) -> None:
