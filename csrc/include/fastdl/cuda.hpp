@@ -81,6 +81,8 @@ FASTDL_CUDA_CHECKED(prelu_forward);
 FASTDL_CUDA_CHECKED(prelu_backward);
 FASTDL_CUDA_CHECKED(arithmetic);
 FASTDL_CUDA_CHECKED(dropout);
+FASTDL_CUDA_CHECKED(attention_forward);
+FASTDL_CUDA_CHECKED(attention_backward);
 FASTDL_CUDA_CHECKED(embedding_forward);
 FASTDL_CUDA_CHECKED(embedding_backward);
 FASTDL_CUDA_CHECKED(embedding_renorm);
