@@ -292,15 +292,16 @@ template <class S>
 __global__ void __launch_bounds__(256)
     conv_gather_combine(int64_t parts, const __grid_constant__ ConvGather<S> p,
                         const __grid_constant__ GemmEnd<S> end) {
-  const int64_t size = p.items() * p.most_rows * p.columns,
-                step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step) {
+  const int64_t size = p.items() * p.most_rows * p.columns, step = static_cast<int64_t>(gridDim.x) * 256;
+#pragma unroll 1
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < size; i += step) {
     const int64_t column = i % p.columns, row = i / p.columns % p.most_rows,
                   item = i / p.columns / p.most_rows;
     const ConvLattice& l = p.lattice[item % p.lattices];
     const int64_t image = row / l.positions();
     if (image >= p.images) continue;
     compute_t<S> sum = 0;
+#pragma unroll 1
     for (int64_t part = 0; part < parts; ++part) sum += p.partial[part * size + i];
     const GatherRow r = locate(p, l, image, static_cast<uint32_t>(row - image * l.positions()));
     end.store(r.out, r.residual, 0, item / p.lattices * p.columns + column, sum);
