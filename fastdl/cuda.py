@@ -6,7 +6,7 @@ Everything runs on CuPy's current stream and device (``cupy.cuda.Stream``, ``cup
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -146,6 +146,9 @@ def synchronize(device: Any = None) -> None:
     from .device import _loaded
 
     if "cuda-sim" in _loaded:
+        from .simulated import wait
+
+        wait("synchronize()")
         _loaded["cuda-sim"].kernels.check()
     if "cuda" in _loaded:
         cupy = _cupy()
@@ -192,13 +195,17 @@ class graph:
     writing it into the tensors it reads (``x.copy_(batch)``); it returns the same tensors every time, with new
     contents. What Python decides is decided once: a learning rate, a branch, a shape.
 
+    On the host executor (``device="cuda-sim"``, the default where there is no GPU and that device is in use) there is
+    nothing to record: every call runs the function, and holds it to the same rules.
+
     Raises RuntimeError without a GPU, for a step that draws random numbers (each replay would draw the same ones), and
     for one that waits for the GPU (``item()``, ``print``) while it is recorded.
     """
 
-    def __init__(self, function: Callable[[], Any]):
+    def __init__(self, function: Callable[[], Any], device: Any = None):
         self._function = function
-        self._cupy = _cupy()
+        self._simulated = _graph_device(device) == "cuda-sim"
+        self._cupy: Any = None if self._simulated else _cupy()
         self._graph: Any = None
         self._pool: Any = None  # the memory the recording works on: nobody else gets it
         self._result: Any = None
@@ -208,28 +215,70 @@ class graph:
         if not self._warm:
             self._warm = True
             return self._function()
+        if self._simulated:
+            return self._rerun()
         if self._graph is None:
             self._graph = self._record()
         self._graph.launch()
         return self._result
 
+    def _rerun(self) -> Any:
+        """A call on the host executor: the results go into the tensors of the first recording."""
+        from .simulated import recording
+
+        with recording(), _without_random_numbers():
+            result = self._function()
+        if self._graph is None:
+            self._graph, self._result = self._function, result
+        else:
+            _overwrite(self._result, result)
+        return self._result
+
     def _record(self) -> Any:
         cupy = self._cupy
         self._pool = cupy.cuda.MemoryPool()
-        before = random.position()
         stream = cupy.cuda.Stream(non_blocking=True)
         cupy.cuda.get_current_stream().synchronize()
         with cupy.cuda.using_allocator(self._pool.malloc), stream:
             stream.begin_capture()
             try:
-                self._result = self._function()
+                with _without_random_numbers():
+                    self._result = self._function()
             except BaseException:
                 with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
                     stream.end_capture()
                 raise
-            recorded = stream.end_capture()
-        if random.position() != before:
-            raise RuntimeError(
-                "cuda.graph: the step draws random numbers; each replay would draw the same ones"
-            )
-        return recorded
+            return stream.end_capture()
+
+
+def _graph_device(device: Any) -> str:
+    """The kind of device that a graph is for: the one named, else a GPU, else the executor if it is in use."""
+    from .device import _loaded
+    from .device import device as Device
+
+    if device is not None:
+        return Device(device).type
+    return "cuda-sim" if "cuda-sim" in _loaded and not is_available() else "cuda"
+
+
+@contextlib.contextmanager
+def _without_random_numbers() -> Iterator[None]:
+    before = random.position()
+    yield
+    if random.position() != before:
+        raise RuntimeError("cuda.graph: the step draws random numbers; each replay would draw the same ones")
+
+
+def _overwrite(kept: Any, new: Any) -> None:
+    """The contents of new results for tensors that were given out before."""
+    from .autograd import TensorBase
+
+    if isinstance(kept, TensorBase):
+        if kept._data is not new._data:
+            kept._data[...] = new._data
+    elif isinstance(kept, dict):
+        for key, value in kept.items():
+            _overwrite(value, new[key])
+    elif isinstance(kept, list | tuple):
+        for a, b in zip(kept, new, strict=True):
+            _overwrite(a, b)

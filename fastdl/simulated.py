@@ -7,6 +7,8 @@ array that was forgotten on the CPU shows in tests on a machine without one: it 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -26,7 +28,30 @@ def from_numpy(array: np.ndarray, index: int | None = None) -> SimArray:
 
 def to_numpy(array: SimArray) -> np.ndarray:
     """A copy for the CPU."""
+    wait("a copy to the CPU")
     return array.view(_ndarray).copy("K")
+
+
+_recorded = 0  # recordings of a graph that are under way (fastdl.cuda.graph)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """What would wait for a GPU raises meanwhile, as it does while CUDA records a stream."""
+    global _recorded
+    _recorded += 1
+    try:
+        yield
+    finally:
+        _recorded -= 1
+
+
+def wait(what: str) -> None:
+    """Called where a GPU's results would have to be waited for. Raises RuntimeError while a graph is recorded."""
+    if _recorded:
+        raise RuntimeError(
+            f"cuda.graph: {what} waits for the device, which a step that is recorded cannot do"
+        )
 
 
 class SimArray(np.ndarray):
@@ -124,6 +149,21 @@ for _name in (  # those that NumPy would answer with a scalar or an array of its
     *("trace", "var"),
 ):  # fmt: skip
     setattr(SimArray, _name, _method(_name))
+
+
+def _waiting(name: str) -> Any:
+    function = getattr(_ndarray, name)
+
+    def method(self: SimArray, *args: Any) -> Any:
+        wait(f"{name.strip('_')}()")
+        return function(self, *args)
+
+    method.__name__ = name
+    return method
+
+
+for _name in ("__bool__", "__complex__", "__float__", "__index__", "__int__", "item", "tolist"):
+    setattr(SimArray, _name, _waiting(_name))
 
 
 def empty(shape: Any, dtype: Any) -> SimArray:

@@ -51,6 +51,9 @@ class Core(types.ModuleType):
         self.get_float32_precision = self._cuda.get_float32_precision
         self.set_float32_precision = self._cuda.set_float32_precision
 
+    def __dir__(self):
+        return dir(self._cpu)
+
     def __getattr__(self, name):
         if name.startswith("_") or not hasattr(self._cpu, name):
             raise AttributeError(name)

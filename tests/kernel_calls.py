@@ -396,8 +396,12 @@ class Cases:
 
     # optim
     def norm(self):
-        return [[self.x(*self.sizes(2)), self.x(self.size())], 2.0]
+        return [[self.x(*self.sizes(2)), self.x(self.size())], 2.0, Out(dtype=np.float64)]
 
     def scale(self):
         shape = self.sizes(2)
         return [[Out(*shape, values=self.x(*shape)), Out(3, values=self.x(3))], 0.5]
+
+    def clip_norm(self):
+        tensors, _ = self.scale()
+        return [tensors, 0.5, np.array(self.rng.uniform(0.1, 3))]

@@ -427,7 +427,7 @@ def test_what_is_missing(monkeypatch):
     from fastdl import cuda
 
     if not cuda.is_available():
-        for call in (cuda.current_stream, cuda.get_device_name, lambda: cuda.graph(lambda: None)):
+        for call in (cuda.current_stream, cuda.get_device_name, lambda: cuda.graph(lambda: None, "cuda")):
             with pytest.raises(RuntimeError, match="device 'cuda' is not available: "):
                 call()
         x = fastdl.ones(2)

@@ -236,6 +236,14 @@ struct Arrays {
   int32_t count() const { return static_cast<int32_t>(list.size()); }
 };
 
+// Where a float64 scalar of the device is.
+double* scalar(const Array& array) {
+  const fastdl_tensor* t = array.get();
+  if (!t || t->ndim != 0) throw py::value_error("norm: expected an array of shape ()");
+  if (t->dtype.code != FASTDL_FLOAT || t->dtype.bits != 64) throw py::type_error("norm: expected float64");
+  return static_cast<double*>(t->data);
+}
+
 }  // namespace
 
 void bind_optim(py::module_& m) {
@@ -248,15 +256,19 @@ void bind_optim(py::module_& m) {
       .def("adam", &ParameterGroup::adam)
       .def("adagrad", &ParameterGroup::adagrad)
       .def("rmsprop", &ParameterGroup::rmsprop);
-  m.def("norm", [](const py::list& tensors, double p) {
+  m.def("norm", [](const py::list& tensors, double p, Out norm) {
     const Arrays a(tensors);
-    double result = 0;
-    run([&] { return fastdl_norm(nullptr, a.count(), a.list.data(), p, &result); });
-    return result;
+    double* const result = scalar(norm);
+    run([&] { return fastdl_norm(nullptr, a.count(), a.list.data(), p, result); });
   });
   m.def("scale", [](const py::list& tensors, double factor) {
     const Arrays a(tensors);
     run([&] { return fastdl_scale(nullptr, a.count(), a.list.data(), factor); });
+  });
+  m.def("clip_norm", [](const py::list& tensors, double max_norm, In norm) {
+    const Arrays a(tensors);
+    const double* const found = scalar(norm);
+    run([&] { return fastdl_clip_norm(nullptr, a.count(), a.list.data(), max_norm, found); });
   });
 }
 

@@ -24,7 +24,18 @@ int64_t batch_stride(const View& v, int from_last) {
   return dim < 0 || v.shape[dim] == 1 ? 0 : v.strides[dim];
 }
 
-}  // namespace
+// Gives 1-d operands their missing dim, in out (and residual) too.
+void add_missing_dims(View& a, View& b, View& out, std::optional<View>& residual) {
+  if (a.ndim > 1 && b.ndim > 1) return;
+  const bool row = a.ndim == 1, column = b.ndim == 1;
+  if (row) insert_dim(a, 0);
+  if (column) insert_dim(b, 1);
+  for (View* v : {&out, residual ? &*residual : nullptr}) {
+    if (!v) continue;
+    if (column) insert_dim(*v, v->ndim);
+    if (row && v->ndim >= 1) insert_dim(*v, v->ndim - 1);
+  }
+}
 
 fastdl_matmul_options matmul_options(const fastdl_matmul_options* given, const char* op) {
   const auto o = read_options(given, fastdl_matmul_options FASTDL_MATMUL_OPTIONS_INIT, op);
@@ -32,6 +43,28 @@ fastdl_matmul_options matmul_options(const fastdl_matmul_options* given, const c
                FASTDL_ERROR_VALUE, "%s: unknown activation kind %d", op, o.activation.kind);
   return o;
 }
+
+// A result: of the operands' dtype, or float32 where they are 16-bit ones.
+View result_view(const fastdl_tensor* t, DType dtype, const char* op, const char* name) {
+  const bool wide = is_narrow(dtype) && t && t->dtype.code == FASTDL_FLOAT && t->dtype.bits == 32;
+  return out_view(t, wide ? DType::kFloat32 : dtype, op, name);
+}
+
+// Views of a and the operands that go with it; `b` of dtype b_dtype, or of a's.
+check::Matmul operands(const char* op, const fastdl_tensor* a, const fastdl_tensor* b, const char* b_name,
+                       const DType* b_dtype, const fastdl_tensor* bias, const fastdl_tensor* residual,
+                       const fastdl_tensor* out) {
+  check::Matmul m{};
+  m.op = op;
+  m.a = any_float_view(a, op, "a");
+  m.b = view_like(b, b_dtype ? *b_dtype : m.a.dtype, op, b_name);
+  m.out = result_view(out, m.a.dtype, op, "out");
+  if (bias) m.bias = view_like(bias, m.a.dtype, op, "bias");
+  if (residual) m.residual = view_like(residual, m.a.dtype, op, "residual");
+  return m;
+}
+
+}  // namespace
 
 MatmulProblem matmul_problem(const View& a, const View& b, const View& out, const View* residual,
                              const char* op) {
@@ -67,23 +100,6 @@ MatmulProblem matmul_problem(const View& a, const View& b, const View& out, cons
   return p;
 }
 
-void add_missing_dims(View& a, View& b, View& out, View* residual) {
-  if (a.ndim > 1 && b.ndim > 1) return;
-  const bool row = a.ndim == 1, column = b.ndim == 1;
-  if (row) insert_dim(a, 0);
-  if (column) insert_dim(b, 1);
-  for (View* v : {&out, residual}) {
-    if (!v) continue;
-    if (column) insert_dim(*v, v->ndim);
-    if (row && v->ndim >= 1) insert_dim(*v, v->ndim - 1);
-  }
-}
-
-View result_view(const fastdl_tensor* t, DType dtype, const char* op, const char* name) {
-  const bool wide = is_narrow(dtype) && t && t->dtype.code == FASTDL_FLOAT && t->dtype.bits == 32;
-  return out_view(t, wide ? DType::kFloat32 : dtype, op, name);
-}
-
 bool as_rows(const View& v, int64_t* rows, int64_t* row_stride) {
   *rows = 1;
   *row_stride = v.extent(-1);
@@ -103,6 +119,33 @@ bool as_rows(const View& v, int64_t* rows, int64_t* row_stride) {
 }
 
 namespace check {
+
+void Matmul::complete(const fastdl_matmul_options* given) {
+  add_missing_dims(a, b, out, residual);
+  options = matmul_options(given, op);
+  problem = matmul_problem(a, b, out, residual ? &*residual : nullptr, op);
+  FASTDL_CHECK(!bias || (bias->ndim <= 1 && bias->size() == problem.n), FASTDL_ERROR_SHAPE,
+               "%s: expected bias of shape (%lld,), got %s", op, static_cast<long long>(problem.n),
+               bias ? shape_string(*bias).c_str() : "");
+  if (residual) check_same_shape(out, "out", *residual, "residual", op);
+}
+
+Matmul matmul(const fastdl_tensor* a, const fastdl_tensor* b, const fastdl_tensor* bias,
+              const fastdl_tensor* residual, const fastdl_tensor* out, const fastdl_matmul_options* options) {
+  Matmul m = operands("matmul", a, b, "b", nullptr, bias, residual, out);
+  FASTDL_CHECK(m.a.ndim >= 1 && m.b.ndim >= 1, FASTDL_ERROR_SHAPE,
+               "%s: expected at least 1-d operands, got %s and %s", m.op, shape_string(m.a).c_str(),
+               shape_string(m.b).c_str());
+  m.complete(options);
+  return m;
+}
+
+Matmul matmul_packed(const fastdl_tensor* a, const fastdl_tensor* packed, DType stored,
+                     const fastdl_tensor* bias, const fastdl_tensor* residual, const fastdl_tensor* out) {
+  Matmul m = operands("matmul_packed", a, packed, "packed b", &stored, bias, residual, out);
+  FASTDL_CHECK(m.a.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected a to be at least 1-d", m.op);
+  return m;
+}
 
 LinearBackward linear_backward(const fastdl_tensor* grad_, const fastdl_tensor* saved_,
                                const fastdl_tensor* x_, const fastdl_tensor* weight_,

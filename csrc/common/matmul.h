@@ -1,12 +1,12 @@
 // Checked arguments of the matmul family, the same on every backend.
 #pragma once
 
+#include <optional>
+
 #include "common/view.h"
 #include "fastdl/matmul.h"
 
 namespace fastdl {
-
-fastdl_matmul_options matmul_options(const fastdl_matmul_options* given, const char* op);
 
 // The last two dims of every operand, and up to FASTDL_MAX_NDIM batch dims that broadcast over a and b.
 struct MatmulProblem {
@@ -20,16 +20,28 @@ struct MatmulProblem {
 MatmulProblem matmul_problem(const View& a, const View& b, const View& out, const View* residual,
                              const char* op);
 
-// Gives 1-d operands their missing dim, in out (and residual) too.
-void add_missing_dims(View& a, View& b, View& out, View* residual);
-
-// A result: of the operands' dtype, or float32 where they are 16-bit ones.
-View result_view(const fastdl_tensor* t, DType dtype, const char* op, const char* name);
-
 // The leading dims of v as one row dim. True if the strides allow it.
 bool as_rows(const View& v, int64_t* rows, int64_t* row_stride);
 
 namespace check {
+
+// After complete(): all operands at least 2-d, and the problem they make.
+struct Matmul {
+  const char* op;
+  View a, b, out;
+  std::optional<View> bias, residual;
+  fastdl_matmul_options options;
+  MatmulProblem problem;
+
+  // Gives 1-d operands their missing dim and checks options and shapes.
+  void complete(const fastdl_matmul_options* given);
+};
+Matmul matmul(const fastdl_tensor* a, const fastdl_tensor* b, const fastdl_tensor* bias,
+              const fastdl_tensor* residual, const fastdl_tensor* out, const fastdl_matmul_options* options);
+// To be completed once b's view of the packed elements, which are of dtype `stored`, has been given its
+// shape.
+Matmul matmul_packed(const fastdl_tensor* a, const fastdl_tensor* packed, DType stored,
+                     const fastdl_tensor* bias, const fastdl_tensor* residual, const fastdl_tensor* out);
 
 struct LinearBackward {
   View grad, saved, x, weight, grad_x, grad_weight, grad_bias;

@@ -105,4 +105,10 @@ void norm(double p, const double* norm) {
   FASTDL_CHECK(p > 0, FASTDL_ERROR_VALUE, "%s: expected p > 0, got %g", op, p);
 }
 
+void clip_norm(double max_norm, const double* norm) {
+  const char* op = "clip_norm";
+  FASTDL_CHECK(norm != nullptr, FASTDL_ERROR_VALUE, "%s: norm is NULL", op);
+  FASTDL_CHECK(max_norm >= 0, FASTDL_ERROR_VALUE, "%s: expected max_norm >= 0, got %g", op, max_norm);
+}
+
 }  // namespace fastdl::check

@@ -35,5 +35,6 @@ fastdl_rmsprop_options rmsprop(const fastdl_rmsprop_options* options, fastdl_ten
                                fastdl_tensor_list square_avgs, fastdl_tensor_list* avgs,
                                fastdl_tensor_list* buffers);
 void norm(double p, const double* norm);
+void clip_norm(double max_norm, const double* norm);
 
 }  // namespace fastdl::check

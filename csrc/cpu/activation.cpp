@@ -146,11 +146,8 @@ fastdl_status fastdl_activation_forward(fastdl_context* context, const fastdl_te
     const check::Activation a = check::activation_forward(x, out, activation);
     dispatch_storage(a.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(a.x, a.out)) return forward<S>(context, a.x, a.out, a.f);
-      const Contiguous xc(context, a.x);
-      ContiguousOut yc(context, a.out);
-      forward<S>(context, *xc, *yc, a.f);
-      yc.write_back();
+      in_one_layout<Memory>(
+          context, [&](const View& to, const View& from) { forward<S>(context, from, to, a.f); }, a.out, a.x);
     });
   });
 }
@@ -163,13 +160,12 @@ fastdl_status fastdl_activation_backward(fastdl_context* context, const fastdl_t
         check::activation_backward(grad_out, saved, grad_x, activation, from_output);
     dispatch_storage(a.grad_out.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(a.grad_out, a.saved) && same_dense_layout(a.grad_out, a.grad_x)) {
-        return backward<S>(context, a.grad_out, a.saved, a.grad_x, a.f, a.from_output);
-      }
-      const Contiguous dyc(context, a.grad_out), sc(context, a.saved);
-      ContiguousOut dxc(context, a.grad_x);
-      backward<S>(context, *dyc, *sc, *dxc, a.f, a.from_output);
-      dxc.write_back();
+      in_one_layout<Memory>(
+          context,
+          [&](const View& dx, const View& dy, const View& kept) {
+            backward<S>(context, dy, kept, dx, a.f, a.from_output);
+          },
+          a.grad_x, a.grad_out, a.saved);
     });
   });
 }
@@ -180,11 +176,9 @@ fastdl_status fastdl_elementary(fastdl_context* context, const fastdl_tensor* x,
     const check::Elementary e = check::elementary(x, out, kind);
     dispatch_storage(e.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(e.x, e.out)) return elementary<S>(context, e.x, e.out, kind);
-      const Contiguous xc(context, e.x);
-      ContiguousOut yc(context, e.out);
-      elementary<S>(context, *xc, *yc, kind);
-      yc.write_back();
+      in_one_layout<Memory>(
+          context, [&](const View& to, const View& from) { elementary<S>(context, from, to, kind); }, e.out,
+          e.x);
     });
   });
 }

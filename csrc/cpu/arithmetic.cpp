@@ -54,13 +54,12 @@ extern "C" fastdl_status fastdl_arithmetic(fastdl_context* context, const fastdl
     if (v.a.size() == 0) return;
     dispatch_storage(v.a.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(v.a, v.b) && same_dense_layout(v.a, v.out)) {
-        return arithmetic<S>(context, v.a, b ? &v.b : nullptr, number, v.out, kind);
-      }
-      const Contiguous ac(context, v.a), bc(context, v.b);
-      ContiguousOut oc(context, v.out);
-      arithmetic<S>(context, *ac, b ? &*bc : nullptr, number, *oc, kind);
-      oc.write_back();
+      in_one_layout<Memory>(
+          context,
+          [&](const View& to, const View& first, const View& second) {
+            arithmetic<S>(context, first, b ? &second : nullptr, number, to, kind);
+          },
+          v.out, v.a, v.b);
     });
   });
 }

@@ -4,8 +4,15 @@
 
 #include "common/narrow.h"
 #include "cpu/conv_plan.h"
+#include "cpu/kernels.h"
 
 namespace fastdl::cpu::conv {
+
+namespace winograd {
+inline const WinogradKernels& table() { return *kernels().conv->winograd; }
+inline const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
+inline int index(int64_t m) { return m == 4; }
+}  // namespace winograd
 
 // Tiles of mh x mw outputs, each the inverse transform of (mh + 2) x (mw + 2) points.
 struct WinogradTile {

@@ -16,6 +16,9 @@
 #include "cpu/round.h"
 
 namespace fastdl::cpu::conv {
+
+using namespace winograd;
+
 namespace {
 
 constexpr int64_t kChunkBytes = 8 << 20;  // transformed tiles at a time: they stay in the L3 cache
@@ -27,10 +30,6 @@ constexpr int64_t kTasks = 8;             // wanted, to balance a few threads
 constexpr int64_t kOwnBytes = 640 << 10, kShares = 8;  // see run_shares: sums that fit the L2 cache
 constexpr double kMostSums = 1 << 26;                  // in floats: 256 MiB
 constexpr float kLeastTerms = 16;                      // of a sum of products, see uneven()
-
-const WinogradKernels& table() { return *kernels().conv->winograd; }
-const GemmKernelsOf<float>& gemm_table() { return gemm_kernels_of<float>(*kernels().gemm); }
-int index(int64_t m) { return m == 4; }
 
 struct Plan {
   const Geometry& g;

@@ -29,22 +29,6 @@ void convert_row(int64_t n, const View& src, int64_t src_at, int64_t src_stride,
   });
 }
 
-size_t wide_bytes(const View& v) {
-  return is_narrow(v.dtype) ? static_cast<size_t>(v.size()) * sizeof(float) : 0;
-}
-
-View wide_at(const View& like, void* data) {
-  View v = like;
-  v.data = data;
-  v.dtype = DType::kFloat32;
-  int64_t stride = 1;
-  for (int i = v.ndim - 1; i >= 0; --i) {
-    v.strides[i] = stride;
-    stride *= v.shape[i];
-  }
-  return v;
-}
-
 // The dim along which both are densest: dst decides, since writes cost more.
 int inner_dim(const View& src, const View& dst) {
   int inner = src.ndim - 1;
@@ -85,30 +69,8 @@ void convert(Context* context, const View& src, const View& dst) {
 
 Float32Copy::Float32Copy(Context* context, const View& v)
     : workspace_(context, static_cast<size_t>(v.size()) * sizeof(float)),
-      view_(wide_at(v, workspace_.as<void>())) {
+      view_(contiguous_at(v, workspace_.as<void>(), true)) {
   convert(context, v, view_);
-}
-
-Computed::Computed(Context* context, const View& v)
-    : workspace_(context, wide_bytes(v)), contiguous_(context, is_narrow(v.dtype) ? View{} : v) {
-  if (!is_narrow(v.dtype)) {
-    view_ = *contiguous_;
-    return;
-  }
-  view_ = wide_at(v, workspace_.as<void>());
-  convert(context, v, view_);
-}
-
-ComputedOut::ComputedOut(Context* context, const View& v)
-    : context_(context),
-      target_(v),
-      workspace_(context, wide_bytes(v)),
-      contiguous_(context, is_narrow(v.dtype) ? View{} : v),
-      view_(is_narrow(v.dtype) ? wide_at(v, workspace_.as<void>()) : *contiguous_) {}
-
-void ComputedOut::write_back() {
-  if (is_narrow(target_.dtype)) convert(context_, view_, target_);
-  else contiguous_.write_back();
 }
 
 }  // namespace fastdl::cpu

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/gemm_batch.h"
 #include "cpu/gemm_end.h"
 #include "cpu/gemm_few_rows.h"
 #include "cpu/gemm_loops.h"
@@ -98,15 +99,6 @@ int64_t shared_split_bytes(const Context* context, const Gemm<T>& g, int64_t cou
 template <class T>
 void gemm_batched(Context* context, const Gemm<T>& g, const GemmBatch& batch) {
   if (batch.count == 0 || g.m == 0 || g.n == 0) return;
-  const auto item = [&](const Gemm<T>& base, int64_t i) {
-    Gemm<T> one = base;
-    one.a += i * batch.a;
-    if (one.b) one.b += i * batch.b;
-    one.c += i * batch.c;
-    if (one.end.residual) one.end.residual += i * batch.residual;
-    gemm(context, one);
-  };
-  const double cost = multiply_adds_cost(g.m, g.n, g.k);
   Gemm<T> base = g;
   // One B for all items: worth packing once if the items would each pack it.
   const bool one_b = batch.b == 0 && batch.count > 1;
@@ -125,14 +117,7 @@ void gemm_batched(Context* context, const Gemm<T>& g, const GemmBatch& batch) {
     pack_b(context, g.b, g.b_k, g.b_n, g.k, g.n, space.as<T>());
     base.packed_b = space.as<T>();
   }
-  if (batch.count >= 8 || cost < kSerialCost) {
-    const int64_t grain = std::max<int64_t>(1, static_cast<int64_t>(kSerialCost / 4 / (cost + 1)));
-    parallel_ranges(context, batch.count, grain, cost, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) item(base, i);
-    });
-  } else {
-    for (int64_t i = 0; i < batch.count; ++i) item(base, i);
-  }
+  gemm_items(context, base, batch, multiply_adds_cost(g.m, g.n, g.k));
 }
 
 template <class T>

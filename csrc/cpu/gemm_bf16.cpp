@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cpu/gemm_batch.h"
 #include "cpu/gemm_cut.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
@@ -330,16 +331,6 @@ void gemm(Context* context, const BGemm& g) {
 template <>
 void gemm_batched(Context* context, const BGemm& g, const GemmBatch& batch) {
   if (batch.count == 0 || g.m == 0 || g.n == 0) return;
-  const auto item = [&](const BGemm& base, int64_t i) {
-    BGemm one = base;
-    one.a += i * batch.a;
-    if (one.b) one.b += i * batch.b;
-    if (one.c) one.c += i * batch.c;
-    if (one.c32) one.c32 += i * batch.c;
-    if (one.end.residual) one.end.residual += i * batch.residual;
-    gemm(context, one);
-  };
-  const double cost = cost_of(g.m, g.n, g.k);
   BGemm base = g;
   const bool share = batch.b == 0 && batch.count > 1 && !g.packed_b && g.m > kFewRows;
   Workspace space(context, share ? static_cast<size_t>(packed_b_size<bfloat16>(g.k, g.n)) * 2 : 0);
@@ -347,14 +338,7 @@ void gemm_batched(Context* context, const BGemm& g, const GemmBatch& batch) {
     pack_b(context, g.b, g.b_k, g.b_n, g.k, g.n, space.as<bfloat16>());
     base.packed_b = space.as<bfloat16>();
   }
-  if (batch.count >= 8 || cost < kSerialCost) {
-    const int64_t grain = std::max<int64_t>(1, static_cast<int64_t>(kSerialCost / 4 / (cost + 1)));
-    parallel_ranges(context, batch.count, grain, cost, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) item(base, i);
-    });
-  } else {
-    for (int64_t i = 0; i < batch.count; ++i) item(base, i);
-  }
+  gemm_items(context, base, batch, cost_of(g.m, g.n, g.k));
 }
 
 template <>

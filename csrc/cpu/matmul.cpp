@@ -6,6 +6,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
+#include "cpu/gemm_batch.h"
 #include "cpu/gemm_split.h"
 #include "cpu/kernels.h"
 #include "cpu/matmul.h"
@@ -19,19 +20,13 @@ namespace {
 // Every batch dim but the innermost is a loop here; the innermost goes to the GEMM as a whole.
 template <class T>
 void run_batches(Context* context, const MatmulProblem& p, Gemm<T> g, int dim) {
-  if (dim + 1 < p.batch_ndim) {
-    for (int64_t i = 0; i < p.batch[dim]; ++i) {
-      run_batches(context, p, g, dim + 1);
-      g.a += p.strides[MatmulProblem::kA][dim];
-      if (g.b) g.b += p.strides[MatmulProblem::kB][dim];
-      advance_result(g, p.strides[MatmulProblem::kOut][dim]);
-      if (g.end.residual) g.end.residual += p.strides[MatmulProblem::kResidual][dim];
-    }
-    return;
-  }
   if (p.batch_ndim == 0) return gemm(context, g);
   const GemmBatch batch{p.batch[dim], p.strides[MatmulProblem::kA][dim], p.strides[MatmulProblem::kB][dim],
                         p.strides[MatmulProblem::kOut][dim], p.strides[MatmulProblem::kResidual][dim]};
+  if (dim + 1 < p.batch_ndim) {
+    for (int64_t i = 0; i < batch.count; ++i) run_batches(context, p, batch_item(g, batch, i), dim + 1);
+    return;
+  }
   if (g.m == 1) {  // the batch dim can serve as the row dim
     g.a_row = batch.a;
     g.ldc = batch.c;
@@ -46,24 +41,26 @@ void run_batches(Context* context, const MatmulProblem& p, Gemm<T> g, int dim) {
   gemm_batched(context, g, batch);
 }
 
+// The product of m's operands, which may have been exchanged for copies.
 template <class T>
-void run(Context* context, const View& a, const View& b, const View* bias, const View* residual,
-         const View& out, const fastdl_matmul_options& o, const MatmulProblem& p, const T* packed) {
-  Gemm<T> g{p.m,       p.n,          p.k,          a.as<T>(), a.stride(-2),  a.stride(-1),
-            b.as<T>(), b.stride(-2), b.stride(-1), nullptr,   out.stride(-2)};
-  set_result(g, out);
+void run(Context* context, const check::Matmul& m, const T* packed) {
+  const MatmulProblem& p = m.problem;
+  const View &a = m.a, &b = m.b;
+  Gemm<T> g{p.m,       p.n,          p.k,          a.as<T>(), a.stride(-2),    a.stride(-1),
+            b.as<T>(), b.stride(-2), b.stride(-1), nullptr,   m.out.stride(-2)};
+  set_result(g, m.out);
   g.packed_b = packed;
   if (packed) g.b = nullptr;
   if constexpr (std::is_same_v<T, float>) {
     if (packed && split_b_bytes(p.k, p.n)) g.split_b = packed + packed_b_size<float>(p.k, p.n);
   }
-  g.end.alpha = static_cast<compute_t<T>>(o.alpha);
-  g.end.beta = static_cast<compute_t<T>>(o.beta);
-  g.end.activation = o.activation;
-  if (bias) g.end.bias = bias->as<T>();
-  if (residual) {
-    g.end.residual = residual->as<T>();
-    g.end.ld_residual = residual->stride(-2);
+  g.end.alpha = static_cast<compute_t<T>>(m.options.alpha);
+  g.end.beta = static_cast<compute_t<T>>(m.options.beta);
+  g.end.activation = m.options.activation;
+  if (m.bias) g.end.bias = m.bias->as<T>();
+  if (m.residual) {
+    g.end.residual = m.residual->as<T>();
+    g.end.ld_residual = m.residual->stride(-2);
   }
   run_batches(context, p, g, 0);
 }
@@ -80,21 +77,17 @@ bool unit_rows(const View& v) { return v.ndim == 0 || v.extent(-1) <= 1 || v.str
 
 class UnitRows {
  public:
-  UnitRows(Context* context, const View* v, bool load)
-      : context_(context), space_(context, v && !unit_rows(*v) ? static_cast<size_t>(v->nbytes()) : 0) {
-    if (!v) return;
-    source_ = view_ = *v;
-    present_ = true;
-    if (unit_rows(*v)) return;
+  UnitRows(Context* context, const View& v, bool load)
+      : context_(context),
+        space_(context, unit_rows(v) ? 0 : static_cast<size_t>(v.nbytes())),
+        source_(v),
+        view_(v) {
+    if (unit_rows(v)) return;
     view_.data = space_.as<void>();
-    int64_t stride = 1;
-    for (int i = view_.ndim - 1; i >= 0; --i) {
-      view_.strides[i] = stride;
-      stride *= view_.shape[i];
-    }
+    set_c_strides(view_);
     if (load) copy(context, source_, view_);
   }
-  const View* get() const { return present_ ? &view_ : nullptr; }
+  const View& operator*() const { return view_; }
   void write_back() {
     if (view_.data != source_.data) copy(context_, view_, source_);
   }
@@ -103,35 +96,37 @@ class UnitRows {
   Context* context_;
   Workspace space_;
   View source_, view_;
-  bool present_ = false;
 };
 
-// All operands at least 2-d. `packed`: b's data in packed form; b then gives its shape only.
-void matmul(Context* context, const char* op, const View& a, const View& b, const View* bias,
-            const View* residual, const View& out, const fastdl_matmul_options& o,
-            const void* packed = nullptr) {
-  const MatmulProblem p = matmul_problem(a, b, out, residual, op);
-  FASTDL_CHECK(!bias || (bias->ndim <= 1 && bias->size() == p.n), FASTDL_ERROR_SHAPE,
-               "%s: expected bias of shape (%lld,), got %s", op, static_cast<long long>(p.n),
-               bias ? shape_string(*bias).c_str() : "");
-  if (residual) check_same_shape(out, "out", *residual, "residual", op);
-  if (out.size() == 0) return;
-  dispatch_products(a.dtype, [&](auto zero) {
+// The product by way of contiguous copies of whatever does not lie in rows of unit stride.
+template <class T>
+void run_copied(Context* context, check::Matmul m, const T* packed) {
+  UnitRows out(context, m.out, m.options.beta != 0);
+  std::optional<UnitRows> bias, residual;
+  if (m.bias) m.bias = *bias.emplace(context, *m.bias, true);
+  if (m.residual) m.residual = *residual.emplace(context, *m.residual, true);
+  m.out = *out;
+  m.problem = matmul_problem(m.a, m.b, m.out, m.residual ? &*m.residual : nullptr, m.op);
+  run(context, m, packed);
+  out.write_back();
+}
+
+// `packed`: b's data in packed form; b then gives its shape only.
+void matmul(Context* context, const check::Matmul& m, const void* packed = nullptr) {
+  if (m.out.size() == 0) return;
+  dispatch_products(m.a.dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* const panels = static_cast<const T*>(packed);
-    if (unit_rows(out) && (!residual || unit_rows(*residual)) && (!bias || unit_rows(*bias))) {
-      return run<T>(context, a, b, bias, residual, out, o, p, panels);
+    if (unit_rows(m.out) && (!m.residual || unit_rows(*m.residual)) && (!m.bias || unit_rows(*m.bias))) {
+      return run(context, m, panels);
     }
-    if (out.stride(-2) == 1 && !bias && !residual && !packed) {  // a transposed out is the transposed product
-      const View at = last_two_swapped(a), bt = last_two_swapped(b), ot = last_two_swapped(out);
-      return run<T>(context, bt, at, nullptr, nullptr, ot, o, matmul_problem(bt, at, ot, nullptr, op),
-                    nullptr);
+    if (m.out.stride(-2) == 1 && !m.bias && !m.residual && !packed) {  // the transposed product's out
+      check::Matmul t = m;
+      t.a = last_two_swapped(m.b), t.b = last_two_swapped(m.a), t.out = last_two_swapped(m.out);
+      t.problem = matmul_problem(t.a, t.b, t.out, nullptr, t.op);
+      return run(context, t, panels);
     }
-    UnitRows c(context, &out, o.beta != 0);
-    const UnitRows row(context, bias, true), plus(context, residual, true);
-    run<T>(context, a, b, row.get(), plus.get(), *c.get(), o, matmul_problem(a, b, *c.get(), plus.get(), op),
-           panels);
-    c.write_back();
+    run_copied(context, m, panels);
   });
 }
 
@@ -189,41 +184,35 @@ bool reads_out(const fastdl_matmul_options* o) {
 }
 
 // `packed` is of dtype `stored`: a's, or the 16-bit type from which a was widened.
-fastdl_status packed_product(Context* context, const fastdl_tensor* a_, const fastdl_tensor* packed_,
-                             DType stored, const fastdl_tensor* bias_, const fastdl_tensor* residual_,
-                             const fastdl_tensor* out_, const fastdl_matmul_options* options) {
+fastdl_status packed_product(Context* context, const fastdl_tensor* a, const fastdl_tensor* packed,
+                             DType stored, const fastdl_tensor* bias, const fastdl_tensor* residual,
+                             const fastdl_tensor* out, const fastdl_matmul_options* options) {
   return guarded([&] {
-    const char* op = "matmul_packed";
-    View a = any_float_view(a_, op, "a"), out = result_view(out_, a.dtype, op, "out");
-    const View packed = view_like(packed_, stored, op, "packed b");
-    View bias, residual, b;
-    if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
-    if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
-    FASTDL_CHECK(a.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected a to be at least 1-d", op);
+    check::Matmul m = check::matmul_packed(a, packed, stored, bias, residual, out);
+    const View panels = m.b;
     PackedHeader h{};
-    const bool sized = packed.ndim == 1 && packed.contiguous() && packed.nbytes() >= kHeaderBytes;
-    if (sized) std::memcpy(&h, packed.as<char>(), sizeof h);
+    const bool sized = panels.ndim == 1 && panels.contiguous() && panels.nbytes() >= kHeaderBytes;
+    if (sized) std::memcpy(&h, panels.as<char>(), sizeof h);
     FASTDL_CHECK(sized && std::memcmp(h.magic, kMagic, sizeof kMagic) == 0 &&
                      h.item_size == item_size(panel_dtype(stored)),
-                 FASTDL_ERROR_VALUE, "%s: packed b was not made by matmul_pack_b for %s", op,
+                 FASTDL_ERROR_VALUE, "%s: packed b was not made by matmul_pack_b for %s", m.op,
                  name_of(stored));
     FASTDL_CHECK(std::strncmp(h.isa, kernels().isa, sizeof h.isa) == 0, FASTDL_ERROR_VALUE,
-                 "%s: packed b was made for %s, but %s is in force; pack it again", op, h.isa, kernels().isa);
-    const int64_t most = packed.size();  // of what was packed, whatever the header says
+                 "%s: packed b was made for %s, but %s is in force; pack it again", m.op, h.isa,
+                 kernels().isa);
+    const int64_t most = panels.size();  // of what was packed, whatever the header says
     FASTDL_CHECK(h.k >= 0 && h.n >= 0 && (h.k == 0 || h.n <= most / h.k), FASTDL_ERROR_VALUE,
-                 "%s: packed b is damaged", op);
-    b.dtype = a.dtype;
-    b.ndim = 2;
-    b.shape[0] = h.k;
-    b.shape[1] = h.n;
-    b.strides[0] = h.n;
-    b.strides[1] = 1;
-    FASTDL_CHECK(packed.size() == packed_elements(h.k, h.n, stored), FASTDL_ERROR_SHAPE,
-                 "%s: packed b has %lld elements, expected %lld", op, static_cast<long long>(packed.size()),
+                 "%s: packed b is damaged", m.op);
+    FASTDL_CHECK(panels.size() == packed_elements(h.k, h.n, stored), FASTDL_ERROR_SHAPE,
+                 "%s: packed b has %lld elements, expected %lld", m.op, static_cast<long long>(panels.size()),
                  static_cast<long long>(packed_elements(h.k, h.n, stored)));
-    add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
-    matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
-           matmul_options(options, op), packed.as<char>() + kHeaderBytes);
+    m.b.dtype = m.a.dtype;
+    m.b.ndim = 2;
+    m.b.shape[0] = h.k;
+    m.b.shape[1] = h.n;
+    set_c_strides(m.b);
+    m.complete(options);
+    matmul(context, m, panels.as<char>() + kHeaderBytes);
   });
 }
 
@@ -242,28 +231,15 @@ using namespace fastdl::cpu;
 
 extern "C" {
 
-fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a_, const fastdl_tensor* b_,
-                            const fastdl_tensor* bias_, const fastdl_tensor* residual_,
-                            const fastdl_tensor* out_, const fastdl_matmul_options* options) {
-  if (is_narrow(a_) && !has_products(a_)) {
-    return in_float32("matmul", fastdl_matmul, context, reads(a_, "a"), reads(b_, "b"), reads(bias_, "bias"),
-                      reads(residual_, "residual"),
-                      or_float32(reads_out(options) ? updates(out_, "out") : writes(out_, "out")), options);
+fastdl_status fastdl_matmul(fastdl_context* context, const fastdl_tensor* a, const fastdl_tensor* b,
+                            const fastdl_tensor* bias, const fastdl_tensor* residual,
+                            const fastdl_tensor* out, const fastdl_matmul_options* options) {
+  if (is_narrow(a) && !has_products(a)) {
+    return in_float32("matmul", fastdl_matmul, context, reads(a, "a"), reads(b, "b"), reads(bias, "bias"),
+                      reads(residual, "residual"),
+                      or_float32(reads_out(options) ? updates(out, "out") : writes(out, "out")), options);
   }
-  return guarded([&] {
-    const char* op = "matmul";
-    View a = any_float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"),
-         out = result_view(out_, a.dtype, op, "out");
-    View bias, residual;
-    if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
-    if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
-    FASTDL_CHECK(a.ndim >= 1 && b.ndim >= 1, FASTDL_ERROR_SHAPE,
-                 "%s: expected at least 1-d operands, got %s and %s", op, shape_string(a).c_str(),
-                 shape_string(b).c_str());
-    add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
-    matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
-           matmul_options(options, op));
-  });
+  return guarded([&] { matmul(context, check::matmul(a, b, bias, residual, out, options)); });
 }
 
 fastdl_status fastdl_matmul_packed_b_size(fastdl_context*, const fastdl_tensor* b_, int64_t* elements) {

@@ -37,15 +37,5 @@ void set_result(Gemm<T>& g, const View& out) {
   }
   g.c = out.as<T>();
 }
-template <class T>
-void advance_result(Gemm<T>& g, int64_t elements) {
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    if (g.c32) {
-      g.c32 += elements;
-      return;
-    }
-  }
-  g.c += elements;
-}
 
 }  // namespace fastdl::cpu

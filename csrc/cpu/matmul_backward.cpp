@@ -99,11 +99,7 @@ void linear_backward(Context* context, const check::LinearBackward& l) {
   if (activated) {
     activation_gradient<T>(context, l.activation, grad, l.saved, space.as<T>());
     z_view.data = space.as<void>();
-    int64_t stride = 1;
-    for (int i = z_view.ndim - 1; i >= 0; --i) {
-      z_view.strides[i] = stride;
-      stride *= z_view.shape[i];
-    }
+    set_c_strides(z_view);
   }
   const Rows z(context, z_view);
   const T* const zp = z.data<T>();

@@ -162,4 +162,18 @@ fastdl_status fastdl_scale(fastdl_context* context, int32_t count, fastdl_tensor
     items.finish();
   });
 }
+
+fastdl_status fastdl_clip_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
+                               double max_norm, const double* norm) {
+  return guarded([&] {
+    check::clip_norm(max_norm, norm);
+    const double factor = max_norm / (*norm + 1e-6);
+    Items items(context, "clip_norm", count, {{tensors, "tensor", Use::kUpdate}});
+    if (factor >= 1) return;
+    items.for_pieces(context, [&](const Item&, int64_t, auto zero, auto* p, int64_t n) {
+      table<decltype(zero)>().scale(factor, n, p[0]);
+    });
+    items.finish();
+  });
+}
 }

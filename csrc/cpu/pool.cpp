@@ -8,101 +8,11 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/pool_plan.h"
 #include "cpu/tensor.h"
 
-namespace fastdl::cpu {
+namespace fastdl::cpu::pool {
 namespace {
-
-using Range = check::PoolWindow;
-
-// Consecutive windows along the last dimension with the same taps, each `step` after the one before.
-struct Run {
-  int64_t first, count, step;
-};
-
-// For each position along a dimension, the windows [first, last) that reach it (perhaps between taps).
-struct Reach {
-  std::vector<int32_t> first, last;
-  int64_t most() const {
-    int64_t n = 0;
-    for (size_t i = 0; i < first.size(); ++i) n = std::max<int64_t>(n, int64_t{last[i]} - first[i]);
-    return n;
-  }
-};
-
-struct Plan {
-  int64_t n, c, in[3], out[3];
-  std::vector<Range> ranges[3];
-  int64_t divisor;  // 0: by window
-  bool include_pad;
-
-  int64_t in_plane() const { return in[0] * in[1] * in[2]; }
-  int64_t out_plane() const { return out[0] * out[1] * out[2]; }
-  int64_t taps(int dim) const {
-    int64_t most = 0;
-    for (const Range& r : ranges[dim]) most = std::max(most, r.count);
-    return most;
-  }
-  int64_t taps() const { return taps(0) * taps(1) * taps(2); }
-};
-
-Plan make_plan(const check::PoolPlan& p) {
-  Plan plan{p.n, p.c, {}, {}, {}, p.divisor, p.include_pad};
-  for (int dim = 0; dim < 3; ++dim) {
-    plan.in[dim] = p.in[dim];
-    plan.out[dim] = p.out[dim];
-    for (int64_t o = 0; o < p.out[dim]; ++o) plan.ranges[dim].push_back(p.window(dim, o));
-  }
-  return plan;
-}
-
-std::vector<Run> runs_of(const std::vector<Range>& windows) {
-  std::vector<Run> runs;
-  for (size_t o = 0; o < windows.size(); ++o) {
-    const Range& w = windows[o];
-    if (!runs.empty()) {
-      Run& run = runs.back();
-      const Range &head = windows[static_cast<size_t>(run.first)], &before = windows[o - 1];
-      const int64_t step = w.begin - before.begin;
-      if (w.count == head.count && w.padded == head.padded && (run.count == 1 || step == run.step)) {
-        run.step = step;
-        ++run.count;
-        continue;
-      }
-    }
-    runs.push_back({static_cast<int64_t>(o), 1, 1});
-  }
-  return runs;
-}
-
-Reach reach_of(const std::vector<Range>& windows, int64_t in) {
-  Reach reach{std::vector<int32_t>(static_cast<size_t>(in), INT32_MAX),
-              std::vector<int32_t>(static_cast<size_t>(in), 0)};
-  for (size_t o = 0; o < windows.size(); ++o) {
-    const Range& w = windows[o];
-    for (int64_t k = 0; k < w.count; ++k) {
-      const auto at = static_cast<size_t>(w.begin + k * w.step);
-      reach.first[at] = std::min(reach.first[at], static_cast<int32_t>(o));
-      reach.last[at] = static_cast<int32_t>(o) + 1;
-    }
-  }
-  return reach;
-}
-
-double divisor_of(const Plan& p, const Range& d, const Range& h, const Range& w) {
-  if (p.divisor) return static_cast<double>(p.divisor);
-  return static_cast<double>(p.include_pad ? d.padded * h.padded * w.padded : d.count * h.count * w.count);
-}
-
-// Elementary operations of a row of `positions` with all channels, each touched `visits` times.
-double row_cost(const Plan& p, int64_t positions, int64_t visits) {
-  return static_cast<double>(positions * p.c * visits) * 0.25;
-}
-
-// Rows to a task: enough elements to be worth one.
-int64_t rows_per_task(const Plan& p, int64_t positions, int64_t visits) {
-  return std::max<int64_t>(1, 8192 / std::max<int64_t>(1, positions * p.c * visits));
-}
 
 // Tasks are groups of rows; where there are few rows, blocks of channels of rows.
 int64_t channel_block(const Plan& p, int64_t rows) {
@@ -187,93 +97,6 @@ void avg_forward(Context* context, const Plan& p, const S* x, S* out) {
       [&](int64_t to, int64_t n) { std::fill(out + to, out + to + n, S{}); });
 }
 
-// Calls body(the windows that reach a row of input positions, element of the first window of the sample,
-// element of the row, room for a pointer per row of windows) for all rows.
-template <class Body>
-void for_reaches(Context* context, const Plan& p, Body&& body) {
-  const Reach depth = reach_of(p.ranges[0], p.in[0]), height = reach_of(p.ranges[1], p.in[1]),
-              width = reach_of(p.ranges[2], p.in[2]);
-  const int64_t rows = p.in[0] * p.in[1], most = depth.most() * height.most();
-  const int64_t visits = std::max<int64_t>(1, most * width.most());
-  const auto part = [&](int64_t index, int64_t* starts, const void** room) {
-    const int64_t n = index / rows, row = index % rows;
-    const auto d = static_cast<size_t>(row / p.in[1]), h = static_cast<size_t>(row % p.in[1]);
-    int64_t count = 0;
-    for (int64_t i = depth.first[d]; i < depth.last[d]; ++i) {
-      for (int64_t j = height.first[h]; j < height.last[h]; ++j) {
-        starts[count++] = (i * p.out[1] + j) * p.out[2];
-      }
-    }
-    body(PoolReach{p.in[2], count, row * p.in[2], starts, width.first.data(), width.last.data(), p.c},
-         n * p.out_plane() * p.c, (n * p.in_plane() + row * p.in[2]) * p.c, room);
-  };
-  parallel_ranges(context, p.n * rows, rows_per_task(p, p.in[2], visits), 2 * row_cost(p, p.in[2], visits),
-                  [&](int64_t begin, int64_t end) {
-                    const size_t room = static_cast<size_t>(std::max<int64_t>(0, most));
-                    const Workspace starts(context, room * sizeof(int64_t));
-                    const Workspace pointers(context, room * sizeof(void*));
-                    for (int64_t index = begin; index < end; ++index) {
-                      part(index, starts.as<int64_t>(), pointers.as<const void*>());
-                    }
-                  });
-}
-
-template <class S>
-void max_backward(Context* context, const Plan& p, const S* dy, const int32_t* where, S* dx) {
-  const auto& table = table_for<S>(*kernels().pool);
-  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to, const void**) {
-    table.max_reach(row, dy + from, where + from, dx + to);
-  });
-}
-
-// What the gradient of each window is multiplied by: one array for every extent that windows have in depth
-// and height.
-template <class T>
-class Scales {
- public:
-  explicit Scales(const Plan& p) : plan_(p) {
-    for (const Range& d : p.ranges[0]) {
-      for (const Range& h : p.ranges[1]) {
-        index_.push_back(find(d, h));
-      }
-    }
-    for (auto& a : arrays_) pointers_.push_back(a.data());
-  }
-  // Of the row of windows that begins at window `start`.
-  const T* at(int64_t start) const { return pointers_[index_[static_cast<size_t>(start / plan_.out[2])]]; }
-
- private:
-  size_t find(const Range& d, const Range& h) {
-    const double extent = divisor_of(plan_, d, h, {0, 1, 1, 1});
-    for (size_t i = 0; i < extents_.size(); ++i) {
-      if (extents_[i] == extent) return i;
-    }
-    extents_.push_back(extent);
-    arrays_.emplace_back();
-    for (const Range& w : plan_.ranges[2])
-      arrays_.back().push_back(static_cast<T>(1 / divisor_of(plan_, d, h, w)));
-    return extents_.size() - 1;
-  }
-
-  const Plan& plan_;
-  std::vector<double> extents_;
-  std::vector<std::vector<T>> arrays_;
-  std::vector<const T*> pointers_;
-  std::vector<size_t> index_;
-};
-
-template <class S>
-void avg_backward(Context* context, const Plan& p, const S* dy, S* dx) {
-  using T = compute_t<S>;
-  const auto& table = table_for<S>(*kernels().pool);
-  const Scales<T> scales(p);
-  for_reaches(context, p, [&](const PoolReach& row, int64_t from, int64_t to, const void** room) {
-    const T** factors = reinterpret_cast<const T**>(room);
-    for (int64_t r = 0; r < row.rows; ++r) factors[r] = scales.at(row.starts[r]);
-    table.sum_reach(row, dy + from, factors, dx + to);
-  });
-}
-
 // Kernels count positions in int32; callers may hold int64 (torch's).
 class Indices {
  public:
@@ -307,9 +130,10 @@ class Indices {
 };
 
 }  // namespace
-}  // namespace fastdl::cpu
+}  // namespace fastdl::cpu::pool
 
 using namespace fastdl::cpu;
+using namespace fastdl::cpu::pool;
 
 extern "C" {
 

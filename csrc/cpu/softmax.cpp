@@ -85,18 +85,15 @@ using namespace fastdl::cpu;
 
 extern "C" {
 
-fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tensor* x,
+fastdl_status fastdl_softmax_forward(fastdl_context* context, const fastdl_tensor* x_,
                                      const fastdl_tensor* out, int32_t dim, int32_t kind) {
   return guarded([&] {
-    const check::Softmax s = check::softmax_forward(x, out, dim, kind);
+    const check::Softmax s = check::softmax_forward(x_, out, dim, kind);
     if (s.x.size() == 0) return;
     dispatch_storage(s.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(s.x, s.out)) return forward<S>(context, kind, s.x, s.out, s.dim);
-      const Contiguous xc(context, s.x);
-      ContiguousOut yc(context, s.out);
-      forward<S>(context, kind, *xc, *yc, s.dim);
-      yc.write_back();
+      in_one_layout<Memory>(
+          context, [&](const View& y, const View& x) { forward<S>(context, kind, x, y, s.dim); }, s.out, s.x);
     });
   });
 }
@@ -109,13 +106,12 @@ fastdl_status fastdl_softmax_backward(fastdl_context* context, const fastdl_tens
     if (s.grad_out.size() == 0) return;
     dispatch_storage(s.grad_out.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(s.grad_out, s.out) && same_dense_layout(s.grad_out, s.grad_x)) {
-        return backward<S>(context, kind, s.grad_out, s.out, s.grad_x, s.dim);
-      }
-      const Contiguous gc(context, s.grad_out), yc(context, s.out);
-      ContiguousOut dxc(context, s.grad_x);
-      backward<S>(context, kind, *gc, *yc, *dxc, s.dim);
-      dxc.write_back();
+      in_one_layout<Memory>(
+          context,
+          [&](const View& dx, const View& dy, const View& y) {
+            backward<S>(context, kind, dy, y, dx, s.dim);
+          },
+          s.grad_x, s.grad_out, s.out);
     });
   });
 }

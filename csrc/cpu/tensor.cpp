@@ -15,15 +15,6 @@ extern "C" const char* fastdl_last_error(void) { return fastdl::last_error(); }
 namespace fastdl::cpu {
 namespace {
 
-View contiguous_at(const View& like, void* data) {
-  View v = like;
-  v.data = data;
-  set_c_strides(v);
-  return v;
-}
-
-size_t scratch_bytes(const View& v) { return v.contiguous() ? 0 : static_cast<size_t>(v.nbytes()); }
-
 template <class T>
 void copy_rows(Context* context, const View& src, const View& dst) {
   // Innermost: the dim along which dst is densest, so that writes are sequential; the rest counts rows.
@@ -75,21 +66,6 @@ void copy(Context* context, const View& src, const View& dst) {
     default:
       return copy_rows<uint8_t>(context, src, dst);
   }
-}
-
-Contiguous::Contiguous(Context* context, const View& v) : workspace_(context, scratch_bytes(v)), view_(v) {
-  if (scratch_bytes(v) == 0) return;
-  view_ = contiguous_at(v, workspace_.as<void>());
-  copy(context, v, view_);
-}
-
-ContiguousOut::ContiguousOut(Context* context, const View& v)
-    : context_(context), target_(v), workspace_(context, scratch_bytes(v)), view_(v) {
-  if (scratch_bytes(v) != 0) view_ = contiguous_at(v, workspace_.as<void>());
-}
-
-void ContiguousOut::write_back() {
-  if (view_.data != target_.data) copy(context_, view_, target_);
 }
 
 }  // namespace fastdl::cpu

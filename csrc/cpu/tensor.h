@@ -1,6 +1,7 @@
 // What every family of the CPU needs to accept any strides: copies and contiguous stand-ins.
 #pragma once
 
+#include "common/stand_in.h"
 #include "common/view.h"
 #include "cpu/context.h"
 
@@ -11,33 +12,22 @@ using namespace fastdl;
 // Copies src into dst (same shape and dtype, any strides, no overlap), in parallel.
 void copy(Context* context, const View& src, const View& dst);
 
-// A C-contiguous view of `v`: `v` itself when it is contiguous, else a copy that lives as long as this
-// object.
-class Contiguous {
- public:
-  Contiguous(Context* context, const View& v);
-  const View& operator*() const { return view_; }
-  const View* operator->() const { return &view_; }
+// dst = src rounded to dst's dtype: same shape, no overlap, one of the two float32, the other bfloat16 or
+// float16; any strides.
+void convert(Context* context, const View& src, const View& dst);
 
- private:
-  Workspace workspace_;
-  View view_;
+struct Memory {
+  using Context = cpu::Context;
+  using Workspace = cpu::Workspace;
+  static bool in_place(const View& v) { return v.contiguous(); }
+  static void copy(Context* context, const View& src, const View& dst) { cpu::copy(context, src, dst); }
+  static void convert(Context* context, const View& src, const View& dst) { cpu::convert(context, src, dst); }
 };
 
-// A C-contiguous destination for `v`: `v` itself when contiguous, else scratch that write_back() copies to
-// `v`.
-class ContiguousOut {
- public:
-  ContiguousOut(Context* context, const View& v);
-  const View& operator*() const { return view_; }
-  const View* operator->() const { return &view_; }
-  void write_back();
-
- private:
-  Context* context_;
-  View target_;
-  Workspace workspace_;
-  View view_;
-};
+using Contiguous = StandIn<Memory, false>;
+using ContiguousOut = StandInOut<Memory, false>;
+// Parameters and statistics, which are few beside the data: in the type they are computed with.
+using Computed = StandIn<Memory, true>;
+using ComputedOut = StandInOut<Memory, true>;
 
 }  // namespace fastdl::cpu

@@ -7,19 +7,12 @@
 
 #include <cstdint>
 
+#include "common/activation_kinds.h"
 #include "common/gelu_fit.h"
 #include "cuda/device.cuh"
 #include "fastdl/activation.h"
 
 namespace fastdl::cuda {
-
-constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
-constexpr double kSeluScale = 1.0507009873554804934193349852946;
-constexpr double kGeluK = 0.79788456080286535588;  // sqrt(2 / pi)
-constexpr double kGeluCubic = 0.044715, kGeluMax = 30;
-// tanh(softplus(x)) = n / (n + 2) with n = e (e + 2), e = exp(x). Beyond kMishMax it is 1 and n^2 would
-// overflow.
-constexpr double kMishMax = 30;
 
 // max(low, x) and min(high, x) that give x when it is NaN.
 template <class T>
@@ -214,45 +207,10 @@ __device__ __forceinline__ T activation_gradient(T g, T s, T alpha, T beta) {
   }
 }
 
-template <int K>
-struct ActivationKind {
-  static constexpr int value = K;
-};
-
 // Calls f(ActivationKind<kind>{}): one switch for all values of a thread instead of one for each.
 template <class F>
 __device__ __forceinline__ void with_activation(int32_t kind, F&& f) {
-  switch (kind) {
-#define FASTDL_CASE(K)      \
-  case K:                   \
-    f(ActivationKind<K>{}); \
-    break;
-    FASTDL_CASE(FASTDL_ACT_RELU)
-    FASTDL_CASE(FASTDL_ACT_RELU6)
-    FASTDL_CASE(FASTDL_ACT_LEAKY_RELU)
-    FASTDL_CASE(FASTDL_ACT_ELU)
-    FASTDL_CASE(FASTDL_ACT_SELU)
-    FASTDL_CASE(FASTDL_ACT_CELU)
-    FASTDL_CASE(FASTDL_ACT_GELU)
-    FASTDL_CASE(FASTDL_ACT_GELU_TANH)
-    FASTDL_CASE(FASTDL_ACT_SILU)
-    FASTDL_CASE(FASTDL_ACT_MISH)
-    FASTDL_CASE(FASTDL_ACT_SOFTPLUS)
-    FASTDL_CASE(FASTDL_ACT_HARDSWISH)
-    FASTDL_CASE(FASTDL_ACT_HARDSIGMOID)
-    FASTDL_CASE(FASTDL_ACT_HARDTANH)
-    FASTDL_CASE(FASTDL_ACT_SIGMOID)
-    FASTDL_CASE(FASTDL_ACT_TANH)
-    FASTDL_CASE(FASTDL_ACT_LOGSIGMOID)
-    FASTDL_CASE(FASTDL_ACT_SOFTSIGN)
-    FASTDL_CASE(FASTDL_ACT_HARDSHRINK)
-    FASTDL_CASE(FASTDL_ACT_SOFTSHRINK)
-    FASTDL_CASE(FASTDL_ACT_TANHSHRINK)
-    FASTDL_CASE(FASTDL_ACT_THRESHOLD)
-#undef FASTDL_CASE
-    default:
-      f(ActivationKind<FASTDL_ACT_NONE>{});
-  }
+  FASTDL_SWITCH_ACTIVATION(kind, f)
 }
 
 // A fastdl_activation with its parameters in the type computed with.

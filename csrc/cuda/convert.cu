@@ -15,18 +15,6 @@ struct Identity {
   }
 };
 
-// Kernels choose the width of their accesses, and so the order of their sums, by shape alone: what does not
-// begin at a multiple of 16 bytes is copied, too.
-bool in_place(const View& v) { return v.contiguous() && reinterpret_cast<uintptr_t>(v.data) % 16 == 0; }
-size_t scratch_bytes(const View& v) { return in_place(v) ? 0 : static_cast<size_t>(v.nbytes()); }
-
-View contiguous_at(const View& like, void* data) {
-  View v = like;
-  v.data = data;
-  set_c_strides(v);
-  return v;
-}
-
 }  // namespace
 
 void copy(Context* context, const View& src, const View& dst) {
@@ -57,55 +45,6 @@ void convert(Context* context, const View& src, const View& dst) {
         map<To, From>(context, Identity{}, dst, src);
     });
   });
-}
-
-Contiguous::Contiguous(Context* context, const View& v) : workspace_(context, scratch_bytes(v)), view_(v) {
-  if (scratch_bytes(v) == 0) return;
-  view_ = contiguous_at(v, workspace_.as<void>());
-  copy(context, v, view_);
-}
-
-ContiguousOut::ContiguousOut(Context* context, const View& v)
-    : context_(context), target_(v), workspace_(context, scratch_bytes(v)), view_(v) {
-  if (scratch_bytes(v) != 0) view_ = contiguous_at(v, workspace_.as<void>());
-}
-
-void ContiguousOut::write_back() {
-  if (view_.data != target_.data) copy(context_, view_, target_);
-}
-
-namespace {
-
-bool is_computed(const View& v) { return !v.data || (!is_narrow(v.dtype) && in_place(v)); }
-size_t computed_bytes(const View& v) {
-  return is_computed(v) ? 0 : static_cast<size_t>(v.size() * (is_narrow(v.dtype) ? 4 : item_size(v.dtype)));
-}
-View computed_view(const View& v, void* scratch) {
-  if (is_computed(v)) return v;
-  View wide = contiguous_at(v, scratch);
-  if (is_narrow(v.dtype)) wide.dtype = DType::kFloat32;
-  return wide;
-}
-void copy_or_convert(Context* context, const View& from, const View& to) {
-  if (from.dtype == to.dtype) copy(context, from, to);
-  else convert(context, from, to);
-}
-
-}  // namespace
-
-Computed::Computed(Context* context, const View& v)
-    : workspace_(context, computed_bytes(v)), view_(computed_view(v, workspace_.as<void>())) {
-  if (!is_computed(v)) copy_or_convert(context, v, view_);
-}
-
-ComputedOut::ComputedOut(Context* context, const View& v)
-    : context_(context),
-      target_(v),
-      workspace_(context, computed_bytes(v)),
-      view_(computed_view(v, workspace_.as<void>())) {}
-
-void ComputedOut::write_back() {
-  if (!is_computed(target_)) copy_or_convert(context_, view_, target_);
 }
 
 }  // namespace fastdl::cuda

@@ -1,7 +1,5 @@
 #include "common/matmul.h"
 
-#include <optional>
-
 #include "cuda/activation.h"
 #include "cuda/gemm.h"
 #include "cuda/matmul.h"
@@ -11,25 +9,21 @@
 namespace fastdl::cuda {
 namespace {
 
-// All operands at least 2-d.
-void matmul(Context* context, const char* op, const View& a, const View& b, const View* bias,
-            const View* residual, const View& out, const fastdl_matmul_options& o) {
-  const MatmulProblem p = matmul_problem(a, b, out, residual, op);
-  FASTDL_CHECK(!bias || (bias->ndim <= 1 && bias->size() == p.n), FASTDL_ERROR_SHAPE,
-               "%s: expected bias of shape (%lld,), got %s", op, static_cast<long long>(p.n),
-               bias ? shape_string(*bias).c_str() : "");
-  if (residual) check_same_shape(out, "out", *residual, "residual", op);
+void matmul(Context* context, const check::Matmul& m) {
+  const MatmulProblem& p = m.problem;
+  const View &a = m.a, &b = m.b;
+  const auto &bias = m.bias, &residual = m.residual;
   dispatch_storage(a.dtype, [&](auto zero) {
     using S = decltype(zero);
     Gemm<S> g = product<S>(p.m, p.n, p.k, a.as<S>(), a.stride(-2), a.stride(-1), b.as<S>(), b.stride(-2),
-                           b.stride(-1), out);
+                           b.stride(-1), m.out);
     if (bias) g.bias = bias->as<S>(), g.bias_stride = bias->ndim == 0 ? 0 : bias->stride(-1);
     if (residual) {
       g.residual = residual->as<S>();
       g.residual_row = residual->stride(-2), g.residual_column = residual->stride(-1);
     }
-    g.alpha = o.alpha, g.beta = o.beta;
-    g.activation = o.activation;
+    g.alpha = m.options.alpha, g.beta = m.options.beta;
+    g.activation = m.options.activation;
     g.batch.ndim = p.batch_ndim;
     for (int i = 0; i < p.batch_ndim; ++i) {  // the problem has them outermost first
       const int dim = p.batch_ndim - 1 - i;
@@ -57,23 +51,10 @@ using namespace fastdl::cuda;
 
 extern "C" {
 
-fastdl_status fastdl_cuda_matmul(fastdl_context* context, const fastdl_tensor* a_, const fastdl_tensor* b_,
-                                 const fastdl_tensor* bias_, const fastdl_tensor* residual_,
-                                 const fastdl_tensor* out_, const fastdl_matmul_options* options) {
-  return guarded([&] {
-    const char* op = "matmul";
-    View a = any_float_view(a_, op, "a"), b = view_like(b_, a.dtype, op, "b"),
-         out = result_view(out_, a.dtype, op, "out");
-    View bias, residual;
-    if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
-    if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
-    FASTDL_CHECK(a.ndim >= 1 && b.ndim >= 1, FASTDL_ERROR_SHAPE,
-                 "%s: expected at least 1-d operands, got %s and %s", op, shape_string(a).c_str(),
-                 shape_string(b).c_str());
-    add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
-    matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
-           matmul_options(options, op));
-  });
+fastdl_status fastdl_cuda_matmul(fastdl_context* context, const fastdl_tensor* a, const fastdl_tensor* b,
+                                 const fastdl_tensor* bias, const fastdl_tensor* residual,
+                                 const fastdl_tensor* out, const fastdl_matmul_options* options) {
+  return guarded([&] { matmul(context, check::matmul(a, b, bias, residual, out, options)); });
 }
 
 fastdl_status fastdl_cuda_matmul_packed_b_size(fastdl_context*, const fastdl_tensor* b_, int64_t* elements) {
@@ -100,26 +81,22 @@ fastdl_status fastdl_cuda_matmul_pack_b(fastdl_context* context, const fastdl_te
   });
 }
 
-fastdl_status fastdl_cuda_matmul_packed(fastdl_context* context, const fastdl_tensor* a_,
-                                        const fastdl_tensor* packed_, const fastdl_tensor* bias_,
-                                        const fastdl_tensor* residual_, const fastdl_tensor* out_,
+fastdl_status fastdl_cuda_matmul_packed(fastdl_context* context, const fastdl_tensor* a,
+                                        const fastdl_tensor* packed, const fastdl_tensor* bias,
+                                        const fastdl_tensor* residual, const fastdl_tensor* out,
                                         const fastdl_matmul_options* options) {
   return guarded([&] {
-    const char* op = "matmul_packed";
-    View a = any_float_view(a_, op, "a"), out = result_view(out_, a.dtype, op, "out");
-    const View packed = view_like(packed_, a.dtype, op, "packed b");
-    View bias, residual, b = packed;
-    if (bias_) bias = view_like(bias_, a.dtype, op, "bias");
-    if (residual_) residual = view_like(residual_, a.dtype, op, "residual");
-    FASTDL_CHECK(a.ndim >= 1 && out.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected a to be at least 1-d", op);
-    b.ndim = 2;
-    b.shape[0] = a.extent(-1);
-    b.shape[1] = out.extent(-1);
-    set_c_strides(b);
-    check_packed(packed, b.size(), op);
-    add_missing_dims(a, b, out, residual_ ? &residual : nullptr);
-    matmul(context, op, a, b, bias_ ? &bias : nullptr, residual_ ? &residual : nullptr, out,
-           matmul_options(options, op));
+    DType stored = any_float_view(a, "matmul_packed", "a").dtype;
+    check::Matmul m = check::matmul_packed(a, packed, stored, bias, residual, out);
+    FASTDL_CHECK(m.out.ndim >= 1, FASTDL_ERROR_SHAPE, "%s: expected out to be at least 1-d", m.op);
+    const View elements = m.b;
+    m.b.ndim = 2;
+    m.b.shape[0] = m.a.extent(-1);
+    m.b.shape[1] = m.out.extent(-1);
+    set_c_strides(m.b);
+    check_packed(elements, m.b.size(), m.op);
+    m.complete(options);
+    matmul(context, m);
   });
 }
 

@@ -99,17 +99,18 @@ __device__ __forceinline__ int item_of(const Batch& batch, int64_t chunk) {
 }
 
 // rule(values of one element, which lists there are, fresh, scalars) updates the values: parameter, gradient,
-// states. rule.scalars(step, out): numbers that depend on the step count, computed once a chunk.
+// states. rule.scalars(item, out): numbers that depend on device memory, such as the step count, computed
+// once a chunk.
 template <class T, class Rule>
 __global__ void __launch_bounds__(kThreads) multi_tensor_step(Batch batch, Rule rule) {
   auto& shared = shared_memory<StepShared>();
   for (int64_t chunk = blockIdx.x; chunk < batch.chunks; chunk += gridDim.x) {
     const Item& item = batch.items[item_of(batch, chunk)];
     T scalars[2] = {};
-    if constexpr (Rule::kUsesStep) {
+    if constexpr (Rule::kUsesScalars) {
       if (threadIdx.x == 0) {
         double values[2];
-        rule.scalars(static_cast<double>(*item.step), values);
+        rule.scalars(item, values);
         shared.scalars[0] = values[0];
         shared.scalars[1] = values[1];
       }
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kThreads) multi_tensor_step(Batch batch, Rule 
 template <class T>
 struct Sgd {
   static constexpr int kLists = 3;
-  static constexpr bool kUsesStep = false;
+  static constexpr bool kUsesScalars = false;
   T sign, decay, rate, momentum, damping;
   bool nesterov;
   explicit Sgd(const fastdl_sgd_options& o)
@@ -181,7 +182,7 @@ struct Sgd {
 template <class T>
 struct Adam {
   static constexpr int kLists = 5;
-  static constexpr bool kUsesStep = true;
+  static constexpr bool kUsesScalars = true;
   double lr, beta1, beta2;
   T sign, weight_decay, decay, eps, rest1, keep2, rest2;
   explicit Adam(const fastdl_adam_options& o)
@@ -195,7 +196,8 @@ struct Adam {
         rest1(static_cast<T>(1 - o.beta1)),
         keep2(static_cast<T>(o.beta2)),
         rest2(static_cast<T>(1 - o.beta2)) {}
-  __device__ void scalars(double t, double (&out)[2]) const {
+  __device__ void scalars(const Item& item, double (&out)[2]) const {
+    const double t = *item.step;
     out[0] = lr / (1 - pow(beta1, t));
     out[1] = 1 / sqrt(1 - pow(beta2, t));
   }
@@ -212,7 +214,7 @@ struct Adam {
 template <class T>
 struct Adagrad {
   static constexpr int kLists = 3;
-  static constexpr bool kUsesStep = true;
+  static constexpr bool kUsesScalars = true;
   double lr, lr_decay;
   T sign, decay, eps;
   explicit Adagrad(const fastdl_adagrad_options& o)
@@ -221,7 +223,8 @@ struct Adagrad {
         sign(o.maximize ? T(-1) : T(1)),
         decay(static_cast<T>(o.weight_decay)),
         eps(static_cast<T>(o.eps)) {}
-  __device__ void scalars(double t, double (&out)[2]) const {
+  __device__ void scalars(const Item& item, double (&out)[2]) const {
+    const double t = *item.step;
     out[0] = lr / (1 + (t - 1) * lr_decay);
     out[1] = 0;
   }
@@ -235,7 +238,7 @@ struct Adagrad {
 template <class T>
 struct Rmsprop {
   static constexpr int kLists = 5;
-  static constexpr bool kUsesStep = false;
+  static constexpr bool kUsesScalars = false;
   T sign, decay, rate, eps, momentum, alpha, rest;
   explicit Rmsprop(const fastdl_rmsprop_options& o)
       : sign(o.maximize ? T(-1) : T(1)),
@@ -262,10 +265,31 @@ struct Rmsprop {
 template <class T>
 struct Scale {
   static constexpr int kLists = 1;
-  static constexpr bool kUsesStep = false;
+  static constexpr bool kUsesScalars = false;
   T factor;
   explicit Scale(double f) : factor(static_cast<T>(f)) {}
   __device__ void operator()(T (&v)[kOptimLists], const Item&, const T (&)[2]) const { v[0] *= factor; }
+};
+
+// Times max_norm / (*norm + 1e-6) where that is less than 1 or NaN.
+struct Clip {
+  double max_norm;
+  const double* norm;
+};
+template <class T>
+struct ClipNorm {
+  static constexpr int kLists = 1;
+  static constexpr bool kUsesScalars = true;
+  Clip clip;
+  explicit ClipNorm(const Clip& c) : clip(c) {}
+  __device__ void scalars(const Item&, double (&out)[2]) const {
+    const double factor = clip.max_norm / (*clip.norm + 1e-6);
+    out[0] = factor >= 1 ? 1 : factor;
+    out[1] = 0;
+  }
+  __device__ void operator()(T (&v)[kOptimLists], const Item&, const T (&scalars)[2]) const {
+    v[0] *= scalars[0];
+  }
 };
 
 template <class T>
@@ -298,6 +322,19 @@ __global__ void __launch_bounds__(kThreads) multi_tensor_norm(Batch batch, doubl
                    : block_reduce<kThreads>(sum, Sum{}, shared.sums);
     if (threadIdx.x == 0) partial[chunk] = sum;
   }
+}
+
+// The norm of all chunks from those of each, by one block.
+__global__ void __launch_bounds__(kThreads)
+    multi_tensor_norm_end(const double* partial, int64_t chunks, double p, double* norm) {
+  auto& shared = shared_memory<NormShared<double>>();
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < chunks; i += kThreads) {
+    total = isinf(p) ? Max{}(partial[i], total) : total + partial[i];
+  }
+  total = isinf(p) ? block_reduce<kThreads>(total, Max{}, shared.sums)
+                   : block_reduce<kThreads>(total, Sum{}, shared.sums);
+  if (threadIdx.x == 0) *norm = isinf(p) || p == 1 ? total : p == 2 ? sqrt(total) : pow(total, 1 / p);
 }
 
 struct StepPointers {
@@ -408,13 +445,27 @@ void step(Context* context, Items& items, const Options& o) {
   items.finish();
 }
 
-double combined(double p, const std::vector<double>& parts) {
-  double total = 0;
-  for (const double part : parts) {
-    if (!std::isinf(p)) total += part;
-    else if (total == total && !(part <= total)) total = part;  // NaN wins, and stays
-  }
-  return std::isinf(p) ? total : p == 2 ? std::sqrt(total) : p == 1 ? total : std::pow(total, 1 / p);
+bool in_host_memory(const void* p) {
+  cudaPointerAttributes attributes{};
+  check_cuda(cudaPointerGetAttributes(&attributes, p), "cudaPointerGetAttributes");
+  return attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged;
+}
+
+// The norm of `items` into device memory, on the context's stream.
+void queue_norm(Context* context, const Items& items, double p, double* norm) {
+  int64_t chunks = 0;
+  items.for_batches([&](const Batch& batch, auto) { chunks += batch.chunks; });
+  const Workspace partial(context, static_cast<size_t>(chunks) * sizeof(double));
+  int64_t done = 0;
+  items.for_batches([&](const Batch& batch, auto zero) {
+    using T = decltype(zero);
+    launch(context, FASTDL_KERNEL(multi_tensor_norm<T>),
+           {blocks_for(batch.chunks, 1), kThreads, sizeof(NormShared<double>)}, batch, p,
+           partial.as<double>() + done);
+    done += batch.chunks;
+  });
+  launch(context, FASTDL_KERNEL(multi_tensor_norm_end), {1, kThreads, sizeof(NormShared<double>)},
+         partial.as<double>(), chunks, p, norm);
 }
 
 }  // namespace
@@ -475,31 +526,18 @@ fastdl_status fastdl_cuda_rmsprop_step(fastdl_context* context, int32_t count, f
   });
 }
 
-// Waits for the result: it is the host's.
 fastdl_status fastdl_cuda_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors, double p,
-                               double* result) {
+                               double* norm) {
   return guarded([&] {
-    check::norm(p, result);
+    check::norm(p, norm);
     const Items items(context, "norm", count, {tensors}, {"tensor"}, 0, nullptr);
-    int64_t chunks = 0;
-    items.for_batches([&](const Batch& batch, auto) { chunks += batch.chunks; });
-    const Workspace partial(context, static_cast<size_t>(chunks) * sizeof(double));
-    int64_t done = 0;
-    items.for_batches([&](const Batch& batch, auto zero) {
-      using T = decltype(zero);
-      launch(context, FASTDL_KERNEL(multi_tensor_norm<T>),
-             {blocks_for(batch.chunks, 1), kThreads, sizeof(NormShared<double>)}, batch, p,
-             partial.as<double>() + done);
-      done += batch.chunks;
-    });
-    std::vector<double> parts(static_cast<size_t>(chunks));
-    if (chunks > 0) {
-      check_cuda(cudaMemcpyAsync(parts.data(), partial.as<void>(), parts.size() * sizeof(double),
-                                 cudaMemcpyDeviceToHost, stream_of(context)),
-                 "norm");
-      check_cuda(cudaStreamSynchronize(stream_of(context)), "norm");
-    }
-    *result = combined(p, parts);
+    if (!in_host_memory(norm)) return queue_norm(context, items, p, norm);
+    const Workspace result(context, sizeof(double));
+    queue_norm(context, items, p, result.as<double>());
+    check_cuda(
+        cudaMemcpyAsync(norm, result.as<void>(), sizeof(double), cudaMemcpyDeviceToHost, stream_of(context)),
+        "norm");
+    check_cuda(cudaStreamSynchronize(stream_of(context)), "norm");
   });
 }
 
@@ -508,6 +546,16 @@ fastdl_status fastdl_cuda_scale(fastdl_context* context, int32_t count, fastdl_t
   return guarded([&] {
     Items items(context, "scale", count, {tensors}, {"tensor"}, -1, nullptr);
     step<Scale>(context, items, factor);
+  });
+}
+
+fastdl_status fastdl_cuda_clip_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
+                                    double max_norm, const double* norm) {
+  return guarded([&] {
+    check::clip_norm(max_norm, norm);
+    FASTDL_CHECK(!in_host_memory(norm), FASTDL_ERROR_DEVICE, "clip_norm: norm is not in device memory");
+    Items items(context, "clip_norm", count, {tensors}, {"tensor"}, -1, nullptr);
+    step<ClipNorm>(context, items, Clip{max_norm, norm});
   });
 }
 }

@@ -186,6 +186,20 @@ __global__ void __launch_bounds__(kThreads) avg_pool_backward(PoolPlan p, int64_
 
 Positions positions(const View& v) { return {v.data, v.dtype == DType::kInt64}; }
 
+// Calls f(S{}, integral_constant<width>, blocks and threads, tasks): a thread for each pack of channels of
+// out.
+template <class F>
+void for_packs(const View& in, const View& out, int64_t channels, F&& f) {
+  dispatch_storage(out.dtype, [&](auto zero) {
+    using S = decltype(zero);
+    const auto run = [&](auto width) {
+      const int64_t tasks = out.size() / width;
+      f(zero, width, Launch{blocks_for(tasks, kThreads), kThreads}, tasks);
+    };
+    with_pack_width<S>(channels, run, in.data, out.data);
+  });
+}
+
 }  // namespace
 }  // namespace fastdl::cuda
 
@@ -202,15 +216,10 @@ fastdl_status fastdl_cuda_max_pool_forward(fastdl_context* context, const fastdl
     if (p.out.size() == 0) return;
     const Contiguous xc(context, p.x);
     ContiguousOut yc(context, p.out), wc(context, p.indices);
-    dispatch_storage(p.x.dtype, [&](auto zero) {
+    for_packs(*xc, *yc, p.plan.c, [&](auto zero, auto width, const Launch& grid, int64_t tasks) {
       using S = decltype(zero);
-      const auto run = [&](auto width) {
-        constexpr int kWidth = decltype(width)::value;
-        const int64_t tasks = p.out.size() / kWidth;
-        launch(context, FASTDL_KERNEL(max_pool<kWidth, S>), {blocks_for(tasks, kThreads), kThreads}, p.plan,
-               tasks, xc->as<const S>(), yc->as<S>(), positions(*wc));
-      };
-      with_pack_width<S>(p.plan.c, run, xc->data, yc->data);
+      launch(context, FASTDL_KERNEL(max_pool<decltype(width)::value, S>), grid, p.plan, tasks,
+             xc->as<const S>(), yc->as<S>(), positions(*wc));
     });
     yc.write_back();
     if (indices) wc.write_back();
@@ -225,15 +234,10 @@ fastdl_status fastdl_cuda_max_pool_backward(fastdl_context* context, const fastd
     if (p.x.size() == 0) return;
     const Contiguous dy(context, p.out), where(context, p.indices);
     ContiguousOut dx(context, p.x);
-    dispatch_storage(p.x.dtype, [&](auto zero) {
+    for_packs(*dy, *dx, p.plan.c, [&](auto zero, auto width, const Launch& grid, int64_t tasks) {
       using S = decltype(zero);
-      const auto run = [&](auto width) {
-        constexpr int kWidth = decltype(width)::value;
-        const int64_t tasks = p.x.size() / kWidth;
-        launch(context, FASTDL_KERNEL(max_pool_backward<kWidth, S>), {blocks_for(tasks, kThreads), kThreads},
-               p.plan, tasks, dy->as<const S>(), positions(*where), dx->as<S>());
-      };
-      with_pack_width<S>(p.plan.c, run, dy->data, dx->data);
+      launch(context, FASTDL_KERNEL(max_pool_backward<decltype(width)::value, S>), grid, p.plan, tasks,
+             dy->as<const S>(), positions(*where), dx->as<S>());
     });
     dx.write_back();
   });
@@ -246,15 +250,10 @@ fastdl_status fastdl_cuda_avg_pool_forward(fastdl_context* context, const fastdl
     if (p.out.size() == 0) return;
     const Contiguous xc(context, p.x);
     ContiguousOut yc(context, p.out);
-    dispatch_storage(p.x.dtype, [&](auto zero) {
+    for_packs(*xc, *yc, p.plan.c, [&](auto zero, auto width, const Launch& grid, int64_t tasks) {
       using S = decltype(zero);
-      const auto run = [&](auto width) {
-        constexpr int kWidth = decltype(width)::value;
-        const int64_t tasks = p.out.size() / kWidth;
-        launch(context, FASTDL_KERNEL(avg_pool<kWidth, S>), {blocks_for(tasks, kThreads), kThreads}, p.plan,
-               tasks, xc->as<const S>(), yc->as<S>());
-      };
-      with_pack_width<S>(p.plan.c, run, xc->data, yc->data);
+      launch(context, FASTDL_KERNEL(avg_pool<decltype(width)::value, S>), grid, p.plan, tasks,
+             xc->as<const S>(), yc->as<S>());
     });
     yc.write_back();
   });
@@ -267,15 +266,10 @@ fastdl_status fastdl_cuda_avg_pool_backward(fastdl_context* context, const fastd
     if (p.x.size() == 0) return;
     const Contiguous dy(context, p.out);
     ContiguousOut dx(context, p.x);
-    dispatch_storage(p.x.dtype, [&](auto zero) {
+    for_packs(*dy, *dx, p.plan.c, [&](auto zero, auto width, const Launch& grid, int64_t tasks) {
       using S = decltype(zero);
-      const auto run = [&](auto width) {
-        constexpr int kWidth = decltype(width)::value;
-        const int64_t tasks = p.x.size() / kWidth;
-        launch(context, FASTDL_KERNEL(avg_pool_backward<kWidth, S>), {blocks_for(tasks, kThreads), kThreads},
-               p.plan, tasks, dy->as<const S>(), dx->as<S>());
-      };
-      with_pack_width<S>(p.plan.c, run, dy->data, dx->data);
+      launch(context, FASTDL_KERNEL(avg_pool_backward<decltype(width)::value, S>), grid, p.plan, tasks,
+             dy->as<const S>(), dx->as<S>());
     });
     dx.write_back();
   });

@@ -165,11 +165,8 @@ fastdl_status fastdl_cuda_softmax_forward(fastdl_context* context, const fastdl_
     if (s.x.size() == 0) return;
     dispatch_storage(s.x.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(s.x, s.out)) return forward<S>(context, kind, s.x, s.out, s.dim);
-      const Contiguous x(context, s.x);
-      ContiguousOut out(context, s.out);
-      forward<S>(context, kind, *x, *out, s.dim);
-      out.write_back();
+      in_one_layout<Memory>(
+          context, [&](const View& y, const View& x) { forward<S>(context, kind, x, y, s.dim); }, s.out, s.x);
     });
   });
 }
@@ -182,13 +179,12 @@ fastdl_status fastdl_cuda_softmax_backward(fastdl_context* context, const fastdl
     if (s.grad_out.size() == 0) return;
     dispatch_storage(s.grad_out.dtype, [&](auto zero) {
       using S = decltype(zero);
-      if (same_dense_layout(s.grad_out, s.out) && same_dense_layout(s.grad_out, s.grad_x)) {
-        return backward<S>(context, kind, s.grad_out, s.out, s.grad_x, s.dim);
-      }
-      const Contiguous dy(context, s.grad_out), y(context, s.out);
-      ContiguousOut dx(context, s.grad_x);
-      backward<S>(context, kind, *dy, *y, *dx, s.dim);
-      dx.write_back();
+      in_one_layout<Memory>(
+          context,
+          [&](const View& dx, const View& dy, const View& y) {
+            backward<S>(context, kind, dy, y, dx, s.dim);
+          },
+          s.grad_x, s.grad_out, s.out);
     });
   });
 }

@@ -1,6 +1,9 @@
 // What every family needs to accept any strides: copies and contiguous stand-ins, in device memory.
 #pragma once
 
+#include <cstdint>
+
+#include "common/stand_in.h"
 #include "common/view.h"
 #include "cuda/context.h"
 
@@ -11,65 +14,25 @@ void copy(Context* context, const View& src, const View& dst);
 // The same between float dtypes, rounding once.
 void convert(Context* context, const View& src, const View& dst);
 
-// A C-contiguous view of `v`: `v` itself when it is contiguous and begins at a multiple of 16 bytes, else a
-// copy that lives as long as this object.
-class Contiguous {
- public:
-  Contiguous(Context* context, const View& v);
-  const View& operator*() const { return view_; }
-  const View* operator->() const { return &view_; }
-
- private:
-  Workspace workspace_;
-  View view_;
-};
-
-// A C-contiguous destination for `v`: `v` itself when it is so, else scratch that write_back() copies to
-// `v`.
-class ContiguousOut {
- public:
-  ContiguousOut(Context* context, const View& v);
-  const View& operator*() const { return view_; }
-  const View* operator->() const { return &view_; }
-  void write_back();
-
- private:
-  Context* context_;
-  View target_;
-  Workspace workspace_;
-  View view_;
-};
-
-// Parameters and statistics, which are few beside the data: contiguous in the type they are computed with, a
-// copy where they are stored in 16 bits (or strided). NULL for a view without data.
-class Computed {
- public:
-  Computed(Context* context, const View& v);
-  template <class T>
-  T* as() const {
-    return view_.as<T>();
+// Kernels choose the width of their accesses, and so the order of their sums, by shape alone: what does not
+// begin at a multiple of 16 bytes is copied, too.
+struct Memory {
+  using Context = cuda::Context;
+  using Workspace = cuda::Workspace;
+  static bool in_place(const View& v) {
+    return v.contiguous() && reinterpret_cast<uintptr_t>(v.data) % 16 == 0;
   }
-
- private:
-  Workspace workspace_;
-  View view_;
-};
-
-// A destination like that; write_back() rounds or copies to `v` where they differ.
-class ComputedOut {
- public:
-  ComputedOut(Context* context, const View& v);
-  template <class T>
-  T* as() const {
-    return view_.as<T>();
+  static void copy(Context* context, const View& src, const View& dst) { cuda::copy(context, src, dst); }
+  static void convert(Context* context, const View& src, const View& dst) {
+    cuda::convert(context, src, dst);
   }
-  void write_back();
-
- private:
-  Context* context_;
-  View target_;
-  Workspace workspace_;
-  View view_;
 };
+
+using Contiguous = StandIn<Memory, false>;
+using ContiguousOut = StandInOut<Memory, false>;
+// Parameters and statistics, which are few beside the data: in the type they are computed with. A view
+// without data stays as it is.
+using Computed = StandIn<Memory, true>;
+using ComputedOut = StandInOut<Memory, true>;
 
 }  // namespace fastdl::cuda

@@ -419,15 +419,21 @@ def multinomial(
 # ---------------------------------------------------------------------------- as methods: new_zeros and the like
 
 
+def _as_beside(input: Tensor, dtype: Any, device: Any, requires_grad: bool) -> dict[str, Any]:
+    return {
+        "dtype": input._data.dtype if dtype is None else dtype,
+        "device": _beside(input._data, device),
+        "requires_grad": requires_grad,
+    }
+
+
 def new_tensor(
     input: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A Tensor from data, in the dtype of ``input``, beside it."""
     return tensor(
         data,
-        dtype=input._data.dtype if dtype is None else dtype,
-        device=_beside(input._data, device),
-        requires_grad=requires_grad,
+        **_as_beside(input, dtype, device, requires_grad),
     )
 
 
@@ -437,9 +443,7 @@ def new_zeros(
     """Zeros in the dtype of ``input``, beside it."""
     return zeros(
         *size,
-        dtype=input._data.dtype if dtype is None else dtype,
-        device=_beside(input._data, device),
-        requires_grad=requires_grad,
+        **_as_beside(input, dtype, device, requires_grad),
     )
 
 
@@ -449,9 +453,7 @@ def new_ones(
     """Ones in the dtype of ``input``, beside it."""
     return ones(
         *size,
-        dtype=input._data.dtype if dtype is None else dtype,
-        device=_beside(input._data, device),
-        requires_grad=requires_grad,
+        **_as_beside(input, dtype, device, requires_grad),
     )
 
 
@@ -461,9 +463,7 @@ def new_empty(
     """Unset elements in the dtype of ``input``, beside it."""
     return empty(
         *size,
-        dtype=input._data.dtype if dtype is None else dtype,
-        device=_beside(input._data, device),
-        requires_grad=requires_grad,
+        **_as_beside(input, dtype, device, requires_grad),
     )
 
 
@@ -480,7 +480,5 @@ def new_full(
     return full(
         size,
         fill_value,
-        dtype=input._data.dtype if dtype is None else dtype,
-        device=_beside(input._data, device),
-        requires_grad=requires_grad,
+        **_as_beside(input, dtype, device, requires_grad),
     )

@@ -76,10 +76,15 @@ class NllLoss(ArrayFunction):
         return _scaled(grad, ctx.saved[0])
 
 
+def _is_one(grad: Any) -> bool:
+    """Whether nothing has to be multiplied by a gradient. No question for a GPU, which would have to be waited for."""
+    return grad.__class__ is np.ndarray and grad.ndim == 0 and grad.item() == 1.0
+
+
 def _scaled(grad: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """unit (N, C, d1, ...) times the gradient of the loss: a scalar, most often 1, or one per row (N, d1, ...)."""
     if grad.ndim == 0:
-        return unit if grad.item() == 1.0 else unit * grad
+        return unit if _is_one(grad) else unit * grad
     return unit * np.expand_dims(grad, 1)
 
 
@@ -101,7 +106,7 @@ class ElementLoss(ArrayFunction):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         unit = ctx.saved[0]
-        if grad.ndim or grad.item() != 1.0:
+        if not _is_one(grad):
             unit = unit * grad
         if ctx.needs[1] is None:
             return unit

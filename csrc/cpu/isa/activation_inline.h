@@ -3,15 +3,11 @@
 // takes the branch that keeps it (min and max return their second operand when either is NaN).
 #pragma once
 
+#include "common/activation_kinds.h"
 #include "fastdl/activation.h"
 #include "vecmath.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
-
-constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
-constexpr double kSeluScale = 1.0507009873554804934193349852946;
-constexpr double kGeluK = 0.79788456080286535588;  // sqrt(2 / pi)
-constexpr double kGeluCubic = 0.044715, kGeluMax = 30;
 
 // sigmoid(x) and sigmoid(-x) from one exponential.
 template <class T>
@@ -21,10 +17,6 @@ FASTDL_INLINE Vec<T> sigmoid_pair(Vec<T> x, Vec<T>& opposite) {
   opposite = select(positive, small, d);
   return select(positive, d, small);
 }
-
-// tanh(softplus(x)) = n / (n + 2) with n = e (e + 2), e = exp(x). Beyond kMishMax it is 1 and n^2 would
-// overflow.
-constexpr double kMishMax = 30;
 
 template <class T>
 FASTDL_INLINE Vec<T> clamp(Vec<T> x, Vec<T> low, Vec<T> high) {
@@ -162,45 +154,10 @@ FASTDL_INLINE Vec<T> activation_gradient(Vec<T> g, Vec<T> s, Vec<T> alpha, Vec<T
   }
 }
 
-template <int K>
-struct ActivationKind {
-  static constexpr int value = K;
-};
-
 // Calls f(ActivationKind<kind>{}): one switch outside the loop instead of one per vector.
 template <class F>
 FASTDL_INLINE void with_activation(int32_t kind, F&& f) {
-  switch (kind) {
-#define FASTDL_CASE(K)      \
-  case K:                   \
-    f(ActivationKind<K>{}); \
-    break;
-    FASTDL_CASE(FASTDL_ACT_RELU)
-    FASTDL_CASE(FASTDL_ACT_RELU6)
-    FASTDL_CASE(FASTDL_ACT_LEAKY_RELU)
-    FASTDL_CASE(FASTDL_ACT_ELU)
-    FASTDL_CASE(FASTDL_ACT_SELU)
-    FASTDL_CASE(FASTDL_ACT_CELU)
-    FASTDL_CASE(FASTDL_ACT_GELU)
-    FASTDL_CASE(FASTDL_ACT_GELU_TANH)
-    FASTDL_CASE(FASTDL_ACT_SILU)
-    FASTDL_CASE(FASTDL_ACT_MISH)
-    FASTDL_CASE(FASTDL_ACT_SOFTPLUS)
-    FASTDL_CASE(FASTDL_ACT_HARDSWISH)
-    FASTDL_CASE(FASTDL_ACT_HARDSIGMOID)
-    FASTDL_CASE(FASTDL_ACT_HARDTANH)
-    FASTDL_CASE(FASTDL_ACT_SIGMOID)
-    FASTDL_CASE(FASTDL_ACT_TANH)
-    FASTDL_CASE(FASTDL_ACT_LOGSIGMOID)
-    FASTDL_CASE(FASTDL_ACT_SOFTSIGN)
-    FASTDL_CASE(FASTDL_ACT_HARDSHRINK)
-    FASTDL_CASE(FASTDL_ACT_SOFTSHRINK)
-    FASTDL_CASE(FASTDL_ACT_TANHSHRINK)
-    FASTDL_CASE(FASTDL_ACT_THRESHOLD)
-#undef FASTDL_CASE
-    default:
-      f(ActivationKind<FASTDL_ACT_NONE>{});
-  }
+  FASTDL_SWITCH_ACTIVATION(kind, f)
 }
 
 // For epilogues. The switch is well predicted, but all kinds are inlined here: call it from a function that

@@ -72,15 +72,51 @@ FASTDL_INLINE void max_block(const PoolRow& row, int64_t shift, int last, const 
   }
 }
 
-template <class S>
-void max_row(const PoolRow& row, const S* x, S* out, int32_t* where) {
-  for (int64_t o = 0; o < row.outputs; ++o, out += row.stride) {
-    for_blocks<S>(row.channels, [&](int64_t c, auto blocks, int last) FASTDL_FORCE_INLINE {
-      constexpr int B = decltype(blocks)::value;
-      if (where) max_block<true, B>(row, o * row.step, last, x + c, out + c, where + o * row.stride + c);
-      else max_block<false, B>(row, o * row.step, last, x + c, out + c, where);
+// Few taps, known when this is compiled: their addresses and positions stay in registers.
+template <bool Where, int Taps, class S>
+void max_few(const PoolRow& row, const S* x, S* out, int32_t* where) {
+  using T = compute_t<S>;
+  const S* from[Taps];
+  FASTDL_UNROLL for (int t = 0; t < Taps; ++t) from[t] = x + row.positions[t] * row.stride;
+  for (int64_t o = 0; o < row.outputs; ++o, out += row.stride, where += Where ? row.stride : 0) {
+    const int64_t shift = o * row.step;
+    Vec<T> here[Taps];
+    FASTDL_UNROLL for (int t = 0; t < Taps; ++t) here[t] = position_lanes(row.positions[t] + shift, T{});
+    for_vectors<S>(row.channels, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
+      const int64_t i = shift * row.stride + c;
+      Vec<T> top = load(from[0] + i, m);
+      [[maybe_unused]] Vec<T> at = Where ? here[0] : top;
+      FASTDL_UNROLL for (int t = 1; t < Taps; ++t) {
+        const Vec<T> v = load(from[t] + i, m);
+        if constexpr (Where) {
+          const Mask<T> take = (v > top) | isnan(v);
+          top = select(take, v, top);
+          at = select(take, here[t], at);
+        } else {
+          top = max_nan(top, v);
+        }
+      }
+      store(top, out + c, m);
+      if constexpr (Where) store_positions(at, where + c, m);
     });
   }
+}
+
+template <bool Where, class S>
+void max_row_where(const PoolRow& row, const S* x, S* out, int32_t* where) {
+  if (row.taps == 4) return max_few<Where, 4>(row, x, out, where);  // 2 x 2
+  if (row.taps == 9) return max_few<Where, 9>(row, x, out, where);  // 3 x 3
+  for (int64_t o = 0; o < row.outputs; ++o, out += row.stride, where += Where ? row.stride : 0) {
+    for_blocks<S>(row.channels, [&](int64_t c, auto blocks, int last) FASTDL_FORCE_INLINE {
+      max_block<Where, decltype(blocks)::value>(row, o * row.step, last, x + c, out + c, where + c);
+    });
+  }
+}
+
+template <class S>
+void max_row(const PoolRow& row, const S* x, S* out, int32_t* where) {
+  if (where) max_row_where<true>(row, x, out, where);
+  else max_row_where<false>(row, x, out, where);
 }
 
 // Long sums go through partial sums of this many taps, which keeps their rounding error small.
@@ -155,8 +191,49 @@ void sum_reach(const PoolReach& row, const S* dy, const compute_t<S>* const* sca
   });
 }
 
+// term(window, tap, channel, lanes) to every tap of windows that lie apart, zeros between them.
+template <class S, class Term>
+FASTDL_INLINE void for_apart(const PoolApart& row, S* dx, Term&& term) {
+  for (int64_t o = 0; o < row.outputs; ++o, dx += row.step * row.channels) {
+    term(o, dx);
+    if (o + 1 == row.outputs) break;
+    for_vectors<S>((row.step - row.taps) * row.channels, [&](int64_t i, int m) FASTDL_FORCE_INLINE {
+      store(VecOf<S>::zero(), dx + row.taps * row.channels + i, m);
+    });
+  }
+}
+
 template <class S>
-constexpr PoolTable<S> kTable = {max_row<S>, sum_row<S>, max_reach<S>, sum_reach<S>};
+void max_apart(const PoolApart& row, const S* dy, const int32_t* where, S* dx) {
+  using T = compute_t<S>;
+  for_apart<S>(row, dx, [&](int64_t o, S* to) FASTDL_FORCE_INLINE {
+    const int64_t position = row.position + o * row.step;
+    for_vectors<S>(row.channels, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
+      const Vec<T> g = load(dy + o * row.channels + c, m);
+      const Vec<T> at = load_positions(where + o * row.channels + c, m, T{});
+      S* q = to + c;
+      for (int64_t k = 0; k < row.taps; ++k, q += row.channels) {
+        store(select(same_position(at, position_lanes(position + k, T{})), g, Vec<T>::zero()), q, m);
+      }
+    });
+  });
+}
+
+template <class S>
+void sum_apart(const PoolApart& row, const S* dy, const compute_t<S>* scales, S* dx) {
+  for_apart<S>(row, dx, [&](int64_t o, S* to) FASTDL_FORCE_INLINE {
+    const VecOf<S> scale = VecOf<S>::broadcast(scales[o]);
+    for_vectors<S>(row.channels, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
+      const VecOf<S> g = load(dy + o * row.channels + c, m) * scale;
+      S* q = to + c;
+      for (int64_t k = 0; k < row.taps; ++k, q += row.channels) store(g, q, m);
+    });
+  });
+}
+
+template <class S>
+constexpr PoolTable<S> kTable = {max_row<S>,   sum_row<S>,   max_reach<S>,
+                                 sum_reach<S>, max_apart<S>, sum_apart<S>};
 
 }  // namespace
 

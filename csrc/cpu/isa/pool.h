@@ -25,6 +25,14 @@ struct PoolReach {
   int64_t channels;
 };
 
+// A row of windows none of which shares a position with another: window o has the taps side by side from
+// position + o * step on.
+struct PoolApart {
+  int64_t outputs, step, taps;
+  int64_t position;  // in its plane
+  int64_t channels;
+};
+
 template <class S>
 struct PoolTable {
   using T = compute_t<S>;
@@ -36,6 +44,10 @@ struct PoolTable {
   void (*max_reach)(const PoolReach& row, const S* dy, const int32_t* where, S* dx);
   // dx = the sum of dy times scales[row of windows][window].
   void (*sum_reach)(const PoolReach& row, const S* dy, const T* const* scales, S* dx);
+  // The same where windows lie apart: from the first tap of the first window to the last of the last, each
+  // position is written once, zeros between windows. scales: of each window.
+  void (*max_apart)(const PoolApart& row, const S* dy, const int32_t* where, S* dx);
+  void (*sum_apart)(const PoolApart& row, const S* dy, const T* scales, S* dx);
 };
 
 struct PoolKernels {

@@ -8,6 +8,9 @@
    calling thread (cudaSetDevice) and the stream of fastdl_cuda_set_stream.
    - What depends on values in memory (a label out of range) cannot be reported before the kernel runs:
    results that depend on it are NaN, and the next fastdl_cuda_check tells.
+   - Scalars that a call writes or reads through a pointer (the norm of fastdl_cuda_norm and
+   fastdl_cuda_clip_norm) are in device memory too. Where fastdl_cuda_norm is given host memory instead, it
+   waits for its stream: the one call that can.
    - The same inputs give the same bits on one kind of device: sums have a fixed order, no float atomics. */
 #ifndef FASTDL_CUDA_H
 #define FASTDL_CUDA_H
@@ -106,6 +109,7 @@ FASTDL_CUDA_OP(adagrad_step);
 FASTDL_CUDA_OP(rmsprop_step);
 FASTDL_CUDA_OP(norm);
 FASTDL_CUDA_OP(scale);
+FASTDL_CUDA_OP(clip_norm);
 
 #ifdef __cplusplus
 }

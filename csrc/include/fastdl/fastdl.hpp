@@ -187,6 +187,7 @@ FASTDL_CHECKED(adagrad_step);
 FASTDL_CHECKED(rmsprop_step);
 FASTDL_CHECKED(norm);
 FASTDL_CHECKED(scale);
+FASTDL_CHECKED(clip_norm);
 
 FASTDL_CHECKED(convert);
 FASTDL_CHECKED(measure_peak);

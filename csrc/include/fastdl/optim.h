@@ -89,6 +89,11 @@ FASTDL_API fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fas
 FASTDL_API fastdl_status fastdl_scale(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
                                       double factor);
 
+/* Every element of every tensor times max_norm / (*norm + 1e-6) where that is less than 1 or NaN: gradients
+   clipped to the norm that fastdl_norm has found. */
+FASTDL_API fastdl_status fastdl_clip_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
+                                          double max_norm, const double* norm);
+
 #ifdef __cplusplus
 }
 #endif

@@ -25,18 +25,25 @@ def get_total_norm(
     Raises RuntimeError for a norm that is NaN or infinite, with ``error_if_nonfinite``.
     """
     tensors = [tensors] if isinstance(tensors, TensorBase) else tensors
-    return _norm("get_total_norm", [t._data for t in tensors], norm_type, error_if_nonfinite)
+    arrays = [t._data for t in tensors]
+    if not arrays:
+        return wrap(np.zeros((), np.float32))
+    return _scalar(_norm("get_total_norm", arrays, norm_type, error_if_nonfinite), arrays)
+
+
+def _scalar(norm: Any, arrays: list[np.ndarray]) -> Any:
+    return wrap(norm.astype(np.result_type(*[a.dtype for a in arrays])))
 
 
 def _norm(op: str, arrays: list[np.ndarray], norm_type: float, error_if_nonfinite: bool) -> Any:
-    if not arrays:
-        return wrap(np.zeros((), np.float32))
-    norm = backend.kernels(arrays[0]).norm(arrays, float(norm_type))
-    if error_if_nonfinite and not math.isfinite(norm):
+    """Of at least one array, as a scalar array in float64."""
+    norm = backend.empty((), np.float64, arrays[0])
+    backend.kernels(arrays[0]).norm(arrays, float(norm_type), norm)
+    if error_if_nonfinite and not math.isfinite(norm):  # the one thing here that waits for a GPU
         raise RuntimeError(
-            f"{op}: the total norm of order {norm_type} is {norm}, so nothing can be clipped by it"
+            f"{op}: the total norm of order {norm_type} is {float(norm)}, so nothing can be clipped by it"
         )
-    return wrap(np.asarray(norm, np.result_type(*[a.dtype for a in arrays]), like=arrays[0]))
+    return norm
 
 
 def clip_grad_norm_(
@@ -62,15 +69,13 @@ def clip_grad_norm_(
     if isinstance(max_norm, str) or float(max_norm) < 0:
         raise ValueError(f"clip_grad_norm_: expected max_norm >= 0, got {max_norm!r}")
     arrays = _gradients(parameters)
-    norm = _norm("clip_grad_norm_", arrays, norm_type, error_if_nonfinite)
     if not arrays:
-        return norm
-    factor = float(max_norm) / (float(norm._data) + 1e-6)
-    if not factor >= 1:  # NaN spreads, as in torch
-        backend.kernels(arrays[0]).scale(arrays, factor)
-        for a in arrays:
-            mark_inplace(a)
-    return norm
+        return wrap(np.zeros((), np.float32))
+    norm = _norm("clip_grad_norm_", arrays, norm_type, error_if_nonfinite)
+    backend.kernels(arrays[0]).clip_norm(arrays, float(max_norm), norm)  # NaN spreads, as in torch
+    for a in arrays:
+        mark_inplace(a)
+    return _scalar(norm, arrays)
 
 
 def clip_grad_value_(parameters: Any, clip_value: float, foreach: bool | None = None) -> None:

@@ -1,0 +1,186 @@
+// Runs the wrappers of csrc/cuda/ptx on given inputs, on a GPU or on the host executor, whose bodies are
+// another pair: what the first gives is recorded beside this file, and the second is held to it
+// (tests/golden_wrappers.py).
+//
+//   wrappers                      prints the device, then each case: its name, words per lane of input and
+//   output wrappers CASE IN OUT          reads uint32 words, per warp of 32 lanes, from IN and writes those
+//   of the results
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "cuda/ptx/convert.cuh"
+#include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/ldmatrix.cuh"
+#include "cuda/ptx/mma.cuh"
+#include "cuda/shared.cuh"
+
+#ifdef FASTDL_SIMT
+#define LAUNCH(kernel, grid, block, shared, ...) \
+  FASTDL_SIMT_LAUNCH(kernel, grid, block, shared, nullptr, __VA_ARGS__)
+#else
+#define LAUNCH(kernel, grid, block, shared, ...) kernel<<<grid, block, shared>>>(__VA_ARGS__)
+#endif
+
+using namespace fastdl;
+using namespace fastdl::cuda;
+
+namespace {
+
+constexpr int kLanes = 32;
+
+struct Shared {
+  SharedArray<uint4, kLanes> rows;
+};
+
+// What a case reads and writes per lane, in words; run() is a lane's part of the warp's work.
+template <int InWords, int OutWords>
+struct Words {
+  static constexpr int kIn = InWords, kOut = OutWords;
+};
+
+template <class S>
+struct Mma : Words<10, 4> {  // a, b, c; c
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) {
+    const uint32_t a[4] = {in[0], in[1], in[2], in[3]}, b[2] = {in[4], in[5]};
+    float c[4];
+    for (int i = 0; i < 4; ++i) c[i] = __uint_as_float(in[6 + i]);
+    ptx::mma(S{}, c, a, b);
+    for (int i = 0; i < 4; ++i) out[i] = __float_as_uint(c[i]);
+  }
+};
+
+template <bool Transposed>
+struct Ldmatrix : Words<5, 4> {  // this lane's row of 16 bytes, and the row whose address it gives; fragments
+  static __device__ void run(Shared& shared, const uint32_t* in, uint32_t* out) {
+    shared_store(shared.rows.at(threadIdx.x), uint4{in[0], in[1], in[2], in[3]});
+    __syncthreads();
+    uint32_t r[4];
+    ptx::ldmatrix<Transposed>(r, shared.rows.at(in[4] % kLanes));
+    for (int i = 0; i < 4; ++i) out[i] = r[i];
+  }
+};
+
+// Two copies in groups of their own, the second waited for last: its 16 bytes in memory, and how many are
+// valid.
+struct CpAsync : Words<8, 4> {
+  static __device__ void run(Shared& shared, const uint32_t* in, uint32_t* out) {
+    uint4* const row = shared.rows.at(threadIdx.x);
+    ptx::cp_async_16(row, in, 0);
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+    ptx::cp_async_16(row, in, static_cast<int>(in[4] % 17));
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+    const auto copied = shared_load<uint4>(row);
+    out[0] = copied.x, out[1] = copied.y, out[2] = copied.z, out[3] = copied.w;
+  }
+};
+
+template <class S>
+struct Widen : Words<1, 1> {
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) {
+    *out = __float_as_uint(ptx::to_float(S{static_cast<uint16_t>(*in)}));
+  }
+};
+
+template <class S>
+struct Narrow : Words<1, 1> {
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) {
+    const float x = __uint_as_float(*in);
+    if constexpr (std::is_same_v<S, bfloat16>) *out = ptx::to_bfloat16(x).bits;
+    else *out = ptx::to_float16(x).bits;
+  }
+};
+
+template <class S>
+struct Pack : Words<2, 1> {
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) {
+    *out = ptx::pack(S{}, __uint_as_float(in[0]), __uint_as_float(in[1]));
+  }
+};
+
+template <class Case>
+__global__ void run_case(const uint32_t* in, uint32_t* out) {
+  const size_t lane = static_cast<size_t>(blockIdx.x) * kLanes + threadIdx.x;
+  Case::run(shared_memory<Shared>(), in + lane * Case::kIn, out + lane * Case::kOut);
+}
+
+void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "%s\n", cudaGetErrorString(error));
+  std::exit(2);
+}
+
+template <class Case>
+std::vector<uint32_t> results(const std::vector<uint32_t>& in) {
+  const size_t warps = in.size() / (kLanes * Case::kIn);
+  std::vector<uint32_t> out(warps * kLanes * Case::kOut);
+  uint32_t *x = nullptr, *y = nullptr;
+  check(cudaMalloc(&x, in.size() * 4));
+  check(cudaMalloc(&y, out.size() * 4));
+  check(cudaMemcpy(x, in.data(), in.size() * 4, cudaMemcpyHostToDevice));
+  LAUNCH(run_case<Case>, static_cast<unsigned>(warps), kLanes, sizeof(Shared), x, y);
+  check(cudaGetLastError());
+  check(cudaMemcpy(out.data(), y, out.size() * 4, cudaMemcpyDeviceToHost));
+  check(cudaFree(x));
+  check(cudaFree(y));
+  return out;
+}
+
+struct Entry {
+  const char* name;
+  int in, out;
+  std::vector<uint32_t> (*run)(const std::vector<uint32_t>&);
+};
+template <class Case>
+Entry entry(const char* name) {
+  return {name, Case::kIn, Case::kOut, results<Case>};
+}
+const Entry kCases[] = {
+    entry<Mma<bfloat16>>("mma_bfloat16"),
+    entry<Mma<float16>>("mma_float16"),
+    entry<Ldmatrix<false>>("ldmatrix"),
+    entry<Ldmatrix<true>>("ldmatrix_transposed"),
+    entry<CpAsync>("cp_async"),
+    entry<Widen<bfloat16>>("widen_bfloat16"),
+    entry<Widen<float16>>("widen_float16"),
+    entry<Narrow<bfloat16>>("narrow_bfloat16"),
+    entry<Narrow<float16>>("narrow_float16"),
+    entry<Pack<bfloat16>>("pack_bfloat16"),
+    entry<Pack<float16>>("pack_float16"),
+};
+
+int run(const Entry& chosen, const char* from, const char* to) {
+  std::FILE* file = std::fopen(from, "rb");
+  if (!file) return 3;
+  std::vector<uint32_t> in;
+  uint32_t block[1024];
+  for (size_t n; (n = std::fread(block, 4, 1024, file)) > 0;) in.insert(in.end(), block, block + n);
+  std::fclose(file);
+  if (in.empty() || in.size() % static_cast<size_t>(kLanes * chosen.in) != 0) return 4;
+  const std::vector<uint32_t> out = chosen.run(in);
+  file = std::fopen(to, "wb");
+  if (!file) return 3;
+  const bool written = std::fwrite(out.data(), 4, out.size(), file) == out.size();
+  return std::fclose(file) == 0 && written ? 0 : 3;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  if (count == 4) {
+    for (const Entry& c : kCases) {
+      if (std::strcmp(c.name, words[1]) == 0) return run(c, words[2], words[3]);
+    }
+    return 1;
+  }
+  cudaDeviceProp device;
+  check(cudaGetDeviceProperties(&device, 0));
+  std::printf("%s\n", device.name);
+  for (const Entry& c : kCases) std::printf("%s %d %d\n", c.name, c.in, c.out);
+  return 0;
+}
