@@ -156,8 +156,12 @@ NATIVE_BFLOAT16 = {
 # Recurrent states and attention weights are rounded inside, so that single results may differ more: these are held
 # to float64 in tests/test_rnn.py and tests/test_attention.py.
 ROUNDED_INSIDE = {"rnn_forward", "rnn_backward", "attention_forward", "attention_backward"}
-# The CUDA kernels read 16-bit rows in wider packs than float32 ones, so their sums have another order.
-ANOTHER_ORDER_ON_CUDA = {"layer_norm_forward", "rms_norm_forward", *NATIVE_BFLOAT16}
+# The CUDA kernels read 16-bit rows in wider packs than float32 ones, or multiply them as they are, so their sums have
+# another order.
+ANOTHER_ORDER_ON_CUDA = {
+    "layer_norm_forward", "rms_norm_forward", "conv_backward_data", "conv_backward_weight",
+    "conv_transpose_backward_data", "conv_transpose_backward_weight", *NATIVE_BFLOAT16,
+}  # fmt: skip
 ELSEWHERE = {"convert", "matmul_packed_b_size", "matmul_pack_b", "matmul_packed"}  # have tests of their own
 
 
