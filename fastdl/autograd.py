@@ -141,6 +141,24 @@ class ArrayFunction:
         return t
 
 
+class Deferred:
+    """A gradient whose array is formed only where something wants it: a sum, a tensor that keeps its gradient, any node
+    but the one it was made for."""
+
+    __slots__ = ()
+
+    def form(self) -> Any:
+        """The array."""
+        raise NotImplementedError
+
+    def relu(self) -> None:
+        """Let it pass a ReLU."""
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.form()
+
+
 def _check_kinds(function: type, args: list, error: AttributeError) -> None:
     """Say so where a forward failed on an argument that is no array: None or a list, most often."""
     if any(a is error.obj for a in args) and not is_array(error.obj):
@@ -209,7 +227,8 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                 if node is not None and g is not None:
                     key = node.key
                     if key in grads:
-                        grads[key] = add(grads[key], g)  # not in place: g may be another node's gradient too
+                        # not in place: g may be another node's gradient too
+                        grads[key] = add(as_array(grads[key]), as_array(g))
                     else:
                         grads[key] = g
                         if node.__class__ is Leaf:
@@ -222,7 +241,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
             if node is not None:
                 key = node.key
                 if key in grads:
-                    grads[key] = add(grads[key], gs)
+                    grads[key] = add(as_array(grads[key]), as_array(gs))
                 else:
                     grads[key] = gs
                     if node.__class__ is Leaf:
@@ -240,7 +259,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
             if captured is None:
                 keep_grad(keep[key](), g)
             else:
-                captured[key] = g
+                captured[key] = as_array(g)
         if node.__class__ is Output:
             (parent,) = node.inputs
             if parent.key not in grads:
@@ -265,7 +284,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
                 ]
             gs = node.backward(node, *g)
         else:  # 0-d arithmetic gives NumPy scalars
-            gs = node.backward(node, as_array(g))
+            gs = node.backward(node, g if isinstance(g, Deferred) else as_array(g))
         inputs = node.inputs
         if saved and not retain_graph:
             saved = node.saved = None

@@ -141,6 +141,13 @@ class Cases:
             conv_options(kind=1),
         ]
 
+    def conv_pool_backward(self):
+        n, c, o, h, w = self.size(0, 4), self.size(), self.size(), self.size(4, 11), self.size(4, 11)
+        shape = (n, o, (h - 2) // 2, (w - 2) // 2)
+        indices = self.rng.integers(-1, (h - 2) * (w - 2) + 1, shape).astype(np.int32)
+        return [self.x(*shape), self.x(*shape), indices, self.x(n, c, h, w), self.x(o, c, 3, 3),
+                Out(n, c, h, w), Out(o, c, 3, 3), Out(o), conv_options(kind=1, padding=0)]  # fmt: skip
+
     def conv_transpose_backward_weight(self):
         return self.conv_backward_weight(True)
 

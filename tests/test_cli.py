@@ -490,3 +490,23 @@ def test_bfloat16_learns_as_float32_does(model):
     assert accuracies["float32"] > (0.7 if fashion else 0.9)
     for dtype in ("bfloat16", "autocast"):
         assert abs(accuracies[dtype] - accuracies["float32"]) < 0.03, accuracies
+
+
+def test_selftest_passes_on_every_instruction_set(capsys):
+    from fastdl import _core
+
+    assert main(["--selftest"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == list(_core.available_isas())
+    assert lines[-1].startswith("passed in")
+
+
+def test_selftest_notices_a_wrong_kernel(capsys, monkeypatch):
+    import fastdl.nn.functional as F
+
+    softmax = F.softmax
+    monkeypatch.setattr(F, "softmax", lambda x, dim: softmax(x, dim) * 1.0001)
+    assert main(["--selftest"]) == 1
+    out = capsys.readouterr().out
+    assert "softmax forward error" in out and "softmax backward error" in out and "FAILED" in out
+    assert "norm forward" not in out

@@ -54,6 +54,14 @@ void bind_conv(py::module_& m) {
   m.def("conv_forward", forward<fastdl_conv_forward>);
   m.def("conv_backward_data", backward_data<fastdl_conv_backward_data>);
   m.def("conv_backward_weight", backward_weight<fastdl_conv_backward_weight>);
+  m.def("conv_pool_backward",
+        [](const In& grad_out, const In& out, const In& indices, const In& x, const In& weight,
+           const Out& grad_x, const Out& grad_weight, const Out& grad_bias, const ConvOptions& options) {
+          run([&] {
+            return fastdl_conv_pool_backward(nullptr, grad_out, out, indices, x, weight, grad_x, grad_weight,
+                                             grad_bias, &options.value);
+          });
+        });
   m.def("conv_transpose_forward", forward<fastdl_conv_transpose_forward>);
   m.def("conv_transpose_backward_data", backward_data<fastdl_conv_transpose_backward_data>);
   m.def("conv_transpose_backward_weight", backward_weight<fastdl_conv_transpose_backward_weight>);

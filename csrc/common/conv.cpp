@@ -38,82 +38,6 @@ void check_extents(const View& big, const View& weight, const View& small, const
                shape_string(big).c_str());
 }
 
-// What a tensor is called in messages: the roles of `big` (the convolution's input) and `small` (its output)
-// are exchanged in a transposed convolution.
-struct Names {
-  const char* op;
-  const char* big;
-  const char* small;
-  const char* weight;
-  bool transposed;
-};
-
-ConvGeometry geometry(const View& big, const View& weight, const View& small, const fastdl_conv_options& o,
-                      const Names& names) {
-  const char* op = names.op;
-  const View& x = names.transposed ? small : big;
-  FASTDL_CHECK(x.ndim >= 3 && x.ndim <= 5, FASTDL_ERROR_SHAPE,
-               "%s: expected a batch of shape (N, C, ...) with 1 to 3 spatial axes, got shape %s", op,
-               shape_string(x).c_str());
-  check_ndim(weight, x.ndim, op, names.weight);
-  check_ndim(big, x.ndim, op, names.big);
-  check_ndim(small, x.ndim, op, names.small);
-  const int nd = x.ndim - 2;
-  check_options(o, nd, op);
-  check_extents(big, weight, small, o, nd, op);
-  ConvGeometry g;
-  g.n = big.shape[0];
-  g.c = big.shape[1];
-  g.o = small.shape[1];
-  g.groups = o.groups;
-  FASTDL_CHECK(small.shape[0] == g.n, FASTDL_ERROR_SHAPE,
-               "%s: expected %s and %s to have the same batch size, got %s and %s", op, names.big,
-               names.small, shape_string(big).c_str(), shape_string(small).c_str());
-  FASTDL_CHECK(g.c % g.groups == 0 && g.o % g.groups == 0, FASTDL_ERROR_SHAPE,
-               "%s: expected channels divisible by groups = %lld, got %lld and %lld channels", op,
-               ll(g.groups), ll(names.transposed ? g.o : g.c), ll(names.transposed ? g.c : g.o));
-  FASTDL_CHECK(weight.shape[0] == g.o && weight.shape[1] == g.c / g.groups, FASTDL_ERROR_SHAPE,
-               "%s: expected %s of shape (%lld, %lld, ...) for %lld and %lld channels in %lld groups, got %s",
-               op, names.weight, ll(g.o), ll(g.c / g.groups), ll(names.transposed ? g.o : g.c),
-               ll(names.transposed ? g.c : g.o), ll(g.groups), shape_string(weight).c_str());
-  for (int i = 0; i < 3; ++i) {
-    const int from = i - (3 - nd), dim = from + 2;
-    const bool there = from >= 0;
-    g.in[i] = there ? big.shape[dim] : 1;
-    g.out[i] = there ? small.shape[dim] : 1;
-    g.kernel[i] = there ? weight.shape[dim] : 1;
-    g.stride[i] = there ? o.stride[from] : 1;
-    g.dilation[i] = there ? o.dilation[from] : 1;
-    g.padding[i] = there ? o.padding[from] : 0;
-    if (!there) continue;
-    FASTDL_CHECK(g.kernel[i] >= 1, FASTDL_ERROR_SHAPE,
-                 "%s: expected a kernel of at least 1 on each axis, got %s", op,
-                 shape_string(weight).c_str());
-    const int64_t room =
-        g.in[i] + o.padding[from] + o.padding_end[from] - g.dilation[i] * (g.kernel[i] - 1) - 1;
-    if (names.transposed) {
-      const int64_t least = (g.out[i] - 1) * g.stride[i] - o.padding[from] - o.padding_end[from] +
-                            g.dilation[i] * (g.kernel[i] - 1) + 1;
-      FASTDL_CHECK(
-          g.out[i] >= 1 && g.in[i] >= 1 && g.in[i] >= least &&
-              g.in[i] < least + std::max(g.stride[i], g.dilation[i]),
-          FASTDL_ERROR_SHAPE,
-          "%s: %s has extent %lld on spatial axis %d, expected %lld plus an output padding smaller than "
-          "stride or dilation, and at least 1",
-          op, names.big, ll(g.in[i]), from, ll(least));
-    } else {
-      FASTDL_CHECK(room >= 0, FASTDL_ERROR_SHAPE,
-                   "%s: the kernel reaches %lld elements on spatial axis %d, the padded input has %lld", op,
-                   ll(g.dilation[i] * (g.kernel[i] - 1) + 1), from,
-                   ll(g.in[i] + o.padding[from] + o.padding_end[from]));
-      FASTDL_CHECK(g.out[i] == room / g.stride[i] + 1, FASTDL_ERROR_SHAPE,
-                   "%s: expected extent %lld of %s on spatial axis %d, got %lld", op,
-                   ll(room / g.stride[i] + 1), names.small, from, ll(g.out[i]));
-    }
-  }
-  return g;
-}
-
 std::optional<View> optional_vector(const fastdl_tensor* t, DType dtype, int64_t n, const char* op,
                                     const char* name) {
   if (!t) return std::nullopt;
@@ -180,6 +104,72 @@ ConvWindows windows(const View& image, const View& columns, const int64_t* kerne
 
 }  // namespace
 
+ConvGeometry conv_geometry(const View& big, const View& weight, const View& small,
+                           const fastdl_conv_options& o, const ConvNames& names) {
+  const char* op = names.op;
+  const View& x = names.transposed ? small : big;
+  FASTDL_CHECK(x.ndim >= 3 && x.ndim <= 5, FASTDL_ERROR_SHAPE,
+               "%s: expected a batch of shape (N, C, ...) with 1 to 3 spatial axes, got shape %s", op,
+               shape_string(x).c_str());
+  check_ndim(weight, x.ndim, op, names.weight);
+  check_ndim(big, x.ndim, op, names.big);
+  check_ndim(small, x.ndim, op, names.small);
+  const int nd = x.ndim - 2;
+  check_options(o, nd, op);
+  check_extents(big, weight, small, o, nd, op);
+  ConvGeometry g;
+  g.n = big.shape[0];
+  g.c = big.shape[1];
+  g.o = small.shape[1];
+  g.groups = o.groups;
+  FASTDL_CHECK(small.shape[0] == g.n, FASTDL_ERROR_SHAPE,
+               "%s: expected %s and %s to have the same batch size, got %s and %s", op, names.big,
+               names.small, shape_string(big).c_str(), shape_string(small).c_str());
+  FASTDL_CHECK(g.c % g.groups == 0 && g.o % g.groups == 0, FASTDL_ERROR_SHAPE,
+               "%s: expected channels divisible by groups = %lld, got %lld and %lld channels", op,
+               ll(g.groups), ll(names.transposed ? g.o : g.c), ll(names.transposed ? g.c : g.o));
+  FASTDL_CHECK(weight.shape[0] == g.o && weight.shape[1] == g.c / g.groups, FASTDL_ERROR_SHAPE,
+               "%s: expected %s of shape (%lld, %lld, ...) for %lld and %lld channels in %lld groups, got %s",
+               op, names.weight, ll(g.o), ll(g.c / g.groups), ll(names.transposed ? g.o : g.c),
+               ll(names.transposed ? g.c : g.o), ll(g.groups), shape_string(weight).c_str());
+  for (int i = 0; i < 3; ++i) {
+    const int from = i - (3 - nd), dim = from + 2;
+    const bool there = from >= 0;
+    g.in[i] = there ? big.shape[dim] : 1;
+    g.out[i] = there ? small.shape[dim] : 1;
+    g.kernel[i] = there ? weight.shape[dim] : 1;
+    g.stride[i] = there ? o.stride[from] : 1;
+    g.dilation[i] = there ? o.dilation[from] : 1;
+    g.padding[i] = there ? o.padding[from] : 0;
+    if (!there) continue;
+    FASTDL_CHECK(g.kernel[i] >= 1, FASTDL_ERROR_SHAPE,
+                 "%s: expected a kernel of at least 1 on each axis, got %s", op,
+                 shape_string(weight).c_str());
+    const int64_t room =
+        g.in[i] + o.padding[from] + o.padding_end[from] - g.dilation[i] * (g.kernel[i] - 1) - 1;
+    if (names.transposed) {
+      const int64_t least = (g.out[i] - 1) * g.stride[i] - o.padding[from] - o.padding_end[from] +
+                            g.dilation[i] * (g.kernel[i] - 1) + 1;
+      FASTDL_CHECK(
+          g.out[i] >= 1 && g.in[i] >= 1 && g.in[i] >= least &&
+              g.in[i] < least + std::max(g.stride[i], g.dilation[i]),
+          FASTDL_ERROR_SHAPE,
+          "%s: %s has extent %lld on spatial axis %d, expected %lld plus an output padding smaller than "
+          "stride or dilation, and at least 1",
+          op, names.big, ll(g.in[i]), from, ll(least));
+    } else {
+      FASTDL_CHECK(room >= 0, FASTDL_ERROR_SHAPE,
+                   "%s: the kernel reaches %lld elements on spatial axis %d, the padded input has %lld", op,
+                   ll(g.dilation[i] * (g.kernel[i] - 1) + 1), from,
+                   ll(g.in[i] + o.padding[from] + o.padding_end[from]));
+      FASTDL_CHECK(g.out[i] == room / g.stride[i] + 1, FASTDL_ERROR_SHAPE,
+                   "%s: expected extent %lld of %s on spatial axis %d, got %lld", op,
+                   ll(room / g.stride[i] + 1), names.small, from, ll(g.out[i]));
+    }
+  }
+  return g;
+}
+
 ConvForward conv_forward(const fastdl_tensor* x_, const fastdl_tensor* weight_, const fastdl_tensor* bias_,
                          const fastdl_tensor* residual_, const fastdl_tensor* out_,
                          const fastdl_conv_options* options, bool transposed) {
@@ -189,8 +179,8 @@ ConvForward conv_forward(const fastdl_tensor* x_, const fastdl_tensor* weight_, 
   f.out = out_view(out_, f.x.dtype, op, "out");
   const fastdl_conv_options o = conv_options(options, op);
   f.activation = o.activation;
-  f.geometry = transposed ? geometry(f.out, f.weight, f.x, o, {op, "out", "x", "weight", true})
-                          : geometry(f.x, f.weight, f.out, o, {op, "x", "out", "weight", false});
+  f.geometry = transposed ? conv_geometry(f.out, f.weight, f.x, o, {op, "out", "x", "weight", true})
+                          : conv_geometry(f.x, f.weight, f.out, o, {op, "x", "out", "weight", false});
   f.bias = optional_vector(bias_, f.x.dtype, f.out.shape[1], op, "bias");
   f.residual = optional_like(residual_, f.out, "out", op, "residual");
   return f;
@@ -205,9 +195,9 @@ ConvBackwardData conv_backward_data(const fastdl_tensor* grad_, const fastdl_ten
   b.grad_x = out_view(grad_x_, b.grad.dtype, op, "grad_x");
   const fastdl_conv_options o = conv_options(options, op);
   b.activation = o.activation;
-  b.geometry = transposed
-                   ? geometry(b.grad, b.weight, b.grad_x, o, {op, "grad_out", "grad_x", "weight", true})
-                   : geometry(b.grad_x, b.weight, b.grad, o, {op, "grad_x", "grad_out", "weight", false});
+  b.geometry =
+      transposed ? conv_geometry(b.grad, b.weight, b.grad_x, o, {op, "grad_out", "grad_x", "weight", true})
+                 : conv_geometry(b.grad_x, b.weight, b.grad, o, {op, "grad_x", "grad_out", "weight", false});
   b.saved = optional_like(saved_, b.grad, "grad_out", op, "saved");
   check_saved(b.saved, b.activation, op);
   return b;
@@ -226,8 +216,8 @@ ConvBackwardWeight conv_backward_weight(const fastdl_tensor* grad_, const fastdl
   check_saved(b.saved, b.activation, op);
   if (grad_weight_) {
     const View w = out_view(grad_weight_, b.grad.dtype, op, "grad_weight");
-    b.geometry = transposed ? geometry(b.grad, w, b.x, o, {op, "grad_out", "x", "grad_weight", true})
-                            : geometry(b.x, w, b.grad, o, {op, "x", "grad_out", "grad_weight", false});
+    b.geometry = transposed ? conv_geometry(b.grad, w, b.x, o, {op, "grad_out", "x", "grad_weight", true})
+                            : conv_geometry(b.x, w, b.grad, o, {op, "x", "grad_out", "grad_weight", false});
     b.grad_weight = w;
   } else if (grad_bias_) {
     FASTDL_CHECK(b.grad.ndim >= 3 && b.grad.ndim <= 5, FASTDL_ERROR_SHAPE,

@@ -22,6 +22,19 @@ struct ConvGeometry {
   }
 };
 
+// What a tensor is called in messages: the roles of `big` (the convolution's input) and `small` (its output)
+// are exchanged in a transposed convolution.
+struct ConvNames {
+  const char* op;
+  const char* big;
+  const char* small;
+  const char* weight;
+  bool transposed;
+};
+// Checks the shapes and options; the sizes that follow from them.
+ConvGeometry conv_geometry(const View& big, const View& weight, const View& small,
+                           const fastdl_conv_options& o, const ConvNames& names);
+
 struct ConvForward {
   View x, weight, out;
   std::optional<View> bias, residual;

@@ -42,6 +42,30 @@ struct Source {
   bool plain() const { return !masked() && x.channels_together(); }
 };
 
+// Axis i of a tensor with nd spatial axes is axis 3 - nd + i here.
+template <class T>
+Image<T> image(const View& v) {
+  Image<T> x;
+  const int nd = v.ndim - 2;
+  x.data = v.as<T>();
+  x.n = v.shape[0];
+  x.c = v.shape[1];
+  x.n_step = v.strides[0];
+  x.c_step = v.strides[1];
+  for (int i = 0; i < 3; ++i) {
+    x.size[i] = i < 3 - nd ? 1 : v.shape[i + nd - 1];
+    x.step[i] = i < 3 - nd ? 0 : v.strides[i + nd - 1];
+  }
+  return x;
+}
+
+template <class T>
+Source<T> source(const View& x) {
+  Source<T> s;
+  s.x = image<const T>(x);
+  return s;
+}
+
 using Geometry = check::ConvGeometry;
 
 // The taps of one axis: input offset, ascending, and place among the packed weights.

@@ -1,7 +1,6 @@
 // Entry points: the checks that are left, then the arguments in the order the algorithms work in.
 #include "fastdl/rnn.h"
 
-#include "cpu/rnn_problem.h"
 #include "cpu/rnn_product.h"
 #include "cpu/rnn_stage.h"
 #include "cpu/widen.h"
@@ -9,28 +8,10 @@
 namespace fastdl::cpu {
 namespace {
 
-// Groups parameters (or their gradients) by direction; data(i) is parameter i's contiguous memory or NULL.
-template <class T, class Data>
-std::vector<RnnWeights<T>> group(const RnnShape& s, Data&& data) {
-  std::vector<RnnWeights<T>> groups;
-  for (int64_t d = 0, i = 0; d < s.layers * s.directions; ++d) {
-    RnnWeights<T> w;
-    w.ih = data(i++);
-    w.hh = data(i++);
-    if (s.bias) {
-      w.bias_ih = data(i++);
-      w.bias_hh = data(i++);
-    }
-    if (s.projection) w.hr = data(i++);
-    groups.push_back(w);
-  }
-  return groups;
-}
-
 template <class T>
-std::vector<RnnWeights<T>> read_params(Context* context, const RnnProblem& p,
+std::vector<RnnWeights<T>> read_params(Context* context, const check::RnnProblem& p,
                                        std::deque<Contiguous>& copies) {
-  return group<T>(p.shape, [&](int64_t i) {
+  return rnn_group<T>(p.shape, [&](int64_t i) {
     const View& v = p.params[static_cast<size_t>(i)];
     return v.contiguous() ? v.as<T>() : copies.emplace_back(context, v)->template as<T>();
   });
@@ -56,29 +37,13 @@ extern "C" {
 
 fastdl_status fastdl_rnn_reserve_size(const fastdl_rnn_options* options, int64_t rows, int64_t hidden_size,
                                       int64_t state_size, int64_t* elements) {
-  return guarded([&] {
-    const char* op = "rnn_reserve_size";
-    RnnShape s = rnn_shape_of(options, op);
-    FASTDL_CHECK(rows >= 0 && hidden_size >= 1 && state_size >= 1 && elements, FASTDL_ERROR_VALUE,
-                 "%s: expected rows >= 0, hidden_size >= 1, state_size >= 1 and a place for the result", op);
-    s.hidden = hidden_size;
-    s.state = state_size;
-    check_rnn_size(s, rows, op);
-    *elements = RnnReserve(s, rows).size();
-  });
+  return guarded(
+      [&] { *elements = check::rnn_reserve_size(options, rows, hidden_size, state_size, elements); });
 }
 
 fastdl_status fastdl_rnn_dropout_size(const fastdl_rnn_options* options, int64_t rows, int64_t state_size,
                                       int64_t* numbers) {
-  return guarded([&] {
-    const char* op = "rnn_dropout_size";
-    RnnShape s = rnn_shape_of(options, op);
-    FASTDL_CHECK(rows >= 0 && state_size >= 1 && numbers, FASTDL_ERROR_VALUE,
-                 "%s: expected rows >= 0, state_size >= 1 and a place for the result", op);
-    s.state = s.hidden = state_size;
-    check_rnn_size(s, rows, op);
-    *numbers = s.dropout > 0 ? (s.layers - 1) * rnn_dropout_numbers(s, rows) : 0;
-  });
+  return guarded([&] { *numbers = check::rnn_dropout_size(options, rows, state_size, numbers); });
 }
 
 fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x_, const fastdl_tensor* h0_,
@@ -92,20 +57,14 @@ fastdl_status fastdl_rnn_forward(fastdl_context* context, const fastdl_tensor* x
                       writes(h_n_, "h_n"), writes(c_n_, "c_n"), reserve, options);
   }
   return guarded([&] {
-    const RnnProblem p =
-        check_rnn_problem("rnn", x_, h0_, c0_, params, num_params, lengths, y_, reserve, options);
-    FASTDL_CHECK(p.shape.lstm() || !c_n_, FASTDL_ERROR_VALUE, "%s: c_n is for LSTM only", p.op);
-    const View h_n_view = p.states(h_n_, p.shape.state, "h_n"),
-               c_n_view = p.states(c_n_, p.shape.hidden, "c_n");
-    check_out(p.y, p.op, "y");
-    if (h_n_) check_out(h_n_view, p.op, "h_n");
-    if (c_n_) check_out(c_n_view, p.op, "c_n");
+    const check::RnnForward p =
+        check::rnn_forward(x_, h0_, c0_, params, num_params, lengths, y_, h_n_, c_n_, reserve, options);
     dispatch(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
       const RnnSequences<T> x(context, p.rows, p.x), y(context, p.rows, p.y);
-      const RnnStates<T> h0(context, p.rows, p.h0), c0(context, p.rows, p.c0), h_n(context, p.rows, h_n_view),
-          c_n(context, p.rows, c_n_view);
+      const RnnStates<T> h0(context, p.rows, p.h0), c0(context, p.rows, p.c0), h_n(context, p.rows, p.h_n),
+          c_n(context, p.rows, p.c_n);
       x.read();
       h0.read();
       c0.read();
@@ -137,45 +96,23 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
                       writes(grad_params, num_params, "a gradient of params"), options);
   }
   return guarded([&] {
-    const char* op = "rnn_backward";
-    FASTDL_CHECK(reserve, FASTDL_ERROR_VALUE, "%s: the reserve of the forward call is required", op);
-    const RnnProblem p =
-        check_rnn_problem(op, x_, h0_, c0_, params, num_params, lengths, y_, reserve, options);
-    const RnnShape& s = p.shape;
-    FASTDL_CHECK(s.lstm() || (!grad_c_n_ && !grad_c0_), FASTDL_ERROR_VALUE,
-                 "%s: grad_c_n and grad_c0 are for LSTM only", op);
-    const View grad_y_view = grad_y_ ? p.sequences(grad_y_, s.width(), "grad_y") : View{};
-    const View grad_x_view = grad_x_ ? p.sequences(grad_x_, s.input, "grad_x") : View{};
-    const View grad_h_n_view = p.states(grad_h_n_, s.state, "grad_h_n"),
-               grad_c_n_view = p.states(grad_c_n_, s.hidden, "grad_c_n"),
-               grad_h0_view = p.states(grad_h0_, s.state, "grad_h0"),
-               grad_c0_view = p.states(grad_c0_, s.hidden, "grad_c0");
-    if (grad_x_) check_out(grad_x_view, op, "grad_x");
-    if (grad_h0_) check_out(grad_h0_view, op, "grad_h0");
-    if (grad_c0_) check_out(grad_c0_view, op, "grad_c0");
-    std::vector<View> grad_views(p.params.size());
-    for (size_t i = 0; grad_params && i < p.params.size(); ++i) {
-      if (!grad_params[i]) continue;
-      const std::string name = "the gradient of " + rnn_param_name(s, static_cast<int64_t>(i));
-      grad_views[i] = out_view(grad_params[i], p.x.dtype, op, name.c_str());
-      check_same_shape(p.params[i], rnn_param_name(s, static_cast<int64_t>(i)).c_str(), grad_views[i],
-                       name.c_str(), op);
-    }
+    const check::RnnBackward p =
+        check::rnn_backward(grad_y_, grad_h_n_, grad_c_n_, x_, h0_, c0_, params, num_params, lengths, y_,
+                            reserve, grad_x_, grad_h0_, grad_c0_, grad_params, options);
     dispatch(p.x.dtype, [&](auto zero) {
       using T = decltype(zero);
       std::deque<Contiguous> copies;
       std::deque<ContiguousOut> outs;
-      const auto grads = group<T>(s, [&](int64_t i) -> T* {
-        const View& v = grad_views[static_cast<size_t>(i)];
+      const auto grads = rnn_group<T>(p.shape, [&](int64_t i) -> T* {
+        const View& v = p.grad_params[static_cast<size_t>(i)];
         return v.ndim == 0 ? nullptr : (*outs.emplace_back(context, v)).template as<T>();
       });
-      const View x_view = p.x;
-      const RnnSequences<T> x(context, p.rows, x_view), y(context, p.rows, p.y),
-          grad_y(context, p.rows, grad_y_ ? grad_y_view : p.y),
-          grad_x(context, p.rows, grad_x_ ? grad_x_view : x_view);
+      const RnnSequences<T> x(context, p.rows, p.x), y(context, p.rows, p.y),
+          grad_y(context, p.rows, grad_y_ ? p.grad_y : p.y),
+          grad_x(context, p.rows, grad_x_ ? p.grad_x : p.x);
       const RnnStates<T> h0(context, p.rows, p.h0), c0(context, p.rows, p.c0),
-          grad_h_n(context, p.rows, grad_h_n_view), grad_c_n(context, p.rows, grad_c_n_view),
-          grad_h0(context, p.rows, grad_h0_view), grad_c0(context, p.rows, grad_c0_view);
+          grad_h_n(context, p.rows, p.grad_h_n), grad_c_n(context, p.rows, p.grad_c_n),
+          grad_h0(context, p.rows, p.grad_h0), grad_c0(context, p.rows, p.grad_c0);
       x.read();
       y.read();
       if (grad_y_) grad_y.read();
@@ -183,8 +120,8 @@ fastdl_status fastdl_rnn_backward(fastdl_context* context, const fastdl_tensor* 
       c0.read();
       grad_h_n.read();
       grad_c_n.read();
-      rnn_backward<T>(context, {s, p.rows, read_params<T>(context, p, copies), grads, x.data(), h0.data(),
-                                c0.data(), y.data(), p.reserve.as<compute_t<T>>(),
+      rnn_backward<T>(context, {p.shape, p.rows, read_params<T>(context, p, copies), grads, x.data(),
+                                h0.data(), c0.data(), y.data(), p.reserve.as<compute_t<T>>(),
                                 grad_y_ ? grad_y.data() : nullptr, grad_h_n.data(), grad_c_n.data(),
                                 grad_x_ ? grad_x.data() : nullptr, grad_h0.data(), grad_c0.data()});
       if (grad_x_) grad_x.write();

@@ -9,19 +9,6 @@
 
 namespace fastdl::cpu {
 
-RnnReserve::RnnReserve(const RnnShape& s, int64_t rows) {
-  directions_ = s.directions;
-  gates_size_ = rows * s.gates * s.hidden;
-  state_size_ = s.lstm() || s.gru() ? rows * s.hidden : 0;
-  direction_size_ = gates_size_ + state_size_ + (s.projection ? rows * s.hidden : 0);
-  y_size_ = rows * s.width();
-  const int64_t all_gates = directions_ * direction_size_;
-  layer_size_ = all_gates + y_size_ * (s.dropout > 0 ? 2 : 1);
-  size_ = (s.layers - 1) * layer_size_ + all_gates;
-}
-
-int64_t rnn_dropout_numbers(const RnnShape& shape, int64_t rows) { return rows * shape.width(); }
-
 template <class S>
 void rnn_dropout(Context* context, const RnnShape& shape, int64_t rows, int64_t layer, const S* x, S* y) {
   using A = compute_t<S>;

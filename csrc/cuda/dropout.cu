@@ -2,6 +2,7 @@
 // elements).
 #include "common/dropout.h"
 
+#include "cuda/dropout.h"
 #include "cuda/map.cuh"
 #include "cuda/philox.cuh"
 #include "cuda/tensor.h"
@@ -15,9 +16,11 @@ constexpr int kThreads = 256;
 // Where whole blocks of the generator do not lie in whole packs: every element makes its own.
 template <class T>
 struct DropoutOne {
+  static constexpr bool kUsesIndex = true;
   DropoutMask mask;
+  int64_t first;
   T scale;
-  __device__ T operator()(int64_t i, T x) const { return dropout_keeps(mask, i) ? x * scale : T(0); }
+  __device__ T operator()(int64_t i, T x) const { return dropout_keeps(mask, first + i) ? x * scale : T(0); }
 };
 
 // A thread takes 16 bytes at a time, of float64 twice that: whole blocks of the generator.
@@ -57,19 +60,26 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class S>
-void apply(Context* context, const DropoutMask& mask, const View& x, const View& out) {
+void apply(Context* context, DropoutMask mask, int64_t first, const View& x, const View& out) {
   const auto scale = static_cast<compute_t<S>>(mask.scale);
   if (x.size() == 0) return;
-  if (x.contiguous() && out.contiguous() && aligned_to(16, x.data, out.data)) {
+  mask.offset += static_cast<uint64_t>(first / 4);
+  first %= 4;
+  if (first == 0 && x.contiguous() && out.contiguous() && aligned_to(16, x.data, out.data)) {
     constexpr int64_t kPerBlock = kThreads * (sizeof(S) == 2 ? 8 : 4);
     return launch(context, FASTDL_KERNEL(dropout_flat<S>), {blocks_for(x.size(), kPerBlock), kThreads}, mask,
                   scale, x.size(), x.as<const S>(), out.as<S>());
   }
   const View* const views[] = {&out, &x};
-  map_any<S, S>(context, map_shape(views, true), DropoutOne<compute_t<S>>{mask, scale}, out, x);
+  map_any<S, S>(context, map_shape(views, true), DropoutOne<compute_t<S>>{mask, first, scale}, out, x);
 }
 
 }  // namespace
+
+void dropout(Context* context, const DropoutMask& mask, int64_t first, const View& x, const View& out) {
+  dispatch_storage(x.dtype, [&](auto zero) { apply<decltype(zero)>(context, mask, first, x, out); });
+}
+
 }  // namespace fastdl::cuda
 
 using namespace fastdl;
@@ -80,6 +90,6 @@ extern "C" fastdl_status fastdl_cuda_dropout(fastdl_context* context, const fast
                                              uint64_t offset) {
   return guarded([&] {
     const check::Dropout d = check::dropout(x, out, p, seed, offset);
-    dispatch_storage(d.x.dtype, [&](auto zero) { apply<decltype(zero)>(context, d.mask, d.x, d.out); });
+    dropout(context, d.mask, 0, d.x, d.out);
   });
 }

@@ -15,6 +15,11 @@ Gemm<S> product(int64_t m, int64_t n, int64_t k, const S* a, int64_t a_row, int6
   return g;
 }
 
+// out[j] = sum over the rows of z[i * row + j * column], in an order that the shape fixes.
+template <class S>
+void sum_rows(Context* context, int64_t rows, int64_t columns, const S* z, int64_t row, int64_t column,
+              const View& out);
+
 void linear_backward(Context* context, const check::LinearBackward& l);
 
 }  // namespace fastdl::cuda

@@ -26,6 +26,20 @@ struct Rows {
 
 }  // namespace
 
+template <class S>
+void sum_rows(Context* context, int64_t rows, int64_t columns, const S* z, int64_t row, int64_t column,
+              const View& out) {
+  sum_rows<S>(context, RowsToSum<S>{z, rows, columns, row, column, columns > 0 ? columns : 1, 0}, out);
+}
+
+#define FASTDL_INSTANTIATE(S) \
+  template void sum_rows<S>(Context*, int64_t, int64_t, const S*, int64_t, int64_t, const View&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(bfloat16)
+FASTDL_INSTANTIATE(float16)
+#undef FASTDL_INSTANTIATE
+
 void linear_backward(Context* context, const check::LinearBackward& l) {
   const int64_t n = l.grad.extent(-1);
   const bool activated = l.activation.kind != FASTDL_ACT_NONE;

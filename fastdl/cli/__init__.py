@@ -62,13 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             const=os.path.join(package, folder),
             help=f"print the folder of {what} and exit",
         )
+    parser.add_argument(
+        "--selftest", action="store_true", help="compare every family of kernels with NumPy and exit"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
 
-    from . import bench, evaluate, info, train
+    from . import bench, evaluate, info, selftest, train
 
     for module in (train, evaluate, info, bench):
         module.add(commands)
     args = parser.parse_args(argv)
+    if args.selftest:
+        args.run = selftest.run
     if not hasattr(args, "run"):
         parser.print_help()
         return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import ops
-from ..autograd import ArrayFunction, TensorBase, _mode, wrap
+from ..autograd import ArrayFunction, Deferred, TensorBase, _mode, wrap
 from ..backend import empty_like, kernels
 from ..naming import names_itself
 from ..ops.activation import (
@@ -20,6 +20,7 @@ from ..ops.activation import (
     HARDSHRINK,
     HARDTANH,
     LEAKY_RELU,
+    RELU,
     SOFTPLUS,
     SOFTSHRINK,
     THRESHOLD,
@@ -51,11 +52,19 @@ class Activate(ArrayFunction):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: np.ndarray) -> np.ndarray:
+    def backward(ctx: Any, grad: Any) -> Any:
+        if isinstance(grad, Deferred):  # of a max pooling: it knows where its maxima are positive
+            grad.relu()
+            return grad
         (saved,) = ctx.saved
         out = empty_like(saved)
         kernels(saved).activation_backward(grad, saved, out, *ctx.f)
         return out
+
+    def takes_pooled(ctx: Any, grad: np.ndarray) -> bool:
+        """Whether a max pooling's gradient can go through to the convolution before."""
+        takes_pooled = getattr(ctx.inputs[0], "takes_pooled", None)
+        return ctx.f[0] == RELU and takes_pooled is not None and takes_pooled(grad)
 
 
 class Glu(ArrayFunction):

@@ -8,11 +8,12 @@ import numpy as np
 
 from ..autograd import ArrayFunction
 from ..backend import empty_like, kernels
-from ..ops.activation import NONE, Activation, resolve_activation
-from ..ops.conv import conv, conv_backward, conv_transpose, conv_transpose_backward
+from ..ops.activation import NONE, RELU, Activation, resolve_activation
+from ..ops.conv import conv, conv_backward, conv_pool_backward, conv_transpose, conv_transpose_backward
 from ..ops.conv import fold as fold_array
 from ..ops.conv import unfold as unfold_array
 from ..tensor import Tensor
+from .pool import PooledGradient
 
 __all__ = [
     "conv1d",
@@ -70,8 +71,28 @@ class Conv(ArrayFunction):
         return _run(ctx, conv, a, residual, x, weight, bias, *options)
 
     @staticmethod
-    def backward(ctx: Any, grad: np.ndarray) -> Any:
-        return _run_backward(ctx, conv_backward, grad)
+    def backward(ctx: Any, grad: Any) -> Any:
+        if not isinstance(grad, PooledGradient):
+            return _run_backward(ctx, conv_backward, grad)
+        relu = "relu" if grad.masked or ctx.activation.kind == RELU else None
+        x, weight = ctx.saved[:2]
+        stride, padding, dilation, groups = ctx.options
+        pooled = (grad.grad, grad.out, grad.indices)
+        return conv_pool_backward(
+            *pooled, x, weight, stride, padding, dilation, groups, relu, needs=ctx.needs
+        )
+
+    def takes_pooled(ctx: Any, grad: np.ndarray) -> bool:
+        """Whether backward takes a `PooledGradient` made of ``grad``."""
+        return (
+            grad.__class__ is np.ndarray
+            and grad.dtype.char in "fd"
+            and ctx.activation.kind in (NONE, RELU)
+            and ctx.options[-1] == 1  # groups
+            and ctx.needs[3] is None  # no residual that wants a gradient
+            and bool(ctx.saved)
+            and grad.ndim == ctx.saved[0].ndim == ctx.saved[1].ndim
+        )
 
 
 class ConvTranspose(ArrayFunction):

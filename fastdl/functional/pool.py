@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import autograd, casting, ops
-from ..autograd import ArrayFunction, _mode, wrap
+from ..autograd import ArrayFunction, Deferred, _mode, version, wrap
 from ..tensor import Tensor
 
 __all__ = [
@@ -26,6 +26,24 @@ __all__ = [
 ]
 
 
+class PooledGradient(Deferred):
+    """The gradient of a max pooling's input: ``grad`` at the positions ``indices``, zero elsewhere; where the input
+    came from a ReLU (``masked``), only if ``out``, the pooled output, is positive. Convolutions take it as it is."""
+
+    __slots__ = ("grad", "indices", "masked", "out", "shape", "window")
+
+    def __init__(self, grad: np.ndarray, indices: np.ndarray, out: np.ndarray, shape: Any, window: Any):
+        self.grad, self.indices, self.out, self.shape, self.window = grad, indices, out, shape, window
+        self.masked = False
+
+    def relu(self) -> None:
+        self.masked = True
+
+    def form(self) -> np.ndarray:
+        grad = np.where(self.out <= 0, self.grad.dtype.type(0), self.grad) if self.masked else self.grad
+        return ops.max_pool_backward(grad, self.indices, self.shape, *self.window)
+
+
 class MaxPool(ArrayFunction):
     """Maximum over sliding windows; the positions of the maxima are an output without a gradient."""
 
@@ -35,12 +53,16 @@ class MaxPool(ArrayFunction):
         if ctx.needs[0] is None and not want_indices:
             return ops.max_pool(x, *window)
         out, indices = ops.max_pool(x, *window, return_indices=True)  # type: ignore[misc]
-        ctx.save(indices)
+        # The output in a list: it may be changed in place before backward, which then does without it.
+        ctx.save(indices, [out])
         return (out, indices.astype(np.int64)) if want_indices else out
 
     @staticmethod
-    def backward(ctx: Any, grad: np.ndarray, _: Any = None) -> np.ndarray:
-        (indices,) = ctx.saved
+    def backward(ctx: Any, grad: np.ndarray, _: Any = None) -> Any:
+        indices, (out,) = ctx.saved
+        takes_pooled = getattr(ctx.inputs[0], "takes_pooled", None)
+        if takes_pooled is not None and takes_pooled(grad) and version(out) <= ctx.epoch:
+            return PooledGradient(grad, indices, out, ctx.shape, ctx.window)
         return ops.max_pool_backward(grad, indices, ctx.shape, *ctx.window)
 
 

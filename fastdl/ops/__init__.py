@@ -18,7 +18,15 @@ from .activation import (
     resolve_activation,
 )
 from .attention import scaled_dot_product_attention, scaled_dot_product_attention_backward
-from .conv import conv, conv_backward, conv_transpose, conv_transpose_backward, fold, unfold
+from .conv import (
+    conv,
+    conv_backward,
+    conv_pool_backward,
+    conv_transpose,
+    conv_transpose_backward,
+    fold,
+    unfold,
+)
 from .dropout import dropout, dropout_mask
 from .embedding import embedding, embedding_backward, embedding_bag, embedding_bag_backward
 from .loss import cross_entropy, nll_loss
@@ -76,6 +84,7 @@ __all__ = [
     "bmm",
     "conv",
     "conv_backward",
+    "conv_pool_backward",
     "conv_transpose",
     "conv_transpose_backward",
     "cross_entropy",

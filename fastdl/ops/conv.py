@@ -16,7 +16,15 @@ from ..backend import empty, is_array, kernels
 from .activation import NONE, resolve_activation
 from .pool import channels_last_empty, spread
 
-__all__ = ["conv", "conv_backward", "conv_transpose", "conv_transpose_backward", "fold", "unfold"]
+__all__ = [
+    "conv",
+    "conv_backward",
+    "conv_pool_backward",
+    "conv_transpose",
+    "conv_transpose_backward",
+    "fold",
+    "unfold",
+]
 
 Size = int | Sequence[int]
 Padding = int | str | Sequence[int]
@@ -246,6 +254,47 @@ def conv_backward(
     )
     names = ("conv_backward_data", "conv_backward_weight")
     return _backward(names, options, grad, saved, x, weight, weight.shape[0], needs)
+
+
+def conv_pool_backward(
+    grad: np.ndarray,
+    out: np.ndarray | None,
+    indices: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    activation: Any = None,
+    needs: Sequence[Any] = ALL,
+) -> tuple[Any, Any, Any]:
+    """Gradients of ``max_pool(conv(x, weight, bias, ..., activation))`` with respect to x, weight and bias; None where
+    ``needs`` is false. On the CPU only.
+
+    grad, out and indices (int32): the pooled output's gradient, the output itself, and the positions of the maxima as
+    `max_pool` returns them. ``activation``: None or "relu". Only the products of the maxima are formed.
+
+    >>> x, weight = np.array([[[1, 2, 3]]], np.float32), np.ones((1, 1, 2), np.float32)
+    >>> one, where = np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.int32)
+    >>> [g.tolist() for g in conv_pool_backward(one, one, where, x, weight)]
+    [[[[0.0, 1.0, 1.0]]], [[[2.0, 3.0]]], [1.0]]
+    """
+    _operands(x, weight, "conv_pool_backward")
+    options, _ = _plan(
+        x.shape[2:],
+        weight.shape[2:],
+        _hashable(stride),
+        _hashable(padding),
+        _hashable(dilation),
+        groups,
+        activation,
+    )
+    dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype) if needs[0] else None
+    dw = empty(weight.shape, weight.dtype) if needs[1] else None
+    db = empty(weight.shape[0], weight.dtype) if needs[2] else None
+    kernels(None).conv_pool_backward(grad, out, indices, x, weight, dx, dw, db, options)
+    return dx, dw, db
 
 
 def conv_transpose(

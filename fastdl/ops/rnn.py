@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ..backend import empty, is_array, kernels, wide
+from ..backend import empty, is_array, kernels, to_numpy, wide
 
 __all__ = [
     "Network",
@@ -191,14 +191,14 @@ def _bad_weight(network: Network, weight: Any) -> Exception:
 
 
 def _operands(network: Network, x: ndarray, lengths: Any) -> tuple[ndarray, Any]:
-    """x time-major, lengths as an array."""
+    """x time-major, lengths as an array of the CPU: they say which kernels run."""
     if not is_array(x):
         raise TypeError(f"{network.kind}: expected an array, got {type(x).__name__}")
     if x.ndim != (2 if network.packed else 3):
         leading = "rows" if network.packed else "B, T" if network.batch_first else "T, B"
         raise ValueError(f"{network.kind}: expected x of shape ({leading}, input_size), got {x.shape}")
-    if lengths is not None and not is_array(lengths):
-        lengths = np.asarray(lengths, like=x)
+    if lengths is not None:
+        lengths = to_numpy(lengths) if is_array(lengths) else np.asarray(lengths)
         if lengths.size == 0:
             lengths = lengths.astype(np.int64)
     if lengths is not None and lengths.ndim != 1:

@@ -235,6 +235,7 @@ bool finite_bf16(const bfloat16* x, int64_t n) {
 }  // namespace
 
 extern const WinogradKernels winograd_kernels;
+extern const PooledKernels pooled_kernels;
 extern const ConvKernels conv_kernels;
 const ConvKernels conv_kernels = {
     {depthwise<float>, depthwise_weight<float>, add_rows<float>, scatter_rows<float>},
@@ -243,6 +244,7 @@ const ConvKernels conv_kernels = {
     depthwise_weight<bfloat16>,
     pair_rows,
     finite_bf16,
-    &winograd_kernels};
+    &winograd_kernels,
+    &pooled_kernels};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/narrow.h"
+#include "cpu/isa/conv_pooled.h"
 #include "cpu/isa/conv_winograd.h"
 
 namespace fastdl::cpu {
@@ -70,6 +71,7 @@ struct ConvKernels {
   void (*pair_rows)(const bfloat16* a, int64_t ka, const bfloat16* b, int64_t kb, int width, bfloat16* out);
   bool (*finite_bf16)(const bfloat16* x, int64_t n);
   const WinogradKernels* winograd;
+  const PooledKernels* pooled;
 };
 
 template <class T>

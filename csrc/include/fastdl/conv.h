@@ -55,6 +55,21 @@ FASTDL_API fastdl_status fastdl_conv_backward_weight(fastdl_context* context, co
                                                      const fastdl_tensor* grad_bias,
                                                      const fastdl_conv_options* options);
 
+/* All gradients of max_pool(activation(conv(x, weight) + bias)), where nothing else uses the convolution's
+   output; activation: none or ReLU. Only what the maxima take part in is multiplied.
+     grad_out  (N, O, *Q), the gradient of the pooled output
+     out       that output, which ReLU's derivative is taken from; NULL without an activation
+     indices   int32, of the same shape: the position of each maximum in its plane (*P), as
+               fastdl_max_pool_forward writes them; what is no position contributes nothing
+   grad_x, grad_weight, grad_bias: each may be NULL. */
+FASTDL_API fastdl_status fastdl_conv_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
+                                                   const fastdl_tensor* out, const fastdl_tensor* indices,
+                                                   const fastdl_tensor* x, const fastdl_tensor* weight,
+                                                   const fastdl_tensor* grad_x,
+                                                   const fastdl_tensor* grad_weight,
+                                                   const fastdl_tensor* grad_bias,
+                                                   const fastdl_conv_options* options);
+
 /* Transposed convolution, the adjoint of the convolution with the same options:
      x         (N, C, *P)
      weight    (C, O / groups, *K)

@@ -129,6 +129,7 @@ FASTDL_CHECKED(linear_backward);
 FASTDL_CHECKED(conv_forward);
 FASTDL_CHECKED(conv_backward_data);
 FASTDL_CHECKED(conv_backward_weight);
+FASTDL_CHECKED(conv_pool_backward);
 FASTDL_CHECKED(conv_transpose_forward);
 FASTDL_CHECKED(conv_transpose_backward_data);
 FASTDL_CHECKED(conv_transpose_backward_weight);

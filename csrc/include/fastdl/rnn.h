@@ -4,11 +4,11 @@
    projection's), L layers, D directions (1 or 2), G gates (RNN 1; GRU 3: reset, update, new; LSTM 4: input,
    forget, cell, output).
 
-   Padded form: x [T, B, I], y [T, B, D*P]. `lengths` (int64 [B], may be NULL: all T) says how many steps of
-   each sequence count; steps beyond are never read, y is 0 there, and the states h_n, c_n are those of each
-   sequence's last step. Any strides are accepted, so batch-first arrays are passed as transposed views.
-   Packed form: x [N, I], y [N, D*P], N the sum of lengths, which must fall: the rows of step 0 of every
-   sequence, then those of step 1 of every sequence longer than 1, and so on.
+   Padded form: x [T, B, I], y [T, B, D*P]. `lengths` (int64 [B] in the host's memory on every device, may be
+   NULL: all T) says how many steps of each sequence count; steps beyond are never read, y is 0 there, and the
+   states h_n, c_n are those of each sequence's last step. Any strides are accepted, so batch-first arrays are
+   passed as transposed views. Packed form: x [N, I], y [N, D*P], N the sum of lengths, which must fall: the
+   rows of step 0 of every sequence, then those of step 1 of every sequence longer than 1, and so on.
 
    params: the weights of layer 0 forward, layer 0 backward (if bidirectional), layer 1 forward, ..., each
      weight_ih [G*H, I or D*P], weight_hh [G*H, P], then if has_bias: bias_ih [G*H], bias_hh [G*H],

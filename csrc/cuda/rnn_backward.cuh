@@ -1,0 +1,253 @@
+// Backward: step by step from the end the gates' gradients, then one product over all rows each for the
+// gradients of the inputs and the weights.
+#pragma once
+
+#include "cuda/matmul.h"
+#include "cuda/rnn_layer.cuh"
+
+namespace fastdl::cuda {
+
+template <class S>
+class RnnBackwardLayer {
+ public:
+  using T = compute_t<S>;
+
+  RnnBackwardLayer(Context* context, const RnnBackward<S>& p, const RnnPlaces& places, int64_t layer,
+                   const S* x, const S* y, const S* grad_y)
+      : context_(context),
+        p_(p),
+        s_(p.shape),
+        rows_(p.rows),
+        places_(places),
+        layer_(layer),
+        x_(x),
+        y_(y),
+        grad_y_(grad_y) {}
+
+  // grad_x: NULL if not wanted.
+  void run(S* grad_x) {
+    const int64_t n = rows_.rows, batch = rows_.sequences, directions = s_.directions;
+    gates_stride_ = padded<S>(s_.gates * s_.hidden), grad_h_stride_ = padded<S>(s_.state);
+    const RnnReserve reserve(s_, n);
+    const Workspace gates_x = space<S>(context_, directions * n * gates_stride_);
+    const Workspace gates_h = space<S>(context_, s_.gru() ? directions * n * gates_stride_ : 0);
+    const Workspace grad_h = space<S>(context_, s_.projection ? directions * n * grad_h_stride_ : 0);
+    const Workspace carry = space<T>(context_, directions * batch * s_.hidden);
+    if (!p_.grad_c_n) fill_zero(context_, carry.as<T>(), directions * batch * s_.hidden);
+    for (int64_t d = 0; d < directions; ++d) {
+      Direction& dir = direction_[d];
+      dir.index = layer_ * directions + d;
+      const RnnWeights<S>& w = p_.weights[static_cast<size_t>(dir.index)];
+      dir.gates = p_.reserve + reserve.gates(layer_, d);
+      dir.state = p_.reserve + reserve.state(layer_, d);
+      dir.unprojected = rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d));
+      dir.gates_x = gates_x.as<S>() + d * n * gates_stride_;
+      dir.gates_h = s_.gru() ? gates_h.as<S>() + d * n * gates_stride_ : dir.gates_x;
+      dir.grad_h = grad_h.as<S>() + d * n * grad_h_stride_;
+      dir.carry = carry.as<T>() + d * batch * s_.hidden;
+      dir.grad_h_n = p_.grad_h_n ? p_.grad_h_n + dir.index * batch * s_.state : nullptr;
+      dir.hh.emplace(context_, w.hh, s_.state, s_.gates * s_.hidden, true);
+      if (s_.projection) dir.hr.emplace(context_, w.hr, s_.hidden, s_.state, true);
+      if (p_.grad_c_n) {
+        convert_rows(context_,
+                     matrix(p_.grad_c_n + dir.index * batch * s_.hidden, batch, s_.hidden, s_.hidden),
+                     matrix(dir.carry, batch, s_.hidden, s_.hidden));
+      }
+    }
+    for (int64_t step = 0; step < rows_.steps; ++step) one_step(step);
+    for (int64_t d = 0; d < directions; ++d) {
+      first_states(d);
+      weight_gradients(d);
+    }
+    if (grad_x) input_gradient(grad_x);
+  }
+
+ private:
+  struct Direction {
+    int64_t index;
+    const T *gates, *state;
+    const S *unprojected, *grad_h_n;
+    S *gates_x, *gates_h, *grad_h;
+    T* carry;
+    std::optional<StepWeights<S>> hh, hr;
+  };
+
+  void one_step(int64_t step_index) const {
+    Both<StepProduct<S>> recurrent{}, projected{};
+    Both<PlainCell<S>> plain{};
+    Both<BackwardCell<S>> cells{};
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      const Direction& dir = direction_[d];
+      const int64_t t = d == 0 ? rows_.steps - 1 - step_index : step_index;
+      const int64_t t_after = d == 0 ? t + 1 : t - 1, t_before = d == 0 ? t - 1 : t + 1;
+      const int64_t rows = rows_.batch_at(t), row = rows_.offset_at(t), after = rows_.batch_at(t_after);
+      StepProduct<S>& p = recurrent.of[d] = dir.hh->product(1);
+      p.rows = rows, p.a_rows = std::min(after, rows), p.a_stride = gates_stride_;
+      p.a = dir.gates_h + (after > 0 ? rows_.offset_at(t_after) : 0) * gates_stride_;
+      const S* const grad_y = grad_y_ ? grad_y_ + row * s_.width() + d * s_.state : nullptr;
+      BackwardCell<S>& cell = cells.of[d] = backward_cell(dir, d, row, t_before);
+      if (!s_.projection) {
+        cell.grad_y = grad_y;
+        cell.grad_last = dir.grad_h_n, cell.ends_from = after;
+        continue;
+      }
+      S* const grad_h = dir.grad_h + row * grad_h_stride_;
+      PlainCell<S>& sum = plain.of[d];
+      sum.add = grad_y, sum.add_stride = s_.width();
+      sum.add_last = dir.grad_h_n, sum.add_last_stride = s_.state;
+      sum.out = {grad_h, grad_h_stride_, nullptr, 0, nullptr, 0, after};
+      StepProduct<S>& q = projected.of[d] = dir.hr->product(1);
+      q.rows = q.a_rows = rows, q.a = grad_h, q.a_stride = grad_h_stride_;
+    }
+    if (s_.projection) {
+      step(context_, recurrent, plain, s_.directions);
+      step(context_, projected, cells, s_.directions);
+    } else {
+      step(context_, recurrent, cells, s_.directions);
+    }
+  }
+
+  // Of the rows from `row` on, without the gradients from outside.
+  BackwardCell<S> backward_cell(const Direction& dir, int64_t d, int64_t row, int64_t t_before) const {
+    const int64_t before = rows_.batch_at(t_before), row_before = before > 0 ? rows_.offset_at(t_before) : 0;
+    BackwardCell<S> cell{};
+    cell.kind = s_.kind, cell.hidden = s_.hidden;
+    cell.y_stride = s_.width();
+    cell.carry = dir.carry;
+    cell.gates = dir.gates + row * s_.gates * s_.hidden;
+    cell.before = before;
+    if (s_.lstm()) {
+      cell.state = dir.state + row * s_.hidden, cell.state_before = dir.state + row_before * s_.hidden;
+      cell.first_state = p_.c0 ? p_.c0 + dir.index * rows_.sequences * s_.hidden : nullptr;
+    } else if (s_.gru()) {
+      cell.state = dir.state + row * s_.hidden;
+      cell.first_state = p_.h0 ? p_.h0 + dir.index * rows_.sequences * s_.hidden : nullptr;
+    }
+    cell.h = y_ + (s_.gru() ? row_before : row) * s_.width() + d * s_.state;
+    cell.grad_x = dir.gates_x + row * gates_stride_, cell.grad_h = dir.gates_h + row * gates_stride_;
+    cell.grad_stride = gates_stride_;
+    return cell;
+  }
+
+  // What is left before each sequence's first step is the gradient of its initial states.
+  void first_states(int64_t d) const {
+    const Direction& dir = direction_[d];
+    const int64_t batch = rows_.sequences;
+    if (p_.grad_c0) {
+      convert_rows(context_, matrix(dir.carry, batch, s_.hidden, s_.hidden),
+                   matrix(p_.grad_c0 + dir.index * batch * s_.hidden, batch, s_.hidden, s_.hidden));
+    }
+    if (!p_.grad_h0) return;
+    S* const grad_h0 = p_.grad_h0 + dir.index * batch * s_.state;
+    for (int64_t t = 0; t < rows_.steps; ++t) {
+      each_run(rows_, t, d == 1, 0, batch, [&](const RnnRun& run) {
+        if (run.has_before) return;
+        Both<StepProduct<S>> product{{dir.hh->product(1), {}}};
+        StepProduct<S>& p = product.of[0];
+        p.rows = p.a_rows = run.end - run.begin;
+        p.a = dir.gates_h + rows_.row(t, run.begin) * gates_stride_, p.a_stride = gates_stride_;
+        Both<PlainCell<S>> sum{};
+        sum.of[0].wide = s_.gru() ? dir.carry + run.begin * s_.hidden : nullptr;
+        sum.of[0].wide_stride = s_.hidden;
+        sum.of[0].out = {grad_h0 + run.begin * s_.state, s_.state, nullptr, 0, nullptr, 0, 0};
+        step(context_, product, sum, 1);
+      });
+    }
+  }
+
+  void weight_gradients(int64_t d) const {
+    const Direction& dir = direction_[d];
+    const RnnWeights<S>& g = p_.grads[static_cast<size_t>(dir.index)];
+    const int64_t n = rows_.rows, count = s_.gates * s_.hidden, input = s_.input_of(layer_);
+    // out [m, k] = a^T b over the rows: a [n, m], b [n, k].
+    const auto outer = [&](int64_t m, const S* a, int64_t a_stride, int64_t k, const S* b, int64_t b_stride,
+                           S* out) {
+      gemm(context_, rows_product(m, k, n, a, 1, a_stride, b, b_stride, 1, out));
+    };
+    const auto column_sums = [&](const S* a, S* out) {
+      sum_rows<S>(context_, n, count, a, gates_stride_, 1, matrix(out, count, 1, 1));
+    };
+    if (g.ih) outer(count, dir.gates_x, gates_stride_, input, x_, input, g.ih);
+    if (g.bias_ih) column_sums(dir.gates_x, g.bias_ih);
+    if (g.bias_hh) column_sums(dir.gates_h, g.bias_hh);
+    if (g.hr) outer(s_.state, dir.grad_h, grad_h_stride_, s_.hidden, dir.unprojected, s_.hidden, g.hr);
+    if (!g.hh) return;
+    const int64_t stride = padded<S>(s_.state);
+    const Workspace h_prev = space<S>(context_, n * stride);
+    const S* const h0 = p_.h0 ? p_.h0 + dir.index * rows_.sequences * s_.state : nullptr;
+    rnn_previous(context_, sizeof(S), places_,
+                 {y_ + d * s_.state, h0, s_.width(), s_.state, d == 1, h_prev.as<void>(), stride});
+    outer(count, dir.gates_h, gates_stride_, s_.state, h_prev.as<S>(), stride, g.hh);
+  }
+
+  // Where S is narrow, two directions are added before they are rounded.
+  void input_gradient(S* grad_x) const {
+    const int64_t n = rows_.rows, count = s_.gates * s_.hidden, columns = s_.input_of(layer_);
+    const bool wide = sizeof(S) == 2 && s_.directions == 2;
+    const Workspace sum = space<T>(context_, wide ? n * columns : 0);
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      const Direction& dir = direction_[d];
+      const S* const weight = p_.weights[static_cast<size_t>(dir.index)].ih;
+      const auto add = [&](auto* out) {
+        auto g = rows_product(n, columns, count, static_cast<const S*>(dir.gates_x), gates_stride_, 1, weight,
+                              columns, 1, out);
+        g.beta = d;
+        gemm(context_, g);
+      };
+      wide ? add(sum.as<T>()) : add(grad_x);
+    }
+    if (wide) {
+      convert_rows(context_, matrix(sum.as<T>(), n, columns, columns), matrix(grad_x, n, columns, columns));
+    }
+  }
+
+  Context* context_;
+  const RnnBackward<S>& p_;
+  const RnnShape& s_;
+  const RnnRows& rows_;
+  const RnnPlaces& places_;
+  const int64_t layer_;
+  const S *x_, *y_, *grad_y_;
+  int64_t gates_stride_ = 0, grad_h_stride_ = 0;
+  Direction direction_[2]{};
+};
+
+// Without a single row, the gradients of the weights are zero and the others are empty.
+template <class S>
+void rnn_no_rows(Context* context, const RnnBackward<S>& p) {
+  const RnnShape& s = p.shape;
+  const auto zero = [&](S* g, int64_t n) {
+    if (g) fill_zero(context, g, n);
+  };
+  const int64_t rows = s.gates * s.hidden;
+  for (size_t i = 0; i < p.grads.size(); ++i) {
+    const RnnWeights<S>& g = p.grads[i];
+    zero(g.ih, rows * s.input_of(static_cast<int64_t>(i) / s.directions));
+    zero(g.hh, rows * s.state);
+    zero(g.bias_ih, rows);
+    zero(g.bias_hh, rows);
+    zero(g.hr, s.state * s.hidden);
+  }
+}
+
+template <class S>
+void rnn_backward(Context* context, const RnnBackward<S>& p, const RnnPlaces& places) {
+  const RnnShape& s = p.shape;
+  const int64_t rows = p.rows.rows, size = rows * s.width();
+  if (rows == 0) return rnn_no_rows(context, p);
+  const RnnReserve reserve(s, rows);
+  const Workspace between = space<S>(context, s.layers > 1 ? 2 * size : 0);
+  const S* grad_y = p.grad_y;
+  for (int64_t layer = s.layers - 1; layer >= 0; --layer) {
+    const S* const y = layer + 1 == s.layers ? p.y : rnn_stored<S>(p.reserve + reserve.y(layer));
+    const S* const x = layer == 0      ? p.x
+                       : s.dropout > 0 ? rnn_stored<S>(p.reserve + reserve.dropped(layer - 1))
+                                       : rnn_stored<S>(p.reserve + reserve.y(layer - 1));
+    S* const grad_x = layer == 0 ? p.grad_x : between.template as<S>() + layer % 2 * size;
+    RnnBackwardLayer<S>(context, p, places, layer, x, y, grad_y).run(grad_x);
+    if (layer > 0 && s.dropout > 0) layer_dropout(context, s, layer - 1, rows, grad_x, grad_x);
+    grad_y = grad_x;
+  }
+}
+
+}  // namespace fastdl::cuda

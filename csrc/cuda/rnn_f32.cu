@@ -1,0 +1,9 @@
+#include "cuda/rnn_backward.cuh"
+#include "cuda/rnn_forward.cuh"
+
+namespace fastdl::cuda {
+
+template void rnn_forward(Context*, const RnnForward<float>&);
+template void rnn_backward(Context*, const RnnBackward<float>&, const RnnPlaces&);
+
+}  // namespace fastdl::cuda

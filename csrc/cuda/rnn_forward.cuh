@@ -1,0 +1,167 @@
+// Forward: per layer one product of all inputs with W, then step by step the product with R and the gates.
+#pragma once
+
+#include "cuda/rnn_layer.cuh"
+
+namespace fastdl::cuda {
+
+template <class S>
+class RnnForwardLayer {
+ public:
+  using T = compute_t<S>;
+
+  RnnForwardLayer(Context* context, const RnnForward<S>& p, int64_t layer, const S* x, S* y)
+      : context_(context), p_(p), s_(p.shape), rows_(p.rows), layer_(layer), x_(x), y_(y) {}
+
+  void run() {
+    const int64_t batch = rows_.sequences, directions = s_.directions;
+    const RnnReserve reserve(s_, rows_.rows);
+    state_stride_ = padded<S>(s_.state), unprojected_stride_ = padded<S>(s_.hidden);
+    const bool keeps_state = s_.lstm() || s_.gru();
+    const Workspace gates =
+        space<T>(context_, p_.reserve ? 0 : directions * rows_.rows * s_.gates * s_.hidden);
+    const Workspace states = space<S>(context_, directions * 2 * batch * state_stride_);
+    const Workspace cells = space<T>(context_, keeps_state ? directions * batch * s_.hidden : 0);
+    const Workspace unprojected =
+        space<S>(context_, s_.projection ? directions * batch * unprojected_stride_ : 0);
+    if (!p_.h0) fill_zero(context_, states.as<S>(), directions * 2 * batch * state_stride_);
+    for (int64_t d = 0; d < directions; ++d) {
+      Direction& dir = direction_[d];
+      const int64_t index = layer_ * directions + d;
+      const RnnWeights<S>& w = p_.weights[static_cast<size_t>(index)];
+      dir.gates = p_.reserve ? p_.reserve + reserve.gates(layer_, d)
+                             : gates.as<T>() + d * rows_.rows * s_.gates * s_.hidden;
+      dir.saved = p_.reserve && keeps_state ? p_.reserve + reserve.state(layer_, d) : nullptr;
+      dir.saved_unprojected =
+          p_.reserve && s_.projection ? rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d)) : nullptr;
+      dir.bias = w.bias_hh;
+      dir.states = states.as<S>() + d * 2 * batch * state_stride_;
+      dir.cell = cells.as<T>() + d * batch * s_.hidden;
+      dir.unprojected = unprojected.as<S>() + d * batch * unprojected_stride_;
+      dir.h_n = p_.h_n ? p_.h_n + index * batch * s_.state : nullptr;
+      dir.c_n = p_.c_n ? p_.c_n + index * batch * s_.hidden : nullptr;
+      dir.hh.emplace(context_, w.hh, s_.gates * s_.hidden, s_.state);
+      if (s_.projection) dir.hr.emplace(context_, w.hr, s_.state, s_.hidden);
+      first_states(dir, index);
+      const int64_t input = s_.input_of(layer_);
+      Gemm<S> g =
+          rows_product(rows_.rows, s_.gates * s_.hidden, input, x_, input, 1, w.ih, 1, input, dir.gates);
+      g.bias = w.bias_ih;
+      gemm(context_, g);
+    }
+    for (int64_t step = 0; step < rows_.steps; ++step) one_step(step);
+  }
+
+ private:
+  struct Direction {
+    T *gates, *saved, *cell;                                  // cell: c, or h of a GRU in full precision
+    S *saved_unprojected, *states, *unprojected, *h_n, *c_n;  // states: of the step before and of this one
+    const S* bias;
+    std::optional<StepWeights<S>> hh, hr;
+  };
+
+  void first_states(const Direction& dir, int64_t index) const {
+    const int64_t batch = rows_.sequences;
+    if (p_.h0) {
+      const View h0 = matrix(p_.h0 + index * batch * s_.state, batch, s_.state, s_.state);
+      // A sequence that begins later reads either.
+      for (int64_t i = 0; i < 2; ++i) {
+        copy(context_, h0, matrix(dir.states + i * batch * state_stride_, batch, s_.state, state_stride_));
+      }
+    }
+    if (!s_.lstm() && !s_.gru()) return;
+    const S* const first = s_.lstm() ? p_.c0 : p_.h0;
+    if (!first) return fill_zero(context_, dir.cell, batch * s_.hidden);
+    convert_rows(context_, matrix(first + index * batch * s_.hidden, batch, s_.hidden, s_.hidden),
+                 matrix(dir.cell, batch, s_.hidden, s_.hidden));
+  }
+
+  void one_step(int64_t step_index) const {
+    Both<StepProduct<S>> products{}, projections{};
+    Both<GatesCell<S>> gated{};
+    Both<PlainCell<S>> plain{};
+    const int64_t batch = rows_.sequences, count = s_.gates * s_.hidden;
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      const Direction& dir = direction_[d];
+      const int64_t t = d == 0 ? step_index : rows_.steps - 1 - step_index;
+      const int64_t rows = rows_.batch_at(t), row = rows_.offset_at(t);
+      const int64_t before = rows_.batch_at(d == 0 ? t - 1 : t + 1),
+                    after = rows_.batch_at(d == 0 ? t + 1 : t - 1);
+      const S* const from = dir.states + step_index % 2 * batch * state_stride_;
+      S* const next = dir.states + (step_index + 1) % 2 * batch * state_stride_;
+      StepProduct<S>& p = products.of[d] = dir.hh->product(s_.gates);
+      p.rows = rows, p.a = from, p.a_stride = state_stride_;
+      p.a_rows = p_.h0 ? rows : std::min(before, rows);
+      const StepOutput<S> result{
+          y_ + row * s_.width() + d * s_.state, s_.width(), next, state_stride_, dir.h_n, s_.state, after};
+      StepOutput<S> h = result;
+      if (s_.projection) {
+        h = {dir.saved_unprojected ? dir.saved_unprojected + row * s_.hidden : nullptr,
+             s_.hidden,
+             dir.unprojected,
+             unprojected_stride_,
+             nullptr,
+             0,
+             after};
+        StepProduct<S>& q = projections.of[d] = dir.hr->product(1);
+        q.rows = q.a_rows = rows, q.a = dir.unprojected, q.a_stride = unprojected_stride_;
+      }
+      if (s_.lstm() || s_.gru()) {
+        gated.of[d] = {s_.lstm(),
+                       dir.saved != nullptr,
+                       s_.hidden,
+                       dir.gates + row * count,
+                       dir.bias,
+                       dir.cell,
+                       dir.saved ? dir.saved + row * s_.hidden : nullptr,
+                       dir.c_n,
+                       h};
+      }
+      PlainCell<S>& cell = plain.of[d];
+      cell.out = result;
+      if (!s_.projection) {
+        cell.activation = s_.kind == FASTDL_RNN_TANH ? FASTDL_ACT_TANH : FASTDL_ACT_RELU;
+        cell.wide = dir.gates + row * count, cell.wide_stride = count;
+        cell.bias = dir.bias;
+      }
+    }
+    if (s_.lstm() || s_.gru()) step(context_, products, gated, s_.directions);
+    else step(context_, products, plain, s_.directions);
+    if (s_.projection) step(context_, projections, plain, s_.directions);
+  }
+
+  Context* context_;
+  const RnnForward<S>& p_;
+  const RnnShape& s_;
+  const RnnRows& rows_;
+  const int64_t layer_;
+  const S* x_;
+  S* y_;
+  int64_t state_stride_ = 0, unprojected_stride_ = 0;
+  Direction direction_[2]{};
+};
+
+template <class S>
+void rnn_forward(Context* context, const RnnForward<S>& p) {
+  const RnnShape& s = p.shape;
+  const int64_t rows = p.rows.rows, size = rows * s.width();
+  if (rows == 0) return;
+  const RnnReserve reserve(s, rows);
+  // Without a reserve, layers take turns with two arrays between them.
+  const Workspace between = space<S>(context, p.reserve || s.layers == 1 ? 0 : 2 * size);
+  const S* x = p.x;
+  for (int64_t layer = 0; layer < s.layers; ++layer) {
+    const bool last = layer + 1 == s.layers;
+    S* y = last        ? p.y
+           : p.reserve ? rnn_stored<S>(p.reserve + reserve.y(layer))
+                       : between.template as<S>() + layer % 2 * size;
+    RnnForwardLayer<S>(context, p, layer, x, y).run();
+    x = y;
+    if (last || s.dropout == 0) continue;
+    S* const dropped = p.reserve ? rnn_stored<S>(p.reserve + reserve.dropped(layer)) : y;
+    layer_dropout(context, s, layer, rows, y, dropped);
+    x = dropped;
+  }
+}
+
+}  // namespace fastdl::cuda
