@@ -17,7 +17,7 @@ constexpr int64_t kMostImageBytes = 256 << 10;  // of an image with its padding:
 constexpr int64_t kLeastRatio = 2;              // of positions to pooled ones, for a sum over those to pay
 constexpr int64_t kMostShares = 8;              // copies of the sums of weights
 constexpr int64_t kMostSums = 4 << 20;          // bytes of them
-constexpr int64_t kFilterBytes = 32 << 10;      // of all filters' parts that are used together: L1 cache
+constexpr int64_t kFilterBytes = 40 << 10;      // of all filters' parts that are used together: L1 cache
 constexpr double kVectorCost = 0.6;             // of a multiply-add of a vector, in elementary operations
 
 template <class T>

@@ -79,15 +79,17 @@ def pool_output_size(
     return out
 
 
-def _plan(op: str, shape: tuple[int, ...], *window: Any) -> tuple[Any, list[int]]:
-    """The kernels' options and the output's spatial size. A model asks for the same few again and again."""
+def _plan(op: str, like: Any, shape: tuple[int, ...], *window: Any) -> tuple[Any, list[int]]:
+    """The options of the kernels for ``like`` and the output's spatial size. A model asks for the same few again and
+    again."""
     try:
-        return _cached_plan(op, shape[2:], *window)
+        return _cached_plan(kernels(like), op, shape[2:], *window)
     except TypeError:  # lists cannot be looked up; wrong kinds raise once more
-        return _make_plan(op, shape[2:], *window)
+        return _make_plan(kernels(like), op, shape[2:], *window)
 
 
 def _make_plan(
+    kernel_set: Any,
     op: str,
     spatial: tuple[int, ...],
     kernel_size: Size,
@@ -123,7 +125,7 @@ def _make_plan(
             f"padding {pad}"
         )
     three = (1,) * (3 - n)
-    options = kernels(None).PoolOptions(
+    options = kernel_set.PoolOptions(
         kernel + three,
         strides + three,
         pad + three,
@@ -157,7 +159,9 @@ def max_pool(
     [[5.0, 7.0], [13.0, 15.0]]
     """
     _spatial_ndim(x, "max_pool")
-    options, size = _plan("max_pool", x.shape, kernel_size, stride, padding, dilation, ceil_mode, True, None)
+    options, size = _plan(
+        "max_pool", x, x.shape, kernel_size, stride, padding, dilation, ceil_mode, True, None
+    )
     return _max(x, options, size, return_indices)
 
 
@@ -186,7 +190,7 @@ def max_pool_backward(
     [[0.0, 0.0], [0.0, 1.0]]
     """
     options, _ = _plan(
-        "max_pool_backward", shape, kernel_size, stride, padding, dilation, ceil_mode, True, None
+        "max_pool_backward", grad, shape, kernel_size, stride, padding, dilation, ceil_mode, True, None
     )
     return _max_backward(grad, indices, shape, options)
 
@@ -215,7 +219,16 @@ def avg_pool(
     """
     _spatial_ndim(x, "avg_pool")
     options, size = _plan(
-        "avg_pool", x.shape, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, divisor_override
+        "avg_pool",
+        x,
+        x.shape,
+        kernel_size,
+        stride,
+        padding,
+        1,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
     )
     out = channels_last_empty(x.shape[0], x.shape[1], size, x.dtype, x)
     kernels(x).avg_pool_forward(x, out, options)
@@ -239,6 +252,7 @@ def avg_pool_backward(
     """
     options, _ = _plan(
         "avg_pool_backward",
+        grad,
         shape,
         kernel_size,
         stride,

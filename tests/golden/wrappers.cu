@@ -109,6 +109,20 @@ __global__ void run_case(const uint32_t* in, uint32_t* out) {
   Case::run(shared_memory<Shared>(), in + lane * Case::kIn, out + lane * Case::kOut);
 }
 
+// Eight sums at a time, so that none waits for the one before it.
+__global__ void repeat_mma(int rounds, float* out) {
+  const uint32_t a[4] = {0x3F803F80u, 0x3F80BF80u, 0x3F003F00u, threadIdx.x},
+                 b[2] = {0x3F803F00u, 0xBF803F80u};
+  float c[8][4] = {};
+  for (int i = 0; i < rounds; ++i) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) ptx::mma(bfloat16{}, c[j], a, b);
+  }
+  float sum = 0;
+  for (int j = 0; j < 8; ++j) sum += c[j][0] + c[j][3];
+  out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
 void check(cudaError_t error) {
   if (error == cudaSuccess) return;
   std::fprintf(stderr, "%s\n", cudaGetErrorString(error));
@@ -154,6 +168,38 @@ const Entry kCases[] = {
     entry<Pack<float16>>("pack_float16"),
 };
 
+int rate() {
+#ifdef FASTDL_SIMT
+  const int rounds = 4, per_processor = 1, threads = 64;
+#else
+  const int rounds = 20000, per_processor = 2, threads = 256;
+#endif
+  int processors = 0;
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
+  const int blocks = processors * per_processor;
+  float* out = nullptr;
+  check(cudaMalloc(&out, static_cast<size_t>(blocks) * threads * sizeof(float)));
+  cudaEvent_t start, stop;
+  check(cudaEventCreate(&start));
+  check(cudaEventCreate(&stop));
+  float best = 0;
+  for (int trial = 0; trial < 4; ++trial) {
+    check(cudaEventRecord(start, nullptr));
+    LAUNCH(repeat_mma, blocks, threads, 0, rounds, out);
+    check(cudaEventRecord(stop, nullptr));
+    check(cudaEventSynchronize(stop));
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, start, stop));
+    const double operations = 2.0 * 16 * 8 * 16 * 8 * rounds * blocks * (threads / kLanes);
+    const auto teraflops = static_cast<float>(operations / milliseconds / 1e9);
+    best = teraflops > best ? teraflops : best;
+  }
+  check(cudaGetLastError());
+  check(cudaFree(out));
+  std::printf("%.6f\n", static_cast<double>(best));
+  return 0;
+}
+
 int run(const Entry& chosen, const char* from, const char* to) {
   std::FILE* file = std::fopen(from, "rb");
   if (!file) return 3;
@@ -178,6 +224,7 @@ int main(int count, char** words) {
     }
     return 1;
   }
+  if (count == 2 && std::strcmp(words[1], "rate") == 0) return rate();
   cudaDeviceProp device;
   check(cudaGetDeviceProperties(&device, 0));
   std::printf("%s\n", device.name);

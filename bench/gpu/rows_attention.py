@@ -1,0 +1,101 @@
+"""Scaled dot-product attention against PyTorch's FlashAttention and cuDNN's, and the package flash-attn."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import Any
+
+import numpy as np
+from rows import Row, itemsize, random
+
+from fastdl import ops
+
+
+def rows(small: bool) -> list[Row]:
+    """All of them; on the host executor a few small ones."""
+    shapes = (
+        [(1, 2, 9, 8)]
+        if small
+        else [(4, 16, 2048, 64), (2, 16, 4096, 128), (1, 16, 8192, 128), (8, 16, 512, 64)]
+    )
+    ways = [(causal, way) for causal in (False, True) for way in ("forward", "backward")]
+    return [_row(s, causal, "bfloat16", way) for s in shapes for causal, way in ways]
+
+
+def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: str) -> Row:
+    batch, heads, length, features = shape
+    backward = direction == "backward"
+
+    def inputs(rng: np.random.Generator) -> list[np.ndarray]:
+        return [random(rng, shape, dtype) for _ in range(4 if backward else 3)]
+
+    def ours(q: Any, k: Any, v: Any, grad: Any = None) -> Any:
+        attention = ops.scaled_dot_product_attention
+        if not backward:
+            return lambda: attention(q, k, v, is_causal=causal)[0]
+        out, lse = attention(q, k, v, is_causal=causal)
+        gradient = ops.scaled_dot_product_attention_backward
+        return lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3]
+
+    def torch(module: Any, q: Any, k: Any, v: Any, grad: Any = None) -> dict[str, Any]:
+        kinds = module.nn.attention.SDPBackend
+        calls = {}
+        for name, kind in (("flash", kinds.FLASH_ATTENTION), ("cudnn", kinds.CUDNN_ATTENTION)):
+            try:
+                calls[name] = _torch_call(module, kind, causal, q, k, v, grad)
+                calls[name]()
+            except RuntimeError:
+                calls.pop(name, None)
+        with contextlib.suppress(ImportError):
+            calls["flash-attn"] = _flash_call(module, causal, q, k, v, grad)
+        if not calls:
+            raise RuntimeError("no backend of scaled_dot_product_attention takes this")
+        return calls
+
+    pairs = length * (length + 1) / 2 if causal else float(length) ** 2
+    flops = 4.0 * batch * heads * pairs * features * (2.5 if backward else 1)
+    moved = itemsize(dtype) * batch * heads * length * features * (8 if backward else 4)
+    kernels = ("attention_forward", "attention_backward") if backward else ("attention_forward",)
+    name = f"{batch}x{heads}x{length}x{features}" + (" causal" if causal else "")
+    return Row(
+        "attention",
+        name,
+        dtype,
+        direction,
+        flops,
+        float(moved),
+        kernels,
+        inputs,
+        ours,
+        torch,
+        target=1.0,
+        limit=3e-2,
+    )
+
+
+def _torch_call(module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any) -> Any:
+    from torch.nn.attention import sdpa_kernel
+
+    def forward() -> Any:
+        with sdpa_kernel(kind):
+            return module.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    if grad is None:
+        return forward
+    q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+    out = forward()
+    return lambda: module.autograd.grad(out, (q, k, v), grad, retain_graph=True)
+
+
+def _flash_call(module: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any) -> Any:
+    """The package flash-attn, which wants (batch, length, heads, features)."""
+    flash = importlib.import_module("flash_attn").flash_attn_func
+    q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
+    if grad is None:
+        return lambda: flash(q, k, v, causal=causal).transpose(1, 2)
+    q, k, v = (t.requires_grad_() for t in (q, k, v))
+    out, turned = flash(q, k, v, causal=causal), grad.transpose(1, 2).contiguous()
+    return lambda: [
+        g.transpose(1, 2) for g in module.autograd.grad(out, (q, k, v), turned, retain_graph=True)
+    ]

@@ -1,0 +1,70 @@
+"""Convolutions: the layers of ResNet-50 against cuDNN, channels last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rows import Row, channels_last, itemsize, no_tf32, random
+
+from fastdl import ops
+from fastdl.bench import conv as cpu
+
+
+def rows(small: bool) -> list[Row]:
+    """All of them; on the host executor a few small ones."""
+    if small:
+        return [
+            _row((1, 4, 5, 5, 3, 3, 3, 1, 1, 1, 1, 1), d, w)
+            for d in ("bfloat16", "float32")
+            for w in ("forward", "backward")
+        ]
+    shapes = [(32, *s[1:]) for s in cpu.SUITES["resnet50"][0][1]]
+    return [_row(s, d, w) for s in shapes for d in ("bfloat16", "float32") for w in ("forward", "backward")]
+
+
+def _row(shape: tuple[int, ...], dtype: str, direction: str) -> Row:
+    n, c, h, w, k, r, s, stride, _, pad, _, groups = shape
+    p, q = cpu.output_size(shape)
+    backward = direction == "backward"
+    first = c <= 3  # the image wants no gradient
+
+    def inputs(rng: np.random.Generator) -> list[np.ndarray]:
+        x, weight = (
+            random(rng, (n, c, h, w), dtype),
+            random(rng, (k, c // groups, r, s), dtype, (c * r * s) ** -0.5),
+        )
+        return [
+            channels_last(a)
+            for a in ([x, weight, random(rng, (n, k, p, q), dtype)] if backward else [x, weight])
+        ]
+
+    def ours(x: Any, weight: Any, grad: Any = None) -> Any:
+        if not backward:
+            return lambda: ops.conv(x, weight, None, stride, pad)
+        needs = (not first, True, False)
+        return lambda: ops.conv_backward(grad, x, weight, stride, pad, needs=needs)[int(first) : 2]
+
+    def torch(module: Any, x: Any, weight: Any, grad: Any = None) -> dict[str, Any]:
+        no_tf32(module)
+        module.backends.cudnn.benchmark = True
+        if not backward:
+            return {"": lambda: module.nn.functional.conv2d(x, weight, None, stride, pad)}
+        call = module.ops.aten.convolution_backward
+        mask = [not first, True, False]
+        none, two, both = [0], [1, 1], [stride, stride]
+        return {
+            "": lambda: call(grad, x, weight, none, both, [pad, pad], two, False, [0, 0], 1, mask)[
+                int(first) : 2
+            ]
+        }
+
+    flops = cpu.flops(shape) * (1 if not backward else 1 if first else 2)
+    size = itemsize(dtype) * (
+        n * c * h * w * (2 if backward and not first else 1) + n * k * p * q + k * c // groups * r * s
+    )
+    kernels = ("conv_backward_data", "conv_backward_weight") if backward else ("conv_forward",)
+    name = f"{n}x{c}x{h}x{w} {k}@{r}x{s} s{stride}"
+    return Row("conv", name, dtype, direction, flops, float(size), kernels, inputs, ours, torch,
+               precision="highest" if dtype == "float32" else "", limit=1e-4 if dtype == "float32" else 2e-2,
+               target=0.6 if dtype == "bfloat16" else 1.2)  # fmt: skip

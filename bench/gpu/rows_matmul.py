@@ -1,0 +1,69 @@
+"""Matrix products: squares, and rows of DeepBench, against cuBLAS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rows import Row, itemsize, no_tf32, random
+
+from fastdl import ops
+from fastdl.bench.workloads import deepbench
+
+_EVERY = 12  # of DeepBench's rows
+
+
+def rows(small: bool) -> list[Row]:
+    """All of them; on the host executor a few small ones."""
+    squares = (24,) if small else (1024, 2048, 4096, 8192)
+    found = [
+        _row(f"{n}^3", n, n, n, "NN", d, 0.6 if n >= 4096 else None)
+        for d in ("bfloat16", "float16")
+        for n in squares
+    ]
+    for precision in ("highest", "high"):
+        for n in squares[:3]:
+            target = 1.3 if precision == "highest" and n >= 2048 else None
+            found.append(_row(f"{n}^3", n, n, n, "NN", "float32", target, precision))
+    if small:
+        return found
+    for m, n, k, layout in deepbench("gemm")[::_EVERY]:
+        found += [_row(f"{m}x{n}x{k} {layout}", m, n, k, layout, d, None) for d in ("bfloat16", "float32")]
+    return found
+
+
+def _row(
+    shape: str, m: int, n: int, k: int, layout: str, dtype: str, target: float | None, precision: str = ""
+) -> Row:
+    if dtype == "float32" and not precision:
+        precision = "highest"
+
+    def inputs(rng: np.random.Generator) -> list[np.ndarray]:
+        stored = [(m, k) if layout[0] == "N" else (k, m), (k, n) if layout[1] == "N" else (n, k)]
+        return [random(rng, s, dtype) for s in stored]
+
+    def turned(a: Any, b: Any) -> tuple[Any, Any]:
+        return a if layout[0] == "N" else a.T, b if layout[1] == "N" else b.T
+
+    def ours(a: Any, b: Any) -> Any:
+        a, b = turned(a, b)
+        out = ops.matmul(a, b)
+        return lambda: ops.matmul(a, b, out=out)
+
+    def torch(module: Any, a: Any, b: Any) -> dict[str, Any]:
+        no_tf32(module)
+        a, b = turned(a, b)
+        out = module.matmul(a, b)
+        return {"": lambda: module.matmul(a, b, out=out)}
+
+    def cupy(module: Any, a: Any, b: Any) -> dict[str, Any]:
+        if dtype == "bfloat16":
+            raise TypeError("bfloat16 products are not compared")
+        a, b = turned(a, b)
+        out = module.matmul(a, b)
+        return {"": lambda: module.matmul(a, b, out=out)}
+
+    size = itemsize(dtype)
+    limit = {"float32": 1e-5 if precision == "highest" else 1e-3}.get(dtype, 2e-2)
+    return Row("matmul", shape, dtype, "forward", 2.0 * m * n * k, float(size * (m * k + k * n + m * n)),
+               ("matmul",), inputs, ours, torch, cupy, precision, limit, target)  # fmt: skip

@@ -1,0 +1,68 @@
+"""Every kernel of the device once or twice on small arrays: what compute-sanitizer watches.
+
+small_calls.py DEVICE [SECONDS]: prints how many functions were called, and which are missing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tests"))
+import devices
+
+
+def realised(value: object, dtype: np.dtype) -> object:
+    """An argument with its outputs allocated."""
+    from kernel_calls import Out
+
+    if isinstance(value, Out):
+        out = np.zeros(value.shape, value.dtype or dtype)
+        if isinstance(value.values, np.ndarray):
+            out[...] = value.values
+        return out
+    return [realised(v, dtype) for v in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    """Calls them all."""
+    device, seconds = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
+    from fastdl import backend
+
+    devices.install(device)
+    module = devices.core
+    module.testing = True
+    from kernel_calls import FUNCTIONS, Cases  # which look at the kernels in force
+
+    end = time.monotonic() + seconds
+    called, missing, late = [], [], []
+    names = [f for f in FUNCTIONS if not f.startswith("measure")]
+    for name in names:
+        if not hasattr(module._cuda, name):
+            missing.append(name)
+            continue
+        for dtype in (np.float32, "bfloat16", np.float64):
+            if time.monotonic() > end:
+                late.append(name)
+                break
+            module.seconds = 0.0
+            cases = Cases(np.random.default_rng(len(called)), dtype if dtype != "bfloat16" else _bfloat16())
+            getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
+        else:
+            called.append(name)
+    module._cuda.check()
+    print(f"called {len(called)} functions; no kernels: {', '.join(missing) or 'none'}")
+    print(f"no time: {', '.join(late) or 'none'}")
+
+
+def _bfloat16() -> np.dtype:
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+if __name__ == "__main__":
+    main()
