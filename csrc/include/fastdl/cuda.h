@@ -75,6 +75,8 @@ FASTDL_CUDA_OP(prelu_forward);
 FASTDL_CUDA_OP(prelu_backward);
 FASTDL_CUDA_OP(arithmetic);
 FASTDL_CUDA_OP(dropout);
+FASTDL_CUDA_OP(attention_forward);
+FASTDL_CUDA_OP(attention_backward);
 FASTDL_CUDA_OP(embedding_forward);
 FASTDL_CUDA_OP(embedding_backward);
 FASTDL_CUDA_OP(embedding_renorm);
