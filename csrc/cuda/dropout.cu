@@ -69,9 +69,8 @@ void apply(Context* context, DropoutMask mask, int64_t first, const View& x, con
     return launch(context, FASTDL_KERNEL(dropout_flat<S>), {blocks_for(x.size(), kPerBlock), kThreads}, mask,
                   scale, x.size(), x.as<const S>(), out.as<S>());
   }
-  using One = DropoutOne<compute_t<S>>;
   const View* const views[] = {&out, &x};
-  map_any<S, S>(context, map_shape(views, One::kUsesIndex), One{mask, first, scale}, out, x);
+  map_any<S, S>(context, map_shape(views, true), DropoutOne<compute_t<S>>{mask, first, scale}, out, x);
 }
 
 }  // namespace
