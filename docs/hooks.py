@@ -16,7 +16,9 @@ def headers():
 
 def on_page_markdown(markdown, page, **_):
     """Fills the pages that are made of other files, and turns links to files of the repository into their names."""
-    markdown = markdown.replace("{{headers}}", headers() if page.file.src_path == "c-api.md" else "{{headers}}")
+    markdown = markdown.replace(
+        "{{headers}}", headers() if page.file.src_path == "c-api.md" else "{{headers}}"
+    )
     if page.file.src_path == "contributing.md":
         markdown = (ROOT / "CONTRIBUTING.md").read_text().replace("](docs/", "](")
 
