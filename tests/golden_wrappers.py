@@ -117,6 +117,7 @@ INPUTS = {
     "ldmatrix": _ldmatrix,
     "ldmatrix_transposed": _ldmatrix,
     "cp_async": _cp_async,
+    "opaque": lambda rng: EVERY[:1],
     "widen_bfloat16": lambda rng: EVERY,
     "widen_float16": lambda rng: EVERY,
     "narrow_bfloat16": lambda rng: _floats(rng, 512).reshape(-1, LANES, 1),

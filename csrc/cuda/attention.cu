@@ -17,6 +17,15 @@ void check_size(const AttentionProblem& p, const char* op) {
 }
 
 }  // namespace
+
+bool has_shared_memory(size_t bytes) {
+  int device = 0, most = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "cudaDeviceGetAttribute");
+  return bytes <= static_cast<size_t>(most);
+}
+
 }  // namespace fastdl::cuda
 
 using namespace fastdl;

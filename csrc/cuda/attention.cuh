@@ -67,6 +67,19 @@ class Unfit {
   uint32_t* word_;
 };
 
+template <class S, int Planes, int Features>
+void forward_by_tensor_cores(Context* context, const AttentionProblem& p, compute_t<S>* lse) {
+  using H = product_t<S>;
+  using Operand = AttentionOperand<S, H, Planes>;
+  const Unfit<S> unfit(context, p);
+  const Operand q(context, p.q, p, unfit.word()), k(context, p.k, p, unfit.word()),
+      v(context, p.v, p, unfit.word());
+  const ForwardArguments<H> a{
+      AttentionExtents(p), AttentionMask<float>(p), *q, *k, *v, AttentionOut(p.out), lse, unfit.word(), 0};
+  launch_attention_forward<H, Planes, Features>(context, a);
+  if (unfit.word()) launch_attention_forward_fma<S>(context, p, lse, unfit.word());
+}
+
 template <class S>
 void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse) {
   const DecodePlan plan = decode_plan(p.group_size() * p.queries, p.batch * p.groups, p.key_end(p.queries),
@@ -75,22 +88,15 @@ void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>
   if constexpr (sizeof(S) == 8) {
     launch_attention_forward_fma<S>(context, p, lse, nullptr);
   } else {
-    using H = product_t<S>;
     with_planes<S>(context, [&](auto planes) {
       constexpr int kPlanes = decltype(planes)::value;
       with_features<kPlanes>(p, [&](auto features) {
         constexpr int kFeatures = decltype(features)::value;
-        if constexpr (kFeatures == 0) {
-          launch_attention_forward_fma<S>(context, p, lse, nullptr);
-        } else {
-          const Unfit<S> unfit(context, p);
-          const AttentionOperand<S, H, kPlanes> q(context, p.q, p, unfit.word()),
-              k(context, p.k, p, unfit.word()), v(context, p.v, p, unfit.word());
-          launch_attention_forward<H, kPlanes, kFeatures>(
-              context, {AttentionExtents(p), AttentionMask<float>(p), *q, *k, *v, AttentionOut(p.out), lse,
-                        unfit.word(), 0});
-          if (unfit.word()) launch_attention_forward_fma<S>(context, p, lse, unfit.word());
+        if constexpr (kFeatures > 0) {
+          if (has_shared_memory(sizeof(ForwardShared<product_t<S>, kPlanes, kFeatures>)))
+            return forward_by_tensor_cores<S, kPlanes, kFeatures>(context, p, lse);
         }
+        launch_attention_forward_fma<S>(context, p, lse, nullptr);
       });
     });
   }
@@ -177,8 +183,11 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
       constexpr int kPlanes = decltype(planes)::value;
       with_features<kPlanes>(p, [&](auto features) {
         constexpr int kFeatures = decltype(features)::value;
-        if constexpr (kFeatures == 0) backward_by_multiply_adds<S>(context, p, g, shift, delta, nullptr);
-        else backward_by_tensor_cores<S, kPlanes, kFeatures>(context, p, g, shift, delta);
+        if constexpr (kFeatures > 0) {
+          if (has_shared_memory(sizeof(BackwardShared<product_t<S>, kPlanes, kFeatures>)))
+            return backward_by_tensor_cores<S, kPlanes, kFeatures>(context, p, g, shift, delta);
+        }
+        backward_by_multiply_adds<S>(context, p, g, shift, delta, nullptr);
       });
     });
   }

@@ -50,6 +50,10 @@ template <class S>
 void attention_backward(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                         const compute_t<S>* lse);
 
+// Whether a block of the current device can have so much shared memory: some have 99 KiB for the 163 or more
+// of those the kernels are tuned for.
+bool has_shared_memory(size_t bytes);
+
 #define FASTDL_ATTENTION_OF(linkage, S)                                                                     \
   linkage template void attention_forward<S>(Context*, const AttentionProblem&, compute_t<S>*);             \
   linkage template void attention_backward<S>(Context*, const AttentionProblem&, const AttentionGradients&, \

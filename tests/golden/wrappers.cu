@@ -16,6 +16,7 @@
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/mma.cuh"
+#include "cuda/ptx/opaque.cuh"
 #include "cuda/shared.cuh"
 
 #ifdef FASTDL_SIMT
@@ -78,6 +79,10 @@ struct CpAsync : Words<8, 4> {
     const auto copied = shared_load<uint4>(row);
     out[0] = copied.x, out[1] = copied.y, out[2] = copied.z, out[3] = copied.w;
   }
+};
+
+struct Opaque : Words<1, 1> {
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) { out[0] = ptx::opaque(in[0]); }
 };
 
 template <class S>
@@ -160,6 +165,7 @@ const Entry kCases[] = {
     entry<Ldmatrix<false>>("ldmatrix"),
     entry<Ldmatrix<true>>("ldmatrix_transposed"),
     entry<CpAsync>("cp_async"),
+    entry<Opaque>("opaque"),
     entry<Widen<bfloat16>>("widen_bfloat16"),
     entry<Widen<float16>>("widen_float16"),
     entry<Narrow<bfloat16>>("narrow_bfloat16"),
