@@ -105,7 +105,7 @@ void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>
 // The backward pass by multiply-adds, of all groups of heads or of those that `only` names.
 template <class S>
 void backward_by_multiply_adds(Context* context, const AttentionProblem& p, const AttentionGradients& g,
-                               const compute_t<S>* shift, const compute_t<S>* delta, const uint32_t* only) {
+                               const compute_t<S>* terms, const uint32_t* only) {
   using T = compute_t<S>;
   using In = AttentionRows<const S>;
   using Out = AttentionRows<S>;
@@ -115,8 +115,7 @@ void backward_by_multiply_adds(Context* context, const AttentionProblem& p, cons
                                   In(p.k),
                                   In(p.v),
                                   In(g.dout),
-                                  shift,
-                                  delta,
+                                  terms,
                                   Out(g.dq),
                                   Out(g.dk),
                                   Out(g.dv),
@@ -133,7 +132,7 @@ void backward_by_multiply_adds(Context* context, const AttentionProblem& p, cons
 
 template <class S, int Planes, int Features>
 void backward_by_tensor_cores(Context* context, const AttentionProblem& p, const AttentionGradients& g,
-                              const float* shift, const float* delta) {
+                              const float* terms) {
   using H = product_t<S>;
   using Operand = AttentionOperand<S, H, Planes>;
   const Unfit<S> unfit(context, p);
@@ -145,8 +144,7 @@ void backward_by_tensor_cores(Context* context, const AttentionProblem& p, const
                                *k,
                                *v,
                                *dout,
-                               shift,
-                               delta,
+                               terms,
                                AttentionOut(g.dq),
                                AttentionOut(g.dk),
                                AttentionOut(g.dv),
@@ -156,7 +154,7 @@ void backward_by_tensor_cores(Context* context, const AttentionProblem& p, const
                                0};
   launch_attention_backward<H, Planes, Features, true>(context, a);
   launch_attention_backward<H, Planes, Features, false>(context, a);
-  if (unfit.word()) backward_by_multiply_adds<S>(context, p, g, shift, delta, unfit.word());
+  if (unfit.word()) backward_by_multiply_adds<S>(context, p, g, terms, unfit.word());
 }
 
 template <class S>
@@ -164,12 +162,12 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
                         const compute_t<S>* lse) {
   using T = compute_t<S>;
   const int64_t rows = p.batch * p.heads * p.queries;
-  const Workspace terms(context, static_cast<size_t>(2 * rows) * sizeof(T));
-  T *const delta = terms.as<T>(), *const shift = delta + rows;
+  const Workspace space(context, static_cast<size_t>(2 * rows) * sizeof(T));
+  T* const terms = space.as<T>();
   if (rows > 0) {
     launch(context, FASTDL_KERNEL(attention_row_terms<S>),
            {blocks_for(rows, kPrepareThreads / kWarp), kPrepareThreads}, AttentionExtents(p),
-           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, delta, shift);
+           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, terms);
   }
   // Keys that no query sees by causality are never looked at.
   if (g.dmask.data && p.causal && g.dmask.size() > 0) {
@@ -177,17 +175,18 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
                "attention");
   }
   if constexpr (sizeof(S) == 8) {
-    backward_by_multiply_adds<S>(context, p, g, shift, delta, nullptr);
+    backward_by_multiply_adds<S>(context, p, g, terms, nullptr);
   } else {
     with_planes<S>(context, [&](auto planes) {
       constexpr int kPlanes = decltype(planes)::value;
       with_features<kPlanes>(p, [&](auto features) {
         constexpr int kFeatures = decltype(features)::value;
         if constexpr (kFeatures > 0) {
-          if (has_shared_memory(sizeof(BackwardShared<product_t<S>, kPlanes, kFeatures>)))
-            return backward_by_tensor_cores<S, kPlanes, kFeatures>(context, p, g, shift, delta);
+          if (has_shared_memory(sizeof(BackwardShared<product_t<S>, kPlanes, kFeatures, true>)) &&
+              has_shared_memory(sizeof(BackwardShared<product_t<S>, kPlanes, kFeatures, false>)))
+            return backward_by_tensor_cores<S, kPlanes, kFeatures>(context, p, g, terms);
         }
-        backward_by_multiply_adds<S>(context, p, g, shift, delta, nullptr);
+        backward_by_multiply_adds<S>(context, p, g, terms, nullptr);
       });
     });
   }

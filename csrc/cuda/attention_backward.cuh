@@ -13,23 +13,28 @@
 
 namespace fastdl::cuda {
 
-constexpr int kBackwardThreads = 128, kBackwardRows = 64;  // each warp owns 16 rows
+constexpr int kBackwardThreads = 128, kBackwardWarps = kBackwardThreads / kWarp;
 
 // Rows of the other side per step: what fits into registers, and two steps into the 163 KiB of an A100 beside
 // the block's own rows.
-template <int Planes, int D>
+template <int Planes, int D, bool OwnKeys>
 struct BackwardShape {
-  static constexpr int kStream = D <= 64 || (Planes == 1 && D <= 128) ? 32 : 16;
-  static constexpr int kStages = 2;
+  // Tiles of 16 rows per warp: what is read of the other side is read once for all of them.
+  static constexpr int kTall = Planes == 1 && D <= 128 && !OwnKeys ? 2 : 1;
+  static constexpr int kRows = 16 * kTall * kBackwardWarps;
+  static constexpr int kStream =
+      (D <= 64 && !(OwnKeys && Planes == 3)) || (D <= 128 && Planes == 1 && kTall == 1) ? 32 : 16;
   // dK and dV of many features do not fit into registers together: half of the blocks make each.
   static constexpr bool kTogether = D <= 64 || (D <= 128 && Planes == 1);
+  // Per multiprocessor at least. With 1 the compiler takes all the registers it can use, without (0) it stops
+  // earlier; each spills where the other does not.
+  static constexpr int kBlocks = Planes > 1 && D <= 64 ? 0 : 1;
 };
 
-template <class H, int Planes, int D>
+template <class H, int Planes, int D, bool OwnKeys>
 struct BackwardShared {
-  using Shape = BackwardShape<Planes, D>;
-  static constexpr int kOwn = 2 * Planes * kBackwardRows * D,
-                       kRing = 2 * Shape::kStages * Planes * Shape::kStream * D;
+  using Shape = BackwardShape<Planes, D, OwnKeys>;
+  static constexpr int kOwn = 2 * Planes * Shape::kRows * D, kRing = 4 * Planes * Shape::kStream * D;
   SharedArray<H, kOwn + kRing> tiles;  // X1, X2, then Y1, Y2 of every stage
 };
 
@@ -38,7 +43,7 @@ struct BackwardArguments {
   AttentionExtents n;
   AttentionMask<float> mask;
   AttentionPlanes<H> q, k, v, dout;
-  const float *shift, *delta;  // [batch, heads, queries]
+  const float* terms;  // [batch, heads, queries][2]: see attention_row_terms
   AttentionOut dq, dk, dv, dmask;
   const uint32_t* unfit;  // as in ForwardArguments
   float scale;
@@ -72,48 +77,69 @@ struct BackwardCursor {
   }
 };
 
-// From products and dP of one step to weights and dS. `shift` and `delta` are those of the rows' queries, or,
-// OwnKeys, begin at the first column's, of which `count` are left.
+enum RowTerm { kShift, kDelta };
+// That of a lane's row, or, OwnKeys, of the column of an element; of the columns `left` exist.
+template <bool OwnKeys, class Tile>
+__device__ __forceinline__ float row_term(const Tile& tile, const float* terms, RowTerm which, int j, int e,
+                                          int left) {
+  if constexpr (!OwnKeys) return terms[e / 2 * 2 + which];
+  const int column = tile.column_of(j, e);
+  return column < left ? terms[2 * column + which] : 0.0f;
+}
+// Products to weights.
 template <bool OwnKeys, int Wide>
-__device__ __forceinline__ void score_gradients(const TileMask<OwnKeys, Wide>& tile,
-                                                const typename TileMask<OwnKeys, Wide>::Elements& elements,
-                                                float (&scores)[Wide][4], float (&grads)[Wide][4],
-                                                const float* shift, const float* delta, int64_t count) {
+__device__ __forceinline__ void make_weights(const TileMask<OwnKeys, Wide>& tile,
+                                             const TileElements<Wide>& elements, float (&scores)[Wide][4],
+                                             const float* terms, int left) {
   tile.apply(scores, elements);
-  // Dropout in branches of its own: its factors are in memory, and to be read where they are needed.
-  const auto drop = [&](float (&values)[Wide][4]) {
-    if (!tile.mask.drops) return;
-    const float* const factors = elements.late_factors();
 #pragma unroll
-    for (int j = 0; j < Wide; ++j) {
+  for (int j = 0; j < Wide; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) values[j][e] *= factors[4 * j + e];
-    }
-  };
-  drop(grads);
-  const int left = static_cast<int>(count < 8 * Wide ? count : 8 * Wide);
+    for (int e = 0; e < 4; ++e)
+      scores[j][e] = softmax_weight(scores[j][e], row_term<OwnKeys>(tile, terms, kShift, j, e, left));
+  }
+}
+// Weights and dP to dropped weights and dS. Dropout has branches of its own: its factors are in memory, and
+// to be read where they are needed.
+template <bool OwnKeys, int Wide>
+__device__ __forceinline__ void make_gradients(const TileMask<OwnKeys, Wide>& tile,
+                                               const TileElements<Wide>& elements, float (&weights)[Wide][4],
+                                               float (&grads)[Wide][4], const float* terms, int left) {
+  if (tile.mask.drops) elements.drop(grads);
+#pragma unroll
+  for (int j = 0; j < Wide; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      grads[j][e] = weights[j][e] * (grads[j][e] - row_term<OwnKeys>(tile, terms, kDelta, j, e, left));
+  }
+  if (tile.mask.drops) elements.drop(weights);
+}
+
+template <class H, int Wide>
+__device__ __forceinline__ void store_mask_gradients(const AttentionOut& out,
+                                                     const TileMask<false, Wide>& tile,
+                                                     const float (&grads)[Wide][4]) {
 #pragma unroll
   for (int j = 0; j < Wide; ++j) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int at = OwnKeys ? tile.column_of(j, e) : e / 2;
-      const bool in = !OwnKeys || at < left;
-      scores[j][e] = softmax_weight(scores[j][e], in ? shift[at] : 0.0f);
-      grads[j][e] = scores[j][e] * (grads[j][e] - (in ? delta[at] : 0.0f));
+      const int64_t i = tile.query(tile.row_of(e), 0), key = tile.key(0, tile.column_of(j, e));
+      if (i < tile.mask.queries && key < tile.mask.keys)
+        out.template store<H>(out.at(tile.b, tile.h, i) + key, grads[j][e]);
     }
   }
-  drop(scores);
 }
 
 template <class H, int Planes, int D, bool OwnKeys>
-__global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(BackwardArguments<H> p) {
-  using Shape = BackwardShape<Planes, D>;
-  using Own = AttentionTile<H, Planes, kBackwardRows, D, kBackwardThreads>;
+__global__ void __launch_bounds__(kBackwardThreads, BackwardShape<Planes, D, OwnKeys>::kBlocks)
+    attention_backward_mma(BackwardArguments<H> p) {
+  using Shape = BackwardShape<Planes, D, OwnKeys>;
+  using Own = AttentionTile<H, Planes, Shape::kRows, D, kBackwardThreads>;
   using Stream = AttentionTile<H, Planes, Shape::kStream, D, kBackwardThreads>;
-  constexpr int kWide = Shape::kStream / 8, kStages = Shape::kStages;
+  constexpr int kTall = Shape::kTall, kWide = Shape::kStream / 8;
   constexpr bool kBoth = OwnKeys && Shape::kTogether;
   constexpr int kKinds = OwnKeys && !kBoth ? 2 : 1;
-  auto& shared = shared_memory<BackwardShared<H, Planes, D>>();
+  auto& shared = shared_memory<BackwardShared<H, Planes, D, OwnKeys>>();
   H* const tiles = shared.tiles.data();
   constexpr int kX2 = Own::kElements, kRing = 2 * Own::kElements;
 
@@ -126,76 +152,69 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(Backw
             group = OwnKeys ? own_head : static_cast<int>(p.n.group_of(own_head));
   const bool values = kKinds == 2 && blockIdx.x % 2 != 0;  // makes dV, not dK
   if (p.unfit && p.unfit[b * p.n.groups + group]) return;
-  const int64_t first = static_cast<int64_t>(tile) * kBackwardRows, length = OwnKeys ? p.n.keys : p.n.queries;
-  const BackwardRange range(p.n, OwnKeys, own_head, first, kBackwardRows, Shape::kStream);
-  const int row0 = warp() * 16;
+  const int64_t first = static_cast<int64_t>(tile) * Shape::kRows, length = OwnKeys ? p.n.keys : p.n.queries;
+  const BackwardRange range(p.n, OwnKeys, own_head, first, Shape::kRows, Shape::kStream);
+  const int row0 = warp() * 16 * kTall;
 
-  BackwardCursor next(range);
-  int filled = 0, used = 0;  // stages
-  const auto fetch = [&] {
-    if (!next.at_end(range)) {
-      H* const at = tiles + kRing + filled * 2 * Stream::kElements;
-      const int head = OwnKeys ? next.head : group;
-      const int64_t row = static_cast<int64_t>(next.tile) * Shape::kStream,
+  int stage = 0;  // of two: while one is worked on, the other is filled
+  const auto fetch = [&](const BackwardCursor& step, int to) {
+    if (!step.at_end(range)) {
+      H* const at = tiles + kRing + to * 2 * Stream::kElements;
+      const int head = OwnKeys ? step.head : group;
+      const int64_t row = static_cast<int64_t>(step.tile) * Shape::kStream,
                     rows = OwnKeys ? p.n.queries : p.n.keys;
       Stream::fetch(at, OwnKeys ? p.q : p.k, b, head, row, rows, p.n.e);
       Stream::fetch(at + Stream::kElements, OwnKeys ? p.dout : p.v, b, head, row, rows, p.n.ev);
     }
     ptx::cp_async_commit();
-    filled = filled + 1 == kStages ? 0 : filled + 1;
-    next.advance(range);
   };
   Own::fetch(tiles, OwnKeys ? p.k : p.q, b, own_head, first, length, p.n.e);
   Own::fetch(tiles + kX2, OwnKeys ? p.v : p.dout, b, own_head, first, length, p.n.ev);
-#pragma unroll 1
-  for (int stage = 0; stage < kStages - 1; ++stage) fetch();
+  fetch(BackwardCursor(range), stage);
 
-  float shift[2] = {0, 0}, delta[2] = {0, 0};  // of rows g and g + 8, where those are queries
+  float terms[kTall][4] = {};  // of rows g and g + 8, where those are queries
   if constexpr (!OwnKeys) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t i = first + row0 + lane() / 4 + 8 * half;
-      if (i >= length) continue;
-      shift[half] = p.shift[(b * p.n.heads + own_head) * length + i];
-      delta[half] = p.delta[(b * p.n.heads + own_head) * length + i];
+    for (int n = 0; n < 4 * kTall; ++n) {
+      const int64_t i = first + row0 + lane() / 4 + n / 2 * 8;
+      if (i < length) terms[n / 4][n % 4] = p.terms[((b * p.n.heads + own_head) * length + i) * 2 + n % 2];
     }
   }
-  float sums[1][D / 8][4] = {};                    // dQ or dK, or dV where `values`
-  float value_sums[1][kBoth ? D / 8 : 1][4] = {};  // dV
+  float sums[kTall][D / 8][4] = {};                    // dQ or dK, or dV where `values`
+  float value_sums[kTall][kBoth ? D / 8 : 1][4] = {};  // dV
 #pragma unroll 1
   for (BackwardCursor now(range); !now.at_end(range); now.advance(range)) {
-    ptx::cp_async_wait<kStages - 2>();
+    ptx::cp_async_wait<0>();
     __syncthreads();  // all have their part of this step, and none still reads the one before
-    fetch();
-    const int y1 = kRing + used * 2 * Stream::kElements, y2 = y1 + Stream::kElements;
-    used = used + 1 == kStages ? 0 : used + 1;
+    BackwardCursor next = now;
+    next.advance(range);
+    fetch(next, 1 - stage);
+    const int y1 = kRing + stage * 2 * Stream::kElements, y2 = y1 + Stream::kElements;
+    stage = 1 - stage;
     const int h = now.head;
     const int64_t row = static_cast<int64_t>(now.tile) * Shape::kStream;
-    const bool plain = OwnKeys ? p.mask.plain(row, row + Shape::kStream, first + kBackwardRows)
-                               : p.mask.plain(first, first + kBackwardRows, row + Shape::kStream);
-    const TileMask<OwnKeys, kWide> mask{p.mask, b, h, first + row0, row, plain};
-    typename TileMask<OwnKeys, kWide>::Elements elements;
-    mask.load(elements);
-    float scores[1][kWide][4], grads[1][kWide][4] = {};
+    const bool plain = OwnKeys ? p.mask.plain(row, row + Shape::kStream, first + Shape::kRows)
+                               : p.mask.plain(first, first + Shape::kRows, row + Shape::kStream);
+    const auto mask_of = [&](int i) {
+      return TileMask<OwnKeys, kWide>{p.mask, b, h, first + row0 + 16 * i, row, plain};
+    };
+    TileElements<kWide> elements[kTall];
+#pragma unroll
+    for (int i = 0; i < kTall; ++i) mask_of(i).load(elements[i]);
+    // Of the columns: where they begin, and how many are left.
+    const int64_t at = ((b * p.n.heads + h) * p.n.queries + row) * 2, more = p.n.queries - row;
+    const int left = static_cast<int>(more < Shape::kStream ? more : Shape::kStream);
+    float scores[kTall][kWide][4], grads[kTall][kWide][4] = {};
     multiply_rows<Own, Stream, H, Planes, D>(scores, tiles, row0 * D, y1);
+#pragma unroll
+    for (int i = 0; i < kTall; ++i)
+      make_weights(mask_of(i), elements[i], scores[i], OwnKeys ? p.terms + at : terms[i], left);
     if (!values) multiply_rows<Own, Stream, H, Planes, D>(grads, tiles, kX2 + row0 * D, y2);
-    if constexpr (OwnKeys) {
-      const int64_t at = (b * p.n.heads + h) * p.n.queries + row;
-      score_gradients(mask, elements, scores[0], grads[0], p.shift + at, p.delta + at, p.n.queries - row);
-    } else {
-      score_gradients(mask, elements, scores[0], grads[0], shift, delta, 0);
-    }
-    if constexpr (!OwnKeys) {
-      if (p.dmask.data) {
 #pragma unroll
-        for (int j = 0; j < kWide; ++j) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int64_t i = mask.query(mask.row_of(e), 0), key = mask.key(0, mask.column_of(j, e));
-            if (i < p.n.queries && key < p.n.keys)
-              p.dmask.template store<H>(p.dmask.at(b, h, i) + key, grads[0][j][e]);
-          }
-        }
+    for (int i = 0; i < kTall; ++i) {
+      make_gradients(mask_of(i), elements[i], scores[i], grads[i], OwnKeys ? p.terms + at : terms[i], left);
+      if constexpr (!OwnKeys) {
+        if (p.dmask.data) store_mask_gradients<H>(p.dmask, mask_of(i), grads[i]);
       }
     }
     if (values) multiply_weights<Stream, H, Planes, D>(sums, scores, tiles, y2);
@@ -205,21 +224,28 @@ __global__ void __launch_bounds__(kBackwardThreads) attention_backward_mma(Backw
   ptx::cp_async_wait<0>();
 
   const float scale[2] = {p.scale, p.scale}, one[2] = {1, 1};
-  const int64_t at = first + row0;
-  if (values) return store_rows<H, D>(p.dv, sums[0], one, b, own_head, at, length, p.n.ev);
-  store_rows<H, D>(OwnKeys ? p.dk : p.dq, sums[0], scale, b, own_head, at, length, p.n.e);
-  if constexpr (kBoth) store_rows<H, D>(p.dv, value_sums[0], one, b, own_head, at, length, p.n.ev);
+#pragma unroll
+  for (int i = 0; i < kTall; ++i) {
+    const int64_t at = first + row0 + 16 * i;
+    if (values) {
+      store_rows<H, D>(p.dv, sums[i], one, b, own_head, at, length, p.n.ev);
+    } else {
+      store_rows<H, D>(OwnKeys ? p.dk : p.dq, sums[i], scale, b, own_head, at, length, p.n.e);
+      if constexpr (kBoth) store_rows<H, D>(p.dv, value_sums[i], one, b, own_head, at, length, p.n.ev);
+    }
+  }
 }
 
 template <class H, int Planes, int D, bool OwnKeys>
 void launch_attention_backward(Context* context, BackwardArguments<H> p) {
   const int64_t rows = OwnKeys ? p.n.keys : p.n.queries, heads = OwnKeys ? p.n.groups : p.n.heads;
-  p.tiles = (rows + kBackwardRows - 1) / kBackwardRows;
-  const int64_t kinds = OwnKeys && !BackwardShape<Planes, D>::kTogether ? 2 : 1;
+  using Shape = BackwardShape<Planes, D, OwnKeys>;
+  p.tiles = (rows + Shape::kRows - 1) / Shape::kRows;
+  const int64_t kinds = OwnKeys && !Shape::kTogether ? 2 : 1;
   if (p.tiles == 0) return;
   launch(context, FASTDL_KERNEL(attention_backward_mma<H, Planes, D, OwnKeys>),
          {static_cast<unsigned>(p.tiles * heads * p.n.batch * kinds), kBackwardThreads,
-          sizeof(BackwardShared<H, Planes, D>)},
+          sizeof(BackwardShared<H, Planes, D, OwnKeys>)},
          p);
 }
 

@@ -44,6 +44,7 @@ __device__ __forceinline__ int fma_y() { return static_cast<int>(threadIdx.x) / 
 // sums += a[k][row] b[k][column] over the first `depth` k in shared memory.
 template <class T, class A, class B>
 __device__ __forceinline__ void fma_slice(FmaSums<T>& sums, int depth, const A& a, const B& b) {
+#pragma unroll 2
   for (int k = 0; k < depth; ++k) {
     T left[kAttentionEach], right[kAttentionEach];
 #pragma unroll
@@ -66,6 +67,7 @@ __device__ __forceinline__ void fma_rows(FmaSums<T>& sums, const FmaRows<S>& x, 
     for (int j = 0; j < kAttentionEach; ++j) sums[i][j] = 0;
   }
   for (int64_t c0 = 0; c0 < features; c0 += kAttentionDepth) {
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < kAttentionTile * kAttentionDepth;
          i += kAttentionFmaThreads) {
       const int c = i % kAttentionDepth, row = i / kAttentionDepth;
@@ -93,6 +95,7 @@ __device__ __forceinline__ void fma_weights(FmaSums<T>& sums, const FmaSums<T>& 
           weights[i][j];
   }
   for (int k0 = 0; k0 < count; k0 += kAttentionDepth) {
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < kAttentionTile * kAttentionDepth;
          i += kAttentionFmaThreads) {
       const int c = i % kAttentionTile, k = i / kAttentionTile;
@@ -120,6 +123,31 @@ __device__ __forceinline__ T side_reduce(T x, F combine) {
   return x;
 }
 
+// The terms of the caller's mask and the factors of dropout of a thread's 4 x 4 elements (see TileElements).
+template <class T>
+struct FmaElements {
+  T terms[kAttentionEach * kAttentionEach] = {}, factors[kAttentionEach * kAttentionEach] = {};
+
+  template <bool OwnKeys>
+  __device__ __forceinline__ void load(const AttentionMask<T>& mask, int64_t b, int64_t h, int64_t first,
+                                       int64_t stream) {
+    if (!mask.data && !mask.drops) return;
+#pragma unroll 1
+    for (int n = 0; n < kAttentionEach * kAttentionEach; ++n) {
+      const int64_t own = first + fma_y() + n / kAttentionEach * kAttentionSide,
+                    other = stream + fma_x() + n % kAttentionEach * kAttentionSide;
+      const int64_t i = OwnKeys ? other : own, j = OwnKeys ? own : other;
+      if (!mask.visible(i, j)) continue;
+      if (mask.data) terms[n] = mask.term(b, h, i, j);
+      if (mask.drops) factors[n] = mask.keep(b, h, i, j);
+    }
+  }
+  __device__ __forceinline__ T score(const AttentionMask<T>& mask, T product, bool visible, int n) const {
+    if (!visible) return -static_cast<T>(INFINITY);
+    return mask.data ? AttentionMask<T>::with_term(product * mask.scale2, terms[n]) : product * mask.scale2;
+  }
+};
+
 // What is to be done: everything (NULL), or the groups of heads whose word is not 0.
 __device__ __forceinline__ bool chosen(const uint32_t* only, int64_t b, int64_t group, int64_t groups) {
   return !only || only[b * groups + group] != 0;
@@ -137,7 +165,7 @@ struct FmaForwardArguments {
 };
 
 template <class S>
-__global__ void __launch_bounds__(kAttentionFmaThreads) attention_forward_fma(FmaForwardArguments<S> p) {
+__global__ void __launch_bounds__(kAttentionFmaThreads, 1) attention_forward_fma(FmaForwardArguments<S> p) {
   using T = compute_t<S>;
   auto& shared = shared_memory<AttentionFmaShared<T>>();
   const int64_t tile = blockIdx.x % p.tiles, chunk = blockIdx.x / p.tiles % p.chunks,
@@ -153,13 +181,16 @@ __global__ void __launch_bounds__(kAttentionFmaThreads) attention_forward_fma(Fm
   for (int64_t key = 0; key < end; key += kAttentionTile) {
     T scores[kAttentionEach][kAttentionEach];
     fma_rows<S, T>(scores, queries, FmaRows<S>(p.k, b, group, key, p.n.keys), p.n.e, shared);
+    FmaElements<T> elements;
+    elements.template load<false>(p.mask, b, h, first, key);
 #pragma unroll
     for (int i = 0; i < kAttentionEach; ++i) {
       const int64_t row = first + fma_y() + i * kAttentionSide;
       T high = top[i];
 #pragma unroll
       for (int j = 0; j < kAttentionEach; ++j) {
-        scores[i][j] = p.mask.score(scores[i][j], b, h, row, key + fma_x() + j * kAttentionSide);
+        const bool visible = p.mask.visible(row, key + fma_x() + j * kAttentionSide);
+        scores[i][j] = elements.score(p.mask, scores[i][j], visible, i * kAttentionEach + j);
         high = Max{}(high, scores[i][j]);
       }
       high = side_reduce(high, Max{});
@@ -171,7 +202,7 @@ __global__ void __launch_bounds__(kAttentionFmaThreads) attention_forward_fma(Fm
         T& w = scores[i][j];
         w = softmax_weight(w, shift);
         here += w;
-        if (p.mask.drops) w *= p.mask.keep(b, h, row, key + fma_x() + j * kAttentionSide);
+        if (p.mask.drops) w *= elements.factors[i * kAttentionEach + j];
         out[i][j] *= decay;
       }
       sum[i] = sum[i] * decay + here;

@@ -13,7 +13,7 @@ struct FmaBackwardArguments {
   AttentionExtents n;
   AttentionMask<T> mask;
   AttentionRows<const S> q, k, v, dout;
-  const T *shift, *delta;
+  const T* terms;  // see attention_row_terms
   AttentionRows<S> dq, dk, dv;
   T scale;
   void* dmask;  // [batch, heads, queries, keys] or NULL
@@ -23,7 +23,7 @@ struct FmaBackwardArguments {
 };
 
 template <class S, bool OwnKeys>
-__global__ void __launch_bounds__(kAttentionFmaThreads) attention_backward_fma(FmaBackwardArguments<S> p) {
+__global__ void __launch_bounds__(kAttentionFmaThreads, 1) attention_backward_fma(FmaBackwardArguments<S> p) {
   using T = compute_t<S>;
   auto& shared = shared_memory<AttentionFmaShared<T>>();
   const int64_t own_heads = OwnKeys ? p.n.groups : p.n.heads;
@@ -49,6 +49,8 @@ __global__ void __launch_bounds__(kAttentionFmaThreads) attention_backward_fma(F
     T scores[kAttentionEach][kAttentionEach], grads[kAttentionEach][kAttentionEach] = {};
     fma_rows<S, T>(scores, x1, y1, p.n.e, shared);
     if (!values) fma_rows<S, T>(grads, x2, y2, p.n.ev, shared);
+    FmaElements<T> elements;
+    elements.template load<OwnKeys>(p.mask, b, h, first, row);
 #pragma unroll
     for (int r = 0; r < kAttentionEach; ++r) {
 #pragma unroll
@@ -56,10 +58,11 @@ __global__ void __launch_bounds__(kAttentionFmaThreads) attention_backward_fma(F
         const int64_t own = first + fma_y() + r * kAttentionSide, other = row + fma_x() + c * kAttentionSide;
         const int64_t i = OwnKeys ? other : own, j = OwnKeys ? own : other;
         const bool in = i < p.n.queries;
-        const T factor = p.mask.drops ? p.mask.keep(b, h, i, j) : T{1};
-        const T weight =
-            softmax_weight(p.mask.score(scores[r][c], b, h, i, j), in ? p.shift[lines + i] : T{0});
-        const T grad = weight * (grads[r][c] * factor - (in ? p.delta[lines + i] : T{0}));
+        const int n = r * kAttentionEach + c;
+        const T factor = p.mask.drops ? elements.factors[n] : T{1};
+        const T weight = softmax_weight(elements.score(p.mask, scores[r][c], p.mask.visible(i, j), n),
+                                        in ? p.terms[(lines + i) * 2 + kShift] : T{0});
+        const T grad = weight * (grads[r][c] * factor - (in ? p.terms[(lines + i) * 2 + kDelta] : T{0}));
         if (!OwnKeys && p.dmask && chunk == 0 && in && j < p.n.keys) {
           const int64_t at = (lines + i) * p.n.keys + j;
           if (p.dmask_float32) static_cast<float*>(p.dmask)[at] = static_cast<float>(grad);
@@ -97,11 +100,11 @@ void launch_attention_backward_fma(Context* context, FmaBackwardArguments<S> a) 
          {static_cast<unsigned>(blocks), kAttentionFmaThreads, sizeof(AttentionFmaShared<compute_t<S>>)}, a);
 }
 
-// Of every row (batch, head, query): delta = dO . O, and what its scores are subtracted from in exponents.
+// Of every row (batch, head, query): what is subtracted from its scores, and delta = dO . O.
 template <class S>
 __global__ void __launch_bounds__(kPrepareThreads)
     attention_row_terms(AttentionExtents n, AttentionRows<const S> dout, AttentionRows<const S> out,
-                        const compute_t<S>* lse, compute_t<S>* delta, compute_t<S>* shift) {
+                        const compute_t<S>* lse, compute_t<S>* terms) {
   using T = compute_t<S>;
   constexpr int kWarps = kPrepareThreads / kWarp;
   const int64_t rows = n.batch * n.heads * n.queries;
@@ -113,7 +116,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
     for (int64_t c = lane(); c < n.ev; c += kWarp)
       sum = fma(widen(x[c * dout.column]), widen(y[c * out.column]), sum);
     sum = warp_reduce(sum, Sum{});
-    if (lane() == 0) delta[row] = sum, shift[row] = backward_shift(lse[row]);
+    if (lane() == 0) terms[2 * row + kShift] = backward_shift(lse[row]), terms[2 * row + kDelta] = sum;
   }
 }
 

@@ -16,7 +16,7 @@ constexpr int kAttentionThreads = 128, kAttentionWarps = kAttentionThreads / kWa
 template <int Planes, int D>
 struct ForwardShape {
   static constexpr int kTall = Planes == 1 && D <= 128 ? 2 : 1;
-  static constexpr int kKeys = D > 128 ? 16 : D > 64 ? 32 : 64;
+  static constexpr int kKeys = D > 128 || (D > 64 && Planes == 3) ? 16 : D > 64 ? 32 : 64;
   static constexpr int kStages = Planes > 1 ? 2 : 4;
   static constexpr int kRows = 16 * kTall * kAttentionWarps;
 };
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
       return TileMask<false, kWide>{
           p.mask, static_cast<int>(b), static_cast<int>(h), first + row0 + 16 * i, key, plain};
     };
-    typename TileMask<false, kWide>::Elements elements[kTall];
+    TileElements<kWide> elements[kTall];
 #pragma unroll
     for (int i = 0; i < kTall; ++i) mask_of(i).load(elements[i]);
     float scores[kTall][kWide][4];
@@ -109,14 +109,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
 #pragma unroll
         for (int e = 0; e < 4; ++e) out[i][n][e] *= decay[e / 2];
       }
-      if (p.mask.drops) {
-        const float* const factors = elements[i].late_factors();
-#pragma unroll
-        for (int j = 0; j < kWide; ++j) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) scores[i][j][e] *= factors[4 * j + e];
-        }
-      }
+      if (p.mask.drops) elements[i].drop(scores[i]);
     }
     multiply_weights<Keys, H, Planes, D>(out, scores, tiles, arrived());
   }

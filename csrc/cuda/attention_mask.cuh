@@ -58,11 +58,6 @@ struct AttentionMask {
     return term == -static_cast<T>(INFINITY) ? term : score2 + term;
   }
 
-  __device__ __forceinline__ T score(T product, int64_t b, int64_t h, int64_t i, int64_t j) const {
-    if (!visible(i, j)) return -static_cast<T>(INFINITY);
-    return data ? with_term(product * scale2, term(b, h, i, j)) : product * scale2;
-  }
-
   // What multiplies the weight of (i, j): 0, or 1 / (1 - p). Element (b, h, i, j) has the mask of its C-order
   // index.
   __device__ __forceinline__ T keep(int64_t b, int64_t h, int64_t i, int64_t j) const {
@@ -85,6 +80,36 @@ struct AttentionMask {
   }
 };
 
+// The terms of the caller's mask and the factors of dropout of a lane's elements of a tile, where there are
+// any.
+template <int Wide>
+struct TileElements {
+  float terms[4 * Wide], factors[4 * Wide];
+
+  // Where to read them after what stands before in the program: earlier, they would take registers after all.
+  __device__ static __forceinline__ const float* late(const float* values) {
+    return values + ptx::opaque(0u);
+  }
+
+  __device__ __forceinline__ void add_terms(float (&scores)[Wide][4]) const {
+    const float* const from = late(terms);
+#pragma unroll
+    for (int j = 0; j < Wide; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        scores[j][e] = AttentionMask<float>::with_term(scores[j][e], from[4 * j + e]);
+    }
+  }
+  __device__ __forceinline__ void drop(float (&weights)[Wide][4]) const {
+    const float* const from = late(factors);
+#pragma unroll
+    for (int j = 0; j < Wide; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) weights[j][e] *= from[4 * j + e];
+    }
+  }
+};
+
 // A 16 x 8 Wide tile of scores as mma.sync leaves it, rows of one side (queries or, OwnKeys, keys) from
 // `first` on by columns of the other from `stream` on: which of its elements count. A lane has rows g, g + 8.
 template <bool OwnKeys, int Wide>
@@ -103,22 +128,14 @@ struct TileMask {
   __device__ static __forceinline__ int row_of(int e) { return lane() / 4 + e / 2 * 8; }
   __device__ static __forceinline__ int column_of(int j, int e) { return 8 * j + lane() % 4 * 2 + e % 2; }
 
-  // The terms of the caller's mask and the factors of dropout, of a lane's elements, where there are any.
   // To be asked for before the products, when fewer registers are taken.
-  struct Elements {
-    float terms[4 * Wide], factors[4 * Wide];
-
-    // Read after what stands before in the program: earlier, they would take those registers after all.
-    __device__ __forceinline__ const float* late_terms() const { return terms + ptx::opaque(0u); }
-    __device__ __forceinline__ const float* late_factors() const { return factors + ptx::opaque(0u); }
-  };
-  __device__ __forceinline__ void load(Elements& elements) const {
+  __device__ __forceinline__ void load(TileElements<Wide>& elements) const {
     if (mask.data) each([&](int64_t i, int64_t j) { return mask.term(b, h, i, j); }, elements.terms);
     if (mask.drops) each([&](int64_t i, int64_t j) { return mask.keep(b, h, i, j); }, elements.factors);
   }
 
   // Products become scores to base 2.
-  __device__ __forceinline__ void apply(float (&scores)[Wide][4], const Elements& elements) const {
+  __device__ __forceinline__ void apply(float (&scores)[Wide][4], const TileElements<Wide>& elements) const {
     if (plain) {
 #pragma unroll
       for (int j = 0; j < Wide; ++j) {
@@ -140,14 +157,7 @@ struct TileMask {
         scores[j][e] = seen ? scores[j][e] * mask.scale2 : -INFINITY;
       }
     }
-    if (!mask.data) return;
-    const float* const terms = elements.late_terms();
-#pragma unroll
-    for (int j = 0; j < Wide; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        scores[j][e] = AttentionMask<float>::with_term(scores[j][e], terms[4 * j + e]);
-    }
+    if (mask.data) elements.add_terms(scores);
   }
 
  private:
