@@ -83,7 +83,7 @@ void forward_by_tensor_cores(Context* context, const AttentionProblem& p, comput
 template <class S>
 void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse) {
   const DecodePlan plan = decode_plan(p.group_size() * p.queries, p.batch * p.groups, p.key_end(p.queries),
-                                      p.e, p.ev, multiprocessors());
+                                      p.e, p.ev, kDecodeRows<S>, multiprocessors());
   if (plan.fits) return attention_decode_forward<S>(context, p, lse, plan);
   if constexpr (sizeof(S) == 8) {
     launch_attention_forward_fma<S>(context, p, lse, nullptr);

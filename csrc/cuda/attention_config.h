@@ -18,16 +18,16 @@ inline int64_t feature_class(int64_t e, int64_t ev, int planes) {
 
 // Few queries (see attention_decode.cuh): how the keys are cut up.
 struct DecodePlan {
-  static constexpr int64_t kRows = 4;  // per block, or one
   bool fits;
   int team;  // lanes that share a key, 8 features each
   int64_t rows_each, row_groups;
   int64_t parts, keys_each;
 };
 
-// `rows`: queries of all heads of a group; `pairs`: samples times groups; `keys` that are seen.
+// `rows`: queries of all heads of a group; `pairs`: samples times groups; `keys` that are seen; `most_rows`
+// of a block: what its registers hold.
 inline DecodePlan decode_plan(int64_t rows, int64_t pairs, int64_t keys, int64_t e, int64_t ev,
-                              int multiprocessors) {
+                              int64_t most_rows, int multiprocessors) {
   // Up to two rounds of rows memory decides; beyond, the products do.
   constexpr int64_t kMostRows = 8, kMostFeatures = 256;
   DecodePlan plan{};
@@ -35,7 +35,7 @@ inline DecodePlan decode_plan(int64_t rows, int64_t pairs, int64_t keys, int64_t
   if (!plan.fits) return plan;
   plan.team = 8;
   while (plan.team * 8 < std::max(e, ev)) plan.team *= 2;
-  plan.rows_each = rows == 1 ? 1 : DecodePlan::kRows;
+  plan.rows_each = rows == 1 ? 1 : most_rows;
   plan.row_groups = (rows + plan.rows_each - 1) / plan.rows_each;
   // Four blocks for every multiprocessor keep enough loads under way, if parts are long enough that putting
   // them together costs little.

@@ -14,6 +14,9 @@ namespace fastdl::cuda {
 
 constexpr int kDecodeThreads = 128, kDecodeWarps = kDecodeThreads / kWarp;
 constexpr int kDecodeEach = 8, kDecodeFeatures = kWarp * kDecodeEach;
+// Rows of a block that has more than one: of float64 the registers hold one.
+template <class S>
+constexpr int kDecodeRows = sizeof(S) == 8 ? 1 : 4;
 
 // The weighted values of a row so far, by the maximum and sum of its softmax.
 template <class T, int N>
@@ -259,8 +262,8 @@ void attention_decode_forward(Context* context, const AttentionProblem& p, compu
     launch(context, FASTDL_KERNEL(attention_decode<S, 1>),
            {blocks, kDecodeThreads, sizeof(DecodeShared<T, 1>)}, a);
   } else {
-    launch(context, FASTDL_KERNEL(attention_decode<S, DecodePlan::kRows>),
-           {blocks, kDecodeThreads, sizeof(DecodeShared<T, DecodePlan::kRows>)}, a);
+    launch(context, FASTDL_KERNEL(attention_decode<S, kDecodeRows<S>>),
+           {blocks, kDecodeThreads, sizeof(DecodeShared<T, kDecodeRows<S>>)}, a);
   }
   if (plan.parts > 1) {
     launch(context, FASTDL_KERNEL(attention_decode_combine<S>),
