@@ -65,6 +65,30 @@ def test_a_training_step_is_bit_equal_to_eager(name):
     assert given[-1]["loss"] is given[1]["loss"]  # from the recording on, the same tensors
 
 
+@pytest.mark.parametrize("hidden", [12, 40])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_recurrent_layers(layer, hidden):
+    """One kernel for all steps or one each; lengths are those of the recording."""
+    fastdl.manual_seed(0)
+    net = layer(3, hidden, bidirectional=True).to(DEVICE)
+    x = fastdl.zeros(4, 3, 3, device=DEVICE)
+
+    def step():
+        net.zero_grad(set_to_none=False)
+        y, _ = net(x, lengths=[4, 2, 3])
+        (y * y).sum().backward()
+        return y.detach()
+
+    run, rng = graph(step), np.random.default_rng(2)
+    for _ in range(3):
+        x.copy_(fastdl.tensor(rng.standard_normal((4, 3, 3)).astype(np.float32)))
+        seen = []
+        for call in (run, step):
+            y = call()
+            seen.append([t.cpu().numpy().tobytes() for t in (y, *[p.grad for p in net.parameters()])])
+        assert seen[0] == seen[1]
+
+
 def test_a_step_may_not_draw_random_numbers():
     x = fastdl.ones(4, 4, device=DEVICE)
     step = graph(lambda: F.dropout(x, 0.5, True))

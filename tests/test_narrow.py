@@ -154,10 +154,18 @@ NATIVE_BFLOAT16 = {
     "conv_transpose_backward",
 }  # fmt: skip
 # Recurrent states and attention weights are rounded inside, so that single results may differ more: these are held
-# to float64 in tests/test_rnn.py and tests/test_attention.py.
+# to float64 in tests/test_rnn.py, tests/test_rnn_cuda.py and tests/test_attention.py.
 ROUNDED_INSIDE = {"rnn_forward", "rnn_backward", "attention_forward", "attention_backward"}
-# The CUDA kernels read 16-bit rows in wider packs than float32 ones, so their sums have another order.
-ANOTHER_ORDER_ON_CUDA = {"layer_norm_forward", "rms_norm_forward", *NATIVE_BFLOAT16}
+ROUNDING_INSIDE = {
+    BF16: {"avx512_bf16", "amx", "amx_emulated", "cuda-sim", "cuda"},
+    F16: {"cuda-sim", "cuda"},
+}
+# The CUDA kernels read 16-bit rows in wider packs than float32 ones, or multiply them as they are, so their sums have
+# another order.
+ANOTHER_ORDER_ON_CUDA = {
+    "layer_norm_forward", "rms_norm_forward", "conv_backward_data", "conv_backward_weight",
+    "conv_transpose_backward_data", "conv_transpose_backward_weight", *NATIVE_BFLOAT16,
+}  # fmt: skip
 ELSEWHERE = {"convert", "matmul_packed_b_size", "matmul_pack_b", "matmul_packed"}  # have tests of their own
 
 
@@ -208,11 +216,7 @@ def test_result_is_the_rounded_float32_result(name, dtype, rng):
             for spec, a, w in outs:
                 if isinstance(spec.values, str):
                     continue
-                if (
-                    name in ROUNDED_INSIDE
-                    and dtype == BF16
-                    and _core.get_cpu_isa() in ("avx512_bf16", "amx", "amx_emulated")
-                ):
+                if name in ROUNDED_INSIDE and _core.get_cpu_isa() in ROUNDING_INSIDE[dtype]:
                     continue
                 if name in NATIVE_BFLOAT16 and dtype == BF16:
                     assert_nearly(a, w)

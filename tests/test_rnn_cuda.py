@@ -3,6 +3,7 @@ types, precisions. On the host executor where it was built (FASTDL_SIMT=ON), els
 
 import sys
 
+import devices
 import numpy as np
 import pytest
 from test_rnn import KINDS, close, compare, make, make_states
@@ -11,7 +12,7 @@ from tolerance import assert_same_bits
 import fastdl
 from fastdl.ops.rnn import Network
 
-sim = pytest.importorskip("fastdl._cuda_sim", reason="built without the host executor")
+sim = devices.cuda_kernels()
 HIGHEST, HIGH, MEDIUM = range(3)
 
 
@@ -28,6 +29,25 @@ def test_several_blocks(rng, kind):
     lengths = [*rng.integers(1, 4, 35), 3]
     compare(rng, kind, 3, 36, 5, 37, bidirectional=True, lengths=lengths)
     compare(rng, kind, 2, 33, 3, 17, dtype=np.float64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.float32, fastdl.bfloat16])
+@pytest.mark.parametrize(("batch", "hidden"), [(40, 29), (40, 7), (9, 16), (36, 70)])
+def test_one_kernel_for_all_steps_or_one_each(rng, kind, dtype, batch, hidden):
+    """Small layers (here: up to 32 units) keep their weights in shared memory over all steps; the bits are the same."""
+    _, params = make(rng, kind, 5, hidden, dtype=dtype)
+    x, network = rng.standard_normal((5, batch, 5)).astype(dtype), Network(kind)
+    y, h_n, *_ = network.forward(x, None, None, params, None, True)
+    h = c = None
+    for t in range(5):
+        step, h, c, _ = network.forward(x[t : t + 1], h, c, params)
+        if dtype == np.float32:
+            assert_same_bits(y[t], step[0])
+        else:  # GRU and LSTM round their states between calls
+            assert np.abs(y[t].astype(np.float32) - step[0].astype(np.float32)).max() < 0.05
+    if dtype == np.float32:
+        assert_same_bits(h_n, h)
 
 
 def run(network, dtype, x, states, params, lengths=None):

@@ -1,7 +1,6 @@
 // Attention's entry points: checks, layouts, and the choice of algorithm.
 #include "cpu/attention.h"
 
-#include <cmath>
 #include <optional>
 
 #include "cpu/attention_tiles.h"
@@ -45,14 +44,6 @@ class RowsIn {
   std::optional<Contiguous> copy_;
 };
 
-void check_shape(const View& x, int64_t a, int64_t b, int64_t c, int64_t d, const char* op,
-                 const char* name) {
-  FASTDL_CHECK(x.ndim == 4 && x.shape[0] == a && x.shape[1] == b && x.shape[2] == c && x.shape[3] == d,
-               FASTDL_ERROR_SHAPE, "%s: expected %s of shape (%lld, %lld, %lld, %lld), got %s", op, name,
-               static_cast<long long>(a), static_cast<long long>(b), static_cast<long long>(c),
-               static_cast<long long>(d), shape_string(x).c_str());
-}
-
 bool is_bf16(const fastdl_tensor* t) { return t && t->dtype.code == FASTDL_BFLOAT && t->dtype.bits == 16; }
 
 // bfloat16 with instructions of its own; without them, and in float16, operands are widened.
@@ -82,58 +73,6 @@ void dispatch_dtype(DType dtype, F&& f) {
   dispatch_float(dtype, f);
 }
 
-AttentionProblem checked(const fastdl_tensor* q, const fastdl_tensor* k, const fastdl_tensor* v,
-                         const fastdl_tensor* mask, const fastdl_attention_options* options, const char* op,
-                         bool bf16) {
-  const auto o = read_options(options, fastdl_attention_options FASTDL_ATTENTION_OPTIONS_INIT, op);
-  AttentionProblem p;
-  p.q = bf16 ? view(q, op, "q") : float_view(q, op, "q");
-  p.k = view_like(k, p.q.dtype, op, "k");
-  p.v = view_like(v, p.q.dtype, op, "v");
-  check_ndim(p.q, 4, op, "q");
-  check_ndim(p.k, 4, op, "k");
-  check_ndim(p.v, 4, op, "v");
-  p.batch = p.q.shape[0];
-  p.heads = p.q.shape[1];
-  p.queries = p.q.shape[2];
-  p.e = p.q.shape[3];
-  p.groups = p.k.shape[1];
-  p.keys = p.k.shape[2];
-  p.ev = p.v.shape[3];
-  check_shape(p.k, p.batch, p.groups, p.keys, p.e, op, "k");
-  check_shape(p.v, p.batch, p.groups, p.keys, p.ev, op, "v");
-  FASTDL_CHECK(p.groups > 0 ? p.heads % p.groups == 0 : p.heads == 0, FASTDL_ERROR_SHAPE,
-               "%s: the number of query heads, %lld, is not a multiple of the number of key heads, %lld", op,
-               static_cast<long long>(p.heads), static_cast<long long>(p.groups));
-  if (mask) {
-    p.mask = view(mask, op, "mask");
-    const bool wide = p.q.dtype == DType::kBFloat16 && p.mask.dtype == DType::kFloat32;
-    FASTDL_CHECK(p.mask.dtype == DType::kBool || p.mask.dtype == p.q.dtype || wide, FASTDL_ERROR_DTYPE,
-                 "%s: expected mask to be bool or %s, got %s", op, name_of(p.q.dtype), name_of(p.mask.dtype));
-    check_shape(p.mask, p.batch, p.heads, p.queries, p.keys, op, "mask");
-  }
-  FASTDL_CHECK(o.dropout_p >= 0 && o.dropout_p < 1, FASTDL_ERROR_VALUE,
-               "%s: dropout_p must be at least 0 and less than 1, got %g", op, o.dropout_p);
-  p.scale = o.scale_given ? o.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, p.e)));
-  p.causal = o.is_causal != 0;
-  p.dropout = o.dropout_p;
-  p.mask_of_weights = check::dropout_mask(o.dropout_p, o.seed, o.offset, op);
-  return p;
-}
-
-// NULL or C-contiguous (B, H, L).
-View log_sum_exp(const fastdl_tensor* t, const AttentionProblem& p, const char* op) {
-  View v;
-  if (!t) return v;
-  v = view_like(t, p.q.dtype == DType::kBFloat16 ? DType::kFloat32 : p.q.dtype, op, "lse");
-  FASTDL_CHECK(v.ndim == 3 && v.shape[0] == p.batch && v.shape[1] == p.heads && v.shape[2] == p.queries &&
-                   v.contiguous(),
-               FASTDL_ERROR_SHAPE, "%s: expected lse to be C-contiguous of shape (%lld, %lld, %lld), got %s",
-               op, static_cast<long long>(p.batch), static_cast<long long>(p.heads),
-               static_cast<long long>(p.queries), shape_string(v).c_str());
-  return v;
-}
-
 }  // namespace
 }  // namespace fastdl::cpu
 
@@ -152,19 +91,15 @@ fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_ten
                       lse_, options);
   }
   return guarded([&] {
-    const char* op = "scaled_dot_product_attention";
-    AttentionProblem p = checked(q, k, v, mask, options, op, bf16);
-    const View out = out_view(out_, p.q.dtype, op, "out");
-    check_shape(out, p.batch, p.heads, p.queries, p.ev, op, "out");
-    const View lse = log_sum_exp(lse_, p, op);
-    RowsOut oc(context, out);
+    auto [p, lse] = fastdl::check::attention_forward(q, k, v, mask, out_, lse_, options);
+    RowsOut oc(context, p.out);
     p.out = *oc;
     if (p.q.dtype == DType::kBFloat16 && attention_is_decode(p)) {
-      attention_decode<bfloat16>(context, p, lse_ ? lse.as<float>() : nullptr);
+      attention_decode<bfloat16>(context, p, lse.as<float>());
     } else {
-      dispatch_dtype(p.q.dtype, [&](auto zero) {
+      dispatch_dtype(p.q.dtype, [&, &p = p, &lse = lse](auto zero) {
         using S = decltype(zero);
-        attention_forward<S>(context, p, lse_ ? lse.as<compute_t<S>>() : nullptr);
+        attention_forward<S>(context, p, lse.as<compute_t<S>>());
       });
     }
     oc.write_back();
@@ -188,33 +123,16 @@ fastdl_status fastdl_attention_backward(fastdl_context* context, const fastdl_te
                       or_float32(writes(grad_mask, "grad_mask")), options);
   }
   return guarded([&] {
-    const char* op = "scaled_dot_product_attention_backward";
-    AttentionProblem p = checked(q, k, v, mask, options, op, is_narrow(q));
-    const View out = view_like(out_, p.q.dtype, op, "out"),
-               dout = view_like(grad_out, p.q.dtype, op, "grad_out");
-    const View dq = out_view(grad_q, p.q.dtype, op, "grad_q"), dk = out_view(grad_k, p.q.dtype, op, "grad_k");
-    const View dv = out_view(grad_v, p.q.dtype, op, "grad_v");
-    check_shape(out, p.batch, p.heads, p.queries, p.ev, op, "out");
-    check_shape(dout, p.batch, p.heads, p.queries, p.ev, op, "grad_out");
-    check_same_shape(p.q, "q", dq, "grad_q", op);
-    check_same_shape(p.k, "k", dk, "grad_k", op);
-    check_same_shape(p.v, "v", dv, "grad_v", op);
-    FASTDL_CHECK(lse_, FASTDL_ERROR_VALUE, "%s: lse of the forward call is required", op);
-    const View lse = log_sum_exp(lse_, p, op);
-    AttentionGradients g;
-    if (grad_mask) {
-      g.dmask = out_view(grad_mask, p.q.dtype, op, "grad_mask");
-      check_shape(g.dmask, p.batch, p.heads, p.queries, p.keys, op, "grad_mask");
-      FASTDL_CHECK(g.dmask.contiguous(), FASTDL_ERROR_SHAPE, "%s: grad_mask must be C-contiguous", op);
-    }
-    const RowsIn oc(context, out), doc(context, dout);
-    RowsOut dqc(context, dq), dkc(context, dk), dvc(context, dv);
+    auto [p, g, lse] = fastdl::check::attention_backward(grad_out, q, k, v, mask, out_, lse_, grad_q, grad_k,
+                                                         grad_v, grad_mask, options);
+    const RowsIn oc(context, p.out), doc(context, g.dout);
+    RowsOut dqc(context, g.dq), dkc(context, g.dk), dvc(context, g.dv);
     p.out = *oc;
     g.dout = *doc;
     g.dq = *dqc;
     g.dk = *dkc;
     g.dv = *dvc;
-    dispatch_dtype(p.q.dtype, [&](auto zero) {
+    dispatch_dtype(p.q.dtype, [&, &p = p, &g = g, &lse = lse](auto zero) {
       using S = decltype(zero);
       attention_backward<S>(context, p, g, lse.as<compute_t<S>>());
     });

@@ -6,29 +6,12 @@
 #include <limits>
 #include <type_traits>
 
-#include "common/dropout.h"
+#include "common/attention.h"
 #include "cpu/kernels.h"
 #include "cpu/round.h"
 #include "cpu/tensor.h"
 
 namespace fastdl::cpu {
-
-struct AttentionProblem {
-  int64_t batch, heads, groups, queries, keys, e, ev;
-  double scale;
-  bool causal;
-  double dropout;
-  DropoutMask mask_of_weights;
-  View q, k, v, out, mask;  // mask.data NULL: none
-
-  int64_t group_size() const { return heads / groups; }
-  // Keys that queries up to `end` (exclusive) see: causal ones beyond the diagonal are skipped.
-  int64_t key_end(int64_t end) const { return causal ? std::min(keys, end) : keys; }
-};
-
-struct AttentionGradients {
-  View dout, dq, dk, dv, dmask;  // dmask.data NULL: not wanted
-};
 
 // S: what operands and results are stored as: float, double or, where there are bfloat16 products, bfloat16.
 template <class S>

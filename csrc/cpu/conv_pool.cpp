@@ -2,7 +2,7 @@
 // gradient (conv_pooled.cpp), else with the gradient of all positions.
 #include <optional>
 
-#include "cpu/conv_geometry.h"
+#include "common/conv.h"
 #include "cpu/conv_pooled.h"
 #include "cpu/tensor.h"
 #include "cpu/widen.h"
@@ -32,10 +32,10 @@ View convolved(const View& x, const View& weight, const fastdl_conv_options& o) 
   return v;
 }
 
-PoolCall check(const fastdl_tensor* grad, const fastdl_tensor* out, const fastdl_tensor* indices,
-               const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl_tensor* grad_x,
-               const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
-               const fastdl_conv_options* options) {
+PoolCall checked(const fastdl_tensor* grad, const fastdl_tensor* out, const fastdl_tensor* indices,
+                 const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl_tensor* grad_x,
+                 const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
+                 const fastdl_conv_options* options) {
   PoolCall c{};
   c.grad = float_view(grad, kOp, "grad_out");
   const DType type = c.grad.dtype;
@@ -54,8 +54,8 @@ PoolCall check(const fastdl_tensor* grad, const fastdl_tensor* out, const fastdl
     check_same_shape(c.grad, "grad_out", *c.out, "out", kOp);
   }
   check_ndim(c.grad, c.x.ndim, kOp, "grad_out");
-  c.geometry = geometry(c.x, c.weight, convolved(c.x, c.weight, c.options), c.options,
-                        {kOp, "x", "out", "weight", false});
+  c.geometry = check::conv_geometry(c.x, c.weight, convolved(c.x, c.weight, c.options), c.options,
+                                    {kOp, "x", "out", "weight", false});
   FASTDL_CHECK(c.grad.shape[0] == c.geometry.n && c.grad.shape[1] == c.geometry.o, FASTDL_ERROR_SHAPE,
                "%s: grad_out of shape %s does not fit x of shape %s and weight of shape %s", kOp,
                shape_string(c.grad).c_str(), shape_string(c.x).c_str(), shape_string(c.weight).c_str());
@@ -157,7 +157,7 @@ extern "C" fastdl_status fastdl_conv_pool_backward(fastdl_context* context, cons
   }
   return guarded([&] {
     const conv::PoolCall c =
-        conv::check(grad_out, out, indices, x, weight, grad_x, grad_weight, grad_bias, options);
+        conv::checked(grad_out, out, indices, x, weight, grad_x, grad_weight, grad_bias, options);
     dispatch_float(c.grad.dtype, [&](auto zero) {
       conv::run<decltype(zero)>(context, c, x, weight, grad_x, grad_weight, grad_bias);
     });

@@ -16,7 +16,6 @@ constexpr int kThreads = 256;
 // Where whole blocks of the generator do not lie in whole packs: every element makes its own.
 template <class T>
 struct DropoutOne {
-  static constexpr bool kUsesIndex = true;
   DropoutMask mask;
   int64_t first;
   T scale;

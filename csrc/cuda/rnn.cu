@@ -55,8 +55,10 @@ fastdl_status fastdl_cuda_rnn_forward(fastdl_context* context, const fastdl_tens
     dispatch_storage(p.x.dtype, [&](auto zero) {
       using S = decltype(zero);
       const auto as = [](const auto& staged) { return static_cast<S*>(staged.data()); };
-      rnn_forward<S>(context, {p.shape, p.rows, read_params<S>(context, p, copies), as(x), as(h0), as(c0),
-                               as(y), as(h_n), as(c_n), reserve ? p.reserve.as<compute_t<S>>() : nullptr});
+      rnn_forward<S>(context,
+                     {p.shape, p.rows, read_params<S>(context, p, copies), as(x), as(h0), as(c0), as(y),
+                      as(h_n), as(c_n), reserve ? p.reserve.as<compute_t<S>>() : nullptr},
+                     *index);
     });
     y.write();
     h_n.write();

@@ -9,12 +9,26 @@
 
 namespace fastdl::cuda {
 
-// RnnRows in device memory. Where every sequence has every step there is nothing to look up.
+// RnnRows as plain pointers, into the memory of whoever reads them. Where every sequence has every step there
+// is nothing to look up.
 struct RnnPlaces {
   int64_t steps, sequences;
   const int64_t *offset, *batch;  // [steps], or NULL: as in [T, B]
   const int64_t* order;           // [sequences], or NULL: the caller's
+
+  __host__ __device__ int64_t batch_at(int64_t t) const {
+    return t < 0 || t >= steps ? 0 : batch ? batch[t] : sequences;
+  }
+  __host__ __device__ int64_t row(int64_t t, int64_t sequence = 0) const {
+    return (offset ? offset[t] : t * sequences) + sequence;
+  }
 };
+inline RnnPlaces places_of(const RnnRows& rows) {
+  return {rows.steps, rows.sequences, rows.full ? nullptr : rows.offset.data(),
+          rows.full ? nullptr : rows.batch.data(), nullptr};
+}
+
+// The same in device memory.
 class RnnIndex {
  public:
   RnnIndex(Context* context, const RnnRows& rows);
@@ -25,8 +39,9 @@ class RnnIndex {
   RnnPlaces places_;
 };
 
+// places: of the device.
 template <class S>
-void rnn_forward(Context* context, const RnnForward<S>& p);
+void rnn_forward(Context* context, const RnnForward<S>& p, const RnnPlaces& places);
 template <class S>
 void rnn_backward(Context* context, const RnnBackward<S>& p, const RnnPlaces& places);
 

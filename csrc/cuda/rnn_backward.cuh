@@ -46,15 +46,18 @@ class RnnBackwardLayer {
       dir.grad_h = grad_h.as<S>() + d * n * grad_h_stride_;
       dir.carry = carry.as<T>() + d * batch * s_.hidden;
       dir.grad_h_n = p_.grad_h_n ? p_.grad_h_n + dir.index * batch * s_.state : nullptr;
-      dir.hh.emplace(context_, w.hh, s_.state, s_.gates * s_.hidden, true);
-      if (s_.projection) dir.hr.emplace(context_, w.hr, s_.hidden, s_.state, true);
+      const S* const first = s_.lstm() ? p_.c0 : s_.gru() ? p_.h0 : nullptr;
+      dir.first_state = first ? first + dir.index * batch * s_.hidden : nullptr;
+      dir.recurrent.emplace(context_, w.hh, s_.state, s_.gates * s_.hidden, true);
+      dir.hh = dir.recurrent->product(1);
+      if (s_.projection) dir.projected.emplace(context_, w.hr, s_.hidden, s_.state, true);
       if (p_.grad_c_n) {
         convert_rows(context_,
                      matrix(p_.grad_c_n + dir.index * batch * s_.hidden, batch, s_.hidden, s_.hidden),
                      matrix(dir.carry, batch, s_.hidden, s_.hidden));
       }
     }
-    for (int64_t step = 0; step < rows_.steps; ++step) one_step(step);
+    steps();
     for (int64_t d = 0; d < directions; ++d) {
       first_states(d);
       weight_gradients(d);
@@ -63,70 +66,49 @@ class RnnBackwardLayer {
   }
 
  private:
-  struct Direction {
+  struct Direction : BackwardDirection<S> {
     int64_t index;
-    const T *gates, *state;
-    const S *unprojected, *grad_h_n;
-    S *gates_x, *gates_h, *grad_h;
-    T* carry;
-    std::optional<StepWeights<S>> hh, hr;
+    const S* unprojected;
+    S* grad_h;  // with a projection: [N, grad_h_stride], the gradient of its result
+    std::optional<StepWeights<S>> recurrent, projected;
   };
 
-  void one_step(int64_t step_index) const {
+  void steps() const {
+    BackwardSteps<S> plan{};
+    plan.kind = s_.kind;
+    plan.projection = s_.projection;
+    plan.hidden = s_.hidden, plan.state = s_.state, plan.count = s_.gates * s_.hidden,
+    plan.width = s_.width();
+    plan.gates_stride = gates_stride_;
+    plan.y = y_, plan.grad_y = grad_y_;
+    for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
+    const RnnPlaces host = places_of(rows_);
+    if (!s_.projection) {
+      return each_step<S>(context_, plan, places_, host, s_.directions, true, [](int64_t) {});
+    }
+    for (int64_t index = 0; index < rows_.steps; ++index) through_projection(plan, host, index);
+  }
+
+  // The gradient of the projected h, which then goes through the projection to the cell.
+  void through_projection(const BackwardSteps<S>& plan, const RnnPlaces& host, int64_t index) const {
     Both<StepProduct<S>> recurrent{}, projected{};
-    Both<PlainCell<S>> plain{};
+    Both<PlainCell<S>> sums{};
     Both<BackwardCell<S>> cells{};
     for (int64_t d = 0; d < s_.directions; ++d) {
       const Direction& dir = direction_[d];
-      const int64_t t = d == 0 ? rows_.steps - 1 - step_index : step_index;
-      const int64_t t_after = d == 0 ? t + 1 : t - 1, t_before = d == 0 ? t - 1 : t + 1;
-      const int64_t rows = rows_.batch_at(t), row = rows_.offset_at(t), after = rows_.batch_at(t_after);
-      StepProduct<S>& p = recurrent.of[d] = dir.hh->product(1);
-      p.rows = rows, p.a_rows = std::min(after, rows), p.a_stride = gates_stride_;
-      p.a = dir.gates_h + (after > 0 ? rows_.offset_at(t_after) : 0) * gates_stride_;
-      const S* const grad_y = grad_y_ ? grad_y_ + row * s_.width() + d * s_.state : nullptr;
-      BackwardCell<S>& cell = cells.of[d] = backward_cell(dir, d, row, t_before);
-      if (!s_.projection) {
-        cell.grad_y = grad_y;
-        cell.grad_last = dir.grad_h_n, cell.ends_from = after;
-        continue;
-      }
+      plan.prepare(host, index, d, recurrent.of[d], cells.of[d]);
+      const int64_t t = plan.time(host, index, d), row = host.row(t);
       S* const grad_h = dir.grad_h + row * grad_h_stride_;
-      PlainCell<S>& sum = plain.of[d];
-      sum.add = grad_y, sum.add_stride = s_.width();
+      PlainCell<S>& sum = sums.of[d];
+      sum.add = grad_y_ ? grad_y_ + row * s_.width() + d * s_.state : nullptr, sum.add_stride = s_.width();
       sum.add_last = dir.grad_h_n, sum.add_last_stride = s_.state;
-      sum.out = {grad_h, grad_h_stride_, nullptr, 0, nullptr, 0, after};
-      StepProduct<S>& q = projected.of[d] = dir.hr->product(1);
-      q.rows = q.a_rows = rows, q.a = grad_h, q.a_stride = grad_h_stride_;
+      sum.out.y = grad_h, sum.out.y_stride = grad_h_stride_;
+      sum.out.ends_from = host.batch_at(d == 0 ? t + 1 : t - 1);
+      StepProduct<S>& q = projected.of[d] = dir.projected->product(1);
+      q.rows = q.a_rows = recurrent.of[d].rows, q.a = grad_h, q.a_stride = grad_h_stride_;
     }
-    if (s_.projection) {
-      step(context_, recurrent, plain, s_.directions);
-      step(context_, projected, cells, s_.directions);
-    } else {
-      step(context_, recurrent, cells, s_.directions);
-    }
-  }
-
-  // Of the rows from `row` on, without the gradients from outside.
-  BackwardCell<S> backward_cell(const Direction& dir, int64_t d, int64_t row, int64_t t_before) const {
-    const int64_t before = rows_.batch_at(t_before), row_before = before > 0 ? rows_.offset_at(t_before) : 0;
-    BackwardCell<S> cell{};
-    cell.kind = s_.kind, cell.hidden = s_.hidden;
-    cell.y_stride = s_.width();
-    cell.carry = dir.carry;
-    cell.gates = dir.gates + row * s_.gates * s_.hidden;
-    cell.before = before;
-    if (s_.lstm()) {
-      cell.state = dir.state + row * s_.hidden, cell.state_before = dir.state + row_before * s_.hidden;
-      cell.first_state = p_.c0 ? p_.c0 + dir.index * rows_.sequences * s_.hidden : nullptr;
-    } else if (s_.gru()) {
-      cell.state = dir.state + row * s_.hidden;
-      cell.first_state = p_.h0 ? p_.h0 + dir.index * rows_.sequences * s_.hidden : nullptr;
-    }
-    cell.h = y_ + (s_.gru() ? row_before : row) * s_.width() + d * s_.state;
-    cell.grad_x = dir.gates_x + row * gates_stride_, cell.grad_h = dir.gates_h + row * gates_stride_;
-    cell.grad_stride = gates_stride_;
-    return cell;
+    step(context_, recurrent, sums, s_.directions);
+    step(context_, projected, cells, s_.directions);
   }
 
   // What is left before each sequence's first step is the gradient of its initial states.
@@ -142,7 +124,7 @@ class RnnBackwardLayer {
     for (int64_t t = 0; t < rows_.steps; ++t) {
       each_run(rows_, t, d == 1, 0, batch, [&](const RnnRun& run) {
         if (run.has_before) return;
-        Both<StepProduct<S>> product{{dir.hh->product(1), {}}};
+        Both<StepProduct<S>> product{{dir.hh, {}}};
         StepProduct<S>& p = product.of[0];
         p.rows = p.a_rows = run.end - run.begin;
         p.a = dir.gates_h + rows_.row(t, run.begin) * gates_stride_, p.a_stride = gates_stride_;

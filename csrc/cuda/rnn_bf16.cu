@@ -3,7 +3,7 @@
 
 namespace fastdl::cuda {
 
-template void rnn_forward(Context*, const RnnForward<bfloat16>&);
+template void rnn_forward(Context*, const RnnForward<bfloat16>&, const RnnPlaces&);
 template void rnn_backward(Context*, const RnnBackward<bfloat16>&, const RnnPlaces&);
 
 }  // namespace fastdl::cuda

@@ -3,7 +3,7 @@
 
 namespace fastdl::cuda {
 
-template void rnn_forward(Context*, const RnnForward<float16>&);
+template void rnn_forward(Context*, const RnnForward<float16>&, const RnnPlaces&);
 template void rnn_backward(Context*, const RnnBackward<float16>&, const RnnPlaces&);
 
 }  // namespace fastdl::cuda

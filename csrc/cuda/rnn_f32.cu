@@ -3,7 +3,7 @@
 
 namespace fastdl::cuda {
 
-template void rnn_forward(Context*, const RnnForward<float>&);
+template void rnn_forward(Context*, const RnnForward<float>&, const RnnPlaces&);
 template void rnn_backward(Context*, const RnnBackward<float>&, const RnnPlaces&);
 
 }  // namespace fastdl::cuda

@@ -3,7 +3,7 @@
 
 namespace fastdl::cuda {
 
-template void rnn_forward(Context*, const RnnForward<double>&);
+template void rnn_forward(Context*, const RnnForward<double>&, const RnnPlaces&);
 template void rnn_backward(Context*, const RnnBackward<double>&, const RnnPlaces&);
 
 }  // namespace fastdl::cuda

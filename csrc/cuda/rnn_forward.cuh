@@ -10,8 +10,9 @@ class RnnForwardLayer {
  public:
   using T = compute_t<S>;
 
-  RnnForwardLayer(Context* context, const RnnForward<S>& p, int64_t layer, const S* x, S* y)
-      : context_(context), p_(p), s_(p.shape), rows_(p.rows), layer_(layer), x_(x), y_(y) {}
+  RnnForwardLayer(Context* context, const RnnForward<S>& p, const RnnPlaces& places, int64_t layer,
+                  const S* x, S* y)
+      : context_(context), p_(p), s_(p.shape), rows_(p.rows), places_(places), layer_(layer), x_(x), y_(y) {}
 
   void run() {
     const int64_t batch = rows_.sequences, directions = s_.directions;
@@ -40,8 +41,9 @@ class RnnForwardLayer {
       dir.unprojected = unprojected.as<S>() + d * batch * unprojected_stride_;
       dir.h_n = p_.h_n ? p_.h_n + index * batch * s_.state : nullptr;
       dir.c_n = p_.c_n ? p_.c_n + index * batch * s_.hidden : nullptr;
-      dir.hh.emplace(context_, w.hh, s_.gates * s_.hidden, s_.state);
-      if (s_.projection) dir.hr.emplace(context_, w.hr, s_.state, s_.hidden);
+      dir.recurrent.emplace(context_, w.hh, s_.gates * s_.hidden, s_.state);
+      dir.hh = dir.recurrent->product(s_.gates);
+      if (s_.projection) dir.projected.emplace(context_, w.hr, s_.state, s_.hidden);
       first_states(dir, index);
       const int64_t input = s_.input_of(layer_);
       Gemm<S> g =
@@ -49,15 +51,13 @@ class RnnForwardLayer {
       g.bias = w.bias_ih;
       gemm(context_, g);
     }
-    for (int64_t step = 0; step < rows_.steps; ++step) one_step(step);
+    if (s_.lstm() || s_.gru()) steps<GatesCell<S>>();
+    else steps<PlainCell<S>>();
   }
 
  private:
-  struct Direction {
-    T *gates, *saved, *cell;                                  // cell: c, or h of a GRU in full precision
-    S *saved_unprojected, *states, *unprojected, *h_n, *c_n;  // states: of the step before and of this one
-    const S* bias;
-    std::optional<StepWeights<S>> hh, hr;
+  struct Direction : ForwardDirection<S> {
+    std::optional<StepWeights<S>> recurrent, projected;
   };
 
   void first_states(const Direction& dir, int64_t index) const {
@@ -76,64 +76,36 @@ class RnnForwardLayer {
                  matrix(dir.cell, batch, s_.hidden, s_.hidden));
   }
 
-  void one_step(int64_t step_index) const {
-    Both<StepProduct<S>> products{}, projections{};
-    Both<GatesCell<S>> gated{};
-    Both<PlainCell<S>> plain{};
-    const int64_t batch = rows_.sequences, count = s_.gates * s_.hidden;
-    for (int64_t d = 0; d < s_.directions; ++d) {
-      const Direction& dir = direction_[d];
-      const int64_t t = d == 0 ? step_index : rows_.steps - 1 - step_index;
-      const int64_t rows = rows_.batch_at(t), row = rows_.offset_at(t);
-      const int64_t before = rows_.batch_at(d == 0 ? t - 1 : t + 1),
-                    after = rows_.batch_at(d == 0 ? t + 1 : t - 1);
-      const S* const from = dir.states + step_index % 2 * batch * state_stride_;
-      S* const next = dir.states + (step_index + 1) % 2 * batch * state_stride_;
-      StepProduct<S>& p = products.of[d] = dir.hh->product(s_.gates);
-      p.rows = rows, p.a = from, p.a_stride = state_stride_;
-      p.a_rows = p_.h0 ? rows : std::min(before, rows);
-      const StepOutput<S> result{
-          y_ + row * s_.width() + d * s_.state, s_.width(), next, state_stride_, dir.h_n, s_.state, after};
-      StepOutput<S> h = result;
-      if (s_.projection) {
-        h = {dir.saved_unprojected ? dir.saved_unprojected + row * s_.hidden : nullptr,
-             s_.hidden,
-             dir.unprojected,
-             unprojected_stride_,
-             nullptr,
-             0,
-             after};
-        StepProduct<S>& q = projections.of[d] = dir.hr->product(1);
-        q.rows = q.a_rows = rows, q.a = dir.unprojected, q.a_stride = unprojected_stride_;
-      }
-      if (s_.lstm() || s_.gru()) {
-        gated.of[d] = {s_.lstm(),
-                       dir.saved != nullptr,
-                       s_.hidden,
-                       dir.gates + row * count,
-                       dir.bias,
-                       dir.cell,
-                       dir.saved ? dir.saved + row * s_.hidden : nullptr,
-                       dir.c_n,
-                       h};
-      }
-      PlainCell<S>& cell = plain.of[d];
-      cell.out = result;
-      if (!s_.projection) {
-        cell.activation = s_.kind == FASTDL_RNN_TANH ? FASTDL_ACT_TANH : FASTDL_ACT_RELU;
-        cell.wide = dir.gates + row * count, cell.wide_stride = count;
-        cell.bias = dir.bias;
-      }
-    }
-    if (s_.lstm() || s_.gru()) step(context_, products, gated, s_.directions);
-    else step(context_, products, plain, s_.directions);
-    if (s_.projection) step(context_, projections, plain, s_.directions);
+  template <class Cell>
+  void steps() const {
+    ForwardSteps<S, Cell> plan{};
+    plan.kind = s_.kind;
+    plan.projection = s_.projection, plan.has_first = p_.h0 != nullptr;
+    plan.hidden = s_.hidden, plan.state = s_.state, plan.count = s_.gates * s_.hidden,
+    plan.width = s_.width();
+    plan.state_stride = state_stride_, plan.unprojected_stride = unprojected_stride_;
+    plan.y = y_;
+    for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
+    each_step<S>(context_, plan, places_, places_of(rows_), s_.directions, !s_.projection,
+                 [&](int64_t index) {
+                   if (!s_.projection) return;
+                   Both<StepProduct<S>> products{};
+                   Both<PlainCell<S>> cells{};
+                   for (int64_t d = 0; d < s_.directions; ++d) {
+                     StepProduct<S>& p = products.of[d] = direction_[d].projected->product(1);
+                     p.rows = p.a_rows = rows_.batch_at(d == 0 ? index : rows_.steps - 1 - index);
+                     p.a = direction_[d].unprojected, p.a_stride = unprojected_stride_;
+                     cells.of[d].out = plan.output(places_of(rows_), index, d);
+                   }
+                   step(context_, products, cells, s_.directions);
+                 });
   }
 
   Context* context_;
   const RnnForward<S>& p_;
   const RnnShape& s_;
   const RnnRows& rows_;
+  const RnnPlaces& places_;
   const int64_t layer_;
   const S* x_;
   S* y_;
@@ -142,7 +114,7 @@ class RnnForwardLayer {
 };
 
 template <class S>
-void rnn_forward(Context* context, const RnnForward<S>& p) {
+void rnn_forward(Context* context, const RnnForward<S>& p, const RnnPlaces& places) {
   const RnnShape& s = p.shape;
   const int64_t rows = p.rows.rows, size = rows * s.width();
   if (rows == 0) return;
@@ -155,7 +127,7 @@ void rnn_forward(Context* context, const RnnForward<S>& p) {
     S* y = last        ? p.y
            : p.reserve ? rnn_stored<S>(p.reserve + reserve.y(layer))
                        : between.template as<S>() + layer % 2 * size;
-    RnnForwardLayer<S>(context, p, layer, x, y).run();
+    RnnForwardLayer<S>(context, p, places, layer, x, y).run();
     x = y;
     if (last || s.dropout == 0) continue;
     S* const dropped = p.reserve ? rnn_stored<S>(p.reserve + reserve.dropped(layer)) : y;

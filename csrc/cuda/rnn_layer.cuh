@@ -7,8 +7,7 @@
 #include "cuda/dropout.h"
 #include "cuda/gemm.h"
 #include "cuda/rnn.h"
-#include "cuda/rnn_cells.cuh"
-#include "cuda/rnn_step.cuh"
+#include "cuda/rnn_resident.cuh"
 
 namespace fastdl::cuda {
 
@@ -81,6 +80,23 @@ void layer_dropout(Context* context, const RnnShape& s, int64_t layer, int64_t r
   const DropoutMask mask = check::dropout_mask(s.dropout, s.seed, s.offset, "rnn");
   const int64_t count = rnn_dropout_numbers(s, rows);
   dropout(context, mask, layer * count, matrix(x, 1, count, count), matrix(out, 1, count, count));
+}
+
+// All steps of a layer in their order, by one kernel where that can be, else by one each; then(step) after
+// each, which `alone` says is nothing. device, host: where rows lie.
+template <class S, class Steps, class Then>
+void each_step(Context* context, const Steps& plan, const RnnPlaces& device, const RnnPlaces& host,
+               int64_t directions, bool alone, Then&& then) {
+  if constexpr (sizeof(S) < 8) {
+    if (alone && all_steps<S>(context, plan, device, directions)) return;
+  }
+  Both<StepProduct<S>> products{};
+  Both<typename Steps::Cell> cells{};
+  for (int64_t index = 0; index < host.steps; ++index) {
+    for (int64_t d = 0; d < directions; ++d) plan.prepare(host, index, d, products.of[d], cells.of[d]);
+    step(context, products, cells, directions);
+    then(index);
+  }
 }
 
 // x W^T or the like over all rows at once, into out of S or float32.

@@ -30,13 +30,6 @@ void upload(Context* context, const std::vector<int64_t>& from, int64_t* to) {
   }
 }
 
-__device__ __forceinline__ int64_t batch_of(const RnnPlaces& p, int64_t t) {
-  return t < 0 || t >= p.steps ? 0 : p.batch ? p.batch[t] : p.sequences;
-}
-__device__ __forceinline__ int64_t row_of(const RnnPlaces& p, int64_t t, int64_t i) {
-  return (p.offset ? p.offset[t] : t * p.sequences) + i;
-}
-
 // A strided array [T, B, C].
 template <class W>
 struct Elements {
@@ -61,8 +54,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t sequence = p.order ? p.order[i] : i;
     W& element =
         elements.data[t * elements.stride[0] + sequence * elements.stride[1] + j * elements.stride[2]];
-    const bool there = i < batch_of(p, t);
-    W* const row = there ? rows + row_of(p, t, i) * columns + j : nullptr;
+    const bool there = i < p.batch_at(t);
+    W* const row = there ? rows + p.row(t, i) * columns + j : nullptr;
     if (!ToRows) element = there ? *row : W{};
     else if (there) *row = element;
   });
@@ -71,12 +64,12 @@ __global__ void __launch_bounds__(kThreads)
 template <class W>
 __global__ void __launch_bounds__(kThreads) rnn_gather_previous(RnnPlaces p, RnnPrevious g) {
   each_element(p, g.columns, [&](int64_t t, int64_t i, int64_t j) {
-    if (i >= batch_of(p, t)) return;
+    if (i >= p.batch_at(t)) return;
     const int64_t before = g.backwards ? t + 1 : t - 1;
     W value{};
-    if (i < batch_of(p, before)) value = static_cast<const W*>(g.y)[row_of(p, before, i) * g.y_stride + j];
+    if (i < p.batch_at(before)) value = static_cast<const W*>(g.y)[p.row(before, i) * g.y_stride + j];
     else if (g.h0) value = static_cast<const W*>(g.h0)[i * g.columns + j];
-    static_cast<W*>(g.out)[row_of(p, t, i) * g.out_stride + j] = value;
+    static_cast<W*>(g.out)[p.row(t, i) * g.out_stride + j] = value;
   });
 }
 

@@ -86,37 +86,40 @@ __device__ __forceinline__ const S* step_weights(const StepProduct<S>& p, int64_
   return unit < p.units && slot < p.gates ? p.b + (slot * p.units + unit) * p.b_stride : nullptr;
 }
 
-// The four warps' sums into shared memory; true if some value could not be split and they are void.
-template <int Planes, int Slots, class S>
-__device__ __forceinline__ bool multiply_step(StepShared<S, StepBlock<Slots>::kColumns>& shared,
-                                              const StepProduct<S>& p, int64_t row0, int64_t unit0) {
+// The four warps' sums into tiles_a's memory; true if some value could not be split and they are void. The
+// tiles of a take turns in Stages places, those of b too, unless all of b is Resident.
+template <int Planes, int Slots, int Stages, bool Resident, class S>
+__device__ __forceinline__ bool multiply_step(S* tiles_a, S* tiles_b, const StepProduct<S>& p, int64_t row0,
+                                              int64_t unit0) {
   constexpr int kColumns = StepBlock<Slots>::kColumns;
   using Block = BlockShape<kStepRows, kColumns, kStepRows, kColumns>;  // of every warp
   using TileA = OperandTile<S, true, kStepRows, kMmaDepth<S>, kWarp>;
   using TileB = OperandTile<S, true, kColumns, kMmaDepth<S>, kWarp>;
-  S *const tiles_a = shared.a.data(), *const tiles_b = shared.b.data();
   const auto fetch = [&](int64_t step) {
-    const int stage = static_cast<int>(step % kStepStages);
+    const int stage = static_cast<int>(step % Stages);
     const int64_t k = step * kStepDepth<S>;
     if (k < p.k) {
       fetch_step<S, kStepRows>(tiles_a + stage * kStepWarps * TileA::kElements, p.a, k, p.k, [&](int i) {
         return row0 + i < p.a_rows ? p.a + (row0 + i) * p.a_stride : nullptr;
       });
-      fetch_step<S, kColumns>(tiles_b + stage * kStepWarps * TileB::kElements, p.b, k, p.k,
-                              [&](int j) { return step_weights<Slots>(p, unit0, j); });
+      if constexpr (!Resident) {
+        fetch_step<S, kColumns>(tiles_b + stage * kStepWarps * TileB::kElements, p.b, k, p.k,
+                                [&](int j) { return step_weights<Slots>(p, unit0, j); });
+      }
     }
     ptx::cp_async_commit();  // an empty group too: waiting counts groups
   };
   Sums<Block> sums = {};
   bool fit = true;
   const int64_t steps = (p.k + kStepDepth<S> - 1) / kStepDepth<S>;
-  for (int step = 0; step < kStepStages - 1; ++step) fetch(step);
+  for (int step = 0; step < Stages - 1; ++step) fetch(step);
   for (int64_t step = 0; step < steps; ++step) {
-    ptx::cp_async_wait<kStepStages - 2>();
+    ptx::cp_async_wait<Stages - 2>();
     __syncthreads();  // all parts of this tile are there, and the tile overwritten next has been read
-    fetch(step + kStepStages - 1);
-    const int part = static_cast<int>(step % kStepStages) * kStepWarps + warp();
-    const S *const a = tiles_a + part * TileA::kElements, *const b = tiles_b + part * TileB::kElements;
+    fetch(step + Stages - 1);
+    const int64_t stage = step % Stages, stage_b = Resident ? step : stage;
+    const S* const a = tiles_a + (stage * kStepWarps + warp()) * TileA::kElements;
+    const S* const b = tiles_b + (stage_b * kStepWarps + warp()) * TileB::kElements;
     if constexpr (sizeof(S) == 2) {
       multiply_16<S, Block, TileA, TileB>(a, b, 0, 0, sums);
     } else {
@@ -180,37 +183,37 @@ __device__ __forceinline__ void multiply_step_by_fma(StepShared<double, StepBloc
 }
 
 // A sum of a row and column of the block, of all warps.
-template <int Columns, class S>
-__device__ __forceinline__ float step_sum(StepShared<S, Columns>& shared, int row, int column) {
-  const float* const block = reinterpret_cast<const float*>(shared.a.data());
-  float sum = shared_load<float>(block + step_place<Columns>(0, row, column));
+template <int Columns>
+__device__ __forceinline__ float step_sum(const float* sums, int row, int column) {
+  float sum = shared_load<float>(sums + step_place<Columns>(0, row, column));
 #pragma unroll
   for (int part = 1; part < kStepWarps; ++part)
-    sum += shared_load<float>(block + step_place<Columns>(part, row, column));
+    sum += shared_load<float>(sums + step_place<Columns>(part, row, column));
   return sum;
 }
 template <int Columns>
-__device__ __forceinline__ double step_sum(StepShared<double, Columns>& shared, int row, int column) {
-  return shared.sums[row * Columns + column];
+__device__ __forceinline__ double step_sum(const double* sums, int row, int column) {
+  return shared_load<double>(sums + row * Columns + column);
 }
 
-// cell(row, unit, sums) for every row and unit.
-template <class S, int Planes, class Cell>
-__global__ void __launch_bounds__(kStepThreads) rnn_step(Both<StepProduct<S>> products, Both<Cell> cells) {
+// The sum of a row and a row of weights, or NULL. a may be the work of other blocks of this kernel, so it is
+// read past the L1 cache.
+__device__ __forceinline__ float step_sum_by_fma(const StepProduct<float>& p, int64_t row,
+                                                 const float* weights) {
+  float sum = 0;
+#pragma unroll 1
+  for (int64_t k = 0; weights && k < p.k; ++k)
+    sum = fmaf(__ldcg(p.a + row * p.a_stride + k), weights[k], sum);
+  return sum;
+}
+
+// cell(row, unit, sums) for every row and unit of the block.
+template <class S, class Cell>
+__device__ __forceinline__ void finish_step(const compute_t<S>* block, const StepProduct<S>& p,
+                                            const Cell& cell, int64_t row0, int64_t unit0, bool by_fma) {
   using T = compute_t<S>;
   constexpr int kSlots = Cell::kSlots, kColumns = StepBlock<kSlots>::kColumns,
                 kUnits = StepBlock<kSlots>::kUnits;
-  const StepProduct<S>& p = products.of[blockIdx.z];
-  const Cell& cell = cells.of[blockIdx.z];
-  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kStepRows,
-                unit0 = static_cast<int64_t>(blockIdx.y) * kUnits;
-  if (row0 >= p.rows) return;
-  auto& shared = shared_memory<StepShared<S, kColumns>>();
-  bool by_fma = false;
-  if (row0 < p.a_rows) {
-    if constexpr (sizeof(S) == 8) multiply_step_by_fma<kSlots>(shared, p, row0, unit0);
-    else by_fma = multiply_step<Planes, kSlots>(shared, p, row0, unit0);
-  }
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < kStepRows * kUnits; i += kStepThreads) {
     const int r = i / kUnits, u = i % kUnits;
@@ -220,19 +223,37 @@ __global__ void __launch_bounds__(kStepThreads) rnn_step(Both<StepProduct<S>> pr
     if (row < p.a_rows) {
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
-        sums[slot] = step_sum<kColumns>(shared, r, slot * kUnits + u);
-        if (sizeof(S) == 4 && by_fma) {
-          const S* const weights = step_weights<kSlots>(p, unit0, slot * kUnits + u);
-          T sum = 0;
-#pragma unroll 1
-          for (int64_t k = 0; weights && k < p.k; ++k)
-            sum = fma(widen(p.a[row * p.a_stride + k]), widen(weights[k]), sum);
-          sums[slot] = sum;
+        sums[slot] = step_sum<kColumns>(block, r, slot * kUnits + u);
+        if constexpr (sizeof(S) == 4) {
+          if (by_fma) sums[slot] = step_sum_by_fma(p, row, step_weights<kSlots>(p, unit0, slot * kUnits + u));
         }
       }
     }
     cell(row, unit, sums);
   }
+}
+
+template <class S, int Planes, class Cell>
+__global__ void __launch_bounds__(kStepThreads) rnn_step(Both<StepProduct<S>> products, Both<Cell> cells) {
+  constexpr int kSlots = Cell::kSlots;
+  const StepProduct<S>& p = products.of[blockIdx.z];
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kStepRows,
+                unit0 = static_cast<int64_t>(blockIdx.y) * StepBlock<kSlots>::kUnits;
+  if (row0 >= p.rows) return;
+  auto& shared = shared_memory<StepShared<S, StepBlock<kSlots>::kColumns>>();
+  bool by_fma = false;
+  const compute_t<S>* sums;
+  if constexpr (sizeof(S) == 8) {
+    sums = shared.sums.data();
+    if (row0 < p.a_rows) multiply_step_by_fma<kSlots>(shared, p, row0, unit0);
+  } else {
+    sums = reinterpret_cast<const float*>(shared.a.data());
+    if (row0 < p.a_rows) {
+      by_fma =
+          multiply_step<Planes, kSlots, kStepStages, false>(shared.a.data(), shared.b.data(), p, row0, unit0);
+    }
+  }
+  finish_step<S>(sums, p, cells.of[blockIdx.z], row0, unit0, by_fma);
 }
 
 template <class S, int Planes, class Cell>
@@ -249,22 +270,29 @@ void launch_step(Context* context, const Both<StepProduct<S>>& products, const B
          {grid, kStepThreads, sizeof(StepShared<S, StepBlock<Cell::kSlots>::kColumns>)}, products, cells);
 }
 
-// With the products that the precision of the context asks for.
-template <class S, class Cell>
-void step(Context* context, const Both<StepProduct<S>>& products, const Both<Cell>& cells,
-          int64_t directions) {
-  if constexpr (sizeof(S) == 8) return launch_step<S, 0>(context, products, cells, directions);
-  else if constexpr (sizeof(S) == 2) return launch_step<S, 1>(context, products, cells, directions);
+// Calls f(planes) with the products that the precision of the context asks for.
+template <class S, class F>
+void with_planes(Context* context, F&& f) {
+  if constexpr (sizeof(S) == 8) f(std::integral_constant<int, 0>{});
+  else if constexpr (sizeof(S) == 2) f(std::integral_constant<int, 1>{});
   else {
     switch (float32_precision(context)) {
       case FASTDL_PRECISION_HIGHEST:
-        return launch_step<S, 3>(context, products, cells, directions);
+        return f(std::integral_constant<int, 3>{});
       case FASTDL_PRECISION_HIGH:
-        return launch_step<S, 2>(context, products, cells, directions);
+        return f(std::integral_constant<int, 2>{});
       default:
-        return launch_step<S, 1>(context, products, cells, directions);
+        return f(std::integral_constant<int, 1>{});
     }
   }
+}
+
+template <class S, class Cell>
+void step(Context* context, const Both<StepProduct<S>>& products, const Both<Cell>& cells,
+          int64_t directions) {
+  with_planes<S>(context, [&](auto planes) {
+    launch_step<S, decltype(planes)::value>(context, products, cells, directions);
+  });
 }
 
 }  // namespace fastdl::cuda

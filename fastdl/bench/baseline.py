@@ -12,7 +12,7 @@ from .report import SCHEMA, geomean
 from .runner import OK, Outcome
 from .timing import quartiles
 
-_MACHINE = ("cpu", "cores", "isa", "threads")
+MACHINE = ("cpu", "cores", "isa", "threads")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def load(path: str) -> dict[str, Any]:
 def compare(outcomes: Sequence[Outcome], env: dict[str, Any], old: dict[str, Any]) -> list[Change]:
     """The changes of all rows that both runs have."""
     before = {row["key"]: row for row in old["rows"] if row.get("status") == OK and row.get("samples")}
-    same = all(env.get(k) == old["environment"].get(k) for k in _MACHINE)
+    same = all(env.get(k) == old["environment"].get(k) for k in MACHINE)
     changes = []
     for outcome in outcomes:
         row = before.get(outcome.row.key)

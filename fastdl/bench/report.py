@@ -70,7 +70,7 @@ def _peers(outcome: Outcome) -> str:
         return ""
     names = sorted((n for n in outcome.samples if n not in (OURS, best)), key=lambda n: outcome.ratio(n)[1])
     low, middle, high = outcome.ratio(best)
-    text = f"{middle:.2f}x {best} ({low:.2f}-{high:.2f})"
+    text = f"{'~' if outcome.noisy else ''}{middle:.2f}x {best} ({low:.2f}-{high:.2f})"
     return ", ".join([text, *(f"{outcome.ratio(name)[1]:.2f} {name}" for name in names)])
 
 
@@ -125,6 +125,11 @@ def footer(outcomes: Sequence[Outcome]) -> str:
     if len(compared) > 5:
         lines.append("\nworst five:")
         lines += [f"  {line(o)}" for o in sorted(compared, key=lambda o: o.ratio(o.best or "")[1])[:5]]
+    noisy = sum(o.noisy for o in compared)
+    if noisy:
+        lines.append(
+            f"\n~ {_count(noisy, 'row')} whose ratio varied too much to mean anything: something else was running"
+        )
     absent = Counter(f"{name} {reason}" for o in outcomes for name, reason in o.skipped.items())
     if absent:
         lines.append(
@@ -207,6 +212,7 @@ def _entry(outcome: Outcome, isa: str) -> dict[str, Any]:
             "roofline": outcome.roofline,
             "bound": outcome.bound,
             "best": outcome.best,
+            "noisy": outcome.noisy,
             "ratios": {n: list(outcome.ratio(n)) for n in outcome.samples if n != OURS},
             "samples": outcome.samples,
         }

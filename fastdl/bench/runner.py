@@ -17,6 +17,9 @@ from .rows import NARROW, WITHOUT_GRAPH, Contest, Row, brief
 from .timing import OURS, Plan, measure, quartiles
 
 _ANY = (TypeError, ValueError, RuntimeError, MemoryError)
+#: Of the quartiles of a ratio, by its median: neighbouring calls of two libraries differ by a few percent on an idle
+#: machine, and half of the rounds being this far apart says that something else was running.
+NOISY = 0.25
 _LATELY = 0.1  # weight of the last row in a running mean
 _MEASURED = 0.4  # part of a row's time that goes into rounds beyond the first
 OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
@@ -57,6 +60,14 @@ class Outcome:
         """The fastest peer."""
         peers = [name for name in self.samples if name != OURS]
         return min(peers, key=lambda name: quartiles(self.samples[name])[1], default=None)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the ratio to the best peer varied too much from round to round to mean anything."""
+        if self.best is None:
+            return False
+        low, middle, high = self.ratio(self.best)
+        return high - low > NOISY * middle
 
     @property
     def roofline(self) -> float | None:

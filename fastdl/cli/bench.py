@@ -51,7 +51,8 @@ def add(commands: Any) -> None:
         "family",
         nargs="*",
         default=["all"],
-        help="matmul, conv, rnn, attention, elementwise, train or all (the default)",
+        help="matmul, conv, rnn, attention, elementwise, train or all (the default); or: compare OLD.json NEW.json, "
+        "report RUN.json --html FILE",
     )
     parser.add_argument(
         "--suite",
@@ -97,6 +98,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--cold", action="store_true", help="empty the caches before every call")
     parser.add_argument("--json", metavar="FILE", help="write all samples to FILE")
+    parser.add_argument("--html", metavar="FILE", help="write a report for a browser to FILE")
     parser.add_argument("--baseline", metavar="FILE", help="compare with a FILE that --json wrote earlier")
     parser.add_argument(
         "--fail-above",
@@ -108,11 +110,42 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _check_writable(option: str, path: str) -> None:
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))) or os.path.isdir(path):
+        raise ValueError(f"{option} {path}: cannot be written")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    """Of two files. Returns 1 if --fail-above is given and a row is SLOWER by more than that."""
+    from ..bench import baseline, compare
+
+    if len(args.family) != 3:
+        raise ValueError("expected: fastdl bench compare OLD.json NEW.json")
+    margin = 0.03 if args.fail_above is None else args.fail_above
+    old, new = map(baseline.load, args.family[1:])
+    verdicts = compare.compare(old, new, margin)
+    print(compare.text(verdicts, margin))
+    return int(args.fail_above is not None and any(v.verdict == compare.SLOWER for v in verdicts))
+
+
+def _report(args: argparse.Namespace) -> int:
+    from ..bench import baseline, html
+
+    if len(args.family) != 2 or not args.html:
+        raise ValueError("expected: fastdl bench report RUN.json --html FILE")
+    document = baseline.load(args.family[1])
+    _check_writable("--html", args.html)
+    html.write(args.html, document)
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the benchmark. Returns 1 if a result was wrong or a row too slow."""
+    if args.family[0] in ("compare", "report"):
+        return _compare(args) if args.family[0] == "compare" else _report(args)
     import fastdl
 
-    from ..bench import baseline, machine, report, runner, suites, timing
+    from ..bench import baseline, html, machine, report, runner, suites, timing
     from ..bench.peers import Peers
 
     families = list(suites.FAMILIES) if "all" in args.family else list(dict.fromkeys(args.family))
@@ -129,10 +162,9 @@ def run(args: argparse.Namespace) -> int:
     if args.fail_above is not None and not args.baseline:
         raise ValueError("--fail-above needs --baseline")
     old = baseline.load(args.baseline) if args.baseline else None
-    if args.json:
-        folder = os.path.dirname(os.path.abspath(args.json))
-        if not os.path.isdir(folder) or os.path.isdir(args.json):
-            raise ValueError(f"--json {args.json}: cannot be written")
+    for option, path in (("--json", args.json), ("--html", args.html)):
+        if path:
+            _check_writable(option, path)
     if args.list:
         for row in rows:
             print(row.key + (f" ({row.note})" if row.note else ""))
@@ -158,8 +190,11 @@ def run(args: argparse.Namespace) -> int:
         outcome.hold_against(peaks)
     print("\n" + report.ceilings(peaks))
     print(report.footer(outcomes))
+    document = report.document(outcomes, env, peaks, peers.missing)
     if args.json:
-        report.write(args.json, report.document(outcomes, env, peaks, peers.missing))
+        report.write(args.json, document)
+    if args.html:
+        html.write(args.html, document)
     failed = any(o.status == runner.FAILED for o in outcomes)
     if old is not None:
         fraction = 0.05 if args.fail_above is None else args.fail_above

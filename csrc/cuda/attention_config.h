@@ -1,0 +1,52 @@
+// Which kernels a problem gets: functions of shapes and dtypes alone, so that they can be tested anywhere.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fastdl::cuda {
+
+// Features the tensor cores' kernels are made for; a smaller number is filled up with zeros. The pieces of
+// float32 operands with more than 128 features do not fit into shared memory beside each other: a block would
+// hold so few rows that multiply-adds, which need no pieces, keep up.
+inline int64_t feature_class(int64_t e, int64_t ev, int planes) {
+  const int64_t most = std::max(e, ev);
+  if (most <= 64) return 64;
+  if (most <= 128) return 128;
+  return most <= 256 && planes == 1 ? 256 : 0;  // 0: multiply-adds
+}
+
+// Few queries (see attention_decode.cuh): how the keys are cut up.
+struct DecodePlan {
+  static constexpr int64_t kRows = 4;  // per block, or one
+  bool fits;
+  int team;  // lanes that share a key, 8 features each
+  int64_t rows_each, row_groups;
+  int64_t parts, keys_each;
+};
+
+// `rows`: queries of all heads of a group; `pairs`: samples times groups; `keys` that are seen.
+inline DecodePlan decode_plan(int64_t rows, int64_t pairs, int64_t keys, int64_t e, int64_t ev,
+                              int multiprocessors) {
+  // Up to two rounds of rows memory decides; beyond, the products do.
+  constexpr int64_t kMostRows = 8, kMostFeatures = 256;
+  DecodePlan plan{};
+  plan.fits = rows <= kMostRows && std::max(e, ev) <= kMostFeatures;
+  if (!plan.fits) return plan;
+  plan.team = 8;
+  while (plan.team * 8 < std::max(e, ev)) plan.team *= 2;
+  plan.rows_each = rows == 1 ? 1 : DecodePlan::kRows;
+  plan.row_groups = (rows + plan.rows_each - 1) / plan.rows_each;
+  // Four blocks for every multiprocessor keep enough loads under way, if parts are long enough that putting
+  // them together costs little.
+  constexpr int64_t kShortest = 128, kMostParts = 128;
+  const int64_t blocks = std::max<int64_t>(1, pairs * plan.row_groups);
+  const int64_t wanted =
+      std::min({(4 * multiprocessors + blocks - 1) / blocks, keys / kShortest, kMostParts});
+  plan.keys_each =
+      std::max<int64_t>(1, (keys + std::max<int64_t>(1, wanted) - 1) / std::max<int64_t>(1, wanted));
+  plan.parts = std::max<int64_t>(1, (keys + plan.keys_each - 1) / plan.keys_each);
+  return plan;
+}
+
+}  // namespace fastdl::cuda

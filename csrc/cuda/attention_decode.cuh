@@ -1,0 +1,271 @@
+// Few queries: every key and value is read once and used little, so memory decides and multiply-adds suffice.
+// The keys are cut into parts, one block each (Dao et al. 2023, "Flash-Decoding"), whose sums a second kernel
+// puts together in their order. In a block, teams of 8 to 32 lanes take a key each, a lane 8 of its features;
+// nothing goes through shared memory until the teams are put together.
+#pragma once
+
+#include "cuda/attention.h"
+#include "cuda/attention_config.h"
+#include "cuda/attention_softmax.cuh"
+#include "cuda/launch.h"
+#include "cuda/shared.cuh"
+
+namespace fastdl::cuda {
+
+constexpr int kDecodeThreads = 128, kDecodeWarps = kDecodeThreads / kWarp;
+constexpr int kDecodeEach = 8, kDecodeFeatures = kWarp * kDecodeEach;
+
+// The weighted values of a row so far, by the maximum and sum of its softmax.
+template <class T, int N>
+struct DecodeRow {
+  T top = -static_cast<T>(INFINITY), sum = 0, out[N] = {};
+
+  __device__ __forceinline__ void add(const DecodeRow& other) {
+    const T high = Max{}(top, other.top), mine = softmax_decay(top, high),
+            theirs = softmax_decay(other.top, high);
+    top = high;
+    sum = sum * mine + other.sum * theirs;
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = out[i] * mine + other.out[i] * theirs;
+  }
+};
+
+template <class T, int R>
+struct DecodeShared {
+  SharedArray<T, kDecodeWarps * R * kDecodeFeatures> out;
+  SharedArray<T, kDecodeWarps * R> top, sum;
+};
+
+template <class S>
+struct DecodeArguments {
+  using T = compute_t<S>;
+  AttentionExtents n;
+  AttentionMask<T> mask;
+  AttentionRows<const S> q, k, v;
+  AttentionRows<S> out;
+  T* lse;       // [batch, heads, queries] or NULL
+  T* partial;   // [parts][batch, heads, queries][Ev + 2]: sums, then maximum and sum of weights
+  int64_t end;  // keys that any query sees
+  int64_t parts, keys_each, row_groups;
+  int team;               // lanes per key
+  bool packs_k, packs_v;  // rows can be read 16 bytes at a time
+};
+
+// Eight features of a row, zeros beyond its end.
+template <class S>
+__device__ __forceinline__ void load_features(S (&x)[kDecodeEach], const S* row, int64_t stride,
+                                              int64_t first, int64_t features, bool packs) {
+  constexpr int kPer = 16 / static_cast<int>(sizeof(S));
+  if (packs && first + kDecodeEach <= features) {
+#pragma unroll
+    for (int i = 0; i < kDecodeEach; i += kPer) {
+      const auto pack = *reinterpret_cast<const Pack<S, kPer>*>(row + first + i);
+#pragma unroll
+      for (int e = 0; e < kPer; ++e) x[i + e] = pack.at[e];
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kDecodeEach; ++i) x[i] = first + i < features ? row[(first + i) * stride] : S{};
+  }
+}
+
+// A row's result, or what a part contributes to it.
+template <class S>
+__device__ __forceinline__ void finish_decode(const DecodeArguments<S>& p, int64_t part, int64_t b, int64_t h,
+                                              int64_t i, int64_t c, compute_t<S> out, compute_t<S> top,
+                                              compute_t<S> sum) {
+  const int64_t line = (b * p.n.heads + h) * p.n.queries + i, lines = p.n.batch * p.n.heads * p.n.queries;
+  if (p.parts > 1) {
+    compute_t<S>* const to = p.partial + (part * lines + line) * (p.n.ev + 2);
+    if (c < p.n.ev) to[c] = out;
+    if (c == 0) to[p.n.ev] = top, to[p.n.ev + 1] = sum;
+    return;
+  }
+  if (c < p.n.ev) p.out.at(b, h, i)[c * p.out.column] = narrow<S>(out * softmax_norm(sum));
+  if (c == 0 && p.lse) p.lse[line] = log_sum_exp(top, sum);
+}
+
+// R rows (of a group's heads, their queries one after the other) per block.
+template <class S, int R>
+__global__ void __launch_bounds__(kDecodeThreads) attention_decode(DecodeArguments<S> p) {
+  using T = compute_t<S>;
+  constexpr int kKeys = sizeof(S) == 2   ? 4
+                        : sizeof(S) == 4 ? 2
+                                         : 1;  // of a team at a time, in flight together
+  auto& shared = shared_memory<DecodeShared<T, R>>();
+  const int64_t part = blockIdx.x % p.parts, first_row = blockIdx.x / p.parts % p.row_groups * R,
+                group = blockIdx.x / p.parts / p.row_groups % p.n.groups,
+                b = blockIdx.x / p.parts / p.row_groups / p.n.groups;
+  const int64_t heads = p.n.heads / p.n.groups, rows = heads * p.n.queries;
+  const int64_t begin = part * p.keys_each, end = begin + p.keys_each < p.end ? begin + p.keys_each : p.end;
+  const int teams = kDecodeThreads / p.team, team = static_cast<int>(threadIdx.x) / p.team;
+  const int64_t c = static_cast<int>(threadIdx.x) % p.team * kDecodeEach;
+  // A row too many is the last one again, and not written.
+  const auto row_at = [&](int r) { return first_row + r < rows ? first_row + r : rows - 1; };
+  const auto head_of = [&](int r) { return group * heads + row_at(r) / p.n.queries; };
+  const auto query_of = [&](int r) { return row_at(r) % p.n.queries; };
+
+  T q[R][kDecodeEach];
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    S x[kDecodeEach];
+    load_features(x, p.q.at(b, head_of(r), query_of(r)), p.q.column, c, p.n.e, false);
+#pragma unroll
+    for (int e = 0; e < kDecodeEach; ++e) q[r][e] = widen(x[e]);
+  }
+  DecodeRow<T, kDecodeEach> state[R];
+  int64_t seen[R];  // the end of the keys of this part that a row sees
+#pragma unroll
+  for (int r = 0; r < R; ++r) seen[r] = p.n.causal && query_of(r) < end ? query_of(r) + 1 : end;
+  const bool extra = p.mask.data || p.mask.drops;
+  const S *const keys = p.k.at(b, group, 0), *const values = p.v.at(b, group, 0);
+#pragma unroll 1
+  for (int64_t base = begin; base < end; base += teams * kKeys) {  // the same for all lanes: they shuffle
+    S k[kKeys][kDecodeEach], v[kKeys][kDecodeEach];
+#pragma unroll
+    for (int u = 0; u < kKeys; ++u) {
+      const int64_t key = base + u * teams + team;
+      load_features(k[u], keys + key * p.k.row, p.k.column, c, key < end ? p.n.e : 0, p.packs_k);
+      load_features(v[u], values + key * p.v.row, p.v.column, c, key < end ? p.n.ev : 0, p.packs_v);
+    }
+    // The caller's mask and dropout in a loop that stays one (see TileMask::each).
+    T terms[R * kKeys] = {}, factors[R * kKeys] = {};
+    if (extra) {
+#pragma unroll 1
+      for (int n = 0; n < R * kKeys; ++n) {
+        const int64_t key = base + n % kKeys * teams + team, h = head_of(n / kKeys), i = query_of(n / kKeys);
+        terms[n] = p.mask.data && key < end ? p.mask.term(b, h, i, key) : T{0};
+        factors[n] = p.mask.drops ? p.mask.keep(b, h, i, key) : T{1};
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      T score[kKeys], high = state[r].top;
+#pragma unroll
+      for (int u = 0; u < kKeys; ++u) {
+        T sum = 0;
+#pragma unroll
+        for (int e = 0; e < kDecodeEach; ++e) sum = fma(q[r][e], widen(k[u][e]), sum);
+        for (int step = p.team / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+        score[u] = base + u * teams + team < seen[r] ? sum * p.mask.scale2 : -static_cast<T>(INFINITY);
+        if (extra) score[u] = AttentionMask<T>::with_term(score[u], terms[r * kKeys + u]);
+        high = Max{}(high, score[u]);
+      }
+      const T decay = softmax_decay(state[r].top, high), shift = softmax_shift(high);
+      state[r].top = high;
+      state[r].sum *= decay;
+#pragma unroll
+      for (int e = 0; e < kDecodeEach; ++e) state[r].out[e] *= decay;
+#pragma unroll
+      for (int u = 0; u < kKeys; ++u) {
+        T weight = softmax_weight(score[u], shift);
+        state[r].sum += weight;
+        if (extra) weight *= factors[r * kKeys + u];
+#pragma unroll
+        for (int e = 0; e < kDecodeEach; ++e) state[r].out[e] = fma(weight, widen(v[u][e]), state[r].out[e]);
+      }
+    }
+  }
+
+  // The teams of a warp, then the warps, each in their order.
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    for (int step = p.team; step < kWarp; step *= 2) {
+      DecodeRow<T, kDecodeEach> other;
+      other.top = __shfl_xor_sync(kAllLanes, state[r].top, step);
+      other.sum = __shfl_xor_sync(kAllLanes, state[r].sum, step);
+#pragma unroll
+      for (int e = 0; e < kDecodeEach; ++e) other.out[e] = __shfl_xor_sync(kAllLanes, state[r].out[e], step);
+      state[r].add(other);
+    }
+    if (lane() < p.team) {
+#pragma unroll
+      for (int e = 0; e < kDecodeEach; ++e)
+        shared.out[(warp() * R + r) * kDecodeFeatures + static_cast<int>(c) + e] = state[r].out[e];
+      if (lane() == 0) shared.top[warp() * R + r] = state[r].top, shared.sum[warp() * R + r] = state[r].sum;
+    }
+  }
+  __syncthreads();
+  for (int at = static_cast<int>(threadIdx.x); at < R * p.team * kDecodeEach; at += kDecodeThreads) {
+    const int r = at / (p.team * kDecodeEach), feature = at % (p.team * kDecodeEach);
+    if (first_row + r >= rows) continue;
+    DecodeRow<T, 1> total;
+    for (int w = 0; w < kDecodeWarps; ++w) {
+      DecodeRow<T, 1> other;
+      other.top = shared.top[w * R + r], other.sum = shared.sum[w * R + r];
+      other.out[0] = shared.out[(w * R + r) * kDecodeFeatures + feature];
+      total.add(other);
+    }
+    finish_decode(p, part, b, head_of(r), query_of(r), feature, total.out[0], total.top, total.sum);
+  }
+}
+
+// The parts of every row, in their order.
+template <class S>
+__global__ void __launch_bounds__(kDecodeThreads) attention_decode_combine(DecodeArguments<S> p) {
+  using T = compute_t<S>;
+  const int64_t lines = p.n.batch * p.n.heads * p.n.queries, width = p.n.ev + 1;  // at least the log-sum-exp
+  DecodeArguments<S> whole = p;
+  whole.parts = 1;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kDecodeThreads + threadIdx.x; at < lines * width;
+       at += static_cast<int64_t>(gridDim.x) * kDecodeThreads) {
+    const int64_t line = at / width, c = at % width;
+    if (c == p.n.ev && c > 0) continue;
+    DecodeRow<T, 1> total;
+    for (int64_t part = 0; part < p.parts; ++part) {
+      const T* const from = p.partial + (part * lines + line) * (p.n.ev + 2);
+      DecodeRow<T, 1> other;
+      other.top = from[p.n.ev], other.sum = from[p.n.ev + 1];
+      if (c < p.n.ev) other.out[0] = from[c];
+      total.add(other);
+    }
+    finish_decode(whole, 0, line / p.n.queries / p.n.heads, line / p.n.queries % p.n.heads,
+                  line % p.n.queries, c, total.out[0], total.top, total.sum);
+  }
+}
+
+// Whether rows of x can be read 16 bytes at a time.
+inline bool in_packs(const View& x) {
+  const int64_t per = 16 / item_size(x.dtype);
+  bool fits = x.strides[3] == 1 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  for (int dim = 0; dim < 3; ++dim) fits = fits && (x.shape[dim] <= 1 || x.strides[dim] % per == 0);
+  return fits;
+}
+
+template <class S>
+void attention_decode_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse,
+                              const DecodePlan& plan) {
+  using T = compute_t<S>;
+  const int64_t lines = p.batch * p.heads * p.queries;
+  const Workspace partial(
+      context, plan.parts > 1 ? static_cast<size_t>(plan.parts * lines * (p.ev + 2)) * sizeof(T) : 0);
+  const DecodeArguments<S> a{AttentionExtents(p),
+                             AttentionMask<T>(p),
+                             AttentionRows<const S>(p.q),
+                             AttentionRows<const S>(p.k),
+                             AttentionRows<const S>(p.v),
+                             AttentionRows<S>(p.out),
+                             lse,
+                             plan.parts > 1 ? partial.as<T>() : nullptr,
+                             p.key_end(p.queries),
+                             plan.parts,
+                             plan.keys_each,
+                             plan.row_groups,
+                             plan.team,
+                             in_packs(p.k),
+                             in_packs(p.v)};
+  const auto blocks = static_cast<unsigned>(plan.parts * plan.row_groups * p.groups * p.batch);
+  if (plan.rows_each == 1) {
+    launch(context, FASTDL_KERNEL(attention_decode<S, 1>),
+           {blocks, kDecodeThreads, sizeof(DecodeShared<T, 1>)}, a);
+  } else {
+    launch(context, FASTDL_KERNEL(attention_decode<S, DecodePlan::kRows>),
+           {blocks, kDecodeThreads, sizeof(DecodeShared<T, DecodePlan::kRows>)}, a);
+  }
+  if (plan.parts > 1) {
+    launch(context, FASTDL_KERNEL(attention_decode_combine<S>),
+           {blocks_for(lines * (p.ev + 1), kDecodeThreads), kDecodeThreads}, a);
+  }
+}
+
+}  // namespace fastdl::cuda

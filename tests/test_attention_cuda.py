@@ -1,0 +1,206 @@
+"""What is special to the CUDA attention kernels: tiles, classes of features, pieces of float32, parts of the keys,
+values that do not split. On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
+
+import devices
+import ml_dtypes
+import numpy as np
+import pytest
+from references import attention as ref
+from references.dropout import dropout_mask
+from tolerance import assert_same_bits
+
+sim = devices.cuda_kernels()
+
+BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
+HIGHEST, HIGH, MEDIUM = range(3)
+#: Of results of order 1: the roundings of weights, of gradients of scores, and of results.
+ROUNDOFF = {BF16: 2.0**-8, F16: 2.0**-11, np.dtype("f4"): 2.0**-24, np.dtype("f8"): 2.0**-53}
+
+
+@pytest.fixture
+def precision():
+    """Sets the precision of float32 products for one test."""
+    yield sim.set_float32_precision
+    sim.set_float32_precision(HIGHEST)
+
+
+class Case:
+    """Operands (batch, heads, groups, queries, keys, E, Ev), and both passes over them."""
+
+    def __init__(self, rng, shape, dtype="f4", mask=None, causal=False, dropout=0.0, scale=None):
+        b, h, g, n, s, e, ev = shape
+        make = rng.standard_normal
+        shapes = ((b, h, n, e), (b, g, s, e), (b, g, s, ev), (b, h, n, ev))
+        self.dtype = np.dtype(dtype)
+        self.q, self.k, self.v, self.grad = (make(x).astype(dtype) for x in shapes)
+        self.mask = None
+        if mask == "bool":
+            self.mask = np.broadcast_to(rng.random((n, s)) < 0.7, (b, h, n, s))
+        elif mask == "float":
+            self.mask = np.broadcast_to(make((b, 1, n, s)).astype(dtype), (b, h, n, s))
+        self.options = (scale, causal, dropout, 7, 11)
+        self.wide = "f4" if self.dtype.itemsize == 2 else self.dtype
+
+    def forward(self):
+        shape = (*self.q.shape[:3], self.v.shape[3])
+        self.out = np.full(shape, np.nan, self.dtype)
+        self.lse = np.full(shape[:3], np.nan, self.wide)
+        sim.attention_forward(self.q, self.k, self.v, self.mask, self.out, self.lse, *self.options)
+        return self.out
+
+    def backward(self):
+        self.grads = [np.full(x.shape, np.nan, x.dtype) for x in (self.q, self.k, self.v)]
+        additive = self.mask is not None and self.mask.dtype != bool
+        grad_mask = np.full(self.mask.shape, np.nan, self.dtype) if additive else None
+        sim.attention_backward(
+            *(self.grad, self.q, self.k, self.v, self.mask, self.out, self.lse),
+            *(*self.grads, grad_mask, *self.options),
+        )
+        if additive:
+            self.grads.append(grad_mask)
+        return self.grads
+
+    def expected(self):
+        scale, causal, p, seed, offset = self.options
+        q, k, v, grad = (x.astype("f8") for x in (self.q, self.k, self.v, self.grad))
+        mask = self.mask if self.mask is None or self.mask.dtype == bool else self.mask.astype("f8")
+        d = dropout_mask((*q.shape[:3], k.shape[2]), p, seed, offset) if p else None
+        rest = (mask, d, causal, scale, True)
+        out = ref.scaled_dot_product_attention(q, k, v, *rest)
+        return out, ref.scaled_dot_product_attention_backward(grad, q, k, v, *rest)
+
+    def check(self, factor=8.0):
+        out, grads = self.expected()
+        results = [self.forward(), *self.backward()]
+        for got, want in zip(results, [out, *(g for g in grads if g is not None)]):
+            # Sums of gradients go over many terms, whose errors mostly cancel.
+            terms = np.sqrt(max(self.q.shape[2] * self.q.shape[1] / self.k.shape[1], self.k.shape[2]))
+            unit = ROUNDOFF[self.dtype] * (1 if self.dtype.itemsize == 2 else terms)
+            allowed = factor * unit * max(1.0, np.abs(want).max(initial=0))
+            np.testing.assert_allclose(got.astype("f8"), want, rtol=0, atol=allowed)
+
+
+# Several blocks of queries and of keys, a tail of each, heads that share keys; every class of features.
+TILES = (1, 2, 1, 140, 150, 40, 24)
+
+
+@pytest.mark.parametrize("dtype", ["f4", BF16, F16, "f8"], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"mask": "bool"}, {"mask": "float"}, {"dropout": 0.3}]
+)
+def test_tiles(rng, dtype, options):
+    Case(rng, TILES, dtype, **options).check()
+
+
+@pytest.mark.parametrize("dtype", ["f4", BF16, F16], ids=str)
+@pytest.mark.parametrize(
+    "e, ev", [(64, 64), (100, 72), (128, 128), (72, 256), (200, 30), (300, 20), (8, 260)]
+)
+def test_classes_of_features(rng, dtype, e, ev):
+    Case(rng, (1, 1, 1, 20, 70, e, ev), dtype, causal=True).check()
+
+
+@pytest.mark.parametrize("dtype", ["f4", BF16], ids=str)
+@pytest.mark.parametrize("queries, keys", [(65, 3), (3, 200), (64, 64), (129, 33), (130, 65)])
+def test_causal_edges(rng, dtype, queries, keys):
+    Case(rng, (1, 4, 2, queries, keys, 16, 16), dtype, causal=True, mask="bool").check()
+
+
+@pytest.mark.parametrize("dtype", ["f4", BF16, F16, "f8"], ids=str)
+@pytest.mark.parametrize("heads, queries", [(1, 1), (4, 1), (2, 4), (3, 2)])
+def test_few_queries(rng, dtype, heads, queries):
+    """Parts of the keys, put together in their order."""
+    for options in ({}, {"mask": "float", "causal": queries > 1}, {"mask": "bool", "dropout": 0.2}):
+        case = Case(rng, (1, heads, 1, queries, 700, 40, 24), dtype, **options)
+        expected = case.expected()[0]
+        case.forward()
+        terms = 1 if case.dtype.itemsize == 2 else np.sqrt(700)
+        np.testing.assert_allclose(
+            case.out.astype("f8"), expected, rtol=0, atol=8 * ROUNDOFF[case.dtype] * terms
+        )
+        whole = ref.logsumexp_of_scores(case.q, case.k, case.mask, case.options[1], None, True)
+        np.testing.assert_allclose(case.lse, whole, rtol=0, atol=1e-5 if case.wide == "f4" else 1e-12)
+
+
+@pytest.mark.parametrize("level, bound", [(HIGHEST, 2.0**-20), (HIGH, 2.0**-13), (MEDIUM, 2.0**-6)])
+def test_precisions(rng, precision, level, bound):
+    precision(level)
+    case = Case(rng, (1, 1, 1, 70, 130, 64, 64), scale=0.125)
+    out, grads = case.expected()
+    errors = [
+        np.abs(got - want).max() / max(1, np.abs(want).max())
+        for got, want in zip([case.forward(), *case.backward()], [out, *grads[:3]])
+    ]
+    assert max(errors) <= bound
+    if level != HIGHEST:
+        assert max(errors) > bound / 64  # a kernel of its own
+
+
+@pytest.mark.parametrize(
+    "which, value",
+    [(which, value) for which in ("q", "k", "v", "grad") for value in (np.inf, -np.inf, np.nan, 1e-35)]
+    + [("v", 3.395e38), ("grad", 3.395e38)],  # of scores it would make infinities
+)
+def test_values_that_cannot_be_split(rng, which, value):
+    """One in the second sample: its group is computed by multiply-adds, the first keeps its bits."""
+    case = Case(rng, (2, 2, 1, 12, 20, 8, 8))
+    first = [case.forward().copy(), *(g.copy() for g in case.backward())]
+    getattr(case, which)[1, 0, 3, 2] = value
+    with np.errstate(invalid="ignore", over="ignore"):
+        want = case.expected()
+        results = [case.forward(), *case.backward()]
+    for got, before, expected in zip(results, first, [want[0], *want[1][:3]]):
+        assert_same_bits(got[0], before[0])
+        finite = np.isfinite(expected[1]) & (np.abs(expected[1]) < 1e30)
+        if which != "grad" and got is not results[0]:
+            continue  # gradients of an overflow are what the order of operations makes of it
+        np.testing.assert_allclose(got[1][finite], expected[1][finite], rtol=1e-4, atol=1e-4)
+        if which == "v" and np.isnan(value):
+            assert np.isnan(got[1][..., 2]).all()
+
+
+@pytest.mark.parametrize("dtype", ["f4", BF16], ids=str)
+def test_layouts_that_need_copies(rng, dtype):
+    """Rows that cp.async cannot read, operands repeated along batch and heads, results of any strides."""
+    plain = Case(rng, (2, 2, 2, 20, 30, 24, 16), dtype)
+    plain.k = np.ascontiguousarray(np.broadcast_to(plain.k[:1, :1], plain.k.shape))
+    expected = [plain.forward(), *plain.backward()]
+    other = Case(rng, (2, 2, 2, 20, 30, 24, 16), dtype)
+    other.k = np.broadcast_to(plain.k[:1, :1], plain.k.shape)
+    padded = np.zeros((2, 2, 20, 25), plain.q.dtype)
+    padded[..., 1:] = plain.q
+    other.q, other.v, other.grad = padded[..., 1:], np.asfortranarray(plain.v), plain.grad[:, ::-1][:, ::-1]
+    out = np.full((2, 2, 16, 20), np.nan, plain.q.dtype).swapaxes(2, 3)
+    other.lse = np.empty((2, 2, 20), "f4")
+    sim.attention_forward(other.q, other.k, other.v, None, out, other.lse, *other.options)
+    assert_same_bits(out, expected[0])
+    other.out = out
+    for a, b in zip(other.backward(), expected[1:]):
+        assert_same_bits(a, b)
+
+
+def test_same_bits_again(rng):
+    case = Case(rng, (1, 2, 1, 80, 90, 40, 40), causal=True, dropout=0.1)
+    first = [case.forward().copy(), *case.backward()]
+    for a, b in zip([case.forward(), *case.backward()], first):
+        assert_same_bits(a, b)
+
+
+def test_more_than_tensor_dtypes(rng):
+    """A mask of float32, and its gradient, beside 16-bit operands."""
+    case = Case(rng, (1, 1, 1, 20, 20, 16, 16), BF16, mask="float", causal=True)
+    case.mask = case.mask.astype("f4") + np.float32(1e-3)
+    out = np.empty_like(case.grad)
+    lse = np.empty((1, 1, 20), "f4")
+    sim.attention_forward(case.q, case.k, case.v, case.mask, out, lse, *case.options)
+    grads, grad_mask = (
+        [np.empty_like(x) for x in (case.q, case.k, case.v)],
+        np.full((1, 1, 20, 20), np.nan, "f4"),
+    )
+    sim.attention_backward(
+        case.grad, case.q, case.k, case.v, case.mask, out, lse, *grads, grad_mask, *case.options
+    )
+    want_out, want = case.expected()
+    for got, expected in zip([out, *grads, grad_mask], [want_out, *want]):
+        allowed = 4 * 2.0**-8 * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(got.astype("f8"), expected, rtol=0, atol=allowed)
