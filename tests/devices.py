@@ -166,6 +166,14 @@ def install(device):
     sys.modules["fastdl._core"] = fastdl._core = backend._core = core
 
 
+def cuda_kernels():
+    """The CUDA kernels on NumPy arrays, for tests of what is special to them: those of the GPU with ``--device cuda``,
+    else the executor's; a skip where it was not built."""
+    if core is not None and core._device == "cuda":
+        return core
+    return pytest.importorskip("fastdl._cuda_sim", reason="built without the host executor")
+
+
 def is_about_the_cpu(item):
     """Whether a test says nothing about CUDA kernels."""
     parts = {part.removesuffix(".py") for part in item.path.parts}

@@ -1,13 +1,14 @@
 """What is special to the CUDA convolutions: both sizes of blocks, sums in parts, many residues of a stride, precisions,
 values that do not split. On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
 
+import devices
 import ml_dtypes
 import numpy as np
 import pytest
 from references import conv as ref
 from test_conv import CASES
 
-sim = pytest.importorskip("fastdl._cuda_sim", reason="built without the host executor")
+sim = devices.cuda_kernels()
 
 bfloat16 = ml_dtypes.bfloat16
 HIGHEST, HIGH, MEDIUM = range(3)

@@ -7,12 +7,24 @@
 #include <new>
 
 #include "common/error.h"
+#include "common/place.h"
 #include "common/view.h"
 #include "fastdl/cuda.h"
 
 namespace fastdl {
 const int32_t kMemoryType = FASTDL_CUDA;
 const char* const kMemoryName = "CUDA";
+
+// As CuPy has it: what is on another GPU than the current one is an error, not a copy.
+void check_place(const fastdl_tensor& t, int64_t item_size, const char* op, const char* name) {
+  int device = 0;
+  cuda::check_cuda(cudaGetDevice(&device), op);
+  FASTDL_CHECK(t.device.id == device || t.device.id == kAnyDevice, FASTDL_ERROR_DEVICE,
+               "%s: %s is on GPU %d, the current one is %d", op, name, t.device.id, device);
+  const auto address = reinterpret_cast<uintptr_t>(t.data) + t.byte_offset;
+  FASTDL_CHECK(address % static_cast<uintptr_t>(item_size) == 0, FASTDL_ERROR_VALUE,
+               "%s: %s is not aligned to its elements of %d bytes", op, name, static_cast<int>(item_size));
+}
 }  // namespace fastdl
 
 namespace fastdl::cuda {
