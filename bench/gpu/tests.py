@@ -26,7 +26,7 @@ def pytest(stage: Stage, name: str, arguments: list[str], seconds: float, worker
         command += ["-n", str(workers), "--dist", "worksteal"]
     environment = {**os.environ, "FASTDL_TEST_REPORT": str(report)}
     environment["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
+        [str(Path(__file__).parent / "plugin"), environment.get("PYTHONPATH", "")]
     )
     timed_out = False
     process = subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment)
