@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from references import conv as ref
+from test_conv import CASES
 
 sim = devices.cuda_kernels()
 
@@ -109,6 +110,13 @@ def test_depthwise(rng, channels, dtype):
     # Packs of channels or single ones; more taps than a thread has sums for; several parts.
     check(rng, (2, channels, 14, 9), (channels, 1, 4, 3), dtype, padding=1, groups=channels)
     check(rng, (1, channels, 9, 11), (channels, 1, 3, 3), dtype, stride=2, padding=1, groups=channels)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 1, 5)], ids=str)
+def test_what_is_too_large_in_test_conv(rng, case, dtype):
+    x, w, o = case
+    check(rng, x, w, dtype, **o)
 
 
 def test_many_groups(rng):
