@@ -23,8 +23,7 @@ constexpr double kVectorCost = 0.6;             // of a multiply-add of a vector
 
 template <class T>
 const PooledTable<T>& kernels_of() {
-  if constexpr (sizeof(T) == 4) return kernels().conv->pooled->f32;
-  else return kernels().conv->pooled->f64;
+  return pooled_table<T>(*kernels().conv->pooled);
 }
 
 // How the patch of a position is cut: lines of kernel width times channels side by side, in groups of one or

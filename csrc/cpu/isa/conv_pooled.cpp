@@ -183,9 +183,58 @@ void small_of(const PooledSmall<T>& p, int64_t o, int last) {
     }
   }
 }
+template <class T, int N>
+void one_channel_of(const OneChannelLine<T>& p, int64_t o, int last) {
+  using V = Vec<T>;
+  constexpr int W = V::width, kTaps = 9;
+  const auto lanes = [&](int v) FASTDL_FORCE_INLINE { return v + 1 == N ? last : W; };
+  const int64_t line = p.x_line, tap = p.x_tap;
+  V sums[N][kTaps], bias[N];
+  FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+    bias[v] = V::zero();
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) sums[v][t] = V::zero();
+  }
+  const T *g = p.g + o, *out = p.out ? p.out + o : nullptr, *x = p.x;
+  for (int64_t q = 0; q < p.positions; ++q, g += p.g_step, x += p.x_step) {
+    V here[N];
+    FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+      here[v] = load(g + v * W, lanes(v));
+      if (out) {
+        here[v] = select(load(out + q * p.out_step + v * W, lanes(v)) <= V::zero(), V::zero(), here[v]);
+      }
+      bias[v] += here[v];
+    }
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) {
+      const V factor = V::broadcast(x[t / 3 * line + t % 3 * tap]);
+      FASTDL_UNROLL for (int v = 0; v < N; ++v) sums[v][t] = fma(factor, here[v], sums[v][t]);
+    }
+  }
+  FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+    T* const to = p.sums + o + v * W;
+    const int m = lanes(v);
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) {
+      store(load(to + t * p.outputs, m) + sums[v][t], to + t * p.outputs, m);
+    }
+    store(load(to + kTaps * p.outputs, m) + bias[v], to + kTaps * p.outputs, m);
+  }
+}
+
+// Two vectors of outputs at a time where the registers hold their sums.
+constexpr int kTwo = kSums >= 20 ? 2 : 1;
+
+template <class T>
+void one_channel(const OneChannelLine<T>& p) {
+  constexpr int W = Vec<T>::width;
+  int64_t o = 0;
+  for (; o + kTwo * W <= p.outputs; o += kTwo * W) one_channel_of<T, kTwo>(p, o, W);
+  for (; o < p.outputs; o += W) {
+    one_channel_of<T, 1>(p, o, p.outputs - o < W ? static_cast<int>(p.outputs - o) : W);
+  }
+}
+
 template <class T>
 void small(const PooledSmall<T>& p) {
-  constexpr int W = Vec<T>::width, kVectors = kSums >= 20 ? 2 : 1;
+  constexpr int W = Vec<T>::width, kVectors = kTwo;
   const int64_t n = p.gradient.outputs;
   int64_t o = 0;
   for (; o + kVectors * W <= n; o += kVectors * W) small_of<T, kVectors>(p, o, W);
@@ -314,8 +363,8 @@ bool finite(const T* x, int64_t n) {
 }
 
 template <class T>
-constexpr PooledTable<T> kTable = {Vec<T>::width, kSums,   take<T>,   weight<T>,
-                                   small<T>,      data<T>, unfold<T>, finite<T>};
+constexpr PooledTable<T> kTable = {Vec<T>::width,  kSums,   take<T>,   weight<T>, small<T>,
+                                   one_channel<T>, data<T>, unfold<T>, finite<T>};
 
 }  // namespace
 

@@ -62,6 +62,17 @@ struct PooledSmall {
   int64_t sums_row;
 };
 
+// The same sums over a line of positions that all have a gradient: sums[t * outputs + o] += sum over q of
+// g[q * g_step + o] * x[q * x_step + t / 3 * x_line + t % 3 * x_tap], and sums[9 * outputs + o] += sum of g.
+template <class T>
+struct OneChannelLine {
+  const T *g, *out;
+  int64_t g_step, out_step, positions, outputs;
+  const T* x;
+  int64_t x_step, x_line, x_tap;
+  T* sums;
+};
+
 template <class T>
 struct PooledTable {
   int width, most;  // lanes; rows * vectors that stay in registers
@@ -71,6 +82,7 @@ struct PooledTable {
                int32_t* places);
   void (*weight)(const PooledWeight<T>&);
   void (*small)(const PooledSmall<T>&);
+  void (*one_channel)(const OneChannelLine<T>&);
   void (*data)(const PooledData<T>&);
   // to[q * to_step + r * length + j] = from[q * step + r * row_step + j], q < n, r < rows, j < length <=
   // width. Reads a whole vector from every row, and writes one from where it begins.
@@ -83,5 +95,11 @@ struct PooledKernels {
   PooledTable<float> f32;
   PooledTable<double> f64;
 };
+
+template <class T>
+__attribute__((always_inline)) inline const PooledTable<T>& pooled_table(const PooledKernels& k) {
+  if constexpr (sizeof(T) == 4) return k.f32;
+  else return k.f64;
+}
 
 }  // namespace fastdl::cpu
