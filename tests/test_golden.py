@@ -39,7 +39,7 @@ def test_executor_agrees_with_a_gpu(program, tmp_path, path):
 
 
 def test_every_wrapper_has_a_case(program):
-    """A new wrapper of two bodies in csrc/cuda/ptx wants a case in tests/golden/wrappers.cu and inputs in golden_wrappers.py."""
+    """One of two bodies in csrc/cuda/ptx wants a case in tests/golden/wrappers.cu and inputs in golden_wrappers.py."""
     calls = set(re.findall(r"ptx::(\w+)", golden.SOURCE.read_text()))
     wrappers = {
         name
