@@ -115,7 +115,7 @@ def run_row(row: Row, machine: Machine) -> dict[str, Any]:
         absent_peers: dict[str, str] = {}
         for name, build in (("torch", row.torch), ("cupy", row.cupy)):
             if build is None:
-                absent_peers[name] = "has no such call"
+                absent_peers[name] = "not asked"
             elif name in machine.missing:
                 absent_peers[name] = machine.missing[name]
             else:
