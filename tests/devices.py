@@ -29,6 +29,7 @@ CPU_ONLY = (
     *("simt", "test_bad_input_abi", "test_bench", "test_c_abi", "test_cli", "test_conv_winograd", "test_data"),
     *("test_device", "test_gemm_split", "test_helpers", "test_init", "test_io", "test_memory", "test_references"),
     *("test_references_torch", "test_threads", "test_train"),
+    *("test_cuda_abi", "test_cuda_graph", "test_embed", "test_gpu_faults"),  # which choose their device themselves
 )  # fmt: skip
 
 

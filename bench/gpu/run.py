@@ -23,7 +23,7 @@ TOTAL = 570.0  # seconds: ends well inside ten minutes
 STAGES = {
     "device": 15.0,
     "build": 190.0,
-    "golden": 40.0,
+    "golden": 50.0,
     "tests": 120.0,
     "sanitizer": 75.0,
     "ceilings": 20.0,

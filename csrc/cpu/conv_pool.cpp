@@ -117,10 +117,12 @@ void run(Context* context, const PoolCall& c, const fastdl_tensor* x, const fast
   const Contiguous grad(context, channels_last(c.grad)), where(context, channels_last(c.indices));
   std::optional<Contiguous> out;
   if (c.out) out.emplace(context, channels_last(*c.out));
-  int64_t positions = 1;
-  for (int i = 2; i < c.grad.ndim; ++i) positions *= c.grad.shape[i];
-  const Pooled<T> pooled{grad.as<const T>(), out ? out->as<const T>() : nullptr, where.as<const int32_t>(),
-                         positions};
+  Pooled<T> pooled{
+      grad.as<const T>(), out ? out->as<const T>() : nullptr, where.as<const int32_t>(), 1, {1, 1, 1}};
+  for (int i = 2; i < c.grad.ndim; ++i) {
+    pooled.size[i + 3 - c.grad.ndim] = c.grad.shape[i];
+    pooled.positions *= c.grad.shape[i];
+  }
   if (c.grad_weight && pooled_weight_gradient<T>(context, g, source<T>(c.x), pooled, *c.grad_weight,
                                                  c.grad_bias ? &*c.grad_bias : nullptr)) {
     grad_weight = grad_bias = nullptr;

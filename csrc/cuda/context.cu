@@ -39,6 +39,29 @@ int current_device() {
   return device;
 }
 
+// By default a device's pool gives all that is free back to the system whenever somebody waits for the
+// device, and the next call waits for the system in turn. 256 MiB are enough for what a call commonly needs.
+void keep_freed_memory() {
+#ifndef FASTDL_SIMT
+  static std::atomic<uint64_t> done{0};  // one bit per device
+  const int device = current_device();
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if (done.load(std::memory_order_relaxed) & bit) return;
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  uint64_t kept = 0;
+  check_cuda(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept),
+             "cudaMemPoolGetAttribute");
+  constexpr uint64_t kWanted = uint64_t{256} << 20;
+  if (kept < kWanted) {
+    kept = kWanted;
+    check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept),
+               "cudaMemPoolSetAttribute");
+  }
+  done.fetch_or(bit, std::memory_order_relaxed);
+#endif
+}
+
 }  // namespace
 
 cudaStream_t stream_of(const Context* context) { return context ? context->stream : default_stream; }
@@ -72,6 +95,7 @@ Workspace::Workspace(Context* context, size_t bytes)
     if (!data_) fail(FASTDL_ERROR_MEMORY, "the context's allocator returned NULL for %zu bytes", bytes);
     return;
   }
+  keep_freed_memory();
   check_cuda(cudaMallocAsync(&data_, bytes, stream_), "cudaMallocAsync");
 }
 

@@ -11,7 +11,7 @@
 
 namespace fastdl::cuda {
 
-constexpr int64_t kMostGridZ = 65535;
+constexpr int64_t kMostItems = 65535;  // what the second and third dims of a grid count
 
 // with(planes): the number of pieces that the setting of the precision asks of float32; 1 for others.
 template <class S, class F>
@@ -29,14 +29,14 @@ void with_planes(Context* context, F&& with) {
   }
 }
 
-inline dim3 conv_grid(int64_t rows, int64_t columns, int64_t items, int tall, int wide) {
-  return dim3(static_cast<unsigned>((rows + tall - 1) / tall),
-              static_cast<unsigned>((columns + wide - 1) / wide), static_cast<unsigned>(items));
-}
+using TallBlock = BlockShape<128, 64, 64, 32>;
+
+inline int64_t tiles(int64_t extent, int side) { return (extent + side - 1) / side; }
 
 template <class S, int Planes, class Block>
 void launch_gather_mma(Context* context, const ConvGather<S>& p, const GemmEnd<S>& end, int64_t parts) {
-  const dim3 grid = conv_grid(p.most_rows, p.columns, p.items() * parts, Block::kRows, Block::kColumns);
+  const dim3 grid(static_cast<unsigned>(tiles(p.most_rows, Block::kRows) * tiles(p.columns, Block::kColumns)),
+                  static_cast<unsigned>(p.items() * parts));
   launch(context, FASTDL_KERNEL(conv_gather_mma<S, Planes, Block>),
          {grid, Block::kThreads, sizeof(ConvGatherShared<S, Block>)}, p, end);
 }
@@ -51,7 +51,7 @@ void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
     most_taps = std::max(most_taps, p.lattice[i].taps());
   }
   const int64_t items = p.items();
-  const GemmPlan plan = gather_plan(p.most_rows, p.columns, most_taps * p.padded, items, multiprocessors());
+  const GatherPlan plan = gather_plan(p.most_rows, p.columns, most_taps * p.padded, items, multiprocessors());
   p.k_each = plan.parts > 1 ? plan.k_each : std::max<int64_t>(most_taps * p.padded, 1);
   std::optional<Workspace> partial;
   p.partial = nullptr;
@@ -60,14 +60,15 @@ void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
     p.partial = partial->template as<T>();
   }
   if constexpr (sizeof(S) == 8) {
-    launch(context, FASTDL_KERNEL(conv_gather_fma<S>),
-           {conv_grid(p.most_rows, p.columns, items * plan.parts, kFmaTile, kFmaTile), kFmaThreads,
-            sizeof(ConvGatherFmaShared<S>)},
-           p, end);
+    const dim3 grid(static_cast<unsigned>(tiles(p.most_rows, kFmaTile) * tiles(p.columns, kFmaTile)),
+                    static_cast<unsigned>(items * plan.parts));
+    launch(context, FASTDL_KERNEL(conv_gather_fma<S>), {grid, kFmaThreads, sizeof(ConvGatherFmaShared<S>)}, p,
+           end);
   } else {
     with_planes<S>(context, [&](auto planes) {
       constexpr int kPlanes = decltype(planes)::value;
       if (plan.large) launch_gather_mma<S, kPlanes, LargeBlock>(context, p, end, plan.parts);
+      else if (plan.tall) launch_gather_mma<S, kPlanes, TallBlock>(context, p, end, plan.parts);
       else launch_gather_mma<S, kPlanes, SmallBlock>(context, p, end, plan.parts);
     });
   }
@@ -94,6 +95,12 @@ bool in_gather_order(const ConvGather<S>& p, const ConvPack<S>& w, int64_t taps)
   }
   return same && step == taps * p.padded && steps(p.columns, w.column_step, step) &&
          steps(p.groups, w.group_step, p.columns * step);
+}
+
+// Whether pixels lie so that four channels can be moved at once.
+template <class S>
+bool packs(const ConvImage<S>& x) {
+  return (x.n_step | x.step[0] | x.step[1] | x.step[2]) % 4 == 0;
 }
 
 template <class S>
@@ -125,13 +132,14 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.weights_row = taps * p.padded;
 
   Gemm<S> out{};  // what the end of a product needs
+  out.n = p.columns;
   out.c = end.out.data, out.c_column = end.out.c_step;
   out.bias = end.bias, out.bias_stride = end.bias_stride;
   out.residual = end.residual.data, out.residual_column = end.residual.c_step;
   out.alpha = 1, out.activation = end.activation;
 
-  // Groups in shares that the grid's z dim can count, with as many parts as a plan may ask for.
-  const int64_t most = kMostGridZ / 32 / kMostLattices;
+  // Groups in shares that the grid can count, with as many parts as a plan may ask for.
+  const int64_t most = kMostItems / 32 / kMostLattices;
   for (int64_t first = 0; first < g.groups; first += most) {
     p.groups = std::min(most, g.groups - first);
     std::optional<Workspace> space;
@@ -152,7 +160,9 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
         launch(context, FASTDL_KERNEL(conv_pack_weights<S>),
                {blocks_for(p.groups * p.columns * chunks, 256), 256}, p, pack);
       }
-      launch_gather(context, p, GemmEnd<S>(out));
+      GemmEnd<S> finish(out);
+      finish.packs = finish.packs && packs(end.out) && (!end.residual.data || packs(end.residual));
+      launch_gather(context, p, finish);
     }
     p.in.data += p.groups * p.in.group_step;
     pack.from += p.groups * pack.group_step;
@@ -165,7 +175,9 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
 
 template <class S, int Planes, class Block>
 void launch_weight_mma(Context* context, const ConvWeight<S>& p, int64_t parts) {
-  const dim3 grid = conv_grid(p.rows, p.columns, p.groups * parts, Block::kRows, Block::kColumns);
+  const dim3 grid(static_cast<unsigned>(tiles(p.columns, Block::kColumns)),
+                  static_cast<unsigned>(tiles(p.rows, Block::kRows)),
+                  static_cast<unsigned>(p.groups * parts));
   launch(context, FASTDL_KERNEL(conv_weight_mma<S, Planes, Block>),
          {grid, Block::kThreads, sizeof(MmaShared<S, Block>)}, p);
 }
@@ -173,10 +185,10 @@ void launch_weight_mma(Context* context, const ConvWeight<S>& p, int64_t parts) 
 template <class S>
 void launch_weight(Context* context, const ConvWeight<S>& p, const GemmPlan& plan) {
   if constexpr (sizeof(S) == 8) {
-    launch(context, FASTDL_KERNEL(conv_weight_fma<S>),
-           {conv_grid(p.rows, p.columns, p.groups * plan.parts, kFmaTile, kFmaTile), kFmaThreads,
-            sizeof(FmaShared<S>)},
-           p);
+    const dim3 grid(static_cast<unsigned>(tiles(p.columns, kFmaTile)),
+                    static_cast<unsigned>(tiles(p.rows, kFmaTile)),
+                    static_cast<unsigned>(p.groups * plan.parts));
+    launch(context, FASTDL_KERNEL(conv_weight_fma<S>), {grid, kFmaThreads, sizeof(FmaShared<S>)}, p);
   } else {
     with_planes<S>(context, [&](auto planes) {
       constexpr int kPlanes = decltype(planes)::value;
@@ -202,10 +214,10 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.positions = g.n * p.image.value;
   p.grad = {dy.data, grad.pitch(), p.rows, p.positions};
   p.grad_group_step = dy.group_step, p.grad_c_step = dy.c_step;
-  // As many groups at a time as the grid's z dim can count and scratch memory should hold.
+  // As many groups at a time as the grid can count and scratch memory should hold.
   const GemmPlan plan = weight_plan(p.rows, p.columns, p.positions, g.groups, multiprocessors());
   p.k_each = plan.k_each;
-  const int64_t most = std::max<int64_t>(kMostGridZ / plan.parts, 1);
+  const int64_t most = std::max<int64_t>(kMostItems / plan.parts, 1);
   ConvGeometry share = g;
   View out = grad_weight;
   for (int64_t first = 0; first < g.groups; first += most) {

@@ -34,6 +34,8 @@ struct ConvImage {
   }
 };
 
+constexpr int32_t kNowhere = INT32_MIN;  // a coordinate: outside, whatever it is moved on by
+
 // One axis: position j (of `count`) and tap t (of `taps`) meet in[in_step * j + first + tap_step * t] with
 // weight slot + slot_step * t; the result is out[out_start + out_step * j].
 struct ConvAxis {

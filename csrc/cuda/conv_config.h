@@ -9,11 +9,17 @@
 namespace fastdl::cuda {
 
 // Gathers: as products of the same size, but the tensor cores take narrow ones, too: what is gathered would
-// cost multiply-adds as many instructions.
-inline GemmPlan gather_plan(int64_t rows, int64_t columns, int64_t k, int64_t items, int multiprocessors) {
+// cost multiply-adds as many instructions. Up to 64 columns, blocks are 128 x 64 where there are enough rows.
+struct GatherPlan : GemmPlan {
+  bool tall;
+};
+inline GatherPlan gather_plan(int64_t rows, int64_t columns, int64_t k, int64_t items, int multiprocessors) {
   const int64_t least = 8;
-  return gemm_plan(std::max(rows, least), std::max(columns, least), std::max(k, least), items,
-                   multiprocessors);
+  GatherPlan plan{
+      gemm_plan(std::max(rows, least), std::max(columns, least), std::max(k, least), items, multiprocessors),
+      false};
+  plan.tall = columns <= 64 && (rows + 127) / 128 * items >= multiprocessors;
+  return plan;
 }
 
 // Weight gradients: few results and a long k, the positions of all images. Twice as many blocks as

@@ -202,8 +202,8 @@ __global__ void __launch_bounds__(kThreads)
 // Calls f(width): 16 bytes of channels where all that is read and written in packs allows it.
 template <class S, class F>
 void with_width(int64_t channels, bool packs, F&& f) {
-  constexpr int kWidth = static_cast<int>(16 / sizeof(S));
-  if (sizeof(S) < 8 && packs && channels % kWidth == 0) f(std::integral_constant<int, kWidth>{});
+  constexpr int kWidth = sizeof(S) < 8 ? static_cast<int>(16 / sizeof(S)) : 1;
+  if (packs && channels % kWidth == 0) f(std::integral_constant<int, kWidth>{});
   else f(std::integral_constant<int, 1>{});
 }
 

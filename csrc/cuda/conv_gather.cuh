@@ -31,13 +31,12 @@ struct ConvGather {
   __host__ __device__ int64_t items() const { return groups * lattices; }
 };
 
-// A position: input coordinates of its first tap (the first is far below 0 where there is no such row), and
+// A position: input coordinates of its first tap (the first is kNowhere where there is no such row), and
 // element offsets of that tap, of the output and of the residual.
 struct GatherRow {
   Pack<int32_t, 4> at;
   int64_t in, out, residual;
 };
-constexpr int32_t kNowhere = INT32_MIN;
 
 // The position `index` of `image`.
 template <class S>
@@ -80,7 +79,7 @@ struct GatherRows {
 
 // Where along k a thread is: a tap, by its distance from the first one, and a channel.
 struct TapCursor {
-  int32_t channel, tap[3], at[3];
+  int32_t channel, at[3];
   int64_t offset;
 
   template <class S>
@@ -91,37 +90,39 @@ struct TapCursor {
 #pragma unroll
     for (int i = 2; i >= 0; --i) {
       const int32_t taps = l.axis[i].taps > 0 ? l.axis[i].taps : 1;
-      tap[i] = static_cast<int32_t>(i > 0 ? index % taps : index);
+      at[i] = static_cast<int32_t>(i > 0 ? index % taps : index) * l.axis[i].tap_step;
       if (i > 0) index /= taps;
-      at[i] = tap[i] * l.axis[i].tap_step;
       offset += at[i] * p.in.step[i];
     }
   }
-  __device__ __forceinline__ bool ended(const ConvLattice& l) const { return tap[0] >= l.axis[0].taps; }
+  __device__ __forceinline__ bool ended(const ConvLattice& l) const { return past<0>(l); }
+  template <int I>
+  __device__ __forceinline__ bool past(const ConvLattice& l) const {
+    return at[I] >= l.axis[I].taps * l.axis[I].tap_step;
+  }
   template <class S>
   __device__ __forceinline__ void advance(const ConvGather<S>& p, const ConvLattice& l, int32_t k) {
     channel += k;
     while (channel >= p.padded && !ended(l)) {
       channel -= p.padded;
       step<2>(p, l);
-      if (tap[2] < l.axis[2].taps) continue;
+      if (!past<2>(l)) continue;
       rewind<2>(p, l);
       step<1>(p, l);
-      if (tap[1] < l.axis[1].taps) continue;
+      if (!past<1>(l)) continue;
       rewind<1>(p, l);
       step<0>(p, l);
     }
   }
   template <int I, class S>
   __device__ __forceinline__ void step(const ConvGather<S>& p, const ConvLattice& l) {
-    ++tap[I];
     at[I] += l.axis[I].tap_step;
     offset += l.axis[I].tap_step * p.in.step[I];
   }
   template <int I, class S>
   __device__ __forceinline__ void rewind(const ConvGather<S>& p, const ConvLattice&) {
     offset -= at[I] * p.in.step[I];
-    tap[I] = at[I] = 0;
+    at[I] = 0;
   }
   template <class S>
   __device__ __forceinline__ bool inside(const ConvGather<S>& p, const Pack<int32_t, 4>& row) const {
@@ -134,16 +135,25 @@ struct TapCursor {
   }
 };
 
-// The block's lattice, group and part of k.
+template <int Rows, int Columns>
+struct TileShape {};
+
+// The block's lattice, group, part of k and place.
 template <class S>
 struct GatherTask {
   const ConvLattice& l;
-  int64_t item, group, part, rows, k_begin, k_end;
+  int64_t item, group, part, rows, k_begin, k_end, block_row, block_column;
   const S *in, *weights;
 
-  __device__ __forceinline__ explicit GatherTask(const ConvGather<S>& p)
-      : l(p.lattice[blockIdx.z % p.lattices]) {
-    item = blockIdx.z % p.items(), part = blockIdx.z / p.items();
+  // Blocks with the same rows, of Rows x Columns results each, follow each other: they share what they
+  // gather.
+  template <int Rows, int Columns>
+  __device__ __forceinline__ GatherTask(const ConvGather<S>& p, TileShape<Rows, Columns>)
+      : l(p.lattice[blockIdx.y % p.lattices]) {
+    const auto across = static_cast<uint32_t>((p.columns + Columns - 1) / Columns);
+    block_row = static_cast<int64_t>(blockIdx.x / across) * Rows;
+    block_column = static_cast<int64_t>(blockIdx.x % across) * Columns;
+    item = blockIdx.y % p.items(), part = blockIdx.y / p.items();
     group = item / p.lattices;
     rows = p.images * l.positions();
     const int64_t k = l.taps() * p.padded;
@@ -175,15 +185,16 @@ __device__ __forceinline__ bool is_finite(T x) {
   return x - x == 0;
 }
 
-// What becomes of a sum: a part of it, or the output. `at` and the offsets are those of the row.
-template <class S>
+// What becomes of a sum, or of a Pack of neighbours: a part of it, or the output. The offsets are the row's.
+template <class S, class Sums>
 __device__ __forceinline__ void finish_gather(const ConvGather<S>& p, const GemmEnd<S>& end,
                                               const GatherTask<S>& task, int64_t row, int64_t column,
-                                              int64_t out, int64_t residual, compute_t<S> sum) {
+                                              int64_t out, int64_t residual, const Sums& sums) {
   if (p.partial) {
-    p.partial[((task.part * p.items() + task.item) * p.most_rows + row) * p.columns + column] = sum;
+    *reinterpret_cast<Sums*>(
+        p.partial + ((task.part * p.items() + task.item) * p.most_rows + row) * p.columns + column) = sums;
   } else {
-    end.store(out, residual, 0, task.group * p.columns + column, sum);
+    end.store(out, residual, 0, task.group * p.columns + column, sums);
   }
 }
 
@@ -201,9 +212,8 @@ __global__ void __launch_bounds__(Block::kThreads)
   using TileB = OperandTile<S, true, Block::kColumns, kDepth, Block::kThreads>;
   constexpr int kPerChunk = TileA::kPerChunk, kChunks = TileA::kChunks, kStep = Block::kThreads / kChunks;
   auto& shared = shared_memory<ConvGatherShared<S, Block>>();
-  const GatherTask<S> task(p);
-  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * Block::kRows,
-                block_column = static_cast<int64_t>(blockIdx.y) * Block::kColumns;
+  const GatherTask<S> task(p, TileShape<Block::kRows, Block::kColumns>{});
+  const int64_t block_row = task.block_row, block_column = task.block_column;
   if (block_row >= task.rows) return;
   shared.rows.template fill<Block::kThreads>(p, task.l, block_row);
   __syncthreads();
@@ -229,16 +239,27 @@ __global__ void __launch_bounds__(Block::kThreads)
         cursor.advance(p, task.l, kDepth);
         TileB::fetch(tile_b, b, block_column, task.k_begin + step * kDepth);
       });
+  // Zeros stand where nothing is, and zero times Inf is NaN.
+  bool exact = sizeof(S) == 4 && by_fma;
+  if (p.holes) {
+#pragma unroll
+    for (int i = 0; i < Block::kTall * Block::kWide * 4; ++i) {
+      exact = exact || !is_finite(sums[i / 4 / Block::kWide][i / 4 % Block::kWide][i % 4]);
+    }
+    exact = __syncthreads_or(exact) != 0;
+  }
   for_results<S, Block>(shared.tiles, sums, task.rows - block_row, p.columns - block_column,
-                        [&](int row, int c, float sum) {
+                        end.packs && !exact, [&](int row, int c, auto sum) {
                           const int64_t column = block_column + c;
-                          // Zeros stand where nothing is, and zero times Inf is NaN.
-                          if ((sizeof(S) == 4 && by_fma) || (p.holes && !is_finite(sum))) {
-                            sum = gather_sum(p, task, shared_load<Pack<int32_t, 4>>(shared.rows.at.at(row)),
+                          if constexpr (sizeof(sum) == sizeof(float)) {
+                            if (exact && (by_fma || !is_finite(sum.at[0]))) {
+                              sum.at[0] =
+                                  gather_sum(p, task, shared_load<Pack<int32_t, 4>>(shared.rows.at.at(row)),
                                              shared.rows.in[row], column);
+                            }
                           }
-                          finish_gather<S>(p, end, task, block_row + row, column, shared.rows.out[row],
-                                           shared.rows.residual[row], sum);
+                          finish_gather(p, end, task, block_row + row, column, shared.rows.out[row],
+                                        shared.rows.residual[row], sum);
                         });
 }
 
@@ -254,9 +275,8 @@ __global__ void __launch_bounds__(kFmaThreads)
     conv_gather_fma(const __grid_constant__ ConvGather<S> p, const __grid_constant__ GemmEnd<S> end) {
   using T = compute_t<S>;
   auto& shared = shared_memory<ConvGatherFmaShared<S>>();
-  const GatherTask<S> task(p);
-  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * kFmaTile,
-                block_column = static_cast<int64_t>(blockIdx.y) * kFmaTile;
+  const GatherTask<S> task(p, TileShape<kFmaTile, kFmaTile>{});
+  const int64_t block_row = task.block_row, block_column = task.block_column;
   if (block_row >= task.rows) return;
   shared.rows.template fill<kFmaThreads>(p, task.l, block_row);
   __syncthreads();
@@ -282,8 +302,8 @@ __global__ void __launch_bounds__(kFmaThreads)
       sum = gather_sum(p, task, shared_load<Pack<int32_t, 4>>(shared.rows.at.at(row)), shared.rows.in[row],
                        column);
     }
-    finish_gather<S>(p, end, task, block_row + row, column, shared.rows.out[row], shared.rows.residual[row],
-                     sum);
+    finish_gather(p, end, task, block_row + row, column, shared.rows.out[row], shared.rows.residual[row],
+                  sum);
   });
 }
 

@@ -112,6 +112,9 @@ std::optional<int64_t> pixel_pitch(const View& v) {
 GroupedImage::GroupedImage(Context* context, const View& v, int64_t groups, bool dense, const View* saved,
                            const fastdl_activation& f)
     : view_(v), groups_(groups) {
+  for (int i = 0; i < v.ndim; ++i) {  // how kernels read depends on what is there alone
+    if (i != 1 && v.shape[i] == 1) view_.strides[i] = 0;
+  }
   const bool activated = f.kind != FASTDL_ACT_NONE, wide = v.dtype == DType::kFloat64;
   const int64_t chunk = wide ? 1 : 16 / item_size(v.dtype), channels = v.shape[1] / groups;
   padded_ = std::max<int64_t>(ceil_div(channels, chunk), 1) * chunk;

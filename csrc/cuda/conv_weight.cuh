@@ -25,16 +25,17 @@ struct ConvWeight {
   compute_t<S>* partial;  // [part][group][rows][columns]
 };
 
-// The positions of a block's part: counted from `first`, which lies in image `image`.
+// The positions of a block's part: `length` of them from `first` on, which lies in image `image`.
 template <class S>
 struct WeightTask {
-  int64_t group, part, k_begin, k_end, image;
-  uint32_t first;
+  int64_t group, part, k_begin, image;
+  uint32_t first, length;
 
   __device__ __forceinline__ explicit WeightTask(const ConvWeight<S>& p) {
     group = blockIdx.z % p.groups, part = blockIdx.z / p.groups;
     k_begin = part * p.k_each;
-    k_end = k_begin + p.k_each < p.positions ? k_begin + p.k_each : p.positions;
+    const int64_t rest = p.positions - k_begin;
+    length = static_cast<uint32_t>(rest < p.k_each ? rest : p.k_each);
     image = k_begin / p.image.value;
     first = static_cast<uint32_t>(k_begin - image * p.image.value);
   }
@@ -45,10 +46,9 @@ template <class S>
 struct WeightColumn {
   int32_t at[3], channel;
   int64_t offset;
-  bool there;
 
   __device__ __forceinline__ WeightColumn(const ConvWeight<S>& p, int64_t group, int64_t column) {
-    there = column < p.columns;
+    const bool there = column < p.columns;
     auto tap = static_cast<uint32_t>((there ? column : 0) / p.padded);
     channel = static_cast<int32_t>((there ? column : 0) % p.padded);
     offset = group * p.in.group_step + channel * p.in.c_step;
@@ -59,16 +59,16 @@ struct WeightColumn {
       tap /= static_cast<uint32_t>(a.taps);
       offset += at[i] * p.in.step[i];
     }
-    there = there && channel < p.channels;
+    if (!there || channel >= p.channels) at[0] = kNowhere;
   }
 
-  // The element offset of what position k meets, from the image's data; -1 outside.
-  __device__ __forceinline__ bool find(const ConvWeight<S>& p, const WeightTask<S>& task, int64_t k,
+  // Whether position k of the part meets something inside the image, and its element offset.
+  __device__ __forceinline__ bool find(const ConvWeight<S>& p, const WeightTask<S>& task, uint32_t k,
                                        int64_t& from) const {
-    uint32_t index = task.first + static_cast<uint32_t>(k - task.k_begin);
+    uint32_t index = task.first + k;
     const uint32_t image = p.image.divide(index);
     const uint32_t j[3] = {p.plane.divide(index), p.line.divide(index), index};
-    bool in = there && k < task.k_end;
+    bool in = k < task.length;
     from = offset + (task.image + image) * p.in.n_step;
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(Block::kThreads) conv_weight_mma(const __grid_
   static_assert(Block::kThreads % kChunks == 0, "a thread has the same column in every row");
   auto& shared = shared_memory<MmaShared<S, Block>>();
   const WeightTask<S> task(p);
-  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * Block::kRows,
-                block_column = static_cast<int64_t>(blockIdx.y) * Block::kColumns;
+  const int64_t block_row = static_cast<int64_t>(blockIdx.y) * Block::kRows,
+                block_column = static_cast<int64_t>(blockIdx.x) * Block::kColumns;
   Source<S> a = p.grad;
   a.data += task.group * p.grad_group_step;
   const int chunk = static_cast<int>(threadIdx.x) % kChunks, first = static_cast<int>(threadIdx.x) / kChunks;
@@ -106,10 +106,9 @@ __global__ void __launch_bounds__(Block::kThreads) conv_weight_mma(const __grid_
 
   Sums<Block> sums = {};
   const bool by_fma = mma_pipeline<S, Planes, Block, TileA, TileB>(
-      shared, (task.k_end - task.k_begin + kDepth - 1) / kDepth, sums,
-      [&](S* tile_a, S* tile_b, int64_t step) {
-        const int64_t k = task.k_begin + step * kDepth;
-        TileA::fetch(tile_a, a, block_row, k);
+      shared, (task.length + kDepth - 1) / kDepth, sums, [&](S* tile_a, S* tile_b, int64_t step) {
+        const uint32_t k = static_cast<uint32_t>(step) * kDepth;
+        TileA::fetch(tile_a, a, block_row, task.k_begin + k);
 #pragma unroll
         for (int row = 0; row < kDepth; row += kStep) {
           int64_t from;
@@ -118,20 +117,22 @@ __global__ void __launch_bounds__(Block::kThreads) conv_weight_mma(const __grid_
                            p.in.data + (inside ? from : 0), inside ? bytes : 0);
         }
       });
-  for_results<S, Block>(
-      shared, sums, p.rows - block_row, p.columns - block_column, [&](int r, int c, float sum) {
+  const bool exact = sizeof(S) == 4 && by_fma;
+  for_results<S, Block>(  // columns come in whole chunks
+      shared, sums, p.rows - block_row, p.columns - block_column, !exact, [&](int r, int c, auto sum) {
         const int64_t row = block_row + r;
-        if (sizeof(S) == 4 && by_fma) {
+        if constexpr (sizeof(S) == 4 && sizeof(sum) == sizeof(float)) {
           const WeightColumn<S> x(p, task.group, block_column + c);
-          sum = 0;
+          sum.at[0] = 0;
 #pragma unroll 1
-          for (int64_t k = task.k_begin; k < task.k_end; ++k) {
+          for (uint32_t k = 0; k < task.length; ++k) {
             int64_t from;
             const bool inside = x.find(p, task, k, from);
-            sum = fmaf(widen(a.data[k * a.stride + row]), inside ? widen(p.in.data[from]) : 0.0f, sum);
+            sum.at[0] = fmaf(widen(a.data[(task.k_begin + k) * a.stride + row]),
+                             inside ? widen(p.in.data[from]) : 0.0f, sum.at[0]);
           }
         }
-        weight_part(p, task, row, block_column + c) = sum;
+        *reinterpret_cast<decltype(sum)*>(&weight_part(p, task, row, block_column + c)) = sum;
       });
 }
 
@@ -141,20 +142,21 @@ __global__ void __launch_bounds__(kFmaThreads) conv_weight_fma(const __grid_cons
   using T = compute_t<S>;
   auto& shared = shared_memory<FmaShared<T>>();
   const WeightTask<S> task(p);
-  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * kFmaTile,
-                block_column = static_cast<int64_t>(blockIdx.y) * kFmaTile;
+  const int64_t block_row = static_cast<int64_t>(blockIdx.y) * kFmaTile,
+                block_column = static_cast<int64_t>(blockIdx.x) * kFmaTile;
   const S* const grad = p.grad.data + task.group * p.grad_group_step;
   const int i = static_cast<int>(threadIdx.x) % kFmaTile, first = static_cast<int>(threadIdx.x) / kFmaTile;
   const WeightColumn<S> column(p, task.group, block_column + i);
   FmaSums<T> sums = {};
-  fma_tiles<T>(shared, task.k_begin, task.k_end, sums, [&](auto& tile_a, auto& tile_b, int64_t k0) {
+  fma_tiles<T>(shared, 0, task.length, sums, [&](auto& tile_a, auto& tile_b, int64_t k0) {
     for (int k = first; k < kFmaDepth; k += kFmaThreads / kFmaTile) {
       const int64_t row = block_row + i;
-      tile_a[k * kFmaRow + i] = row < p.rows && k0 + k < task.k_end
-                                    ? widen(grad[(k0 + k) * p.grad.stride + row * p.grad_c_step])
-                                    : T{0};
+      tile_a[k * kFmaRow + i] =
+          row < p.rows && k0 + k < task.length
+              ? widen(grad[(task.k_begin + k0 + k) * p.grad.stride + row * p.grad_c_step])
+              : T{0};
       int64_t from;
-      const bool inside = column.find(p, task, k0 + k, from);
+      const bool inside = column.find(p, task, static_cast<uint32_t>(k0) + k, from);
       tile_b[k * kFmaRow + i] = inside ? widen(p.in.data[from]) : T{0};
     }
   });

@@ -180,12 +180,13 @@ __device__ __forceinline__ bool mma_pipeline(MmaShared<S, Block>& shared, int64_
   return __syncthreads_or(!fit) != 0;
 }
 
-// finish(row, column, sum) for the block's results within rows x columns. They go by way of shared memory, so
+// finish(row, column, sums) for the block's results within rows x columns, a Pack of four neighbouring
+// columns if `packs` (columns is then a multiple of four), else of one. They go by way of shared memory, so
 // that neighbouring threads end up with neighbouring columns. Columns are permuted by the row: the four rows
 // that half a warp writes then lie in different banks.
 template <class S, class Block, class Finish>
 __device__ __forceinline__ void for_results(MmaShared<S, Block>& shared, const Sums<Block>& sums,
-                                            int64_t rows, int64_t columns, Finish&& finish) {
+                                            int64_t rows, int64_t columns, bool packs, Finish&& finish) {
   float* const block = reinterpret_cast<float*>(shared.a.data());
   const auto place = [](int row, int column) { return row * Block::kColumns + (column ^ (row % 4 * 8)); };
   const int g = lane() / 4, t = lane() % 4;
@@ -202,11 +203,18 @@ __device__ __forceinline__ void for_results(MmaShared<S, Block>& shared, const S
     }
   }
   __syncthreads();
+  const auto each = [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    using P = Pack<float, kWidth>;
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < Block::kRows * Block::kColumns; i += Block::kThreads) {
-    const int row = i / Block::kColumns, column = i % Block::kColumns;
-    if (row < rows && column < columns) finish(row, column, shared_load<float>(block + place(row, column)));
-  }
+    for (int i = static_cast<int>(threadIdx.x) * kWidth; i < Block::kRows * Block::kColumns;
+         i += Block::kThreads * kWidth) {
+      const int row = i / Block::kColumns, column = i % Block::kColumns;
+      if (row < rows && column < columns) finish(row, column, shared_load<P>(block + place(row, column)));
+    }
+  };
+  if (packs) each(std::integral_constant<int, 4>{});
+  else each(std::integral_constant<int, 1>{});
 }
 
 template <class S, int Planes, bool AlongKA, bool AlongKB, class Block>
@@ -231,19 +239,27 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
         TileA::fetch(tile_a, a, block_row, k_begin + step * kDepth);
         TileB::fetch(tile_b, b, block_column, k_begin + step * kDepth);
       });
-  for_results<S, Block>(shared, sums, p.m - block_row, p.n - block_column, [&](int r, int c, float sum) {
-    const int64_t row = block_row + r, column = block_column + c;
-    if (sizeof(S) == 4 && by_fma) {
-      sum = 0;
+  const bool packs = end.packs && !(sizeof(S) == 4 && by_fma);
+  for_results<S, Block>(
+      shared, sums, p.m - block_row, p.n - block_column, packs, [&](int r, int c, auto sum) {
+        const int64_t row = block_row + r, column = block_column + c;
+        if constexpr (sizeof(S) == 4 && sizeof(sum) == sizeof(float)) {
+          if (by_fma) {
+            float& total = sum.at[0] = 0;
 #pragma unroll 1
-      for (int64_t k = k_begin; k < k_end; ++k) {
-        sum = fmaf(widen(a.data[row * p.a_row + k * p.a_column]),
-                   widen(b.data[k * p.b_row + column * p.b_column]), sum);
-      }
-    }
-    if (p.partial) p.partial[((part * p.batch_count + item) * p.m + row) * p.n + column] = sum;
-    else end.store(batch.c, batch.residual, row, column, sum);
-  });
+            for (int64_t k = k_begin; k < k_end; ++k) {
+              total = fmaf(widen(a.data[row * p.a_row + k * p.a_column]),
+                           widen(b.data[k * p.b_row + column * p.b_column]), total);
+            }
+          }
+        }
+        if (p.partial) {
+          *reinterpret_cast<decltype(sum)*>(p.partial + ((part * p.batch_count + item) * p.m + row) * p.n +
+                                            column) = sum;
+        } else {
+          end.store(batch.c, batch.residual, row, column, sum);
+        }
+      });
 }
 
 // The parts of a split along k, added in their order.

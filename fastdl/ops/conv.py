@@ -114,8 +114,8 @@ def _plan(
     groups: Any,
     activation: Any,
 ) -> tuple[Any, list[int]]:
-    """The options of the kernels of ``core`` and the spatial output size. Cached: a layer asks for the same one at every
-    step."""
+    """The options of the kernels of ``core`` and the spatial output size. Cached: a layer asks for the same one at
+    every step."""
     options, strides, before, after, dilations = _options(
         core, "conv", kernel, stride, padding, dilation, groups, activation
     )
