@@ -119,6 +119,24 @@ def test_what_is_too_large_in_test_conv(rng, case, dtype):
     check(rng, x, w, dtype, **o)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, bfloat16])
+@pytest.mark.parametrize("spatial", [(), (9,), (5, 3)], ids=str)
+def test_pixels_times_weights(rng, spatial, dtype):
+    # 1 x 1 without strides on channels-last images: a plain product.
+    last = lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)  # noqa: E731
+    spatial = (*spatial, 7)
+    x, w = last(normal(rng, (3, 20, *spatial), dtype)), normal(rng, (12, 20, *[1] * len(spatial)), dtype)
+    bias, residual, grad = (normal(rng, s, dtype) for s in (12, *[(3, 12, *spatial)] * 2))
+    grad = last(grad)
+    wide = [a.astype(np.float64) for a in (grad, x, w, bias, residual)]
+    y = ref.conv(*wide[1:4]) + wide[4]
+    got = [forward(x, w, bias, last(residual), activation=1), *backward(grad, x, w)]
+    expected = [np.maximum(y, 0), *ref.conv_backward(*wide[:3])]
+    eps = float(ml_dtypes.finfo(dtype).eps)
+    for g, e in zip(got, expected, strict=True):
+        np.testing.assert_allclose(g.astype(np.float64), e, rtol=eps, atol=512 * min(eps, 2.0**-23))
+
+
 def test_many_groups(rng):
     # More than the third dim of a grid counts in one launch with parts to spare.
     check(rng, (1, 520, 3, 3), (260, 2, 2, 2), np.float32, groups=260)
