@@ -170,6 +170,18 @@ def _large(function: Any, kind: int, a: np.ndarray, b: np.ndarray) -> np.ndarray
     return function(a, b, out=out)
 
 
+def note_out_of_range(indices: Any, limit: int) -> None:
+    """Have a device check that 0 <= indices < limit without waiting for it: if not so, the next
+    `fastdl.cuda.synchronize` raises IndexError."""
+    if not indices.size:
+        return
+    wrong = ((indices < 0) | (indices >= limit)).any().astype(np.int64).reshape(1)
+    table = empty((1, 1), np.float32, indices)
+    kernels(indices).embedding_forward(
+        table, wrong, empty((1, 1), np.float32, indices)
+    )  # 1 is out of its range
+
+
 def wide(dtype: np.dtype) -> np.dtype:
     """The dtype of sums, and of what an op keeps for its backward pass: float32 beside two-byte floats."""
     return dtype if dtype.itemsize > 2 else _FLOAT32

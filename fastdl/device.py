@@ -80,7 +80,17 @@ def backend_of(kind: str) -> backend.Backend | None:
 def check_device(where: object) -> None:
     """Raise RuntimeError for a device that fastdl cannot compute on here."""
     if where is not None and where is not cpu:
-        backend_of(device(where).type)
+        _backend_at(device(where))
+
+
+def _backend_at(where: device) -> backend.Backend | None:
+    """The backend of a device, None for the CPU. Raises RuntimeError if it is not there, its index included."""
+    other = backend_of(where.type)
+    if other is not None and where.index and where.index >= (count := other.kernels.device_count()):
+        raise RuntimeError(
+            f"device '{where}' is not available: there {'is' if count == 1 else 'are'} {count} of its kind"
+        )
+    return other
 
 
 def of(array: Any) -> device:
@@ -92,7 +102,7 @@ def of(array: Any) -> device:
 def is_on(array: Any, where: object) -> bool:
     """Whether an array is on a device. Raises RuntimeError for one that is not there."""
     wanted = device(where)
-    other = backend_of(wanted.type)
+    other = _backend_at(wanted)
     if other is None:
         return backend.of(array) is None
     return array.__class__ is other.array and wanted.index in (None, other.index(array))
@@ -103,7 +113,7 @@ def place(array: Any, where: object) -> Any:
     if where is None or is_on(array, where):
         return array
     wanted = device(where)
-    other = backend_of(wanted.type)
+    other = _backend_at(wanted)
     if other is None:
         return backend.to_numpy(array)
     return other.from_numpy(

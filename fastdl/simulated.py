@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -166,6 +166,41 @@ for _name in ("__bool__", "__complex__", "__float__", "__index__", "__int__", "i
     setattr(SimArray, _name, _waiting(_name))
 
 
+class Kernels:
+    """The compiled kernels, which take arrays of the device only, as those of a GPU take CuPy's only."""
+
+    #: Arguments that are NumPy arrays on every device: lengths, read before a kernel runs.
+    _on_the_host: ClassVar[dict[str, int]] = {"rnn_forward": 4, "rnn_backward": 7}
+
+    def __init__(self, module: Any):
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._module, name)
+        kept = found if isinstance(found, type) else self._checked(found, self._on_the_host.get(name))
+        setattr(self, name, kept)
+        return kept
+
+    @staticmethod
+    def _checked(kernel: Any, host: int | None) -> Any:
+        def call(*args: Any) -> Any:
+            for i, x in enumerate(args):
+                if i != host:
+                    _check_array(x)
+            return kernel(*args)
+
+        return call
+
+
+def _check_array(x: Any) -> None:
+    """Raises TypeError for an array of the CPU, in a list or by itself."""
+    if x.__class__ is _ndarray:
+        raise TypeError("expected an array of the device cuda-sim, got numpy.ndarray")
+    if x.__class__ is list:
+        for item in x:
+            _check_array(item)
+
+
 def empty(shape: Any, dtype: Any) -> SimArray:
     """An uninitialised array on the device."""
     return np.empty(shape, dtype).view(SimArray)
@@ -174,7 +209,7 @@ def empty(shape: Any, dtype: Any) -> SimArray:
 def make_backend() -> Backend:
     """The backend of this device. Raises RuntimeError if fastdl was built without the executor."""
     try:
-        kernels = import_module("fastdl._cuda_sim")
+        kernels = Kernels(import_module("fastdl._cuda_sim"))
     except ImportError as error:
         raise RuntimeError(
             f"device 'cuda-sim' is not available: fastdl was built without the host executor (FASTDL_SIMT=ON): {error}"

@@ -29,6 +29,7 @@ CPU_ONLY = (
     *("simt", "test_bad_input_abi", "test_bench", "test_c_abi", "test_cli", "test_conv_winograd", "test_data"),
     *("test_device", "test_gemm_split", "test_helpers", "test_init", "test_io", "test_memory", "test_references"),
     *("test_references_torch", "test_threads", "test_train"),
+    *("test_cuda_abi", "test_cuda_graph", "test_embed", "test_gpu_faults"),  # which choose their device themselves
 )  # fmt: skip
 
 
@@ -164,6 +165,14 @@ def install(device):
         make_backend()  # says what is missing
     core = Core(device)
     sys.modules["fastdl._core"] = fastdl._core = backend._core = core
+
+
+def cuda_kernels():
+    """The CUDA kernels on NumPy arrays, for tests of what is special to them: those of the GPU with ``--device cuda``,
+    else the executor's; a skip where it was not built."""
+    if core is not None and core._device == "cuda":
+        return core
+    return pytest.importorskip("fastdl._cuda_sim", reason="built without the host executor")
 
 
 def is_about_the_cpu(item):

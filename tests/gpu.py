@@ -1,5 +1,7 @@
 """What tests of whole programs on a GPU share: the device they run on."""
 
+import os
+
 import pytest
 
 import fastdl
@@ -7,7 +9,11 @@ from fastdl.device import backend_of
 
 
 def _device():
-    """ "cuda" where there is a GPU, else "cuda-sim" where it was built, else None."""
+    """The one that $FASTDL_TEST_DEVICE names, which then has to be there; else "cuda" where there is a GPU, else
+    "cuda-sim" where it was built, else None."""
+    if named := os.environ.get("FASTDL_TEST_DEVICE"):
+        backend_of(named)
+        return named
     if fastdl.cuda.is_available():
         return "cuda"
     try:

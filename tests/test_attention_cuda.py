@@ -1,6 +1,7 @@
 """What is special to the CUDA attention kernels: tiles, classes of features, pieces of float32, parts of the keys,
 values that do not split. On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
 
+import devices
 import ml_dtypes
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from references import attention as ref
 from references.dropout import dropout_mask
 from tolerance import assert_same_bits
 
-sim = pytest.importorskip("fastdl._cuda_sim", reason="built without the host executor")
+sim = devices.cuda_kernels()
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 HIGHEST, HIGH, MEDIUM = range(3)

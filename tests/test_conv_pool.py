@@ -105,10 +105,12 @@ def test_relu_passes_nan_as_elsewhere(isa, rng):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_foreign_indices_contribute_nothing(isa, rng):
-    x, weight, grad, pooled, where, *_ = make(CASES[0], np.float32, rng, relu=False)
+@pytest.mark.parametrize("case", CASES[:2], ids=str)
+def test_foreign_indices_contribute_nothing(case, isa, rng):
+    x, weight, grad, pooled, where, *_ = make(case, np.float32, rng, relu=False)
     foreign, kept = where.copy(), grad.copy()
-    for bad, value in zip(np.ndindex(2, 3), (-1, 121, 2**31 - 1, -(2**31), 1000, -7), strict=True):
+    where[:2, :3, 2, 2] = 0
+    for bad, value in zip(np.ndindex(2, 3), (-1, 130, 2**31 - 1, -(2**31), 1000, -7), strict=True):
         foreign[bad[0], bad[1], 2, 2] = value
         kept[bad[0], bad[1], 2, 2] = 0
     for g, e in zip(
@@ -198,3 +200,34 @@ def test_unbatched(rng):
     F.max_pool2d(F.conv2d(one, v, activation="relu"), 2).sum().backward()
     np.testing.assert_allclose(x.grad.numpy(), one.grad.numpy()[0])
     np.testing.assert_allclose(w.grad.numpy(), v.grad.numpy())
+
+
+# -------------------------------------------------------------------------------- weights of a first layer
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+@pytest.mark.parametrize(
+    "shape, out, options",
+    [
+        ((3, 1, 12, 15), 32, {}),
+        ((1, 1, 9, 7), 37, {"padding": 1}),
+        ((2, 1, 11, 14), 5, {"padding": (2, 1), "stride": (2, 1), "dilation": (1, 2)}),
+        ((40, 1, 4, 5), 70, {"stride": 2, "padding": 1}),
+    ],
+)
+def test_weights_of_one_channel(shape, out, options, activation, dtype, isa, rng):
+    x = rng.standard_normal(shape).astype(dtype)
+    weight = rng.standard_normal((out, 1, 3, 3)).astype(dtype)
+    y = ref.conv(x, weight, activation=activation, **options).astype(dtype)
+    grad = rng.standard_normal(y.shape).astype(dtype)
+    slope = {None: np.ones_like(y), "relu": y > 0, "tanh": 1 - y.astype(np.float64) ** 2}[activation]
+    expected = ref.conv_backward(grad * slope, x, weight, **options)
+    sizes = ref.conv_backward(np.abs(grad * slope), np.abs(x), np.abs(weight), **options)
+    for g in (grad, np.ascontiguousarray(np.moveaxis(grad, 1, -1)).transpose(0, 3, 1, 2)):
+        got = ops.conv_backward(
+            g, x, weight, **options, activation=activation, saved=None if activation is None else y,
+            needs=(False, True, True),
+        )  # fmt: skip
+        for i in (1, 2):
+            assert_close_sum(got[i], expected[i], sizes[i], grad[:, 0].size, extra=12)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from gpu import DEVICE, needs_gpu
+from gpu import DEVICE, has_kernels, needs_gpu
 
 import fastdl
 import fastdl.nn.functional as F
@@ -157,3 +157,82 @@ def test_clipping_is_that_of_the_cpu():
         np.testing.assert_allclose(norms[1], norms[0], 1e-12)
         for a, b in zip(here, there, strict=True):
             np.testing.assert_allclose(b.grad.cpu().numpy(), a.grad.numpy(), 1e-12)
+
+
+def _sequence_model(layer):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = layer(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.out(self.layer(x)[0][-1])
+
+    return Model()
+
+
+def _transformer():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(7, 8)
+            self.layers = nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 1
+            )
+            self.out = nn.Linear(8, 3)
+            self.mask = nn.Transformer.generate_square_subsequent_mask(3).to(DEVICE)
+
+        def forward(self, x):
+            return self.out(self.layers(self.embedding(x), self.mask).mean(1))
+
+    return Model()
+
+
+# What a step of each needs of the kernels, its model, its input.
+MODELS = {
+    "cnn": (("conv_forward",), lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+                                                     nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)),
+            lambda: fastdl.randn(2, 1, 6, 6)),
+    "lstm": (("rnn_forward",), lambda: _sequence_model(nn.LSTM), lambda: fastdl.randn(3, 2, 4)),
+    "gru": (("rnn_forward",), lambda: _sequence_model(nn.GRU), lambda: fastdl.randn(3, 2, 4)),
+    "transformer": (("attention_forward",), _transformer, lambda: fastdl.tensor([[1, 2, 3], [4, 5, 6]])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_of_every_kind_of_model(name):
+    needed, make, data = MODELS[name]
+    if not has_kernels(*needed):
+        pytest.skip(f"no CUDA kernel for {', '.join(needed)} yet")
+    losses = []
+    for recorded in (False, True):
+        fastdl.manual_seed(1)
+        model, x = make().to(DEVICE), data().to(DEVICE)
+        y = fastdl.tensor([0, 2]).to(DEVICE)
+        optimizer = optim.AdamW(model.parameters(), 0.01)
+
+        def step(model=model, optimizer=optimizer, x=x, y=y):
+            optimizer.zero_grad(set_to_none=False)
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            return loss.detach()
+
+        run = graph(step) if recorded else step
+        losses.append([run().item() for _ in range(4)])
+    assert losses[0] == losses[1] and losses[0][3] < losses[0][0]
+
+
+def test_indices_are_checked_without_waiting():
+    x = fastdl.ones(3, 4, device=DEVICE)
+    good, bad = (fastdl.tensor([[i], [0], [0]]).to(DEVICE) for i in (3, 4))
+    step = graph(lambda: x.gather(1, good))
+    assert step().sum().item() == step().sum().item() == 3
+    with pytest.raises(IndexError):
+        x.gather(1, bad)
+        fastdl.cuda.synchronize()
+    if DEVICE == "cuda-sim":  # where NumPy looked at them as well: what is noted is still to be said
+        with pytest.raises(IndexError, match="out of range"):
+            fastdl.cuda.synchronize()
+    fastdl.cuda.synchronize()

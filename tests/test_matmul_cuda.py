@@ -3,11 +3,12 @@ On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
 
 import itertools
 
+import devices
 import ml_dtypes
 import numpy as np
 import pytest
 
-sim = pytest.importorskip("fastdl._cuda_sim", reason="built without the host executor")
+sim = devices.cuda_kernels()
 
 HIGHEST, HIGH, MEDIUM = range(3)
 

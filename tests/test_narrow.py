@@ -160,8 +160,12 @@ ROUNDING_INSIDE = {
     BF16: {"avx512_bf16", "amx", "amx_emulated", "cuda-sim", "cuda"},
     F16: {"cuda-sim", "cuda"},
 }
-# The CUDA kernels read 16-bit rows in wider packs than float32 ones, so their sums have another order.
-ANOTHER_ORDER_ON_CUDA = {"layer_norm_forward", "rms_norm_forward", *NATIVE_BFLOAT16}
+# The CUDA kernels read 16-bit rows in wider packs than float32 ones, or multiply them as they are, so their sums have
+# another order.
+ANOTHER_ORDER_ON_CUDA = {
+    "layer_norm_forward", "rms_norm_forward", "conv_backward_data", "conv_backward_weight",
+    "conv_transpose_backward_data", "conv_transpose_backward_weight", *NATIVE_BFLOAT16,
+}  # fmt: skip
 ELSEWHERE = {"convert", "matmul_packed_b_size", "matmul_pack_b", "matmul_packed"}  # have tests of their own
 
 

@@ -3,6 +3,7 @@ types, precisions. On the host executor where it was built (FASTDL_SIMT=ON), els
 
 import sys
 
+import devices
 import numpy as np
 import pytest
 from test_rnn import KINDS, close, compare, make, make_states
@@ -11,7 +12,7 @@ from tolerance import assert_same_bits
 import fastdl
 from fastdl.ops.rnn import Network
 
-sim = pytest.importorskip("fastdl._cuda_sim", reason="built without the host executor")
+sim = devices.cuda_kernels()
 HIGHEST, HIGH, MEDIUM = range(3)
 
 

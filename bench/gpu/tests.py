@@ -24,9 +24,9 @@ def pytest(stage: Stage, name: str, arguments: list[str], seconds: float, worker
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_report"]
     if workers > 1 and importlib.util.find_spec("xdist"):
         command += ["-n", str(workers), "--dist", "worksteal"]
-    environment = {**os.environ, "FASTDL_TEST_REPORT": str(report)}
+    environment = {**os.environ, "FASTDL_TEST_REPORT": str(report), "FASTDL_TEST_DEVICE": stage.device}
     environment["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
+        [str(Path(__file__).parent / "plugin"), environment.get("PYTHONPATH", "")]
     )
     timed_out = False
     process = subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment)

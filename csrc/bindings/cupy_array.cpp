@@ -50,8 +50,10 @@ bool dtype_of(py::handle dtype, int64_t item_size, fastdl_dtype* out) {
 void Array::load(py::handle object, bool) {
   if (object.is_none()) return;
   if (!py::isinstance(object, cupy().ndarray)) {
-    throw py::type_error("expected a cupy.ndarray, got " +
-                         std::string(py::str(py::type::of(object).attr("__name__"))));
+    const py::type type = py::type::of(object);
+    const auto part = [&](const char* name) { return std::string(py::str(type.attr(name))); };
+    throw py::type_error("expected an array on the GPU (cupy.ndarray), got " + part("__module__") + "." +
+                         part("__name__"));
   }
   const py::object dtype = object.attr("dtype");
   const auto item_size = object.attr("itemsize").cast<int64_t>();
@@ -67,10 +69,15 @@ void Array::load(py::handle object, bool) {
   tensor_.data = reinterpret_cast<void*>(memory.attr("ptr").cast<uintptr_t>());
   tensor_.device = {kDevice, memory.attr("device_id").cast<int32_t>()};
   tensor_.ndim = static_cast<int32_t>(shape.size());
+  bool aligned = reinterpret_cast<uintptr_t>(tensor_.data) % static_cast<uintptr_t>(item_size) == 0;
   for (size_t i = 0; i < shape.size(); ++i) {
     shape_[i] = shape[i].cast<int64_t>();
-    strides_[i] = strides[i].cast<int64_t>() / item_size;
+    const auto step = strides[i].cast<int64_t>();
+    aligned = aligned && (step % item_size == 0 || shape_[i] <= 1);
+    strides_[i] = step / item_size;
   }
+  // CuPy's own copy would fault on it as our kernels would.
+  if (!aligned) throw py::value_error("the array's elements are not aligned in memory");
   tensor_.shape = shape_;
   tensor_.strides = strides_;
   present_ = true;

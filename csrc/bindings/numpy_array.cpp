@@ -45,7 +45,9 @@ bool dtype_of(const py::detail::PyArrayDescr_Proxy* descr, int64_t item_size, fa
 }
 
 std::string type_name(py::handle object) {
-  return std::string(py::str(py::type::of(object).attr("__name__")));
+  const py::type type = py::type::of(object);
+  const std::string name(py::str(type.attr("__name__"))), module(py::str(type.attr("__module__")));
+  return module == "cupy" || module.rfind("cupy.", 0) == 0 ? "cupy.ndarray, an array on the GPU" : name;
 }
 
 }  // namespace

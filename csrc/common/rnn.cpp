@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "common/place.h"
+
 namespace fastdl {
 
 RnnReserve::RnnReserve(const RnnShape& s, int64_t rows) {
@@ -118,7 +120,7 @@ std::vector<View> check_params(RnnShape& s, DType dtype, const fastdl_tensor* co
 View lengths_view(const fastdl_tensor* t, const char* op) {
   FASTDL_CHECK(t->device.type == FASTDL_CPU, FASTDL_ERROR_DEVICE, "%s: lengths must be in CPU memory", op);
   fastdl_tensor here = *t;
-  here.device.type = kMemoryType;
+  here.device = {kMemoryType, kAnyDevice};
   return view(&here, op, "lengths");
 }
 

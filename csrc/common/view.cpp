@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "common/place.h"
+
 namespace fastdl {
 namespace {
 
@@ -113,6 +115,7 @@ View view(const fastdl_tensor* t, const char* op, const char* name) {
   // An empty tensor may come without memory; pointers into it are formed, though never followed.
   static char nothing[64];
   v.data = t->data ? static_cast<char*>(t->data) + t->byte_offset : nothing;
+  if (v.size() != 0) check_place(*t, item_size(v.dtype), op, name);
   return v;
 }
 

@@ -1,13 +1,12 @@
-// Entry points of convolution: check and describe (conv_geometry.cpp), run. The sums themselves are in
+// Entry points of convolution: check and describe (common/conv.cpp), run. The sums themselves are in
 // conv_gather.cpp and conv_weight.cpp.
-#include "fastdl/conv.h"
+#include "common/conv.h"
 
 #include <optional>
 #include <type_traits>
 
 #include "cpu/conv_bf16.h"
 #include "cpu/conv_depthwise.h"
-#include "cpu/conv_geometry.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
@@ -16,23 +15,6 @@
 
 namespace fastdl::cpu::conv {
 namespace {
-
-std::optional<View> optional_vector(const fastdl_tensor* t, DType dtype, int64_t n, const char* op,
-                                    const char* name) {
-  if (!t) return std::nullopt;
-  const View v = view_like(t, dtype, op, name);
-  FASTDL_CHECK(v.ndim == 1 && v.shape[0] == n, FASTDL_ERROR_SHAPE, "%s: expected %s of shape (%lld,), got %s",
-               op, name, static_cast<long long>(n), shape_string(v).c_str());
-  return v;
-}
-
-std::optional<View> optional_like(const fastdl_tensor* t, const View& like, const char* like_name,
-                                  const char* op, const char* name) {
-  if (!t) return std::nullopt;
-  const View v = view_like(t, like.dtype, op, name);
-  check_same_shape(like, like_name, v, name, op);
-  return v;
-}
 
 // A tensor the kernels can address: itself where channels lie side by side, else a channels-last copy.
 class ChannelsLast {
@@ -81,11 +63,6 @@ Source<T> gradient_source(const View& grad, const std::optional<View>& saved, co
   s.activation = f;
   s.from_output = fastdl_activation_from_output(&f) != 0;
   return s;
-}
-
-void check_saved(const std::optional<View>& saved, const fastdl_activation& f, const char* op) {
-  FASTDL_CHECK(f.kind == FASTDL_ACT_NONE || saved, FASTDL_ERROR_VALUE,
-               "%s: the activation's derivative needs saved, got NULL", op);
 }
 
 // The forward pass, or the data gradient, which is a transposed convolution's forward pass.
@@ -194,88 +171,52 @@ bool runs_bf16(const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl
   return groups >= 1 && bf16_tiles(groups, weight->shape[1], weight->shape[0] / groups);
 }
 
-void forward(Context* context, const fastdl_tensor* x_, const fastdl_tensor* weight_,
-             const fastdl_tensor* bias_, const fastdl_tensor* residual_, const fastdl_tensor* out_,
-             const fastdl_conv_options* options, bool transposed) {
-  const char* op = transposed ? "conv_transpose" : "conv";
-  const View x = any_float_view(x_, op, "x"), weight = view_like(weight_, x.dtype, op, "weight");
-  const View out = out_view(out_, x.dtype, op, "out");
-  const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
-  const Geometry g = transposed ? geometry(out, weight, x, o, {op, "out", "x", "weight", true})
-                                : geometry(x, weight, out, o, {op, "x", "out", "weight", false});
-  const auto bias = optional_vector(bias_, x.dtype, out.shape[1], op, "bias");
-  const auto residual = optional_like(residual_, out, "out", op, "residual");
-  if (x.dtype == DType::kBFloat16)
-    return run_bf16(context, g, x, {}, weight, bias, residual, out, o.activation, transposed);
-  dispatch_float(x.dtype, [&](auto zero) {
+void forward(Context* context, const check::ConvForward& f, bool transposed) {
+  if (f.x.dtype == DType::kBFloat16)
+    return run_bf16(context, f.geometry, f.x, {}, f.weight, f.bias, f.residual, f.out, f.activation,
+                    transposed);
+  dispatch_float(f.x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    run_gather<T>(context, g, source<T>(x), weight, bias, residual, out, o.activation, transposed);
+    run_gather<T>(context, f.geometry, source<T>(f.x), f.weight, f.bias, f.residual, f.out, f.activation,
+                  transposed);
   });
 }
 
-void backward_data(Context* context, const fastdl_tensor* grad_, const fastdl_tensor* saved_,
-                   const fastdl_tensor* weight_, const fastdl_tensor* grad_x_,
-                   const fastdl_conv_options* options, bool transposed) {
-  const char* op = transposed ? "conv_transpose_backward_data" : "conv_backward_data";
-  const View grad = any_float_view(grad_, op, "grad_out"),
-             weight = view_like(weight_, grad.dtype, op, "weight");
-  const View grad_x = out_view(grad_x_, grad.dtype, op, "grad_x");
-  const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
-  const Geometry g = transposed
-                         ? geometry(grad, weight, grad_x, o, {op, "grad_out", "grad_x", "weight", true})
-                         : geometry(grad_x, weight, grad, o, {op, "grad_x", "grad_out", "weight", false});
-  const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
-  check_saved(saved, o.activation, op);
-  if (grad.dtype == DType::kBFloat16)
-    return run_bf16(context, g, grad, saved, weight, {}, {}, grad_x, o.activation, !transposed);
-  dispatch_float(grad.dtype, [&](auto zero) {
+void backward_data(Context* context, const check::ConvBackwardData& b, bool transposed) {
+  if (b.grad.dtype == DType::kBFloat16)
+    return run_bf16(context, b.geometry, b.grad, b.saved, b.weight, {}, {}, b.grad_x, b.activation,
+                    !transposed);
+  dispatch_float(b.grad.dtype, [&](auto zero) {
     using T = decltype(zero);
-    run_gather<T>(context, g, gradient_source<T>(grad, saved, o.activation), weight, {}, {}, grad_x, {},
-                  !transposed);
+    run_gather<T>(context, b.geometry, gradient_source<T>(b.grad, b.saved, b.activation), b.weight, {}, {},
+                  b.grad_x, {}, !transposed);
   });
 }
 
-void backward_weight(Context* context, const fastdl_tensor* grad_, const fastdl_tensor* saved_,
-                     const fastdl_tensor* x_, const fastdl_tensor* grad_weight_,
-                     const fastdl_tensor* grad_bias_, const fastdl_conv_options* options, bool transposed) {
-  const char* op = transposed ? "conv_transpose_backward_weight" : "conv_backward_weight";
-  const View grad = any_float_view(grad_, op, "grad_out"), x = view_like(x_, grad.dtype, op, "x");
-  const fastdl_conv_options o = read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
-  const auto saved = optional_like(saved_, grad, "grad_out", op, "saved");
-  check_saved(saved, o.activation, op);
-  const auto check_bias = [&] {
-    const auto bias = optional_vector(grad_bias_, grad.dtype, grad.shape[1], op, "grad_bias");
-    if (bias) check_out(*bias, op, "grad_bias");
-    return bias;
-  };
-  if (!grad_weight_) {
-    if (!grad_bias_) return;
-    FASTDL_CHECK(grad.ndim >= 3 && grad.ndim <= 5, FASTDL_ERROR_SHAPE,
-                 "%s: expected grad_out of shape (N, C, ...) with 1 to 3 spatial axes, got %s", op,
-                 shape_string(grad).c_str());
-    const auto bias = check_bias();
-    return dispatch_float(grad.dtype, [&](auto zero) {
+void backward_weight(Context* context, const check::ConvBackwardWeight& b, bool transposed) {
+  const View* const bias = b.grad_bias ? &*b.grad_bias : nullptr;
+  if (!b.grad_weight) {
+    if (!bias) return;
+    return dispatch_float(b.grad.dtype, [&](auto zero) {
       using T = decltype(zero);
-      sum_pixels<T>(context, gradient_source<T>(grad, saved, o.activation), *bias);
+      sum_pixels<T>(context, gradient_source<T>(b.grad, b.saved, b.activation), *bias);
     });
   }
-  const View weight = out_view(grad_weight_, grad.dtype, op, "grad_weight");
-  const Geometry g = transposed ? geometry(grad, weight, x, o, {op, "grad_out", "x", "grad_weight", true})
-                                : geometry(x, weight, grad, o, {op, "x", "grad_out", "grad_weight", false});
-  const auto bias = check_bias();
-  if (grad.dtype == DType::kBFloat16) {
-    const Bf16Source dy(context, grad, saved, o.activation), xs(context, x, {}, {FASTDL_ACT_NONE, 0, 0});
-    if (is_depthwise(g))
-      return depthwise_weight_gradient(context, g, (*xs).x, (*dy).x, &weight, bias ? &*bias : nullptr);
-    if (!transposed) return bf16_weight_gradient(context, g, *xs, *dy, &weight, bias ? &*bias : nullptr);
+  const View& weight = *b.grad_weight;
+  const Geometry& g = b.geometry;
+  if (b.grad.dtype == DType::kBFloat16) {
+    const Bf16Source dy(context, b.grad, b.saved, b.activation),
+        xs(context, b.x, {}, {FASTDL_ACT_NONE, 0, 0});
+    if (is_depthwise(g)) return depthwise_weight_gradient(context, g, (*xs).x, (*dy).x, &weight, bias);
+    if (!transposed) return bf16_weight_gradient(context, g, *xs, *dy, &weight, bias);
     bf16_weight_gradient(context, g, *dy, *xs, &weight, nullptr);
     if (bias) bf16_sum_pixels(context, *dy, *bias);
     return;
   }
-  dispatch_float(grad.dtype, [&](auto zero) {
+  dispatch_float(b.grad.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const Source<T> dy = gradient_source<T>(grad, saved, o.activation), xs = source<T>(x);
-    if (!transposed) return weight_gradient<T>(context, g, xs, dy, &weight, bias ? &*bias : nullptr);
+    const Source<T> dy = gradient_source<T>(b.grad, b.saved, b.activation), xs = source<T>(b.x);
+    if (!transposed) return weight_gradient<T>(context, g, xs, dy, &weight, bias);
     weight_gradient<T>(context, g, dy, xs, &weight, nullptr);
     if (bias) sum_pixels<T>(context, dy, *bias);
   });
@@ -296,7 +237,9 @@ fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* 
     return in_float32("conv", fastdl_conv_forward, context, reads(x, "x"), reads(weight, "weight"),
                       reads(bias, "bias"), reads(residual, "residual"), writes(out, "out"), options);
   }
-  return guarded([&] { conv::forward(context, x, weight, bias, residual, out, options, false); });
+  return guarded([&] {
+    conv::forward(context, check::conv_forward(x, weight, bias, residual, out, options, false), false);
+  });
 }
 
 fastdl_status fastdl_conv_backward_data(fastdl_context* context, const fastdl_tensor* grad_out,
@@ -306,7 +249,10 @@ fastdl_status fastdl_conv_backward_data(fastdl_context* context, const fastdl_te
     return in_float32("conv_backward_data", fastdl_conv_backward_data, context, reads(grad_out, "grad_out"),
                       reads(saved, "saved"), reads(weight, "weight"), writes(grad_x, "grad_x"), options);
   }
-  return guarded([&] { conv::backward_data(context, grad_out, saved, weight, grad_x, options, false); });
+  return guarded([&] {
+    conv::backward_data(context, check::conv_backward_data(grad_out, saved, weight, grad_x, options, false),
+                        false);
+  });
 }
 
 fastdl_status fastdl_conv_backward_weight(fastdl_context* context, const fastdl_tensor* grad_out,
@@ -318,8 +264,11 @@ fastdl_status fastdl_conv_backward_weight(fastdl_context* context, const fastdl_
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
                       writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);
   }
-  return guarded(
-      [&] { conv::backward_weight(context, grad_out, saved, x, grad_weight, grad_bias, options, false); });
+  return guarded([&] {
+    conv::backward_weight(
+        context, check::conv_backward_weight(grad_out, saved, x, grad_weight, grad_bias, options, false),
+        false);
+  });
 }
 
 fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, const fastdl_tensor* x,
@@ -331,7 +280,9 @@ fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, const fastd
                       reads(weight, "weight"), reads(bias, "bias"), reads(residual, "residual"),
                       writes(out, "out"), options);
   }
-  return guarded([&] { conv::forward(context, x, weight, bias, residual, out, options, true); });
+  return guarded([&] {
+    conv::forward(context, check::conv_forward(x, weight, bias, residual, out, options, true), true);
+  });
 }
 
 fastdl_status fastdl_conv_transpose_backward_data(fastdl_context* context, const fastdl_tensor* grad_out,
@@ -343,7 +294,10 @@ fastdl_status fastdl_conv_transpose_backward_data(fastdl_context* context, const
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(weight, "weight"),
                       writes(grad_x, "grad_x"), options);
   }
-  return guarded([&] { conv::backward_data(context, grad_out, saved, weight, grad_x, options, true); });
+  return guarded([&] {
+    conv::backward_data(context, check::conv_backward_data(grad_out, saved, weight, grad_x, options, true),
+                        true);
+  });
 }
 
 fastdl_status fastdl_conv_transpose_backward_weight(fastdl_context* context, const fastdl_tensor* grad_out,
@@ -356,7 +310,10 @@ fastdl_status fastdl_conv_transpose_backward_weight(fastdl_context* context, con
                       reads(grad_out, "grad_out"), reads(saved, "saved"), reads(x, "x"),
                       writes(grad_weight, "grad_weight"), writes(grad_bias, "grad_bias"), options);
   }
-  return guarded(
-      [&] { conv::backward_weight(context, grad_out, saved, x, grad_weight, grad_bias, options, true); });
+  return guarded([&] {
+    conv::backward_weight(
+        context, check::conv_backward_weight(grad_out, saved, x, grad_weight, grad_bias, options, true),
+        true);
+  });
 }
 }

@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/conv.h"
 #include "cpu/stream.h"
 #include "cpu/tensor.h"
-#include "fastdl/conv.h"
 
 namespace fastdl::cpu::conv {
 
@@ -66,19 +66,7 @@ Source<T> source(const View& x) {
   return s;
 }
 
-// The sizes of a convolution (for a transposed one: of the convolution it is the adjoint of).
-struct Geometry {
-  int64_t n, c, o, groups;  // c channels in, o out
-  int64_t in[3], out[3], kernel[3], stride[3], dilation[3], padding[3];
-
-  int64_t c_per_group() const { return c / groups; }
-  int64_t o_per_group() const { return o / groups; }
-  int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
-  double multiplications() const {
-    return static_cast<double>(n) * static_cast<double>(out[0] * out[1] * out[2]) * static_cast<double>(o) *
-           static_cast<double>(c_per_group() * taps());
-  }
-};
+using Geometry = check::ConvGeometry;
 
 // The taps of one axis: input offset, ascending, and place among the packed weights.
 struct AxisTaps {

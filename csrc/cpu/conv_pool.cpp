@@ -2,7 +2,7 @@
 // gradient (conv_pooled.cpp), else with the gradient of all positions.
 #include <optional>
 
-#include "cpu/conv_geometry.h"
+#include "common/conv.h"
 #include "cpu/conv_pooled.h"
 #include "cpu/tensor.h"
 #include "cpu/widen.h"
@@ -32,10 +32,10 @@ View convolved(const View& x, const View& weight, const fastdl_conv_options& o) 
   return v;
 }
 
-PoolCall check(const fastdl_tensor* grad, const fastdl_tensor* out, const fastdl_tensor* indices,
-               const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl_tensor* grad_x,
-               const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
-               const fastdl_conv_options* options) {
+PoolCall checked(const fastdl_tensor* grad, const fastdl_tensor* out, const fastdl_tensor* indices,
+                 const fastdl_tensor* x, const fastdl_tensor* weight, const fastdl_tensor* grad_x,
+                 const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
+                 const fastdl_conv_options* options) {
   PoolCall c{};
   c.grad = float_view(grad, kOp, "grad_out");
   const DType type = c.grad.dtype;
@@ -54,8 +54,8 @@ PoolCall check(const fastdl_tensor* grad, const fastdl_tensor* out, const fastdl
     check_same_shape(c.grad, "grad_out", *c.out, "out", kOp);
   }
   check_ndim(c.grad, c.x.ndim, kOp, "grad_out");
-  c.geometry = geometry(c.x, c.weight, convolved(c.x, c.weight, c.options), c.options,
-                        {kOp, "x", "out", "weight", false});
+  c.geometry = check::conv_geometry(c.x, c.weight, convolved(c.x, c.weight, c.options), c.options,
+                                    {kOp, "x", "out", "weight", false});
   FASTDL_CHECK(c.grad.shape[0] == c.geometry.n && c.grad.shape[1] == c.geometry.o, FASTDL_ERROR_SHAPE,
                "%s: grad_out of shape %s does not fit x of shape %s and weight of shape %s", kOp,
                shape_string(c.grad).c_str(), shape_string(c.x).c_str(), shape_string(c.weight).c_str());
@@ -117,10 +117,12 @@ void run(Context* context, const PoolCall& c, const fastdl_tensor* x, const fast
   const Contiguous grad(context, channels_last(c.grad)), where(context, channels_last(c.indices));
   std::optional<Contiguous> out;
   if (c.out) out.emplace(context, channels_last(*c.out));
-  int64_t positions = 1;
-  for (int i = 2; i < c.grad.ndim; ++i) positions *= c.grad.shape[i];
-  const Pooled<T> pooled{grad.as<const T>(), out ? out->as<const T>() : nullptr, where.as<const int32_t>(),
-                         positions};
+  Pooled<T> pooled{
+      grad.as<const T>(), out ? out->as<const T>() : nullptr, where.as<const int32_t>(), 1, {1, 1, 1}};
+  for (int i = 2; i < c.grad.ndim; ++i) {
+    pooled.size[i + 3 - c.grad.ndim] = c.grad.shape[i];
+    pooled.positions *= c.grad.shape[i];
+  }
   if (c.grad_weight && pooled_weight_gradient<T>(context, g, source<T>(c.x), pooled, *c.grad_weight,
                                                  c.grad_bias ? &*c.grad_bias : nullptr)) {
     grad_weight = grad_bias = nullptr;
@@ -155,7 +157,7 @@ extern "C" fastdl_status fastdl_conv_pool_backward(fastdl_context* context, cons
   }
   return guarded([&] {
     const conv::PoolCall c =
-        conv::check(grad_out, out, indices, x, weight, grad_x, grad_weight, grad_bias, options);
+        conv::checked(grad_out, out, indices, x, weight, grad_x, grad_weight, grad_bias, options);
     dispatch_float(c.grad.dtype, [&](auto zero) {
       conv::run<decltype(zero)>(context, c, x, weight, grad_x, grad_weight, grad_bias);
     });

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "cpu/isa/conv_pooled.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -22,8 +23,7 @@ constexpr double kVectorCost = 0.6;             // of a multiply-add of a vector
 
 template <class T>
 const PooledTable<T>& kernels_of() {
-  if constexpr (sizeof(T) == 4) return kernels().conv->pooled->f32;
-  else return kernels().conv->pooled->f64;
+  return pooled_table<T>(*kernels().conv->pooled);
 }
 
 // How the patch of a position is cut: lines of kernel width times channels side by side, in groups of one or
@@ -42,7 +42,7 @@ struct Patch {
 bool suits(const Geometry& g, int64_t positions) {
   const int64_t plane = g.out[0] * g.out[1] * g.out[2];
   return g.groups == 1 && (g.dilation[2] == 1 || g.kernel[2] == 1) && positions * kLeastRatio <= plane &&
-         plane <= INT32_MAX && g.n > 0 && g.c > 0 && g.o > 0;
+         positions > 0 && plane <= INT32_MAX && g.n > 0 && g.c > 0 && g.o > 0;
 }
 
 Patch patch_of(const Geometry& g, int width) {
@@ -69,6 +69,34 @@ Patch patch_of(const Geometry& g, int width) {
     }
   }
   return p;
+}
+
+// The positions of each pooling window, if windows lie side by side as mostly they do; [pooled
+// position][likely].
+struct Likely {
+  std::vector<int32_t> places;
+  int64_t each = 0;
+};
+
+template <class T>
+Likely likely_places(const Geometry& g, const Pooled<T>& grad) {
+  constexpr int64_t kMost = 16;  // more are rarely all there
+  Likely result;
+  int64_t step[3];
+  for (int i = 0; i < 3; ++i) step[i] = g.out[i] / grad.size[i];
+  result.each = step[0] * step[1] * step[2];
+  if (result.each > kMost) return {};
+  result.places.reserve(static_cast<size_t>(grad.positions * result.each));
+  for (int64_t p = 0; p < grad.positions; ++p) {
+    const int64_t d = p / (grad.size[1] * grad.size[2]) * step[0],
+                  h = p / grad.size[2] % grad.size[1] * step[1];
+    const int64_t w = p % grad.size[2] * step[2];
+    for (int64_t i = 0; i < result.each; ++i) {
+      const int64_t a = i / (step[1] * step[2]), b = i / step[2] % step[1], c = i % step[2];
+      result.places.push_back(static_cast<int32_t>(((d + a) * g.out[1] + h + b) * g.out[2] + w + c));
+    }
+  }
+  return result;
 }
 
 // Calls body(line of the kernel, chunk's first vector, its vectors) for all parts of a patch, the chunks as
@@ -101,16 +129,20 @@ struct WeightTask {
   const Source<T>& in;
   const Pooled<T>& grad;
   const Patch& patch;
-  // Few channels: the whole patch of each position is copied into one line of so many vectors (else 0).
+  // Few channels: the whole patch of each position is copied into one line of so many vectors (else 0). One
+  // channel, 3 x 3: the sums are [tap][output].
   int64_t unfolded;
+  bool small;
   int64_t shares, blocks;  // of the images, of the outputs
   int64_t row, size;       // elements of the sums of an output, of a share with those for the bias
   T* sums;
   const int64_t* offset;  // of the patches, unfolded or not
+  const Likely& likely;
   std::atomic<bool>* finite;
 
   int64_t plane() const { return static_cast<int64_t>(patch.offset.size()); }
   void operator()(int64_t task) const;
+  void add_small(int64_t n, int64_t o0, int64_t o1, const T* image, T* sums) const;
   void add_image(const T* image, PooledWeight<T> p) const;
   void unfold(const T* image, T* lines) const;
 };
@@ -127,9 +159,19 @@ void WeightTask<T>::operator()(int64_t task) const {
   T *const image = scratch.as<T>(), *const line = image + patch.elements, *const gradient = line + lines;
   int32_t* const where = places.as<int32_t>();
   T *const mine = sums + share * size, *const bias = mine + g.o * row;
-  std::fill(mine + o0 * row, mine + o1 * row, T(0));
+  if (!small) std::fill(mine + o0 * row, mine + o1 * row, T(0));
+  else
+    for (int64_t t = 0; t < row; ++t) std::fill(mine + t * g.o + o0, mine + t * g.o + o1, T(0));
   std::fill(bias + o0, bias + o1, T(0));
   for (int64_t n = g.n * share / shares; n < g.n * (share + 1) / shares; ++n) {
+    copy_region(in, patch.lattice, {n, 1, 0, g.out[0], 0, g.out[1]}, {}, image);
+    std::fill(image + patch.elements - room, image + patch.elements, T(0));
+    if (!k.finite(image, patch.elements)) finite->store(false, std::memory_order_relaxed);
+    if (!finite->load(std::memory_order_relaxed)) return;
+    if (small) {
+      add_small(n, o0, o1, image, mine);
+      continue;
+    }
     const int64_t runs = count == g.o ? 1 : grad.positions, run = entries / runs;
     for (int64_t i = 0; i < runs; ++i) {
       const int64_t at = n * grad.positions * g.o + i * g.o + o0;
@@ -137,12 +179,8 @@ void WeightTask<T>::operator()(int64_t task) const {
              gradient + i * run, where + i * run);
     }
     table_for<T>(*kernels().conv).add_rows(gradient, grad.positions, count, count, bias + o0);
-    copy_region(in, patch.lattice, {n, 1, 0, g.out[0], 0, g.out[1]}, {}, image);
-    std::fill(image + patch.elements - room, image + patch.elements, T(0));
-    if (!k.finite(image, patch.elements)) finite->store(false, std::memory_order_relaxed);
-    if (!finite->load(std::memory_order_relaxed)) return;
     PooledWeight<T> p{};
-    p.gradient = {gradient, where, grad.positions, count, count, offset};
+    p.gradient = {gradient, where, grad.positions, count, count, offset, nullptr, 0};
     p.sums = mine + o0 * row;
     p.sums_row = row;
     if (unfolded) {
@@ -155,6 +193,22 @@ void WeightTask<T>::operator()(int64_t task) const {
       add_image(image, p);
     }
   }
+}
+
+template <class T>
+void WeightTask<T>::add_small(int64_t n, int64_t o0, int64_t o1, const T* image, T* mine) const {
+  const int64_t at = n * grad.positions * g.o + o0;
+  PooledSmall<T> p{};
+  p.gradient = {grad.grad + at, grad.where + at, grad.positions,       g.o,
+                o1 - o0,        offset,          likely.places.data(), likely.each};
+  p.out = grad.out ? grad.out + at : nullptr;
+  p.plane = plane();
+  p.x = image;
+  p.x_step = g.dilation[1] * patch.step[1];
+  p.sums = mine + o0;
+  p.sums_row = g.o;
+  p.bias = mine + g.o * row + o0;
+  kernels_of<T>().small(p);
 }
 
 template <class T>
@@ -187,19 +241,22 @@ void finish_sums(Context* context, const WeightTask<T>& t, const View& out, cons
   const Geometry& g = t.g;
   int64_t steps[3] = {0, 0, 0};
   for (int i = 2; i < out.ndim; ++i) steps[i + 3 - out.ndim] = out.strides[i];
-  const int64_t line = t.unfolded ? t.patch.length : t.patch.padded;
+  const int64_t line = t.unfolded || t.small ? t.patch.length : t.patch.padded;
+  const int64_t o_step = t.small ? 1 : t.row, step = t.small ? g.o : 1;
   const auto add = table_for<T>(*kernels().conv).add_rows;
   const double cost = static_cast<double>(t.row * (t.shares + 4));
-  parallel_ranges(context, g.o, std::max<int64_t>(1, 8192 / t.row), cost, [&](int64_t o0, int64_t o1) {
+  const int64_t grain = t.small ? g.o : std::max<int64_t>(1, 8192 / t.row);
+  parallel_ranges(context, g.o, grain, cost, [&](int64_t o0, int64_t o1) {
     T* const sums = t.sums + o0 * t.row;
     if (t.shares > 1) add(sums + t.size, t.shares - 1, t.size, (o1 - o0) * t.row, sums);
     for (int64_t o = o0; o < o1; ++o) {
       T* const to = out.as<T>() + o * out.strides[0];
-      const T* from = t.sums + o * t.row;
-      for (int64_t l = 0; l < g.kernel[0] * g.kernel[1]; ++l, from += line) {
+      const T* from = t.sums + o * o_step;
+      for (int64_t l = 0; l < g.kernel[0] * g.kernel[1]; ++l, from += line * step) {
         T* const row = to + l / g.kernel[1] * steps[0] + l % g.kernel[1] * steps[1];
         for (int64_t w = 0; w < g.kernel[2]; ++w) {
-          for (int64_t c = 0; c < g.c; ++c) row[w * steps[2] + c * out.strides[1]] = from[w * g.c + c];
+          for (int64_t c = 0; c < g.c; ++c)
+            row[w * steps[2] + c * out.strides[1]] = from[(w * g.c + c) * step];
         }
       }
     }
@@ -265,16 +322,18 @@ bool pooled_weight_gradient(Context* context, const Geometry& g, const Source<T>
   const Patch patch = patch_of(g, kernels_of<T>().width);
   if (patch.elements * static_cast<int64_t>(sizeof(T)) > kMostImageBytes) return false;
   std::atomic<bool> finite{true};
-  WeightTask<T> t{g, in, grad, patch, 0, 1, 1, 0, 0, nullptr, patch.offset.data(), &finite};
+  const Likely likely = likely_places(g, grad);
+  const bool small = g.kernel[0] == 1 && g.kernel[1] == 3 && patch.length == 3;
+  WeightTask<T> t{g, in, grad, patch, 0, small, 1, 1, 0, 0, nullptr, patch.offset.data(), likely, &finite};
   const int64_t lines = g.kernel[0] * g.kernel[1], together = (lines * patch.length + width - 1) / width;
   std::vector<int64_t> offset;
-  if (g.kernel[0] == 1 && patch.length <= width && together < lines && together <= kPooledVectors) {
+  if (!small && g.kernel[0] == 1 && patch.length <= width && together < lines && together <= kPooledVectors) {
     t.unfolded = together;
     offset.resize(patch.offset.size());
     for (size_t q = 0; q < offset.size(); ++q) offset[q] = static_cast<int64_t>(q) * together * width;
     t.offset = offset.data();
   }
-  t.row = t.unfolded ? t.unfolded * width : lines * patch.padded;
+  t.row = small ? lines * patch.length : t.unfolded ? t.unfolded * width : lines * patch.padded;
   t.size = (g.o * (t.row + 1) + width - 1) / width * width;
   t.shares = std::min(g.n, kMostShares);
   t.blocks = std::min(g.o, kMostShares / t.shares);
@@ -304,6 +363,7 @@ bool pooled_data_gradient(Context* context, const Geometry& g, const Pooled<T>& 
   const int64_t fit = kFilterBytes / (g.o * patch.rows * k.width * static_cast<int64_t>(sizeof(T)));
   const int64_t most = std::clamp<int64_t>(fit, 2, most_vectors<T>(patch));
   const int64_t entries = grad.positions * g.o, plane = static_cast<int64_t>(patch.offset.size());
+  const Likely likely = likely_places(g, grad);
   const double cost = static_cast<double>(entries * (row / k.width + 2)) * kVectorCost;
   parallel_for(context, g.n, cost, [&](int64_t n) {
     const Workspace scratch(nullptr, static_cast<size_t>(patch.elements + entries) * sizeof(T));
@@ -313,7 +373,8 @@ bool pooled_data_gradient(Context* context, const Geometry& g, const Pooled<T>& 
            grad.where + n * entries, plane, gradient, places.as<int32_t>());
     std::fill(image, image + patch.elements, T(0));
     PooledData<T> p{};
-    p.gradient = {gradient, places.as<int32_t>(), grad.positions, g.o, g.o, patch.offset.data()};
+    p.gradient = {gradient, places.as<int32_t>(), grad.positions,       g.o,
+                  g.o,      patch.offset.data(),  likely.places.data(), likely.each};
     p.w_row = row;
     p.w_step = patch.padded;
     p.y_step = g.dilation[1] * patch.step[1];

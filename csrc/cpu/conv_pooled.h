@@ -13,7 +13,7 @@ struct Pooled {
   const T* grad;
   const T* out;
   const int32_t* where;
-  int64_t positions;
+  int64_t positions, size[3];
 };
 
 // false: nothing is done, as the sum over all positions is cheaper or something is NaN or Inf, which would

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cpu/conv_depthwise.h"
+#include "cpu/conv_one_channel.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
@@ -279,6 +280,7 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
   if (!grad_weight && !grad_bias) return;
   if (is_depthwise(g) && in.plain() && grad.plain())
     return depthwise_weight_gradient<T>(context, g, in.x, grad.x, grad_weight, grad_bias);
+  if (grad_weight && one_channel_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
   if constexpr (std::is_same_v<T, float>) {
     if (grad_weight && winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
   }

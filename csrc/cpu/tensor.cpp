@@ -3,11 +3,13 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "common/place.h"
 #include "cpu/parallel.h"
 
 namespace fastdl {
 const int32_t kMemoryType = FASTDL_CPU;
 const char* const kMemoryName = "CPU";
+void check_place(const fastdl_tensor&, int64_t, const char*, const char*) {}
 }  // namespace fastdl
 
 extern "C" const char* fastdl_last_error(void) { return fastdl::last_error(); }

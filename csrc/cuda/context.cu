@@ -7,12 +7,24 @@
 #include <new>
 
 #include "common/error.h"
+#include "common/place.h"
 #include "common/view.h"
 #include "fastdl/cuda.h"
 
 namespace fastdl {
 const int32_t kMemoryType = FASTDL_CUDA;
 const char* const kMemoryName = "CUDA";
+
+// As CuPy has it: what is on another GPU than the current one is an error, not a copy.
+void check_place(const fastdl_tensor& t, int64_t item_size, const char* op, const char* name) {
+  int device = 0;
+  cuda::check_cuda(cudaGetDevice(&device), op);
+  FASTDL_CHECK(t.device.id == device || t.device.id == kAnyDevice, FASTDL_ERROR_DEVICE,
+               "%s: %s is on GPU %d, the current one is %d", op, name, t.device.id, device);
+  const auto address = reinterpret_cast<uintptr_t>(t.data) + t.byte_offset;
+  FASTDL_CHECK(address % static_cast<uintptr_t>(item_size) == 0, FASTDL_ERROR_VALUE,
+               "%s: %s is not aligned to its elements of %d bytes", op, name, static_cast<int>(item_size));
+}
 }  // namespace fastdl
 
 namespace fastdl::cuda {
@@ -25,6 +37,29 @@ int current_device() {
   int device = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
   return device;
+}
+
+// By default a device's pool gives all that is free back to the system whenever somebody waits for the
+// device, and the next call waits for the system in turn. 256 MiB are enough for what a call commonly needs.
+void keep_freed_memory() {
+#ifndef FASTDL_SIMT
+  static std::atomic<uint64_t> done{0};  // one bit per device
+  const int device = current_device();
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if (done.load(std::memory_order_relaxed) & bit) return;
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  uint64_t kept = 0;
+  check_cuda(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept),
+             "cudaMemPoolGetAttribute");
+  constexpr uint64_t kWanted = uint64_t{256} << 20;
+  if (kept < kWanted) {
+    kept = kWanted;
+    check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept),
+               "cudaMemPoolSetAttribute");
+  }
+  done.fetch_or(bit, std::memory_order_relaxed);
+#endif
 }
 
 }  // namespace
@@ -60,6 +95,7 @@ Workspace::Workspace(Context* context, size_t bytes)
     if (!data_) fail(FASTDL_ERROR_MEMORY, "the context's allocator returned NULL for %zu bytes", bytes);
     return;
   }
+  keep_freed_memory();
   check_cuda(cudaMallocAsync(&data_, bytes, stream_), "cudaMallocAsync");
 }
 

@@ -19,30 +19,20 @@ struct FmaShared {
   SharedArray<T, kFmaDepth * kFmaRow> a, b;
 };
 
-template <class S>
-__global__ void __launch_bounds__(kFmaThreads) gemm_fma(Gemm<S> g, GemmEnd<S> end) {
-  using T = compute_t<S>;
-  auto& shared = shared_memory<FmaShared<T>>();
-  const BatchOffsets batch = offsets_of(g.batch, blockIdx.z);
-  const S *const a = g.a + batch.a, *const b = g.b + batch.b;
-  const int tid = static_cast<int>(threadIdx.x), x = tid % kFmaSide, y = tid / kFmaSide;
-  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kFmaTile,
-                column0 = static_cast<int64_t>(blockIdx.y) * kFmaTile;
-  T sums[kFmaEach][kFmaEach] = {};
-  for (int64_t k0 = 0; k0 < g.k; k0 += kFmaDepth) {
-    for (int i = tid; i < kFmaTile * kFmaDepth; i += kFmaThreads) {
-      // Neighbouring threads read neighbouring memory where one of the strides is 1.
-      const int ka = g.a_column == 1 ? i % kFmaDepth : i / kFmaTile,
-                ma = g.a_column == 1 ? i / kFmaDepth : i % kFmaTile;
-      const int kb = g.b_row == 1 ? i % kFmaDepth : i / kFmaTile,
-                nb = g.b_row == 1 ? i / kFmaDepth : i % kFmaTile;
-      const bool in_a = row0 + ma < g.m && k0 + ka < g.k, in_b = column0 + nb < g.n && k0 + kb < g.k;
-      shared.a[ka * kFmaRow + ma] = in_a ? widen(a[(row0 + ma) * g.a_row + (k0 + ka) * g.a_column]) : T{0};
-      shared.b[kb * kFmaRow + nb] = in_b ? widen(b[(k0 + kb) * g.b_row + (column0 + nb) * g.b_column]) : T{0};
-    }
+template <class T>
+using FmaSums = T[kFmaEach][kFmaEach];
+
+// The main loop: fill(a, b, k0) writes the tiles of 16 k from k0 on, element (k, row) of A's and (k, column)
+// of B's at k * kFmaRow + it.
+template <class T, class Fill>
+__device__ __forceinline__ void fma_tiles(FmaShared<T>& shared, int64_t k_begin, int64_t k_end,
+                                          FmaSums<T>& sums, Fill&& fill) {
+  const int x = static_cast<int>(threadIdx.x) % kFmaSide, y = static_cast<int>(threadIdx.x) / kFmaSide;
+  for (int64_t k0 = k_begin; k0 < k_end; k0 += kFmaDepth) {
+    fill(shared.a, shared.b, k0);
     __syncthreads();
     const int depth =
-        static_cast<int>(g.k - k0 < kFmaDepth ? g.k - k0 : kFmaDepth);  // zeros times Inf are not sums
+        static_cast<int>(k_end - k0 < kFmaDepth ? k_end - k0 : kFmaDepth);  // zeros times Inf are not sums
     for (int k = 0; k < depth; ++k) {
       T left[kFmaEach], right[kFmaEach];
 #pragma unroll
@@ -57,12 +47,46 @@ __global__ void __launch_bounds__(kFmaThreads) gemm_fma(Gemm<S> g, GemmEnd<S> en
     }
     __syncthreads();
   }
+}
+
+// finish(row, column, sum) for the block's results within rows x columns.
+template <class T, class Finish>
+__device__ __forceinline__ void for_fma_results(const FmaSums<T>& sums, int64_t rows, int64_t columns,
+                                                Finish&& finish) {
+  const int x = static_cast<int>(threadIdx.x) % kFmaSide, y = static_cast<int>(threadIdx.x) / kFmaSide;
   for (int i = 0; i < kFmaEach; ++i) {
     for (int j = 0; j < kFmaEach; ++j) {
-      const int64_t row = row0 + y + i * kFmaSide, column = column0 + x + j * kFmaSide;
-      if (row < g.m && column < g.n) end.store(batch.c, batch.residual, row, column, sums[i][j]);
+      const int row = y + i * kFmaSide, column = x + j * kFmaSide;
+      if (row < rows && column < columns) finish(row, column, sums[i][j]);
     }
   }
+}
+
+template <class S>
+__global__ void __launch_bounds__(kFmaThreads) gemm_fma(Gemm<S> g, GemmEnd<S> end) {
+  using T = compute_t<S>;
+  auto& shared = shared_memory<FmaShared<T>>();
+  const BatchOffsets batch = offsets_of(g.batch, blockIdx.z);
+  const S *const a = g.a + batch.a, *const b = g.b + batch.b;
+  const int tid = static_cast<int>(threadIdx.x);
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kFmaTile,
+                column0 = static_cast<int64_t>(blockIdx.y) * kFmaTile;
+  FmaSums<T> sums = {};
+  fma_tiles<T>(shared, 0, g.k, sums, [&](auto& tile_a, auto& tile_b, int64_t k0) {
+    for (int i = tid; i < kFmaTile * kFmaDepth; i += kFmaThreads) {
+      // Neighbouring threads read neighbouring memory where one of the strides is 1.
+      const int ka = g.a_column == 1 ? i % kFmaDepth : i / kFmaTile,
+                ma = g.a_column == 1 ? i / kFmaDepth : i % kFmaTile;
+      const int kb = g.b_row == 1 ? i % kFmaDepth : i / kFmaTile,
+                nb = g.b_row == 1 ? i / kFmaDepth : i % kFmaTile;
+      const bool in_a = row0 + ma < g.m && k0 + ka < g.k, in_b = column0 + nb < g.n && k0 + kb < g.k;
+      tile_a[ka * kFmaRow + ma] = in_a ? widen(a[(row0 + ma) * g.a_row + (k0 + ka) * g.a_column]) : T{0};
+      tile_b[kb * kFmaRow + nb] = in_b ? widen(b[(k0 + kb) * g.b_row + (column0 + nb) * g.b_column]) : T{0};
+    }
+  });
+  for_fma_results<T>(sums, g.m - row0, g.n - column0, [&](int row, int column, T sum) {
+    end.store(batch.c, batch.residual, row0 + row, column0 + column, sum);
+  });
 }
 
 template <class S>

@@ -140,45 +140,34 @@ __device__ __forceinline__ bool multiply_split(const float* a, const float* b, i
   return fit;
 }
 
-template <class S, int Planes, bool AlongKA, bool AlongKB, class Block>
-__global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, GemmEnd<S> end) {
-  constexpr int kDepth = kMmaDepth<S>;
-  using TileA = OperandTile<S, AlongKA, Block::kRows, kDepth, Block::kThreads>;
-  using TileB = OperandTile<S, AlongKB, Block::kColumns, kDepth, Block::kThreads>;
-  auto& shared = shared_memory<MmaShared<S, Block>>();
+// The place of this warp's results in the block's.
+template <class Block>
+struct WarpPlace {
+  static constexpr int kAcross = Block::kColumns / Block::kWarpColumns;
+  __device__ static __forceinline__ int row() { return warp() / kAcross * Block::kWarpRows; }
+  __device__ static __forceinline__ int column() { return warp() % kAcross * Block::kWarpColumns; }
+};
+
+// The main loop of every product: `steps` tiles along k, kMmaStages - 1 of them on their way while one is
+// multiplied. fetch(a, b, step) starts the copies of a step's two tiles by cp.async; it is called for one
+// step after the other. True if values were met that cannot be split; the tiles' memory is then free again.
+template <class S, int Planes, class Block, class TileA, class TileB, class Fetch>
+__device__ __forceinline__ bool mma_pipeline(MmaShared<S, Block>& shared, int64_t steps, Sums<Block>& sums,
+                                             Fetch&& fetch) {
   S *const tiles_a = shared.a.data(), *const tiles_b = shared.b.data();
-
-  const int64_t item = blockIdx.z % p.batch_count, part = blockIdx.z / p.batch_count;
-  const BatchOffsets batch = offsets_of(p.batch, item);
-  Source<S> a = p.a, b = p.b;
-  a.data += batch.a;
-  b.data += batch.b;
-  const int64_t k_begin = part * p.k_each, k_end = k_begin + p.k_each < p.k ? k_begin + p.k_each : p.k;
-  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * Block::kRows,
-                block_column = static_cast<int64_t>(blockIdx.y) * Block::kColumns;
-  constexpr int kWarpsAcross = Block::kColumns / Block::kWarpColumns;
-  const int row0 = warp() / kWarpsAcross * Block::kWarpRows,
-            column0 = warp() % kWarpsAcross * Block::kWarpColumns;
-
-  const auto fetch = [&](int64_t step) {
+  const int row0 = WarpPlace<Block>::row(), column0 = WarpPlace<Block>::column();
+  const auto start = [&](int64_t step) {
     const int stage = static_cast<int>(step % kMmaStages);
-    const int64_t k = k_begin + step * kDepth;
-    if (k < k_end) {
-      TileA::fetch(tiles_a + stage * TileA::kElements, a, block_row, k);
-      TileB::fetch(tiles_b + stage * TileB::kElements, b, block_column, k);
-    }
+    if (step < steps) fetch(tiles_a + stage * TileA::kElements, tiles_b + stage * TileB::kElements, step);
     ptx::cp_async_commit();  // an empty group too: waiting counts groups
   };
-
-  Sums<Block> sums = {};
   bool fit = true;
-  const int64_t steps = (k_end - k_begin + kDepth - 1) / kDepth;
-  for (int step = 0; step < kMmaStages - 1; ++step) fetch(step);
+  for (int step = 0; step < kMmaStages - 1; ++step) start(step);
   for (int64_t step = 0; step < steps; ++step) {
     ptx::cp_async_wait<kMmaStages - 2>();
     __syncthreads();  // all have their part of this tile, and none still reads the one before, overwritten
                       // next
-    fetch(step + kMmaStages - 1);
+    start(step + kMmaStages - 1);
     const int stage = static_cast<int>(step % kMmaStages);
     const S *const ta = tiles_a + stage * TileA::kElements, *const tb = tiles_b + stage * TileB::kElements;
     if constexpr (sizeof(S) == 2) {
@@ -188,13 +177,20 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
     }
   }
   ptx::cp_async_wait<0>();
-  const bool by_fma = __syncthreads_or(!fit);  // and the tiles' memory is free
+  return __syncthreads_or(!fit) != 0;
+}
 
-  // By way of shared memory, so that neighbouring threads end up with neighbouring columns. Columns are
-  // permuted by the row: the four rows that half a warp writes then lie in different banks.
-  float* const block = reinterpret_cast<float*>(tiles_a);
+// finish(row, column, sums) for the block's results within rows x columns, a Pack of four neighbouring
+// columns if `packs` (columns is then a multiple of four), else of one. They go by way of shared memory, so
+// that neighbouring threads end up with neighbouring columns. Columns are permuted by the row: the four rows
+// that half a warp writes then lie in different banks.
+template <class S, class Block, class Finish>
+__device__ __forceinline__ void for_results(MmaShared<S, Block>& shared, const Sums<Block>& sums,
+                                            int64_t rows, int64_t columns, bool packs, Finish&& finish) {
+  float* const block = reinterpret_cast<float*>(shared.a.data());
   const auto place = [](int row, int column) { return row * Block::kColumns + (column ^ (row % 4 * 8)); };
   const int g = lane() / 4, t = lane() % 4;
+  const int row0 = WarpPlace<Block>::row(), column0 = WarpPlace<Block>::column();
 #pragma unroll
   for (int i = 0; i < Block::kTall; ++i) {
 #pragma unroll
@@ -207,22 +203,63 @@ __global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, Ge
     }
   }
   __syncthreads();
+  const auto each = [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    using P = Pack<float, kWidth>;
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < Block::kRows * Block::kColumns; i += Block::kThreads) {
-    const int64_t row = block_row + i / Block::kColumns, column = block_column + i % Block::kColumns;
-    if (row >= p.m || column >= p.n) continue;
-    float sum = shared_load<float>(block + place(i / Block::kColumns, i % Block::kColumns));
-    if (sizeof(S) == 4 && by_fma) {
-      sum = 0;
-#pragma unroll 1
-      for (int64_t k = k_begin; k < k_end; ++k) {
-        sum = fmaf(widen(a.data[row * p.a_row + k * p.a_column]),
-                   widen(b.data[k * p.b_row + column * p.b_column]), sum);
-      }
+    for (int i = static_cast<int>(threadIdx.x) * kWidth; i < Block::kRows * Block::kColumns;
+         i += Block::kThreads * kWidth) {
+      const int row = i / Block::kColumns, column = i % Block::kColumns;
+      if (row < rows && column < columns) finish(row, column, shared_load<P>(block + place(row, column)));
     }
-    if (p.partial) p.partial[((part * p.batch_count + item) * p.m + row) * p.n + column] = sum;
-    else end.store(batch.c, batch.residual, row, column, sum);
-  }
+  };
+  if (packs) each(std::integral_constant<int, 4>{});
+  else each(std::integral_constant<int, 1>{});
+}
+
+template <class S, int Planes, bool AlongKA, bool AlongKB, class Block>
+__global__ void __launch_bounds__(Block::kThreads) gemm_mma(MmaOperands<S> p, GemmEnd<S> end) {
+  constexpr int kDepth = kMmaDepth<S>;
+  using TileA = OperandTile<S, AlongKA, Block::kRows, kDepth, Block::kThreads>;
+  using TileB = OperandTile<S, AlongKB, Block::kColumns, kDepth, Block::kThreads>;
+  auto& shared = shared_memory<MmaShared<S, Block>>();
+
+  const int64_t item = blockIdx.z % p.batch_count, part = blockIdx.z / p.batch_count;
+  const BatchOffsets batch = offsets_of(p.batch, item);
+  Source<S> a = p.a, b = p.b;
+  a.data += batch.a;
+  b.data += batch.b;
+  const int64_t k_begin = part * p.k_each, k_end = k_begin + p.k_each < p.k ? k_begin + p.k_each : p.k;
+  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * Block::kRows,
+                block_column = static_cast<int64_t>(blockIdx.y) * Block::kColumns;
+
+  Sums<Block> sums = {};
+  const bool by_fma = mma_pipeline<S, Planes, Block, TileA, TileB>(
+      shared, (k_end - k_begin + kDepth - 1) / kDepth, sums, [&](S* tile_a, S* tile_b, int64_t step) {
+        TileA::fetch(tile_a, a, block_row, k_begin + step * kDepth);
+        TileB::fetch(tile_b, b, block_column, k_begin + step * kDepth);
+      });
+  const bool packs = end.packs && !(sizeof(S) == 4 && by_fma);
+  for_results<S, Block>(
+      shared, sums, p.m - block_row, p.n - block_column, packs, [&](int r, int c, auto sum) {
+        const int64_t row = block_row + r, column = block_column + c;
+        if constexpr (sizeof(S) == 4 && sizeof(sum) == sizeof(float)) {
+          if (by_fma) {
+            float& total = sum.at[0] = 0;
+#pragma unroll 1
+            for (int64_t k = k_begin; k < k_end; ++k) {
+              total = fmaf(widen(a.data[row * p.a_row + k * p.a_column]),
+                           widen(b.data[k * p.b_row + column * p.b_column]), total);
+            }
+          }
+        }
+        if (p.partial) {
+          *reinterpret_cast<decltype(sum)*>(p.partial + ((part * p.batch_count + item) * p.m + row) * p.n +
+                                            column) = sum;
+        } else {
+          end.store(batch.c, batch.residual, row, column, sum);
+        }
+      });
 }
 
 // The parts of a split along k, added in their order.

@@ -2,10 +2,8 @@
 #include <optional>
 
 #include "cuda/activation.h"
-#include "cuda/device.cuh"
-#include "cuda/launch.h"
 #include "cuda/matmul.h"
-#include "cuda/shared.cuh"
+#include "cuda/row_sums.cuh"
 #include "cuda/tensor.h"
 
 namespace fastdl::cuda {
@@ -26,52 +24,12 @@ struct Rows {
   int64_t rows, row_stride, column_stride;
 };
 
-constexpr int kSumThreads = 256;
-constexpr int64_t kSumRows = 512;  // of a block: a second kernel adds up the blocks' sums in their order
-
-// partial[block, j] = sum of z[i, j] over the block's rows; neighbouring threads have neighbouring columns.
-template <class S>
-__global__ void __launch_bounds__(kSumThreads)
-    sum_rows_partly(int64_t rows, int64_t columns, const S* z, int64_t row, int64_t column,
-                    compute_t<S>* partial) {
-  const int64_t j = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
-  if (j >= columns) return;
-  const int64_t begin = blockIdx.y * kSumRows, end = begin + kSumRows < rows ? begin + kSumRows : rows;
-  compute_t<S> sum = 0;
-  for (int64_t i = begin; i < end; ++i) sum += widen(z[i * row + j * column]);
-  partial[blockIdx.y * columns + j] = sum;
-}
-
-template <class T, class Out>
-__global__ void __launch_bounds__(kSumThreads)
-    add_up_rows(int64_t parts, int64_t columns, const T* partial, Out* out, int64_t stride) {
-  const int64_t j = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
-  if (j >= columns) return;
-  T sum = 0;
-  for (int64_t i = 0; i < parts; ++i) sum += partial[i * columns + j];
-  out[j * stride] = narrow<Out>(sum);
-}
-
 }  // namespace
 
 template <class S>
 void sum_rows(Context* context, int64_t rows, int64_t columns, const S* z, int64_t row, int64_t column,
               const View& out) {
-  using T = compute_t<S>;
-  const int64_t parts = rows == 0 ? 1 : (rows + kSumRows - 1) / kSumRows;
-  const Workspace partial(context, static_cast<size_t>(parts * columns) * sizeof(T));
-  const auto across = static_cast<unsigned>((columns + kSumThreads - 1) / kSumThreads);
-  launch(context, FASTDL_KERNEL(sum_rows_partly<S>),
-         {dim3(across, static_cast<unsigned>(parts)), kSumThreads}, rows, columns, z, row, column,
-         partial.as<T>());
-  const auto add_up = [&](auto zero) {
-    using Out = decltype(zero);
-    launch(context, FASTDL_KERNEL(add_up_rows<T, Out>), {across, kSumThreads}, parts, columns,
-           partial.as<const T>(), out.as<Out>(), out.strides[0]);
-  };
-  if constexpr (std::is_same_v<T, S>) add_up(S{});
-  else if (out.dtype == DType::kFloat32) add_up(float{});
-  else add_up(S{});
+  sum_rows<S>(context, RowsToSum<S>{z, rows, columns, row, column, columns > 0 ? columns : 1, 0}, out);
 }
 
 #define FASTDL_INSTANTIATE(S) \
@@ -121,7 +79,8 @@ void linear_backward(Context* context, const check::LinearBackward& l) {
       gemm(context, product<S>(n, l.grad_weight.shape[1], m, zp, z.column_stride, z.row_stride,
                                x.view.template as<S>(), x.row_stride, x.column_stride, l.grad_weight));
     }
-    if (l.want_bias && n > 0) sum_rows<S>(context, m, n, zp, z.row_stride, z.column_stride, l.grad_bias);
+    if (l.want_bias && n > 0)
+      sum_rows<S>(context, {zp, m, n, z.row_stride, z.column_stride, n, 0}, l.grad_bias);
   });
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import ArrayFunction, TensorBase, _mode, mark_inplace, wrap
-from ..backend import is_array
+from ..backend import is_array, note_out_of_range
 from ..device import of as device_of
 from .core import (
     View,
@@ -175,7 +175,9 @@ def _indices(name: str, index: Any, limit: int) -> np.ndarray:
     i = as_tensor(index)._data
     if i.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected an integer index, got {i.dtype}")
-    if i.size and not (i.min() >= 0 and i.max() < limit):
+    if i.__class__ is not np.ndarray:
+        note_out_of_range(i, limit)
+    elif i.size and not (i.min() >= 0 and i.max() < limit):
         bad = int(i.min() if i.min() < 0 else i.max())
         raise IndexError(f"{name}: index {bad} is out of bounds for a dimension of size {limit}")
     return i

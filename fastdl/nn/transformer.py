@@ -246,10 +246,11 @@ def _copies(layer: Module, n: int) -> ModuleList:
 
 
 def _is_causal(mask: Tensor | None, is_causal: bool | None) -> bool:
-    """Whether a mask is the causal one: then the kernel needs none."""
+    """Whether a mask is the causal one: then the kernel needs none. One on a GPU is not looked into, which would mean
+    to wait for it: there ``is_causal=True`` says so."""
     if is_causal is not None or mask is None:
         return bool(is_causal)
-    if mask.ndim != 2:
+    if mask.ndim != 2 or mask.device != "cpu":
         return False
     causal = causal_mask(mask.shape[0], mask.shape[1], mask)._data
     if mask._data.dtype.kind == "b":

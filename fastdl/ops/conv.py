@@ -71,6 +71,7 @@ def _paddings(
 
 
 def _options(
+    core: Any,
     op: str,
     kernel: tuple,
     stride: Any,
@@ -89,7 +90,7 @@ def _options(
     if not isinstance(groups, (int, np.integer)):
         raise TypeError(f"{op}: expected groups to be an int, got {groups!r}")
     a, rest = resolve_activation(activation), (1,) * (3 - n)
-    options = kernels(None).ConvOptions(
+    options = core.ConvOptions(
         strides + rest,
         before + (0,) * (3 - n),
         after + (0,) * (3 - n),
@@ -104,11 +105,19 @@ def _options(
 
 @lru_cache(maxsize=2048, typed=True)
 def _plan(
-    size: tuple, kernel: tuple, stride: Any, padding: Any, dilation: Any, groups: Any, activation: Any
+    core: Any,
+    size: tuple,
+    kernel: tuple,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    activation: Any,
 ) -> tuple[Any, list[int]]:
-    """The kernel's options and the spatial output size. Cached: a layer asks for the same one at every step."""
+    """The options of the kernels of ``core`` and the spatial output size. Cached: a layer asks for the same one at
+    every step."""
     options, strides, before, after, dilations = _options(
-        "conv", kernel, stride, padding, dilation, groups, activation
+        core, "conv", kernel, stride, padding, dilation, groups, activation
     )
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
     padded = [s + b + a for s, b, a in zip(size, before, after)]
@@ -122,6 +131,7 @@ def _plan(
 
 @lru_cache(maxsize=2048, typed=True)
 def _transpose_plan(
+    core: Any,
     size: tuple,
     kernel: tuple,
     stride: Any,
@@ -135,7 +145,7 @@ def _transpose_plan(
     if isinstance(padding, str):
         raise ValueError(f"{op}: expected padding to be ints, got {padding!r}")
     options, strides, before, _, dilations = _options(
-        op, kernel, stride, padding, dilation, groups, activation
+        core, op, kernel, stride, padding, dilation, groups, activation
     )
     extra = spread(output_padding, len(kernel), op, "output_padding")
     if any(not 0 <= e < max(s, d) for e, s, d in zip(extra, strides, dilations)):
@@ -180,7 +190,14 @@ def conv(
         return conv(x[None], weight, bias, stride, padding, dilation, groups, activation, r)[0]
     shape, w = x.shape, weight.shape
     options, size = _plan(
-        shape[2:], w[2:], _hashable(stride), _hashable(padding), _hashable(dilation), groups, activation
+        kernels(x),
+        shape[2:],
+        w[2:],
+        _hashable(stride),
+        _hashable(padding),
+        _hashable(dilation),
+        groups,
+        activation,
     )
     out = channels_last_empty(shape[0], w[0], size, x.dtype, x)
     kernels(x).conv_forward(x, weight, bias, residual, out, options)
@@ -244,6 +261,7 @@ def conv_backward(
         return None if dx is None else dx[0], dw, db
     _check_saved("conv_backward", activation, saved)
     options, _ = _plan(
+        kernels(x),
         x.shape[2:],
         weight.shape[2:],
         _hashable(stride),
@@ -282,6 +300,7 @@ def conv_pool_backward(
     """
     _operands(x, weight, "conv_pool_backward")
     options, _ = _plan(
+        kernels(x),
         x.shape[2:],
         weight.shape[2:],
         _hashable(stride),
@@ -321,6 +340,7 @@ def conv_transpose(
             x[None], weight, bias, stride, padding, output_padding, groups, dilation, activation, r
         )[0]
     options, size = _transpose_plan(
+        kernels(x),
         x.shape[2:],
         weight.shape[2:],
         _hashable(stride),
@@ -373,6 +393,7 @@ def conv_transpose_backward(
         return None if dx is None else dx[0], dw, db
     _check_saved("conv_transpose_backward", activation, saved)
     options, _ = _transpose_plan(
+        kernels(x),
         x.shape[2:],
         weight.shape[2:],
         _hashable(stride),
@@ -386,9 +407,13 @@ def conv_transpose_backward(
     return _backward(names, options, grad, saved, x, weight, weight.shape[1] * groups, needs)
 
 
-def _windows(op: str, size: tuple, kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> Any:
+def _windows(
+    core: Any, op: str, size: tuple, kernel_size: Size, dilation: Size, padding: Size, stride: Size
+) -> Any:
     kernel = spread(kernel_size, 2, op, "kernel_size")
-    options, strides, before, after, dilations = _options(op, kernel, stride, padding, dilation, 1, None)
+    options, strides, before, after, dilations = _options(
+        core, op, kernel, stride, padding, dilation, 1, None
+    )
     counts = [
         (s + b + a - d * (k - 1) - 1) // st + 1
         for s, k, st, b, a, d in zip(size, kernel, strides, before, after, dilations)
@@ -415,7 +440,9 @@ def unfold(
         )
     if x.ndim == 3:
         return unfold(x[None], kernel_size, dilation, padding, stride)[0]
-    options, kernel, length = _windows("unfold", x.shape[2:], kernel_size, dilation, padding, stride)
+    options, kernel, length = _windows(
+        kernels(x), "unfold", x.shape[2:], kernel_size, dilation, padding, stride
+    )
     out = empty((x.shape[0], x.shape[1] * kernel[0] * kernel[1], length), x.dtype, x)
     kernels(x).unfold(x, kernel, out, options)
     return out
@@ -441,7 +468,7 @@ def fold(
     if x.ndim == 2:
         return fold(x[None], output_size, kernel_size, dilation, padding, stride)[0]
     size = spread(output_size, 2, "fold", "output_size")
-    options, kernel, length = _windows("fold", size, kernel_size, dilation, padding, stride)
+    options, kernel, length = _windows(kernels(x), "fold", size, kernel_size, dilation, padding, stride)
     channels, rest = divmod(x.shape[1], kernel[0] * kernel[1])
     if rest or x.shape[2] != length:
         raise ValueError(

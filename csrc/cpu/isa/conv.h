@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "common/narrow.h"
-#include "cpu/isa/conv_pooled.h"
 #include "cpu/isa/conv_winograd.h"
 
 namespace fastdl::cpu {
@@ -60,6 +59,8 @@ struct ConvTable {
   // y[offset[m] + j] += x[m * step + j]; rows with a negative offset are left out
   void (*scatter_rows)(const T* x, int64_t rows, int64_t step, int64_t columns, T* y, const int64_t* offset);
 };
+
+struct PooledKernels;  // isa/conv_pooled.h
 
 struct ConvKernels {
   ConvTable<float> f32;

@@ -1,5 +1,6 @@
 #include "cpu/isa/conv_pooled.h"
 
+#include "cpu/isa/positions.h"
 #include "cpu/isa/vectors.h"
 
 namespace fastdl::cpu::FASTDL_ISA {
@@ -72,6 +73,8 @@ void weight_of(const PooledWeight<T>& p) {
 FASTDL_INLINE uint64_t bits_of(Mask<float> m) {
 #if FASTDL_ISA_ID == 3
   return m.m;
+#elif FASTDL_ISA_ID == 2
+  return static_cast<uint64_t>(_mm256_movemask_ps(m.m));
 #else
   unsigned char lanes[Vec<float>::width];
   store_mask(m, lanes, Vec<float>::width);
@@ -83,6 +86,8 @@ FASTDL_INLINE uint64_t bits_of(Mask<float> m) {
 FASTDL_INLINE uint64_t bits_of(Mask<double> m) {
 #if FASTDL_ISA_ID == 3
   return m.m;
+#elif FASTDL_ISA_ID == 2
+  return static_cast<uint64_t>(_mm256_movemask_pd(m.m));
 #else
   unsigned char lanes[Vec<double>::width];
   store_mask(m, lanes, Vec<double>::width);
@@ -114,43 +119,178 @@ FASTDL_INLINE uint64_t places_equal(const int32_t* where, int64_t n, int32_t pla
   return bits;
 }
 
+// One channel and a 3 x 3 kernel: lanes are outputs, whose nine sums stay in registers. The places of a
+// window are taken one after the other, each with the gradients that belong to it and zeros for the rest.
+template <class T, int N>
+void small_of(const PooledSmall<T>& p, int64_t o, int last) {
+  using V = Vec<T>;
+  constexpr int W = V::width, kTaps = 9;
+  const auto lanes = [&](int v) FASTDL_FORCE_INLINE { return v + 1 == N ? last : W; };
+  const PooledGradient<T>& gradient = p.gradient;
+  const int64_t x_step = p.x_step;
+  V sums[N][kTaps], bias[N], g[N], places[N];
+  Mask<T> left[N];
+  FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+    bias[v] = V::zero();
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) sums[v][t] = V::zero();
+  }
+  const auto add = [&](int32_t place) FASTDL_FORCE_INLINE {
+    const V same = position_lanes(place, T{});
+    const T* const x = p.x + gradient.offset[place];
+    V here[N];
+    FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+      const Mask<T> mask = same_position(places[v], same);
+      left[v] = left[v] & ~mask;
+      here[v] = select(mask, g[v], V::zero());
+      bias[v] += here[v];
+    }
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) {
+      const V factor = V::broadcast(x[t / 3 * x_step + t % 3]);
+      FASTDL_UNROLL for (int v = 0; v < N; ++v) sums[v][t] = fma(factor, here[v], sums[v][t]);
+    }
+  };
+  for (int64_t k = 0; k < gradient.positions; ++k) {
+    const int64_t at = k * gradient.step + o;
+    const int32_t* const where = gradient.where + at;
+    FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+      g[v] = load(gradient.g + at + v * W, lanes(v));
+      if (p.out) g[v] = select(load(p.out + at + v * W, lanes(v)) <= V::zero(), V::zero(), g[v]);
+      places[v] = load_positions(where + v * W, lanes(v), T{});
+      // Only places that are not negative can be told apart.
+      g[v] = select(copysign(V::broadcast(T(1)), places[v]) < V::zero(), V::zero(), g[v]);
+      left[v] = g[v] != V::zero();
+    }
+    for (int64_t i = 0; i < gradient.num_likely; ++i) add(gradient.likely[k * gradient.num_likely + i]);
+    for (int v = 0; v < N; ++v) {
+      while (any(left[v])) {
+        const int64_t lane = v * W + __builtin_ctzll(bits_of(left[v]));
+        if (where[lane] < p.plane) {
+          add(where[lane]);
+          continue;
+        }
+        const Mask<T> outside = same_position(places[v], position_lanes(where[lane], T{}));
+        left[v] = left[v] & ~outside;
+      }
+    }
+  }
+  FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+    const int m = lanes(v);
+    T* const b = p.bias + o + v * W;
+    store(load(b, m) + bias[v], b, m);
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) {
+      T* const to = p.sums + t * p.sums_row + o + v * W;
+      store(load(to, m) + sums[v][t], to, m);
+    }
+  }
+}
+template <class T, int N>
+void one_channel_of(const OneChannelLine<T>& p, int64_t o, int last) {
+  using V = Vec<T>;
+  constexpr int W = V::width, kTaps = 9;
+  const auto lanes = [&](int v) FASTDL_FORCE_INLINE { return v + 1 == N ? last : W; };
+  const int64_t line = p.x_line, tap = p.x_tap;
+  V sums[N][kTaps], bias[N];
+  FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+    bias[v] = V::zero();
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) sums[v][t] = V::zero();
+  }
+  const T *g = p.g + o, *out = p.out ? p.out + o : nullptr, *x = p.x;
+  for (int64_t q = 0; q < p.positions; ++q, g += p.g_step, x += p.x_step) {
+    V here[N];
+    FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+      here[v] = load(g + v * W, lanes(v));
+      if (out) {
+        here[v] = select(load(out + q * p.out_step + v * W, lanes(v)) <= V::zero(), V::zero(), here[v]);
+      }
+      bias[v] += here[v];
+    }
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) {
+      const V factor = V::broadcast(x[t / 3 * line + t % 3 * tap]);
+      FASTDL_UNROLL for (int v = 0; v < N; ++v) sums[v][t] = fma(factor, here[v], sums[v][t]);
+    }
+  }
+  FASTDL_UNROLL for (int v = 0; v < N; ++v) {
+    T* const to = p.sums + o + v * W;
+    const int m = lanes(v);
+    FASTDL_UNROLL for (int t = 0; t < kTaps; ++t) {
+      store(load(to + t * p.outputs, m) + sums[v][t], to + t * p.outputs, m);
+    }
+    store(load(to + kTaps * p.outputs, m) + bias[v], to + kTaps * p.outputs, m);
+  }
+}
+
+// Two vectors of outputs at a time where the registers hold their sums.
+constexpr int kTwo = kSums >= 20 ? 2 : 1;
+
+template <class T>
+void one_channel(const OneChannelLine<T>& p) {
+  constexpr int W = Vec<T>::width;
+  int64_t o = 0;
+  for (; o + kTwo * W <= p.outputs; o += kTwo * W) one_channel_of<T, kTwo>(p, o, W);
+  for (; o < p.outputs; o += W) {
+    one_channel_of<T, 1>(p, o, p.outputs - o < W ? static_cast<int>(p.outputs - o) : W);
+  }
+}
+
+template <class T>
+void small(const PooledSmall<T>& p) {
+  constexpr int W = Vec<T>::width, kVectors = kTwo;
+  const int64_t n = p.gradient.outputs;
+  int64_t o = 0;
+  for (; o + kVectors * W <= n; o += kVectors * W) small_of<T, kVectors>(p, o, W);
+  for (; o < n; o += W) small_of<T, 1>(p, o, n - o < W ? static_cast<int>(n - o) : W);
+}
+
+// Adds the filters of outputs o + each bit of `here`, times their gradients, to the patch of a place.
 template <class T, int R, int N>
-void data_of(const PooledData<T>& p) {
+FASTDL_INLINE void add_place(const PooledData<T>& p, const T* g, int64_t o, uint64_t here, int32_t place) {
   using V = Vec<T>;
   constexpr int W = V::width;
-  const PooledGradient<T>& gradient = p.gradient;
   const int64_t w_step = p.w_step;
+  const T* const filters = p.w + o * p.w_row;
+  V sums[R][N];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int v = 0; v < N; ++v) sums[r][v] = V::zero();
+  }
+  while (here) {
+    const int64_t i = __builtin_ctzll(here);
+    here &= here - 1;
+    const T* const w = filters + i * p.w_row;
+    const V factor = V::broadcast(g[i]);
+    FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+      FASTDL_UNROLL for (int v = 0; v < N; ++v) sums[r][v] =
+          fma(V::load(w + r * w_step + v * W), factor, sums[r][v]);
+    }
+  }
+  T* const y = p.y + p.gradient.offset[place];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    T* const row = y + r * p.y_step;
+    FASTDL_UNROLL for (int v = 0; v + 1 < N; ++v)(V::load(row + v * W) + sums[r][v]).store(row + v * W);
+    T* const end = row + (N - 1) * W;
+    store(load(end, p.last) + sums[r][N - 1], end, p.last);
+  }
+}
+
+template <class T, int R, int N>
+void data_of(const PooledData<T>& p) {
+  const PooledGradient<T>& gradient = p.gradient;
   const T* g = gradient.g;
   const int32_t* where = gradient.where;
   for (int64_t k = 0; k < gradient.positions; ++k, g += gradient.step, where += gradient.step) {
     for (int64_t o = 0; o < gradient.outputs; o += 64) {
       const int64_t n = gradient.outputs - o < 64 ? gradient.outputs - o : 64;
       uint64_t left = gradients_there(g + o, n);
+      for (int64_t i = 0; i < gradient.num_likely; ++i) {
+        const int32_t place = gradient.likely[k * gradient.num_likely + i];
+        const uint64_t here = left & places_equal(where + o, n, place);
+        left &= ~here;
+        if (here) add_place<T, R, N>(p, g + o, o, here, place);
+      }
       while (left) {
         const int32_t place = where[o + __builtin_ctzll(left)];
-        uint64_t here = left & places_equal(where + o, n, place);
+        const uint64_t here = left & places_equal(where + o, n, place);
         left &= ~here;
-        V sums[R][N];
-        FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-          FASTDL_UNROLL for (int v = 0; v < N; ++v) sums[r][v] = V::zero();
-        }
-        while (here) {
-          const int64_t i = o + __builtin_ctzll(here);
-          here &= here - 1;
-          const T* const w = p.w + i * p.w_row;
-          const V factor = V::broadcast(g[i]);
-          FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-            FASTDL_UNROLL for (int v = 0; v < N; ++v) sums[r][v] =
-                fma(V::load(w + r * w_step + v * W), factor, sums[r][v]);
-          }
-        }
-        T* const y = p.y + gradient.offset[place];
-        FASTDL_UNROLL for (int r = 0; r < R; ++r) {
-          T* const row = y + r * p.y_step;
-          FASTDL_UNROLL for (int v = 0; v + 1 < N; ++v)(V::load(row + v * W) + sums[r][v]).store(row + v * W);
-          T* const end = row + (N - 1) * W;
-          store(load(end, p.last) + sums[r][N - 1], end, p.last);
-        }
+        add_place<T, R, N>(p, g + o, o, here, place);
       }
     }
   }
@@ -223,7 +363,8 @@ bool finite(const T* x, int64_t n) {
 }
 
 template <class T>
-constexpr PooledTable<T> kTable = {Vec<T>::width, kSums, take<T>, weight<T>, data<T>, unfold<T>, finite<T>};
+constexpr PooledTable<T> kTable = {Vec<T>::width,  kSums,   take<T>,   weight<T>, small<T>,
+                                   one_channel<T>, data<T>, unfold<T>, finite<T>};
 
 }  // namespace
 

@@ -78,6 +78,9 @@ class Tensor {
     return &tensor_;
   }
 
+ protected:
+  void place(fastdl_device device) { tensor_.device = device; }
+
  private:
   mutable std::array<int64_t, FASTDL_MAX_NDIM> shape_{}, strides_{};
   mutable fastdl_tensor tensor_{};

@@ -1,0 +1,13 @@
+// The gradient of the weights of a 3 x 3 convolution of one channel, such as a first layer's.
+#pragma once
+
+#include "cpu/conv_plan.h"
+
+namespace fastdl::cpu::conv {
+
+// false: nothing is done, this is another convolution.
+template <class T>
+bool one_channel_weight_gradient(Context* context, const Geometry& g, const Source<T>& in,
+                                 const Source<T>& grad, const View& grad_weight, const View* grad_bias);
+
+}  // namespace fastdl::cpu::conv

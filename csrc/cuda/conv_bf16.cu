@@ -1,0 +1,8 @@
+#include "cuda/conv.cuh"
+
+namespace fastdl::cuda {
+template void conv_gather(Context*, const ConvGeometry&, const GroupedImage&, const View&,
+                          const ConvEnd<bfloat16>&, bool);
+template void conv_weight<bfloat16>(Context*, const ConvGeometry&, const GroupedImage&, const GroupedImage&,
+                                    const View&);
+}  // namespace fastdl::cuda
