@@ -1,5 +1,6 @@
 // What the cells make of the sums of a step: the gates' functions and their gradients, for one sequence and
-// one hidden unit at a time. The formulas are those of cpu/isa/rnn.cpp and rnn_backward.cpp.
+// one hidden unit at a time. The formulas are those of cpu/isa/rnn.cpp and rnn_backward.cpp. before() reads
+// everything that does not depend on the sums, so that it can be on its way while they are made.
 #pragma once
 
 #include "cuda/activation_inline.cuh"
@@ -41,36 +42,48 @@ struct GatesCell {
   S* last_state;     // LSTM, for sequences that end here; or NULL
   StepOutput<S> h;
 
-  __device__ __forceinline__ void operator()(int64_t row, int64_t unit, const T (&sums)[kSlots]) const {
+  struct Before {
+    T x[kSlots], state;  // of a GRU: the gates' inputs, and last the recurrent bias of the new gate
+  };
+  __device__ __forceinline__ Before before(int64_t row, int64_t unit) const {
     const int count = lstm ? 4 : 3;
-    T* const g = gates + row * count * hidden + unit;
-    T x[kSlots] = {};
+    const T* const g = gates + row * count * hidden + unit;
+    Before b{};
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       if (i >= count) continue;
-      x[i] = sums[i];
-      if (bias_hh) x[i] += widen(bias_hh[i * hidden + unit]);
+      b.x[i] = g[i * hidden];
+      if (!bias_hh) continue;
+      const T bias = widen(bias_hh[i * hidden + unit]);
+      if (i == 2 && !lstm) b.x[3] = bias;
+      else b.x[i] += bias;
     }
-    T* const s = state + row * hidden + unit;
+    b.state = state[row * hidden + unit];
+    return b;
+  }
+
+  __device__ __forceinline__ void operator()(int64_t row, int64_t unit, const T (&sums)[kSlots],
+                                             const Before& b) const {
+    T* const g = gates + row * (lstm ? 4 : 3) * hidden + unit;
+    const int64_t i = row * hidden + unit;
     if (lstm) {
-      const T input = sigmoid(x[0] + g[0]), forget = sigmoid(x[1] + g[hidden]);
-      const T cell = accurate_tanh(x[2] + g[2 * hidden]), output = sigmoid(x[3] + g[3 * hidden]);
-      const T c = fma(forget, *s, input * cell);
-      *s = c;
+      const T input = sigmoid(sums[0] + b.x[0]), forget = sigmoid(sums[1] + b.x[1]);
+      const T cell = accurate_tanh(sums[2] + b.x[2]), output = sigmoid(sums[3] + b.x[3]);
+      const T c = fma(forget, b.state, input * cell);
+      state[i] = c;
       if (save) {
         g[0] = input, g[hidden] = forget, g[2 * hidden] = cell, g[3 * hidden] = output;
-        saved_state[row * hidden + unit] = c;
+        saved_state[i] = c;
       }
-      if (last_state && row >= h.ends_from) last_state[row * hidden + unit] = narrow<S>(c);
+      if (last_state && row >= h.ends_from) last_state[i] = narrow<S>(c);
       h.store(row, unit, output * accurate_tanh(c));
     } else {
-      const T reset = sigmoid(x[0] + g[0]), update = sigmoid(x[1] + g[hidden]);
-      const T fresh = accurate_tanh(fma(reset, x[2], g[2 * hidden]));
-      const T value = fma(update, *s - fresh, fresh);
-      *s = value;
+      const T reset = sigmoid(sums[0] + b.x[0]), update = sigmoid(sums[1] + b.x[1]), part = sums[2] + b.x[3];
+      const T fresh = accurate_tanh(fma(reset, part, b.x[2])), value = fma(update, b.state - fresh, fresh);
+      state[i] = value;
       if (save) {
         g[0] = reset, g[hidden] = update, g[2 * hidden] = fresh;
-        saved_state[row * hidden + unit] = x[2];
+        saved_state[i] = part;
       }
       h.store(row, unit, value);
     }
@@ -92,12 +105,18 @@ struct PlainCell {
   int64_t add_last_stride;
   StepOutput<S> out;
 
-  __device__ __forceinline__ void operator()(int64_t row, int64_t unit, const T (&sums)[kSlots]) const {
-    T x = sums[0];
+  using Before = T;
+  __device__ __forceinline__ T before(int64_t row, int64_t unit) const {
+    T x = 0;
     if (bias) x += widen(bias[unit]);
     if (wide) x += wide[row * wide_stride + unit];
     if (add) x += widen(add[row * add_stride + unit]);
     if (add_last && row >= out.ends_from) x += widen(add_last[row * add_last_stride + unit]);
+    return x;
+  }
+
+  __device__ __forceinline__ void operator()(int64_t row, int64_t unit, const T (&sums)[kSlots], T b) const {
+    T x = sums[0] + b;
     if (activation == FASTDL_ACT_TANH) x = accurate_tanh(x);
     else if (activation == FASTDL_ACT_RELU) x = at_least(T(0), x);
     out.store(row, unit, x);
@@ -117,7 +136,7 @@ struct BackwardCell {
   int64_t ends_from;
   T* carry;  // [rows, H]: what reaches the step before elementwise (LSTM: gradient of c; GRU: z grad_h)
   const T *gates, *state;  // as forward left them
-  int64_t before;          // sequences from here on have no step before this one
+  int64_t before_rows;     // sequences from here on have no step before this one
   const T* state_before;   // LSTM: [before, H]
   const S* first_state;    // LSTM: c0, GRU: h0, [rows, H]; or NULL for zeros
   const S* h;              // RNN: this step's; GRU: that of the step before; rows y_stride apart
@@ -129,40 +148,62 @@ struct BackwardCell {
   static __device__ __forceinline__ T sigmoid_slope(T y) { return y * (T(1) - y); }
   __device__ __forceinline__ T first(int64_t i) const { return first_state ? widen(first_state[i]) : T(0); }
 
-  __device__ __forceinline__ void operator()(int64_t row, int64_t unit, const T (&sums)[kSlots]) const {
-    T dh = sums[0];
+  // What the gradient dh of h is multiplied by, all from what forward left.
+  struct Before {
+    T dh;  // from outside
+    T gate[4];
+    T carry, through, kept;
+  };
+  __device__ __forceinline__ Before before(int64_t row, int64_t unit) const {
+    Before b{};
     const int64_t i = row * hidden + unit;
-    if (grad_y) dh += widen(grad_y[row * y_stride + unit]);
-    if (grad_last && row >= ends_from) dh += widen(grad_last[i]);
-    S* const dx = grad_x + row * grad_stride + unit;
+    if (grad_y) b.dh += widen(grad_y[row * y_stride + unit]);
+    if (grad_last && row >= ends_from) b.dh += widen(grad_last[i]);
     if (kind == FASTDL_RNN_LSTM) {
       const T* const g = gates + row * 4 * hidden + unit;
       const T input = g[0], forget = g[hidden], cell = g[2 * hidden], output = g[3 * hidden];
-      const T tanh_c = accurate_tanh(state[i]), dc = fma(dh * output, tanh_slope(tanh_c), carry[i]);
-      carry[i] = dc * forget;
-      const T c = row < before ? state_before[i] : first(i);
-      dx[0] = narrow<S>(dc * cell * sigmoid_slope(input));
-      dx[hidden] = narrow<S>(dc * c * sigmoid_slope(forget));
-      dx[2 * hidden] = narrow<S>(dc * input * tanh_slope(cell));
-      dx[3 * hidden] = narrow<S>(dh * tanh_c * sigmoid_slope(output));
+      const T tanh_c = accurate_tanh(state[i]), c = row < before_rows ? state_before[i] : first(i);
+      b.carry = carry[i], b.through = output * tanh_slope(tanh_c), b.kept = forget;
+      b.gate[0] = cell * sigmoid_slope(input);
+      b.gate[1] = c * sigmoid_slope(forget);
+      b.gate[2] = input * tanh_slope(cell);
+      b.gate[3] = tanh_c * sigmoid_slope(output);
     } else if (kind == FASTDL_RNN_GRU) {
       const T* const g = gates + row * 3 * hidden + unit;
       const T reset = g[0], update = g[hidden], fresh = g[2 * hidden];
-      const T last = row < before ? widen(h[row * y_stride + unit]) : first(i);
-      dh += carry[i];
-      carry[i] = dh * update;
-      const T d_fresh = dh * (T(1) - update) * tanh_slope(fresh);
-      const S d_update = narrow<S>(dh * (last - fresh) * sigmoid_slope(update));
-      const S d_reset = narrow<S>(d_fresh * state[i] * sigmoid_slope(reset));
-      S* const dr = grad_h + row * grad_stride + unit;
-      dx[0] = dr[0] = d_reset;
-      dx[hidden] = dr[hidden] = d_update;
-      dx[2 * hidden] = narrow<S>(d_fresh);
-      dr[2 * hidden] = narrow<S>(d_fresh * reset);
+      const T last = row < before_rows ? widen(h[row * y_stride + unit]) : first(i);
+      b.carry = carry[i], b.through = reset, b.kept = update;
+      b.gate[0] = state[i] * sigmoid_slope(reset);
+      b.gate[1] = (last - fresh) * sigmoid_slope(update);
+      b.gate[2] = (T(1) - update) * tanh_slope(fresh);
     } else {
-      const T y = widen(h[row * y_stride + unit]);
+      b.kept = widen(h[row * y_stride + unit]);
+    }
+    return b;
+  }
+
+  __device__ __forceinline__ void operator()(int64_t row, int64_t unit, const T (&sums)[kSlots],
+                                             const Before& b) const {
+    T dh = sums[0] + b.dh;
+    S* const dx = grad_x + row * grad_stride + unit;
+    if (kind == FASTDL_RNN_LSTM) {
+      const T dc = fma(dh, b.through, b.carry);
+      carry[row * hidden + unit] = dc * b.kept;
+#pragma unroll
+      for (int i = 0; i < 3; ++i) dx[i * hidden] = narrow<S>(dc * b.gate[i]);
+      dx[3 * hidden] = narrow<S>(dh * b.gate[3]);
+    } else if (kind == FASTDL_RNN_GRU) {
+      dh += b.carry;
+      carry[row * hidden + unit] = dh * b.kept;
+      const T d_fresh = dh * b.gate[2];
+      S* const dr = grad_h + row * grad_stride + unit;
+      dx[0] = dr[0] = narrow<S>(d_fresh * b.gate[0]);
+      dx[hidden] = dr[hidden] = narrow<S>(dh * b.gate[1]);
+      dx[2 * hidden] = narrow<S>(d_fresh);
+      dr[2 * hidden] = narrow<S>(d_fresh * b.through);
+    } else {
       // relu as torch: the gradient passes where the output is not <= 0, so also where it is NaN.
-      dx[0] = narrow<S>(kind == FASTDL_RNN_TANH ? dh * tanh_slope(y) : y <= T(0) ? T(0) : dh);
+      dx[0] = narrow<S>(kind == FASTDL_RNN_TANH ? dh * tanh_slope(b.kept) : b.kept <= T(0) ? T(0) : dh);
     }
   }
 };

@@ -47,18 +47,24 @@ __global__ void __launch_bounds__(kStepThreads)
   }
   unsigned* const count = arrived + blockIdx.z * gridDim.x + blockIdx.x;
   for (int64_t step = 0; step < places.steps; ++step) {
-    await(count, static_cast<unsigned>(step * gridDim.y));
     StepProduct<S> p;
     Cell cell;
     plan.prepare(places, step, blockIdx.z, p, cell);
+    const unsigned awaited = static_cast<unsigned>(step * gridDim.y);
+    bool waited = false;
     for (int64_t row0 = static_cast<int64_t>(blockIdx.x) * kStepRows; row0 < p.rows;
          row0 += static_cast<int64_t>(gridDim.x) * kStepRows) {
+      StepBefore<Cell> before;
+      begin_step(p, cell, row0, unit0, before);
+      if (!waited) await(count, awaited);
+      waited = true;
       bool by_fma = false;
       if (row0 < p.a_rows)
         by_fma = multiply_step<Planes, kSlots, kResidentStages, true>(tiles, weights, p, row0, unit0);
-      finish_step<S>(reinterpret_cast<const float*>(tiles), p, cell, row0, unit0, by_fma);
+      finish_step(reinterpret_cast<const float*>(tiles), p, cell, row0, unit0, by_fma, before);
       __syncthreads();  // the sums have been read
     }
+    if (!waited) await(count, awaited);
     arrive(count);
   }
 }

@@ -207,40 +207,64 @@ __device__ __forceinline__ float step_sum_by_fma(const StepProduct<float>& p, in
   return sum;
 }
 
-// cell(row, unit, sums) for every row and unit of the block.
+// The rows and units of a block that a thread finishes: f(i, row of the block, unit of the block).
+template <class Cell>
+constexpr int kStepEach = kStepRows * StepBlock<Cell::kSlots>::kUnits / kStepThreads;
+template <class Cell, class S, class F>
+__device__ __forceinline__ void each_of_thread(const StepProduct<S>& p, int64_t row0, int64_t unit0, F&& f) {
+  constexpr int kUnits = StepBlock<Cell::kSlots>::kUnits;
+#pragma unroll
+  for (int i = 0; i < kStepEach<Cell>; ++i) {
+    const int at = i * kStepThreads + static_cast<int>(threadIdx.x), r = at / kUnits, u = at % kUnits;
+    if (row0 + r < p.rows && unit0 + u < p.units) f(i, r, u);
+  }
+}
+
+// What a thread's cells need beside the sums.
+template <class Cell>
+struct StepBefore {
+  typename Cell::Before of[kStepEach<Cell>];
+};
+template <class S, class Cell>
+__device__ __forceinline__ void begin_step(const StepProduct<S>& p, const Cell& cell, int64_t row0,
+                                           int64_t unit0, StepBefore<Cell>& before) {
+  each_of_thread<Cell>(p, row0, unit0,
+                       [&](int i, int r, int u) { before.of[i] = cell.before(row0 + r, unit0 + u); });
+}
 template <class S, class Cell>
 __device__ __forceinline__ void finish_step(const compute_t<S>* block, const StepProduct<S>& p,
-                                            const Cell& cell, int64_t row0, int64_t unit0, bool by_fma) {
-  using T = compute_t<S>;
+                                            const Cell& cell, int64_t row0, int64_t unit0, bool by_fma,
+                                            const StepBefore<Cell>& before) {
   constexpr int kSlots = Cell::kSlots, kColumns = StepBlock<kSlots>::kColumns,
                 kUnits = StepBlock<kSlots>::kUnits;
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < kStepRows * kUnits; i += kStepThreads) {
-    const int r = i / kUnits, u = i % kUnits;
-    const int64_t row = row0 + r, unit = unit0 + u;
-    if (row >= p.rows || unit >= p.units) continue;
-    T sums[kSlots] = {};
+  each_of_thread<Cell>(p, row0, unit0, [&](int i, int r, int u) {
+    const int64_t row = row0 + r;
+    compute_t<S> sums[kSlots] = {};
     if (row < p.a_rows) {
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
-        sums[slot] = step_sum<kColumns>(block, r, slot * kUnits + u);
+        const int column = slot * kUnits + u;
+        sums[slot] = step_sum<kColumns>(block, r, column);
         if constexpr (sizeof(S) == 4) {
-          if (by_fma) sums[slot] = step_sum_by_fma(p, row, step_weights<kSlots>(p, unit0, slot * kUnits + u));
+          if (by_fma) sums[slot] = step_sum_by_fma(p, row, step_weights<kSlots>(p, unit0, column));
         }
       }
     }
-    cell(row, unit, sums);
-  }
+    cell(row, unit0 + u, sums, before.of[i]);
+  });
 }
 
 template <class S, int Planes, class Cell>
 __global__ void __launch_bounds__(kStepThreads) rnn_step(Both<StepProduct<S>> products, Both<Cell> cells) {
   constexpr int kSlots = Cell::kSlots;
   const StepProduct<S>& p = products.of[blockIdx.z];
+  const Cell& cell = cells.of[blockIdx.z];
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kStepRows,
                 unit0 = static_cast<int64_t>(blockIdx.y) * StepBlock<kSlots>::kUnits;
   if (row0 >= p.rows) return;
   auto& shared = shared_memory<StepShared<S, StepBlock<kSlots>::kColumns>>();
+  StepBefore<Cell> before;
+  begin_step(p, cell, row0, unit0, before);
   bool by_fma = false;
   const compute_t<S>* sums;
   if constexpr (sizeof(S) == 8) {
@@ -253,7 +277,7 @@ __global__ void __launch_bounds__(kStepThreads) rnn_step(Both<StepProduct<S>> pr
           multiply_step<Planes, kSlots, kStepStages, false>(shared.a.data(), shared.b.data(), p, row0, unit0);
     }
   }
-  finish_step<S>(sums, p, cells.of[blockIdx.z], row0, unit0, by_fma);
+  finish_step(sums, p, cell, row0, unit0, by_fma, before);
 }
 
 template <class S, int Planes, class Cell>

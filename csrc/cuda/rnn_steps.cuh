@@ -115,7 +115,7 @@ struct BackwardSteps {
     }
     cell.carry = dir.carry;
     cell.gates = dir.gates + row * count;
-    cell.before = before;
+    cell.before_rows = before;
     const int64_t row_before = before > 0 ? places.row(t_before) : 0;
     cell.state = dir.state + row * hidden, cell.state_before = dir.state + row_before * hidden;
     cell.first_state = dir.first_state;

@@ -2,7 +2,8 @@
 //
 //   classifier WEIGHTS < requests       a line of numbers in, the number of its class out
 //
-// WEIGHTS: for each layer its weight (out, in) and bias (out, 1), each as two int64 extents and float32 numbers.
+// WEIGHTS: for each layer its weight (out, in) and bias (out, 1), each as two int64 extents and float32
+// numbers.
 #include <fastdl/fastdl.hpp>
 
 #include <algorithm>
@@ -28,7 +29,8 @@ bool read(std::istream& in, Array& a) {
   a.columns = shape[1];
   a.data.resize(static_cast<std::size_t>(a.rows * a.columns));
   const auto bytes = static_cast<std::streamsize>(a.data.size() * sizeof(float));
-  if (!in.read(reinterpret_cast<char*>(a.data.data()), bytes)) throw std::runtime_error("weights are cut short");
+  if (!in.read(reinterpret_cast<char*>(a.data.data()), bytes))
+    throw std::runtime_error("weights are cut short");
   return true;
 }
 
@@ -51,8 +53,8 @@ class Linear {
     y.resize(static_cast<std::size_t>(outputs_));
     fastdl::matmul_packed(nullptr, fastdl::Tensor(x.data(), {inputs_}),
                           fastdl::Tensor(packed_.data(), {static_cast<int64_t>(packed_.size())}),
-                          fastdl::Tensor(bias_.data(), {outputs_}), nullptr, fastdl::Tensor(y.data(), {outputs_}),
-                          &options_);
+                          fastdl::Tensor(bias_.data(), {outputs_}), nullptr,
+                          fastdl::Tensor(y.data(), {outputs_}), &options_);
   }
 
  private:
