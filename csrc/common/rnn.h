@@ -128,6 +128,24 @@ struct RnnBackward {
   S *grad_x, *grad_h0, *grad_c0;          // NULL if not wanted
 };
 
+// Calls f(memory, elements) for every gradient of a parameter that is wanted.
+template <class S, class F>
+void rnn_for_weight_gradients(const RnnBackward<S>& p, F&& f) {
+  const RnnShape& s = p.shape;
+  const int64_t rows = s.gates * s.hidden;
+  const auto wanted = [&](S* g, int64_t n) {
+    if (g) f(g, n);
+  };
+  for (size_t i = 0; i < p.grads.size(); ++i) {
+    const RnnWeights<S>& g = p.grads[i];
+    wanted(g.ih, rows * s.input_of(static_cast<int64_t>(i) / s.directions));
+    wanted(g.hh, rows * s.state);
+    wanted(g.bias_ih, rows);
+    wanted(g.bias_hh, rows);
+    wanted(g.hr, s.state * s.hidden);
+  }
+}
+
 // Groups parameters (or their gradients) by direction; data(i) is parameter i's contiguous memory or NULL.
 template <class S, class Data>
 std::vector<RnnWeights<S>> rnn_group(const RnnShape& s, Data&& data) {

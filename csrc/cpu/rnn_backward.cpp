@@ -274,31 +274,16 @@ class BackwardLayer {
   Direction direction_[2]{};
 };
 
-// Without a single row, the gradients of the weights are zero and the others are empty.
-template <class S>
-void no_rows(const RnnBackward<S>& p) {
-  const RnnShape& s = p.shape;
-  const auto zero = [](S* g, int64_t n) {
-    if (g) std::memset(g, 0, sizeof(S) * static_cast<size_t>(n));
-  };
-  const int64_t rows = s.gates * s.hidden;
-  for (size_t i = 0; i < p.grads.size(); ++i) {
-    const RnnWeights<S>& g = p.grads[i];
-    zero(g.ih, rows * s.input_of(static_cast<int64_t>(i) / s.directions));
-    zero(g.hh, rows * s.state);
-    zero(g.bias_ih, rows);
-    zero(g.bias_hh, rows);
-    zero(g.hr, s.state * s.hidden);
-  }
-}
-
 }  // namespace
 
 template <class S>
 void rnn_backward(Context* context, const RnnBackward<S>& p) {
   using A = compute_t<S>;
   const RnnShape& s = p.shape;
-  if (p.rows.rows == 0) return no_rows(p);
+  if (p.rows.rows == 0) {  // the gradients of the weights are zero and the others are empty
+    return rnn_for_weight_gradients(
+        p, [&](S* g, int64_t n) { std::memset(g, 0, sizeof(S) * static_cast<size_t>(n)); });
+  }
   const auto bytes = [](int64_t n, size_t item) { return item * static_cast<size_t>(n); };
   const RnnReserve reserve(s, p.rows.rows);
   const int64_t rows = p.rows.rows, sequences = p.rows.sequences, directions = s.directions;

@@ -8,29 +8,13 @@
 #include "cuda/attention_decode.cuh"
 #include "cuda/attention_fma_backward.cuh"
 #include "cuda/attention_forward.cuh"
+#include "cuda/split.cuh"
 
 namespace fastdl::cuda {
 
 // The type a product of S is made in: pieces of float32 are bfloat16.
 template <class S>
 using product_t = std::conditional_t<sizeof(S) == 2, S, bfloat16>;
-
-// Calls f(planes) for the pieces that the precision asks for.
-template <class S, class F>
-void with_planes(Context* context, F&& f) {
-  if constexpr (sizeof(S) == 2) {
-    f(std::integral_constant<int, 1>{});
-  } else {
-    switch (float32_precision(context)) {
-      case FASTDL_PRECISION_HIGHEST:
-        return f(std::integral_constant<int, 3>{});
-      case FASTDL_PRECISION_HIGH:
-        return f(std::integral_constant<int, 2>{});
-      default:
-        return f(std::integral_constant<int, 1>{});
-    }
-  }
-}
 
 // Calls f(D) with the class of features; 0 where multiply-adds take over.
 template <int Planes, class F>

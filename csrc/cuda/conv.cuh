@@ -7,27 +7,12 @@
 #include "cuda/conv_config.h"
 #include "cuda/conv_gather.cuh"
 #include "cuda/conv_weight.cuh"
+#include "cuda/split.cuh"
 #include "cuda/tensor.h"
 
 namespace fastdl::cuda {
 
 constexpr int64_t kMostItems = 65535;  // what the second and third dims of a grid count
-
-// with(planes): the number of pieces that the setting of the precision asks of float32; 1 for others.
-template <class S, class F>
-void with_planes(Context* context, F&& with) {
-  if constexpr (sizeof(S) != 4) return with(std::integral_constant<int, 1>{});
-  else {
-    switch (float32_precision(context)) {
-      case FASTDL_PRECISION_HIGHEST:
-        return with(std::integral_constant<int, 3>{});
-      case FASTDL_PRECISION_HIGH:
-        return with(std::integral_constant<int, 2>{});
-      default:
-        return with(std::integral_constant<int, 1>{});
-    }
-  }
-}
 
 using TallBlock = BlockShape<128, 64, 64, 32>;
 

@@ -8,6 +8,7 @@
 #include "cuda/gemm_config.h"
 #include "cuda/gemm_fma.cuh"
 #include "cuda/gemm_mma.cuh"
+#include "cuda/split.cuh"
 #include "cuda/tensor.h"
 
 namespace fastdl::cuda {
@@ -129,17 +130,8 @@ void gemm(Context* context, const Gemm<S>& g) {
   const GemmPlan plan = gemm_plan(g.m, g.n, g.k, count, multiprocessors());
   if constexpr (sizeof(S) < 8) {
     if (plan.tensor_cores) {
-      if constexpr (sizeof(S) == 2) return gemm_by_tensor_cores<S, 1>(context, g, plan);
-      else {
-        switch (float32_precision(context)) {
-          case FASTDL_PRECISION_HIGHEST:
-            return gemm_by_tensor_cores<S, 3>(context, g, plan);
-          case FASTDL_PRECISION_HIGH:
-            return gemm_by_tensor_cores<S, 2>(context, g, plan);
-          default:
-            return gemm_by_tensor_cores<S, 1>(context, g, plan);
-        }
-      }
+      return with_planes<S>(
+          context, [&](auto planes) { gemm_by_tensor_cores<S, decltype(planes)::value>(context, g, plan); });
     }
   }
   launch_gemm_fma(context, g);

@@ -29,6 +29,7 @@ Kernel<Parameters...> named(const char* name, void (*function)(Parameters...)) {
 struct Launch {
   dim3 grid, block;
   size_t shared_bytes = 0;
+  bool together = false;  // blocks wait for each other: all run at the same time, or the launch fails
 };
 
 // What a block may use without asking for more (CUDA C++ Programming Guide, "Shared Memory").
@@ -43,6 +44,7 @@ void launch(Context* context, const Kernel<Parameters...>& kernel, const Launch&
   config.block = shape.block;
   config.shared_bytes = shape.shared_bytes;
   config.stream = stream_of(context);
+  config.cooperative = shape.together;
   const auto function = kernel.function;
   simt::launch(kernel.name, config, [=] { function(static_cast<Parameters>(arguments)...); });
 #else
@@ -57,6 +59,11 @@ void launch(Context* context, const Kernel<Parameters...>& kernel, const Launch&
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream_of(context);
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  config.attrs = &together;
+  config.numAttrs = shape.together ? 1 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel.function, static_cast<Parameters>(arguments)...),
              kernel.name);
 #endif

@@ -1,5 +1,4 @@
-// Launches of grids whose blocks may wait for each other: all of them run at the same time, or the launch
-// fails. Everything else goes through launch().
+// Grids whose blocks wait for each other (Launch::together).
 #pragma once
 
 #include "cuda/launch.h"
@@ -37,40 +36,6 @@ inline size_t most_shared_bytes() {
   check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "cudaDeviceGetAttribute");
   return static_cast<size_t>(bytes);
-}
-
-template <class... Parameters, class... Arguments>
-void launch_together(Context* context, const Kernel<Parameters...>& kernel, const Launch& shape,
-                     Arguments... arguments) {
-#ifdef FASTDL_SIMT
-  simt::LaunchConfig config;
-  config.grid = shape.grid;
-  config.block = shape.block;
-  config.shared_bytes = shape.shared_bytes;
-  config.stream = stream_of(context);
-  config.cooperative = true;
-  const auto function = kernel.function;
-  simt::launch(kernel.name, config, [=] { function(static_cast<Parameters>(arguments)...); });
-#else
-  if (shape.shared_bytes > kDefaultSharedBytes) {
-    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel.function),
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shape.shared_bytes)),
-               kernel.name);
-  }
-  cudaLaunchAttribute together{};
-  together.id = cudaLaunchAttributeCooperative;
-  together.val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = stream_of(context);
-  config.attrs = &together;
-  config.numAttrs = 1;
-  check_cuda(cudaLaunchKernelEx(&config, kernel.function, static_cast<Parameters>(arguments)...),
-             kernel.name);
-#endif
 }
 
 }  // namespace fastdl::cuda

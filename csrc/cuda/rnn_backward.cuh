@@ -194,29 +194,13 @@ class RnnBackwardLayer {
   Direction direction_[2]{};
 };
 
-// Without a single row, the gradients of the weights are zero and the others are empty.
-template <class S>
-void rnn_no_rows(Context* context, const RnnBackward<S>& p) {
-  const RnnShape& s = p.shape;
-  const auto zero = [&](S* g, int64_t n) {
-    if (g) fill_zero(context, g, n);
-  };
-  const int64_t rows = s.gates * s.hidden;
-  for (size_t i = 0; i < p.grads.size(); ++i) {
-    const RnnWeights<S>& g = p.grads[i];
-    zero(g.ih, rows * s.input_of(static_cast<int64_t>(i) / s.directions));
-    zero(g.hh, rows * s.state);
-    zero(g.bias_ih, rows);
-    zero(g.bias_hh, rows);
-    zero(g.hr, s.state * s.hidden);
-  }
-}
-
 template <class S>
 void rnn_backward(Context* context, const RnnBackward<S>& p, const RnnPlaces& places) {
   const RnnShape& s = p.shape;
   const int64_t rows = p.rows.rows, size = rows * s.width();
-  if (rows == 0) return rnn_no_rows(context, p);
+  if (rows == 0) {  // the gradients of the weights are zero and the others are empty
+    return rnn_for_weight_gradients(p, [&](S* g, int64_t n) { fill_zero(context, g, n); });
+  }
   const RnnReserve reserve(s, rows);
   const Workspace between = space<S>(context, s.layers > 1 ? 2 * size : 0);
   const S* grad_y = p.grad_y;

@@ -89,8 +89,8 @@ bool all_steps(Context* context, const Steps& plan, const RnnPlaces& places, int
   const dim3 grid(static_cast<unsigned>(chosen.row_blocks), static_cast<unsigned>(unit_blocks),
                   static_cast<unsigned>(directions));
   with_planes<S>(context, [&](auto planes) {
-    launch_together(context, FASTDL_KERNEL(rnn_all_steps<S, decltype(planes)::value, Steps>),
-                    {grid, kStepThreads, bytes}, plan, places, arrived.as<unsigned>());
+    launch(context, FASTDL_KERNEL(rnn_all_steps<S, decltype(planes)::value, Steps>),
+           {grid, kStepThreads, bytes, true}, plan, places, arrived.as<unsigned>());
   });
   return true;
 }

@@ -9,6 +9,7 @@
 #include "cuda/gemm_mma.cuh"
 #include "cuda/launch.h"
 #include "cuda/shared.cuh"
+#include "cuda/split.cuh"
 
 namespace fastdl::cuda {
 
@@ -292,23 +293,6 @@ void launch_step(Context* context, const Both<StepProduct<S>>& products, const B
                   static_cast<unsigned>(directions));
   launch(context, FASTDL_KERNEL(rnn_step<S, Planes, Cell>),
          {grid, kStepThreads, sizeof(StepShared<S, StepBlock<Cell::kSlots>::kColumns>)}, products, cells);
-}
-
-// Calls f(planes) with the products that the precision of the context asks for.
-template <class S, class F>
-void with_planes(Context* context, F&& f) {
-  if constexpr (sizeof(S) == 8) f(std::integral_constant<int, 0>{});
-  else if constexpr (sizeof(S) == 2) f(std::integral_constant<int, 1>{});
-  else {
-    switch (float32_precision(context)) {
-      case FASTDL_PRECISION_HIGHEST:
-        return f(std::integral_constant<int, 3>{});
-      case FASTDL_PRECISION_HIGH:
-        return f(std::integral_constant<int, 2>{});
-      default:
-        return f(std::integral_constant<int, 1>{});
-    }
-  }
 }
 
 template <class S, class Cell>

@@ -3,7 +3,10 @@
 // bits, one 8.
 #pragma once
 
+#include <type_traits>
+
 #include "common/narrow.h"
+#include "cuda/context.h"
 #include "cuda/ptx/convert.cuh"
 
 namespace fastdl::cuda {
@@ -25,6 +28,24 @@ __device__ __forceinline__ void split(float low, float high, uint32_t (&planes)[
     planes[i] = ptx::pack(bfloat16{}, low, high);
     low -= __uint_as_float(planes[i] << 16);
     high -= __uint_as_float(planes[i] & 0xFFFF0000u);
+  }
+}
+
+// Calls f(planes) with the number of pieces that the precision of the context asks for: of float32 3, 2 or 1;
+// 1 of 16-bit types, 0 of float64, which is not split.
+template <class S, class F>
+void with_planes(Context* context, F&& f) {
+  if constexpr (sizeof(S) == 8) f(std::integral_constant<int, 0>{});
+  else if constexpr (sizeof(S) == 2) f(std::integral_constant<int, 1>{});
+  else {
+    switch (float32_precision(context)) {
+      case FASTDL_PRECISION_HIGHEST:
+        return f(std::integral_constant<int, 3>{});
+      case FASTDL_PRECISION_HIGH:
+        return f(std::integral_constant<int, 2>{});
+      default:
+        return f(std::integral_constant<int, 1>{});
+    }
   }
 }
 
