@@ -24,21 +24,17 @@ class Tensor : public fastdl::Tensor {
   }
 };
 
-inline void throw_unless_ok(fastdl_status status) {
-  if (status != FASTDL_OK) throw Error(status, fastdl_cuda_last_error());
-}
-
 // Owns a context.
 class Context {
  public:
   explicit Context(const fastdl_cuda_context_options& options) {
-    throw_unless_ok(fastdl_cuda_context_create(&options, &context_));
+    fastdl::check(fastdl_cuda_context_create(&options, &context_), fastdl_cuda_last_error);
   }
   // stream: a cudaStream_t of the current device.
   explicit Context(void* stream) {
     fastdl_cuda_context_options options = FASTDL_CUDA_CONTEXT_OPTIONS_INIT;
     options.stream = stream;
-    throw_unless_ok(fastdl_cuda_context_create(&options, &context_));
+    fastdl::check(fastdl_cuda_context_create(&options, &context_), fastdl_cuda_last_error);
   }
   ~Context() { fastdl_cuda_context_destroy(context_); }
   Context(const Context&) = delete;
@@ -50,16 +46,8 @@ class Context {
 };
 
 // fastdl::cuda::name(...) is fastdl_cuda_name(...) with its status checked.
-template <auto Function>
-struct Checked {
-  template <class... Arguments>
-  void operator()(Arguments&&... arguments) const {
-    throw_unless_ok(Function(std::forward<Arguments>(arguments)...));
-  }
-};
-
 #define FASTDL_CUDA_CHECKED(name) \
-  inline constexpr Checked<fastdl_cuda_##name> name {}
+  inline constexpr fastdl::Checked<fastdl_cuda_##name, fastdl_cuda_last_error> name {}
 FASTDL_CUDA_CHECKED(device_count);
 FASTDL_CUDA_CHECKED(device_name);
 FASTDL_CUDA_CHECKED(check);

@@ -27,8 +27,9 @@ class Error : public std::runtime_error {
   fastdl_status status_;
 };
 
-inline void check(fastdl_status status) {
-  if (status != FASTDL_OK) throw Error(status, fastdl_last_error());
+// last_error: the library's that the status is from.
+inline void check(fastdl_status status, const char* (*last_error)() = fastdl_last_error) {
+  if (status != FASTDL_OK) throw Error(status, last_error());
 }
 
 // The bits of 16-bit floating-point numbers, for programs that have no type of their own for them.
@@ -108,11 +109,11 @@ class Context {
 };
 
 // fastdl::name(...) is fastdl_name(...) with its status checked. Pass nullptr for what is optional.
-template <auto Function>
+template <auto Function, const char* (*LastError)() = fastdl_last_error>
 struct Checked {
   template <class... Arguments>
   void operator()(Arguments&&... arguments) const {
-    check(Function(std::forward<Arguments>(arguments)...));
+    check(Function(std::forward<Arguments>(arguments)...), LastError);
   }
 };
 
