@@ -164,6 +164,11 @@ def _transpose_plan(
     return options, out
 
 
+def _planned(plan: Any, x: np.ndarray, weight: np.ndarray, *sizes: Any, groups: Any, activation: Any) -> Any:
+    """A cached plan for a call on these operands."""
+    return plan(kernels(x), x.shape[2:], weight.shape[2:], *map(_hashable, sizes), groups, activation)
+
+
 def conv(
     x: np.ndarray,
     weight: np.ndarray,
@@ -189,15 +194,8 @@ def conv(
         r = None if residual is None else residual[None]
         return conv(x[None], weight, bias, stride, padding, dilation, groups, activation, r)[0]
     shape, w = x.shape, weight.shape
-    options, size = _plan(
-        kernels(x),
-        shape[2:],
-        w[2:],
-        _hashable(stride),
-        _hashable(padding),
-        _hashable(dilation),
-        groups,
-        activation,
+    options, size = _planned(
+        _plan, x, weight, stride, padding, dilation, groups=groups, activation=activation
     )
     out = channels_last_empty(shape[0], w[0], size, x.dtype, x)
     kernels(x).conv_forward(x, weight, bias, residual, out, options)
@@ -260,16 +258,7 @@ def conv_backward(
         )
         return None if dx is None else dx[0], dw, db
     _check_saved("conv_backward", activation, saved)
-    options, _ = _plan(
-        kernels(x),
-        x.shape[2:],
-        weight.shape[2:],
-        _hashable(stride),
-        _hashable(padding),
-        _hashable(dilation),
-        groups,
-        activation,
-    )
+    options, _ = _planned(_plan, x, weight, stride, padding, dilation, groups=groups, activation=activation)
     names = ("conv_backward_data", "conv_backward_weight")
     return _backward(names, options, grad, saved, x, weight, weight.shape[0], needs)
 
@@ -299,16 +288,7 @@ def conv_pool_backward(
     [[[[0.0, 1.0, 1.0]]], [[[2.0, 3.0]]], [1.0]]
     """
     _operands(x, weight, "conv_pool_backward")
-    options, _ = _plan(
-        kernels(x),
-        x.shape[2:],
-        weight.shape[2:],
-        _hashable(stride),
-        _hashable(padding),
-        _hashable(dilation),
-        groups,
-        activation,
-    )
+    options, _ = _planned(_plan, x, weight, stride, padding, dilation, groups=groups, activation=activation)
     dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype) if needs[0] else None
     dw = empty(weight.shape, weight.dtype) if needs[1] else None
     db = empty(weight.shape[0], weight.dtype) if needs[2] else None
@@ -339,16 +319,16 @@ def conv_transpose(
         return conv_transpose(
             x[None], weight, bias, stride, padding, output_padding, groups, dilation, activation, r
         )[0]
-    options, size = _transpose_plan(
-        kernels(x),
-        x.shape[2:],
-        weight.shape[2:],
-        _hashable(stride),
-        _hashable(padding),
-        _hashable(output_padding),
-        _hashable(dilation),
-        groups,
-        activation,
+    options, size = _planned(
+        _transpose_plan,
+        x,
+        weight,
+        stride,
+        padding,
+        output_padding,
+        dilation,
+        groups=groups,
+        activation=activation,
     )
     out = channels_last_empty(x.shape[0], weight.shape[1] * max(int(groups), 1), size, x.dtype, x)
     kernels(x).conv_transpose_forward(x, weight, bias, residual, out, options)
@@ -392,16 +372,16 @@ def conv_transpose_backward(
         )
         return None if dx is None else dx[0], dw, db
     _check_saved("conv_transpose_backward", activation, saved)
-    options, _ = _transpose_plan(
-        kernels(x),
-        x.shape[2:],
-        weight.shape[2:],
-        _hashable(stride),
-        _hashable(padding),
-        _hashable(output_padding),
-        _hashable(dilation),
-        groups,
-        activation,
+    options, _ = _planned(
+        _transpose_plan,
+        x,
+        weight,
+        stride,
+        padding,
+        output_padding,
+        dilation,
+        groups=groups,
+        activation=activation,
     )
     names = ("conv_transpose_backward_data", "conv_transpose_backward_weight")
     return _backward(names, options, grad, saved, x, weight, weight.shape[1] * groups, needs)
