@@ -50,7 +50,7 @@ void unpool(Context* context, const check::ConvPoolBackward& b, const View& dens
 
 void backward(Context* context, const check::ConvPoolBackward& b) {
   View wide = b.dense, dense = b.dense;
-  if (is_narrow(wide.dtype)) wide.dtype = DType::kFloat32;  // sums are rounded once
+  if (is_narrow(wide.dtype)) wide.dtype = DType::kFloat32;  // a sum of maxima is rounded once
   const Workspace sums(context, static_cast<size_t>(wide.nbytes()));
   const Workspace rounded(context, static_cast<size_t>(is_narrow(dense.dtype) ? dense.nbytes() : 0));
   wide.data = dense.data = sums.as<void>();
