@@ -2,22 +2,27 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
 
 from fastdl.bench import baseline, compare, html, report, runner, suites, timing
+from fastdl.bench.budget import Budget, Limits
 from fastdl.bench.machine import Peaks
 from fastdl.bench.peers import Peers
 from fastdl.bench.rows import Contest, Row, sample, worst
 from fastdl.bench.runner import Outcome
+from fastdl.bench.workloads import deepbench
 from fastdl.cli import main
 
 PEAKS = Peaks({"float32": 100.0}, [("L2", 1e6, 100.0), ("DRAM", float("inf"), 10.0)])
+LIMITS = Limits(PEAKS, 0)
 
 
 def call(capsys, *args):
@@ -45,7 +50,7 @@ def outcome(key, ours, **peers):
 def test_every_suite_of_every_family_has_rows_with_unique_names():
     for name in suites.FAMILIES:
         for suite in suites.family(name).SUITES:
-            rows = suites.family(name).rows(suite, "float32")
+            rows = suites.select([name], [suite], ["float32"])
             keys = [row.key for row in rows]
             assert keys and len(set(keys)) == len(keys), (name, suite)
             assert all(row.bytes > 0 and row.flops >= 0 for row in rows)
@@ -56,14 +61,68 @@ def keys(family, suite, dtype="float32", **options):
 
 
 def test_products():
-    large = suites.select(["matmul"], ["deepbench"], ["float32"])
-    assert len(large) == 51 and all(r.flops <= 20e9 for r in large)
-    assert "matmul 64x1760x1760 NT float32 forward" in {r.key for r in large}  # DeepBench: 1760, 64, 1760, TN
     assert len(keys("matmul", "squares")) == 9
     small = keys("matmul", "small")
     assert {"matmul 16x16x16 NN float32 forward", "matmul 64x128x128x64 NN float32 forward"} <= set(small)
     assert len(keys("matmul", "sweep")) == 101
-    assert set(keys("matmul", "targets")) == {*keys("matmul", "deepbench,squares"), *small}
+    targets = suites.select(["matmul"], ["targets"], ["float32"])
+    assert {*keys("matmul", "squares"), *small} < {r.key for r in targets} and len(targets) == 136
+    assert "matmul 64x1760x1760 NT float32 forward" in {
+        r.key for r in targets
+    }  # DeepBench: 1760, 64, 1760, TN
+    assert all(r.flops <= 20e9 for r in targets if "4096x4096x4096" not in r.key and "3072x3072" not in r.key)
+
+
+def test_deepbench_has_every_row_of_its_file():
+    def found(family):
+        return {r.key for r in suites.select([family], ["deepbench"], ["float32"])}
+
+    products, convolutions = found("matmul"), found("conv")
+    for m, n, k, layout in [*deepbench("gemm"), *deepbench("gemm_inference")]:
+        assert f"matmul {n}x{m}x{k} {layout[::-1]} float32 forward" in products
+    for n, c, h, w, k, r, s, *_ in [*deepbench("conv"), *deepbench("conv_inference")]:
+        for direction in ("forward", "backward"):
+            assert any(
+                key.startswith(f"conv {n}x{c}x{h}x{w} {k}@{r}x{s} ") and key.endswith(direction)
+                for key in convolutions
+            )
+    recurrent, attention = found("rnn"), found("attention")
+    for cell, hidden, batch, steps in [*deepbench("rnn"), *deepbench("rnn_inference")]:
+        name = f"{'rnn' if cell == 'vanilla' else cell} h{hidden} b{batch} t{steps} float32"
+        assert {f"{name} forward", f"{name} both"} <= recurrent
+    assert len(attention) == 2 * len(deepbench("attention"))
+    assert not any(
+        r.note for f in suites.FAMILIES[:4] for r in suites.family(f).rows("deepbench", "float32")
+    )  # nothing is cut
+
+
+def test_the_file_of_deepbench_comes_with_the_package():
+    text = resources.files("fastdl.bench").joinpath("deepbench.json").read_text()
+    rows = {name: len(part["rows"]) for name, part in json.loads(text).items() if isinstance(part, dict)}
+    assert rows == {
+        **{"gemm": 160, "gemm_inference": 75, "conv": 94, "conv_inference": 107},
+        **{"rnn": 53, "rnn_inference": 69, "attention": 9},
+    }
+
+
+def test_a_transformer_has_all_its_parts():
+    found = {(r.op, r.direction) for r in suites.select(suites.FAMILIES, ["transformer"], ["float32"])}
+    for op in ("linear", "layer_norm", "gelu", "softmax"):
+        assert {(op, "forward"), (op, "backward")} <= found
+    assert {
+        ("attention", "both"),
+        ("cross_entropy", "both"),
+        ("adam", "step"),
+        ("transformer", "step"),
+    } <= found
+
+
+def test_all_is_every_suite():
+    everything = {r.key for r in suites.select(suites.FAMILIES, ["all"], ["float32"])}
+    for name in suites.suites():
+        if name not in ("sweep", "scaling"):
+            part = {r.key for r in suites.select(suites.FAMILIES, [name], ["float32"])}
+            assert part <= everything, name
 
 
 def test_convolutions():
@@ -71,9 +130,9 @@ def test_convolutions():
     assert len(both) == 2 * len(keys("conv", "resnet50", direction="forward"))
     assert "conv 8x3x224x224 64@7x7 s2 p3 float32 forward" in both
     assert "conv 8x512x7x7 2048@1x1 s1 p0 float32 backward" in both
-    assert len(keys("conv", "deepbench", direction="backward")) == 180
+    assert len(keys("conv", "deepbench", direction="backward")) == 191
     assert all(" g" in key for key in keys("conv", "depthwise"))
-    assert set(keys("conv", "targets")) == set(keys("conv", "resnet50,depthwise,deepbench"))
+    assert set(keys("conv", "targets")) < set(keys("conv", "resnet50,depthwise,deepbench"))
 
 
 def test_recurrent_layers_and_attention():
@@ -108,6 +167,25 @@ def test_selection():
     thinned = suites.select(["matmul", "conv"], ["targets"], ["float32"], sample=3)
     groups = [(r.group, r.direction) for r in thinned]
     assert {groups.count(g) for g in set(groups)} == {3}
+
+
+def test_a_sample_is_spread_over_ops_and_sizes():
+    """The list repeats its sizes op by op: taking each eighth row would take few of them."""
+    rows = suites.select(["elementwise"], ["sizes"], ["float32"], direction="forward")
+    some = suites.thin(rows, 10)
+    assert len(some) == 10 and [r for r in rows if r in some] == some and suites.thin(rows, 10) == some
+    assert len({r.op for r in some}) >= 7 and len({int(np.log10(r.bytes)) for r in some}) >= 4
+    assert suites.thin(rows, 1000) == rows
+
+
+def test_every_row_has_about_the_same_chance_to_be_drawn(monkeypatch):
+    rows = [row(f"a {i} float32 forward") for i in range(7)]
+    drawn, generator = np.zeros(7), random.Random(1)
+    monkeypatch.setattr(suites.random, "Random", lambda seed: generator)
+    for _ in range(700):
+        for r in suites.thin(rows, 3):
+            drawn[int(r.shape)] += 1
+    assert np.all(np.abs(drawn - 300) < 60)  # of 2,100 draws; a standard deviation is some 13
 
 
 # --- right before fast ---
@@ -172,7 +250,7 @@ def contest_of(peers, ours, right=True, **calls):
 
 
 def run_one(make):
-    return runner.run([row(make=make)], Peers([], 1), PEAKS, timing.Plan(seconds=0.001, block=1e-4))[0]
+    return runner.run([row(make=make)], Peers([], 1), LIMITS, timing.Plan(seconds=0.001, block=1e-4))[0]
 
 
 def test_a_wrong_result_fails_and_is_not_timed():
@@ -185,7 +263,7 @@ def test_an_error_fails_and_a_narrow_dtype_that_is_not_taken_is_skipped():
         raise TypeError("softmax: expected float32, got " + 1000 * "bfloat16")
 
     assert run_one(make).status == "failed"
-    (out,) = runner.run([row("a 1 bfloat16 forward", make)], Peers([], 1), PEAKS, timing.Plan())
+    (out,) = runner.run([row("a 1 bfloat16 forward", make)], Peers([], 1), LIMITS, timing.Plan())
     assert out.status == "skipped" and "softmax" in out.reason and len(out.reason) < 200
 
 
@@ -200,15 +278,15 @@ def test_a_peer_that_raises_is_reported_and_left_out():
 
 def test_rows_beyond_the_budget_are_reported_as_not_run():
     rows = [row(f"a {i} float32 forward", lambda p: contest_of(p, lambda: (1,))) for i in range(3)]
-    outcomes = runner.run(rows, Peers([], 1), PEAKS, timing.Plan(seconds=0.001), budget=1e-9)
+    outcomes = runner.run(rows, Peers([], 1), LIMITS, timing.Plan(seconds=0.001), budget=1e-9)
     assert [o.status for o in outcomes] == ["not run"] * 3
     assert "3 rows not run" in report.footer(outcomes)
 
 
 def test_a_budget_leaves_rows_out_evenly():
     rows = [row(f"a {i} float32 forward", flops=(i % 3) * 1e9) for i in range(200)]
-    expected = sum(map(runner._expected, rows))
-    clock = runner._Budget(expected / 3, rows)
+    expected = sum(map(LIMITS.expected, rows))
+    clock = Budget(expected / 3, rows, LIMITS)
     spent, kept = 0.0, []
     for r in rows:  # rows take as long as expected, but no time passes here
         clock.end -= spent
@@ -217,11 +295,11 @@ def test_a_budget_leaves_rows_out_evenly():
         kept.append(share is not None)
         if share:
             assert share.seconds < 0.5
-            spent = runner._expected(r)
+            spent = LIMITS.expected(r)
             clock.took(r, spent)
     assert 55 <= sum(kept) <= 75 and all(any(kept[i : i + 6]) for i in range(190))
     plan = timing.Plan()
-    assert runner._Budget(None, rows).next_row(rows[0], plan) is plan
+    assert Budget(None, rows, LIMITS).next_row(rows[0], plan) is plan
 
 
 def test_one_thread_is_a_peer():
@@ -233,7 +311,7 @@ def test_one_thread_is_a_peer():
         fastdl.set_num_threads(2)
         peers = Peers(["one-thread"], 2)
         make = lambda p: contest_of(p, lambda: seen.append(fastdl.get_num_threads()))  # noqa: E731
-        (out,) = runner.run([row(make=make)], peers, PEAKS, timing.Plan(seconds=0.001, block=1e-5))
+        (out,) = runner.run([row(make=make)], peers, LIMITS, timing.Plan(seconds=0.001, block=1e-5))
         assert out.best == "one-thread" and set(seen) == {1, 2} and fastdl.get_num_threads() == 2
     finally:
         fastdl.set_num_threads(before)

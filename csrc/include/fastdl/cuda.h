@@ -69,6 +69,7 @@ FASTDL_CUDA_OP(linear_backward);
 FASTDL_CUDA_OP(conv_forward);
 FASTDL_CUDA_OP(conv_backward_data);
 FASTDL_CUDA_OP(conv_backward_weight);
+FASTDL_CUDA_OP(conv_pool_backward);
 FASTDL_CUDA_OP(conv_transpose_forward);
 FASTDL_CUDA_OP(conv_transpose_backward_data);
 FASTDL_CUDA_OP(conv_transpose_backward_weight);

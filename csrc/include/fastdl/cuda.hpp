@@ -64,6 +64,7 @@ FASTDL_CUDA_CHECKED(linear_backward);
 FASTDL_CUDA_CHECKED(conv_forward);
 FASTDL_CUDA_CHECKED(conv_backward_data);
 FASTDL_CUDA_CHECKED(conv_backward_weight);
+FASTDL_CUDA_CHECKED(conv_pool_backward);
 FASTDL_CUDA_CHECKED(conv_transpose_forward);
 FASTDL_CUDA_CHECKED(conv_transpose_backward_data);
 FASTDL_CUDA_CHECKED(conv_transpose_backward_weight);
