@@ -100,7 +100,7 @@ int64_t dense_row(const Image<T>& x, const Lattice& l) {
     if (axis >= 0 && (l.out_step[axis] != 1 || l.count[axis] != size)) return 0;
     if (size == 1) continue;
     if (row == 0) row = step;
-    if (step != row * rows) return 0;
+    if (step == 0 || step != row * rows) return 0;
     rows *= size;
   }
   return row ? row : x.c;
