@@ -127,13 +127,18 @@ def _check_writable(option: str, path: str) -> None:
         raise ValueError(f"{option} {path}: cannot be written")
 
 
+def _margin(args: argparse.Namespace) -> float:
+    """How much faster or slower is no change yet."""
+    return 0.03 if args.fail_above is None else args.fail_above
+
+
 def _compare(args: argparse.Namespace) -> int:
     """Of two files. Returns 1 if --fail-above is given and a row is SLOWER by more than that."""
     from ..bench import baseline, compare
 
     if len(args.family) != 3:
         raise ValueError("expected: fastdl bench compare OLD.json NEW.json")
-    margin = 0.03 if args.fail_above is None else args.fail_above
+    margin = _margin(args)
     old, new = map(baseline.load, args.family[1:])
     verdicts = compare.compare(old, new, margin)
     print(compare.text(verdicts, margin))
@@ -157,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
         return _compare(args) if args.family[0] == "compare" else _report(args)
     import fastdl
 
-    from ..bench import baseline, html, machine, report, runner, suites, timing
+    from ..bench import baseline, compare, html, machine, report, runner, suites, timing
     from ..bench.budget import Limits
     from ..bench.peers import Peers
     from ..bench.progress import Progress
@@ -221,8 +226,8 @@ def run(args: argparse.Namespace) -> int:
         html.write(args.html, document)
     failed = any(o.status == runner.FAILED for o in outcomes)
     if old is not None:
-        fraction = 0.05 if args.fail_above is None else args.fail_above
-        changes = baseline.compare(outcomes, env, old)
-        print(baseline.text(changes, old, args.baseline, fraction))
-        failed |= args.fail_above is not None and bool(baseline.slower(changes, fraction))
+        margin = _margin(args)
+        verdicts = compare.compare(old, document, margin)
+        print(f"\nagainst {baseline.title(old, args.baseline)}:\n{compare.text(verdicts, margin)}")
+        failed |= args.fail_above is not None and any(v.verdict == compare.SLOWER for v in verdicts)
     return int(failed)
