@@ -54,7 +54,6 @@ void bind_conv(py::module_& m) {
   m.def("conv_forward", forward<fastdl_conv_forward>);
   m.def("conv_backward_data", backward_data<fastdl_conv_backward_data>);
   m.def("conv_backward_weight", backward_weight<fastdl_conv_backward_weight>);
-#ifndef FASTDL_BINDING_CUDA  // the CPU's
   m.def("conv_pool_backward",
         [](const In& grad_out, const In& out, const In& indices, const In& x, const In& weight,
            const Out& grad_x, const Out& grad_weight, const Out& grad_bias, const ConvOptions& options) {
@@ -63,7 +62,6 @@ void bind_conv(py::module_& m) {
                                              grad_bias, &options.value);
           });
         });
-#endif
   m.def("conv_transpose_forward", forward<fastdl_conv_transpose_forward>);
   m.def("conv_transpose_backward_data", backward_data<fastdl_conv_transpose_backward_data>);
   m.def("conv_transpose_backward_weight", backward_weight<fastdl_conv_transpose_backward_weight>);

@@ -64,6 +64,27 @@ fastdl_conv_options conv_options(const fastdl_conv_options* options, const char*
   return read_options(options, fastdl_conv_options FASTDL_CONV_OPTIONS_INIT, op);
 }
 
+// The shape of the convolution's output, in C order with the channels last.
+View convolved(const View& x, const View& weight, const fastdl_conv_options& o) {
+  View v = x;
+  v.data = nullptr;
+  if (weight.ndim != x.ndim || x.ndim < 3) return v;  // refused when the geometry is checked
+  v.shape[1] = weight.shape[0];
+  for (int i = 0; i + 2 < v.ndim; ++i) {
+    const int64_t reach = o.dilation[i] * (weight.shape[2 + i] - 1) + 1;
+    const int64_t room = x.shape[2 + i] + o.padding[i] + o.padding_end[i] - reach;
+    v.shape[2 + i] = room < 0 || o.stride[i] < 1 ? 0 : room / o.stride[i] + 1;
+  }
+  v.strides[1] = 1;
+  int64_t step = v.shape[1];
+  for (int i = v.ndim - 1; i >= 2; --i) {
+    v.strides[i] = step;
+    step *= v.shape[i];
+  }
+  v.strides[0] = step;
+  return v;
+}
+
 ConvWindows windows(const View& image, const View& columns, const int64_t* kernel,
                     const fastdl_conv_options* options, const char* op) {
   const fastdl_conv_options o = conv_options(options, op);
@@ -225,6 +246,41 @@ ConvBackwardWeight conv_backward_weight(const fastdl_tensor* grad_, const fastdl
                  shape_string(b.grad).c_str());
   }
   b.grad_bias = optional_vector(grad_bias_, b.grad.dtype, b.grad.shape[1], op, "grad_bias");
+  if (b.grad_bias) check_out(*b.grad_bias, op, "grad_bias");
+  return b;
+}
+
+ConvPoolBackward conv_pool_backward(const fastdl_tensor* grad_, const fastdl_tensor* out_,
+                                    const fastdl_tensor* indices_, const fastdl_tensor* x_,
+                                    const fastdl_tensor* weight_, const fastdl_tensor* grad_x_,
+                                    const fastdl_tensor* grad_weight_, const fastdl_tensor* grad_bias_,
+                                    const fastdl_conv_options* options) {
+  const char* op = "conv_pool_backward";
+  ConvPoolBackward b{};
+  b.grad = any_float_view(grad_, op, "grad_out");
+  const DType type = b.grad.dtype;
+  b.indices = view_like(indices_, DType::kInt32, op, "indices");
+  check_same_shape(b.grad, "grad_out", b.indices, "indices", op);
+  b.x = view_like(x_, type, op, "x");
+  b.weight = view_like(weight_, type, op, "weight");
+  b.options = conv_options(options, op);
+  const int kind = b.options.activation.kind;
+  FASTDL_CHECK(kind == FASTDL_ACT_NONE || kind == FASTDL_ACT_RELU, FASTDL_ERROR_VALUE,
+               "%s: expected no activation or ReLU, got kind %d", op, kind);
+  FASTDL_CHECK(kind == FASTDL_ACT_NONE || out_, FASTDL_ERROR_VALUE,
+               "%s: the activation's derivative needs out, got NULL", op);
+  if (kind == FASTDL_ACT_RELU) b.out = optional_like(out_, b.grad, "grad_out", op, "out");
+  check_ndim(b.grad, b.x.ndim, op, "grad_out");
+  b.dense = convolved(b.x, b.weight, b.options);
+  b.geometry = conv_geometry(b.x, b.weight, b.dense, b.options, {op, "x", "out", "weight", false});
+  FASTDL_CHECK(b.grad.shape[0] == b.geometry.n && b.grad.shape[1] == b.geometry.o, FASTDL_ERROR_SHAPE,
+               "%s: grad_out of shape %s does not fit x of shape %s and weight of shape %s", op,
+               shape_string(b.grad).c_str(), shape_string(b.x).c_str(), shape_string(b.weight).c_str());
+  b.grad_x = optional_like(grad_x_, b.x, "x", op, "grad_x");
+  if (b.grad_x) check_out(*b.grad_x, op, "grad_x");
+  b.grad_weight = optional_like(grad_weight_, b.weight, "weight", op, "grad_weight");
+  if (b.grad_weight) check_out(*b.grad_weight, op, "grad_weight");
+  b.grad_bias = optional_vector(grad_bias_, type, b.geometry.o, op, "grad_bias");
   if (b.grad_bias) check_out(*b.grad_bias, op, "grad_bias");
   return b;
 }

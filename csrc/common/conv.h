@@ -66,6 +66,21 @@ ConvBackwardWeight conv_backward_weight(const fastdl_tensor* grad_out, const fas
                                         const fastdl_tensor* grad_bias, const fastdl_conv_options* options,
                                         bool transposed);
 
+// The gradients of a convolution and the max pooling after it.
+struct ConvPoolBackward {
+  View grad, indices, x, weight;
+  View dense;               // the shape of the convolution's output; no data
+  std::optional<View> out;  // there if there is an activation: ReLU
+  std::optional<View> grad_x, grad_weight, grad_bias;
+  fastdl_conv_options options;
+  ConvGeometry geometry;
+};
+ConvPoolBackward conv_pool_backward(const fastdl_tensor* grad_out, const fastdl_tensor* out,
+                                    const fastdl_tensor* indices, const fastdl_tensor* x,
+                                    const fastdl_tensor* weight, const fastdl_tensor* grad_x,
+                                    const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
+                                    const fastdl_conv_options* options);
+
 // The sliding blocks of an image of two axes.
 struct ConvWindows {
   int64_t kernel[2], stride[2], padding[2], dilation[2], size[2], count[2];

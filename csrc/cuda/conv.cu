@@ -105,14 +105,6 @@ void forward(Context* context, const check::ConvForward& f, bool transposed) {
          transposed ? "conv_transpose" : "conv");
 }
 
-void backward_data(Context* context, const check::ConvBackwardData& b, bool transposed) {
-  const bool activated = b.activation.kind != FASTDL_ACT_NONE;
-  gather(context,
-         {b.geometry, b.grad, b.weight, b.grad_x, activated ? &*b.saved : nullptr, nullptr, nullptr,
-          b.activation, !transposed},
-         transposed ? "conv_transpose_backward_data" : "conv_backward_data");
-}
-
 template <class S>
 void run_weight(Context* context, const check::ConvBackwardWeight& b, bool transposed) {
   const ConvGeometry& g = b.geometry;
@@ -147,14 +139,22 @@ void run_weight(Context* context, const check::ConvBackwardWeight& b, bool trans
   }
 }
 
-void backward_weight(Context* context, const check::ConvBackwardWeight& b, bool transposed) {
+}  // namespace
+
+void conv_backward_data(Context* context, const check::ConvBackwardData& b, bool transposed) {
+  const bool activated = b.activation.kind != FASTDL_ACT_NONE;
+  gather(context,
+         {b.geometry, b.grad, b.weight, b.grad_x, activated ? &*b.saved : nullptr, nullptr, nullptr,
+          b.activation, !transposed},
+         transposed ? "conv_transpose_backward_data" : "conv_backward_data");
+}
+
+void conv_backward_weight(Context* context, const check::ConvBackwardWeight& b, bool transposed) {
   if (b.grad_weight) {
     check_extents(b.geometry, transposed ? "conv_transpose_backward_weight" : "conv_backward_weight");
   }
   dispatch_storage(b.grad.dtype, [&](auto zero) { run_weight<decltype(zero)>(context, b, transposed); });
 }
-
-}  // namespace
 
 template <class S>
 void finish_weight(Context* context, const ConvGeometry& g, const WeightParts<compute_t<S>>& parts,
@@ -193,7 +193,8 @@ fastdl_status fastdl_cuda_conv_backward_data(fastdl_context* context, const fast
                                              const fastdl_tensor* grad_x,
                                              const fastdl_conv_options* options) {
   return guarded([&] {
-    backward_data(context, check::conv_backward_data(grad_out, saved, weight, grad_x, options, false), false);
+    conv_backward_data(context, check::conv_backward_data(grad_out, saved, weight, grad_x, options, false),
+                       false);
   });
 }
 
@@ -203,9 +204,9 @@ fastdl_status fastdl_cuda_conv_backward_weight(fastdl_context* context, const fa
                                                const fastdl_tensor* grad_bias,
                                                const fastdl_conv_options* options) {
   return guarded([&] {
-    backward_weight(context,
-                    check::conv_backward_weight(grad_out, saved, x, grad_weight, grad_bias, options, false),
-                    false);
+    conv_backward_weight(
+        context, check::conv_backward_weight(grad_out, saved, x, grad_weight, grad_bias, options, false),
+        false);
   });
 }
 
@@ -223,7 +224,8 @@ fastdl_status fastdl_cuda_conv_transpose_backward_data(fastdl_context* context, 
                                                        const fastdl_tensor* grad_x,
                                                        const fastdl_conv_options* options) {
   return guarded([&] {
-    backward_data(context, check::conv_backward_data(grad_out, saved, weight, grad_x, options, true), true);
+    conv_backward_data(context, check::conv_backward_data(grad_out, saved, weight, grad_x, options, true),
+                       true);
   });
 }
 
@@ -234,9 +236,9 @@ fastdl_status fastdl_cuda_conv_transpose_backward_weight(fastdl_context* context
                                                          const fastdl_tensor* grad_bias,
                                                          const fastdl_conv_options* options) {
   return guarded([&] {
-    backward_weight(context,
-                    check::conv_backward_weight(grad_out, saved, x, grad_weight, grad_bias, options, true),
-                    true);
+    conv_backward_weight(
+        context, check::conv_backward_weight(grad_out, saved, x, grad_weight, grad_bias, options, true),
+        true);
   });
 }
 }

@@ -113,6 +113,10 @@ template <class S>
 void depthwise_weight(Context* context, const ConvGeometry& g, const GroupedImage& in,
                       const GroupedImage& grad, const View& grad_weight);
 
+// The gradients, of checked arguments.
+void conv_backward_data(Context* context, const check::ConvBackwardData& b, bool transposed);
+void conv_backward_weight(Context* context, const check::ConvBackwardWeight& b, bool transposed);
+
 // Adds parts of a weight gradient [part][size], in their order; element (o, c, tap) of it is at
 // o * o_step + tap * tap_step + c * c_step within its group's.
 template <class T>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,27 @@ def _pairs(queries: int, keys: int, causal: int) -> float:
     return queries * (queries + 1) / 2 if causal else float(queries * keys)
 
 
+def _whole(row: Sequence[int]) -> Shape:
+    batch, heads, kv, queries, keys, features, causal = row
+    return (batch, heads, kv, queries, keys, features, causal, heads)
+
+
 def _cut(row: Sequence[int]) -> Shape:
     batch, heads, kv, queries, keys, features, causal = row
     group = heads // kv
     each = 4.0 * batch * _pairs(queries, keys, causal) * features
     left = min(heads, max(group, int(_WORK / each) // group * group))
     return (batch, left, left // group, queries, keys, features, causal, heads)
+
+
+#: BERT-base on eight texts of 128 tokens, GPT-2 small on one of 1,024 and generating eight texts at once, and a layer
+#: of 32 heads in groups of four (Llama 3 8B: 32 and 8 heads of 128).
+_TRANSFORMER = (
+    (8, 12, 12, 128, 128, 64, 0),
+    (1, 12, 12, 1024, 1024, 64, 1),
+    (8, 12, 12, 1, 1024, 64, 0),
+    (1, 32, 8, 1024, 1024, 128, 1),
+)
 
 
 def _file() -> list[Shape]:
@@ -43,7 +59,8 @@ def _file() -> list[Shape]:
 SUITES: dict[str, list[tuple[str, list[Shape]]]] = {
     "quick": [("attention", [_cut((8, 12, 12, 128, 128, 64, 0)), _cut((4, 12, 12, 512, 512, 64, 1)),
                              _cut((4, 12, 12, 1, 2048, 64, 0))])],
-    "deepbench": [("attention", _file())],
+    "deepbench": [("attention", [_whole(row) for row in deepbench("attention")])],
+    "transformer": [("attention", [_whole(row) for row in _TRANSFORMER])],
     "scaling": [("attention", [_cut((1, 16, 16, 2048, 2048, 64, 1))])],
     "targets": [("attention", _file())],
 }  # fmt: skip
@@ -113,6 +130,7 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
     first = queries // 2 if both else 0
     some = first + sample(rng, queries - first, 16)
 
+    @cache
     def reference(place: tuple[int, int]) -> _Reference:
         i, head = place
         j = head // (heads // kv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .workloads import deepbench
 
 FAMILY = "conv"
 DIRECTIONS = ("forward", "backward")
-_LARGEST = 20e9  # floating-point operations of a forward call
+_LARGEST = 20e9  # floating-point operations of a forward call of the targets
 _IMAGE_CHANNELS = 3  # an input of so few channels is an image, which wants no gradient
 
 # n, c, h, w, k, r, s, stride h and w, padding h and w, groups: DeepBench's columns and one more
@@ -43,7 +44,12 @@ def _resnet50(n: int = 8) -> list[Shape]:
 
 def _deepbench() -> list[Shape]:
     shapes = [(*row, 1) for key in ("conv", "conv_inference") for row in deepbench(key)]
-    return [s for s in dict.fromkeys(shapes) if flops(s) <= _LARGEST]
+    return list(dict.fromkeys(shapes))
+
+
+def _targets() -> list[Shape]:
+    affordable = [s for s in _deepbench() if flops(s) <= _LARGEST]
+    return list(dict.fromkeys([*_resnet50(), *_depthwise(), *affordable]))
 
 
 def _depthwise(n: int = 8) -> list[Shape]:
@@ -79,7 +85,7 @@ SUITES: dict[str, list[tuple[str, list[Shape]]]] = {
     "scaling": [
         ("conv", [_square(8, 64, 56, 64, 3), _square(8, 256, 14, 256, 3), _square(8, 256, 56, 64, 1)])
     ],
-    "targets": [("conv", list(dict.fromkeys([*_resnet50(), *_depthwise(), *_deepbench()])))],
+    "targets": [("conv", _targets())],
 }
 
 
@@ -135,20 +141,23 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     stride, padding, dilation, _ = _options(shape)
     places = sample(rng, n * p * q, 64)
 
-    def error(outputs: Sequence[Any]) -> float:
-        y = outputs[0]
+    where = list(zip(*np.unravel_index(places, (n, p, q))))
+
+    @cache
+    def expected() -> np.ndarray:
         flat = weight.astype(np.float64).reshape(groups, k // groups, -1)
-        pairs = []
-        for i, a, b in zip(*np.unravel_index(places, (n, p, q))):
+        found = []
+        for i, a, b in where:
             patch = np.zeros((c, r, s))
             top, left = a * sh - ph, b * sw - pw
             r0, r1, s0, s1 = max(0, -top), min(r, h - top), max(0, -left), min(s, w - left)
             if r0 < r1 and s0 < s1:  # not wholly in the padding
                 patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
-            value = (flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64)
-            pairs.append((y[i, :, a, b], value))
-        actual, expected = (np.stack(side) for side in zip(*pairs))
-        return worst([(actual, expected)])
+            found.append((flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64))
+        return np.stack(found)
+
+    def error(outputs: Sequence[Any]) -> float:
+        return worst([(np.stack([outputs[0][i, :, a, b] for i, a, b in where]), expected())])
 
     contest = Contest(
         peers, lambda: (ops.conv(x, weight, bias, stride, padding, dilation, groups),), error, _LIMITS[dtype]
@@ -206,20 +215,26 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     places, channels = sample(rng, n * h * w, 64), sample(rng, k, 2)
     some = sample(rng, c // groups, 8)
 
+    where = list(zip(*np.unravel_index(places, (n, h, w))))
+
     def error(outputs: Sequence[Any]) -> float:
         dx, dw, db = outputs
-        pairs = [(np.asarray(db)[channels], grad[:, channels].astype(np.float64).sum((0, 2, 3)))]
+        pairs = [(np.asarray(db)[channels], _db())]
         if needs[0]:
-            pairs.append(_dx_pair(dx))
+            pairs.append((np.stack([dx[i, :, a, b] for i, a, b in where]), _dx()))
         for j in channels:
-            first = j // (k // groups) * (c // groups)
-            pairs.append((np.asarray(dw)[j, some], _dw(int(j), first + some)))
+            pairs.append((np.asarray(dw)[j, some], _dw(int(j))))
         return worst(pairs)
 
-    def _dx_pair(dx: Any) -> tuple[np.ndarray, np.ndarray]:
-        actual, expected = [], []
+    @cache
+    def _db() -> np.ndarray:
+        return grad[:, channels].astype(np.float64).sum((0, 2, 3))
+
+    @cache
+    def _dx() -> np.ndarray:
+        expected = []
         taps = weight.astype(np.float64).reshape(groups, k // groups, c // groups, r, s)
-        for i, a, b in zip(*np.unravel_index(places, (n, h, w))):
+        for i, a, b in where:
             total = np.zeros((groups, c // groups))
             for u in range(r):
                 for v in range(s):
@@ -227,11 +242,12 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
                     if down == 0 and right == 0 and 0 <= top < p and 0 <= left < q:
                         g = grad[i, :, top, left].astype(np.float64).reshape(groups, 1, k // groups)
                         total += (g @ taps[..., u, v])[:, 0]
-            actual.append(dx[i, :, a, b])
             expected.append(total.ravel())
-        return np.stack(actual), np.stack(expected)
+        return np.stack(expected)
 
-    def _dw(j: int, inputs: np.ndarray) -> np.ndarray:
+    @cache
+    def _dw(j: int) -> np.ndarray:
+        inputs = j // (k // groups) * (c // groups) + some
         g, taken = grad[:, j].astype(np.float64), x[:, inputs].astype(np.float64)
         result = np.zeros((len(inputs), r, s))
         for u in range(r):

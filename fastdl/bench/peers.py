@@ -108,8 +108,10 @@ def nhwc(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(array, 1, -1))
 
 
-def to_numpy(value: Any) -> np.ndarray:
-    """An array of what a peer returned (bfloat16 widened)."""
+def to_numpy(value: Any) -> Any:
+    """An array of what a peer returned (bfloat16 widened), a list of a list of them."""
+    if isinstance(value, (list, tuple)):
+        return [to_numpy(v) for v in value]
     if hasattr(value, "detach"):
         value = value.detach()
         if "bfloat16" in str(value.dtype):

@@ -139,7 +139,7 @@ def footer(outcomes: Sequence[Outcome]) -> str:
         members = [o for o in outcomes if o.status == status]
         if members:
             reasons = dict.fromkeys(o.reason for o in members)
-            lines.append(f"\n{len(members)} rows {status}: {'; '.join(list(reasons)[:3])}")
+            lines.append(f"\n{_count(len(members), 'row')} {status}: {'; '.join(list(reasons)[:3])}")
     return "\n".join(lines)
 
 

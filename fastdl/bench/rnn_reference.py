@@ -1,4 +1,5 @@
-"""LSTM and GRU in float64, plainly, for the few sequences that a check looks at. Gates are in torch's order."""
+"""RNN with ReLU ("vanilla"), LSTM and GRU in float64, plainly, for the few sequences that a check looks at. Gates are
+in torch's order."""
 
 from __future__ import annotations
 
@@ -28,6 +29,9 @@ def forward(cell: str, x: np.ndarray, params: Sequence[np.ndarray]) -> tuple[np.
             old, c = c, f * c + i * g
             h = o * np.tanh(c)
             saved.append((before, i, f, g, o, old, c))
+        elif cell == "vanilla":
+            h = np.maximum(a + h @ r.T + d, 0)
+            saved.append((before, h))
         else:
             ar, az, an = np.split(a, 3, -1)
             hr, hz, hn = np.split(h @ r.T + d, 3, -1)
@@ -59,6 +63,10 @@ def backward(
             parts = (dc * g * i * (1 - i), dc * old * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o))
             da = ds = np.concatenate(parts, -1)
             dc = dc * f
+            dh = ds @ r
+        elif cell == "vanilla":
+            before, h = saved[step]
+            da = ds = dh * (h > 0)
             dh = ds @ r
         else:
             before, reset, z, n, hn = saved[step]

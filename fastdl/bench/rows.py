@@ -27,7 +27,8 @@ class Row:
     group: the line of the summary it counts in. direction: "forward", "backward" (the gradients alone), "both" (a
     forward and a backward call) or "step" (of training). flops, bytes: what the work cannot do without: the
     multiply-adds (2 each), and every input read once and every output written once. held: bytes of all arrays
-    together, where it is not ``bytes``. note: what was cut to keep the row affordable.
+    together, where it is not ``bytes``. note: what was cut to keep the row affordable. reread: bytes read once more in
+    any implementation (recurrent weights at every step), of which only the expected time knows.
     """
 
     group: str
@@ -40,6 +41,7 @@ class Row:
     make: Callable[[Peers], Contest] = field(repr=False, compare=False)
     note: str = ""
     held: float = 0.0
+    reread: float = 0.0
 
     @property
     def key(self) -> str:

@@ -100,6 +100,8 @@ _ALL = [
 # model, batch, direction
 SUITES: dict[str, list[tuple[str, int, str]]] = {
     "quick": [("cnn", 32, "step"), ("mlp32", 32, "step"), ("mlp32", 32, "forward")],
+    "train": _ALL,
+    "transformer": [("transformer", 32, "step")],
     "targets": _ALL,
 }
 

@@ -277,10 +277,10 @@ def conv_pool_backward(
     needs: Sequence[Any] = ALL,
 ) -> tuple[Any, Any, Any]:
     """Gradients of ``max_pool(conv(x, weight, bias, ..., activation))`` with respect to x, weight and bias; None where
-    ``needs`` is false. On the CPU only.
+    ``needs`` is false.
 
     grad, out and indices (int32): the pooled output's gradient, the output itself, and the positions of the maxima as
-    `max_pool` returns them. ``activation``: None or "relu". Only the products of the maxima are formed.
+    `max_pool` returns them. ``activation``: None or "relu". On the CPU only the products of the maxima are formed.
 
     >>> x, weight = np.array([[[1, 2, 3]]], np.float32), np.ones((1, 1, 2), np.float32)
     >>> one, where = np.ones((1, 1, 1), np.float32), np.ones((1, 1, 1), np.int32)
@@ -289,10 +289,10 @@ def conv_pool_backward(
     """
     _operands(x, weight, "conv_pool_backward")
     options, _ = _planned(_plan, x, weight, stride, padding, dilation, groups=groups, activation=activation)
-    dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype) if needs[0] else None
-    dw = empty(weight.shape, weight.dtype) if needs[1] else None
-    db = empty(weight.shape[0], weight.dtype) if needs[2] else None
-    kernels(None).conv_pool_backward(grad, out, indices, x, weight, dx, dw, db, options)
+    dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype, x) if needs[0] else None
+    dw = empty(weight.shape, weight.dtype, x) if needs[1] else None
+    db = empty(weight.shape[0], weight.dtype, x) if needs[2] else None
+    kernels(x).conv_pool_backward(grad, out, indices, x, weight, dx, dw, db, options)
     return dx, dw, db
 
 

@@ -51,6 +51,7 @@ class Context {
 FASTDL_CUDA_CHECKED(device_count);
 FASTDL_CUDA_CHECKED(device_name);
 FASTDL_CUDA_CHECKED(check);
+FASTDL_CUDA_CHECKED(version_check);
 FASTDL_CUDA_CHECKED(set_float32_precision);
 FASTDL_CUDA_CHECKED(convert);
 FASTDL_CUDA_CHECKED(softmax_forward);
@@ -63,6 +64,7 @@ FASTDL_CUDA_CHECKED(linear_backward);
 FASTDL_CUDA_CHECKED(conv_forward);
 FASTDL_CUDA_CHECKED(conv_backward_data);
 FASTDL_CUDA_CHECKED(conv_backward_weight);
+FASTDL_CUDA_CHECKED(conv_pool_backward);
 FASTDL_CUDA_CHECKED(conv_transpose_forward);
 FASTDL_CUDA_CHECKED(conv_transpose_backward_data);
 FASTDL_CUDA_CHECKED(conv_transpose_backward_weight);
