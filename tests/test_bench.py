@@ -1,23 +1,25 @@
 """`fastdl bench`: what it runs, checks, writes and refuses. Never how fast anything is."""
 
 import json
-import os
-import re
-import shutil
+import random
 import subprocess
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
 
-from fastdl.bench import baseline, compare, html, report, runner, suites, timing
+from fastdl.bench import report, runner, suites, timing
+from fastdl.bench.budget import Budget, Limits
 from fastdl.bench.machine import Peaks
 from fastdl.bench.peers import Peers
 from fastdl.bench.rows import Contest, Row, sample, worst
 from fastdl.bench.runner import Outcome
+from fastdl.bench.workloads import deepbench
 from fastdl.cli import main
 
 PEAKS = Peaks({"float32": 100.0}, [("L2", 1e6, 100.0), ("DRAM", float("inf"), 10.0)])
+LIMITS = Limits(PEAKS, 0)
 
 
 def call(capsys, *args):
@@ -45,7 +47,7 @@ def outcome(key, ours, **peers):
 def test_every_suite_of_every_family_has_rows_with_unique_names():
     for name in suites.FAMILIES:
         for suite in suites.family(name).SUITES:
-            rows = suites.family(name).rows(suite, "float32")
+            rows = suites.select([name], [suite], ["float32"])
             keys = [row.key for row in rows]
             assert keys and len(set(keys)) == len(keys), (name, suite)
             assert all(row.bytes > 0 and row.flops >= 0 for row in rows)
@@ -56,14 +58,68 @@ def keys(family, suite, dtype="float32", **options):
 
 
 def test_products():
-    large = suites.select(["matmul"], ["deepbench"], ["float32"])
-    assert len(large) == 51 and all(r.flops <= 20e9 for r in large)
-    assert "matmul 64x1760x1760 NT float32 forward" in {r.key for r in large}  # DeepBench: 1760, 64, 1760, TN
     assert len(keys("matmul", "squares")) == 9
     small = keys("matmul", "small")
     assert {"matmul 16x16x16 NN float32 forward", "matmul 64x128x128x64 NN float32 forward"} <= set(small)
     assert len(keys("matmul", "sweep")) == 101
-    assert set(keys("matmul", "targets")) == {*keys("matmul", "deepbench,squares"), *small}
+    targets = suites.select(["matmul"], ["targets"], ["float32"])
+    assert {*keys("matmul", "squares"), *small} < {r.key for r in targets} and len(targets) == 136
+    assert "matmul 64x1760x1760 NT float32 forward" in {
+        r.key for r in targets
+    }  # DeepBench: 1760, 64, 1760, TN
+    assert all(r.flops <= 20e9 for r in targets if "4096x4096x4096" not in r.key and "3072x3072" not in r.key)
+
+
+def test_deepbench_has_every_row_of_its_file():
+    def found(family):
+        return {r.key for r in suites.select([family], ["deepbench"], ["float32"])}
+
+    products, convolutions = found("matmul"), found("conv")
+    for m, n, k, layout in [*deepbench("gemm"), *deepbench("gemm_inference")]:
+        assert f"matmul {n}x{m}x{k} {layout[::-1]} float32 forward" in products
+    for n, c, h, w, k, r, s, *_ in [*deepbench("conv"), *deepbench("conv_inference")]:
+        for direction in ("forward", "backward"):
+            assert any(
+                key.startswith(f"conv {n}x{c}x{h}x{w} {k}@{r}x{s} ") and key.endswith(direction)
+                for key in convolutions
+            )
+    recurrent, attention = found("rnn"), found("attention")
+    for cell, hidden, batch, steps in [*deepbench("rnn"), *deepbench("rnn_inference")]:
+        name = f"{'rnn' if cell == 'vanilla' else cell} h{hidden} b{batch} t{steps} float32"
+        assert {f"{name} forward", f"{name} both"} <= recurrent
+    assert len(attention) == 2 * len(deepbench("attention"))
+    assert not any(
+        r.note for f in suites.FAMILIES[:4] for r in suites.family(f).rows("deepbench", "float32")
+    )  # nothing is cut
+
+
+def test_the_file_of_deepbench_comes_with_the_package():
+    text = resources.files("fastdl.bench").joinpath("deepbench.json").read_text()
+    rows = {name: len(part["rows"]) for name, part in json.loads(text).items() if isinstance(part, dict)}
+    assert rows == {
+        **{"gemm": 160, "gemm_inference": 75, "conv": 94, "conv_inference": 107},
+        **{"rnn": 53, "rnn_inference": 69, "attention": 9},
+    }
+
+
+def test_a_transformer_has_all_its_parts():
+    found = {(r.op, r.direction) for r in suites.select(suites.FAMILIES, ["transformer"], ["float32"])}
+    for op in ("linear", "layer_norm", "gelu", "softmax"):
+        assert {(op, "forward"), (op, "backward")} <= found
+    assert {
+        ("attention", "both"),
+        ("cross_entropy", "both"),
+        ("adam", "step"),
+        ("transformer", "step"),
+    } <= found
+
+
+def test_all_is_every_suite():
+    everything = {r.key for r in suites.select(suites.FAMILIES, ["all"], ["float32"])}
+    for name in suites.suites():
+        if name not in ("sweep", "scaling"):
+            part = {r.key for r in suites.select(suites.FAMILIES, [name], ["float32"])}
+            assert part <= everything, name
 
 
 def test_convolutions():
@@ -71,9 +127,9 @@ def test_convolutions():
     assert len(both) == 2 * len(keys("conv", "resnet50", direction="forward"))
     assert "conv 8x3x224x224 64@7x7 s2 p3 float32 forward" in both
     assert "conv 8x512x7x7 2048@1x1 s1 p0 float32 backward" in both
-    assert len(keys("conv", "deepbench", direction="backward")) == 180
+    assert len(keys("conv", "deepbench", direction="backward")) == 191
     assert all(" g" in key for key in keys("conv", "depthwise"))
-    assert set(keys("conv", "targets")) == set(keys("conv", "resnet50,depthwise,deepbench"))
+    assert set(keys("conv", "targets")) < set(keys("conv", "resnet50,depthwise,deepbench"))
 
 
 def test_recurrent_layers_and_attention():
@@ -108,6 +164,25 @@ def test_selection():
     thinned = suites.select(["matmul", "conv"], ["targets"], ["float32"], sample=3)
     groups = [(r.group, r.direction) for r in thinned]
     assert {groups.count(g) for g in set(groups)} == {3}
+
+
+def test_a_sample_is_spread_over_ops_and_sizes():
+    """The list repeats its sizes op by op: taking each eighth row would take few of them."""
+    rows = suites.select(["elementwise"], ["sizes"], ["float32"], direction="forward")
+    some = suites.thin(rows, 10)
+    assert len(some) == 10 and [r for r in rows if r in some] == some and suites.thin(rows, 10) == some
+    assert len({r.op for r in some}) >= 7 and len({int(np.log10(r.bytes)) for r in some}) >= 4
+    assert suites.thin(rows, 1000) == rows
+
+
+def test_every_row_has_about_the_same_chance_to_be_drawn(monkeypatch):
+    rows = [row(f"a {i} float32 forward") for i in range(7)]
+    drawn, generator = np.zeros(7), random.Random(1)
+    monkeypatch.setattr(suites.random, "Random", lambda seed: generator)
+    for _ in range(700):
+        for r in suites.thin(rows, 3):
+            drawn[int(r.shape)] += 1
+    assert np.all(np.abs(drawn - 300) < 60)  # of 2,100 draws; a standard deviation is some 13
 
 
 # --- right before fast ---
@@ -172,7 +247,7 @@ def contest_of(peers, ours, right=True, **calls):
 
 
 def run_one(make):
-    return runner.run([row(make=make)], Peers([], 1), PEAKS, timing.Plan(seconds=0.001, block=1e-4))[0]
+    return runner.run([row(make=make)], Peers([], 1), LIMITS, timing.Plan(seconds=0.001, block=1e-4))[0]
 
 
 def test_a_wrong_result_fails_and_is_not_timed():
@@ -185,7 +260,7 @@ def test_an_error_fails_and_a_narrow_dtype_that_is_not_taken_is_skipped():
         raise TypeError("softmax: expected float32, got " + 1000 * "bfloat16")
 
     assert run_one(make).status == "failed"
-    (out,) = runner.run([row("a 1 bfloat16 forward", make)], Peers([], 1), PEAKS, timing.Plan())
+    (out,) = runner.run([row("a 1 bfloat16 forward", make)], Peers([], 1), LIMITS, timing.Plan())
     assert out.status == "skipped" and "softmax" in out.reason and len(out.reason) < 200
 
 
@@ -200,15 +275,15 @@ def test_a_peer_that_raises_is_reported_and_left_out():
 
 def test_rows_beyond_the_budget_are_reported_as_not_run():
     rows = [row(f"a {i} float32 forward", lambda p: contest_of(p, lambda: (1,))) for i in range(3)]
-    outcomes = runner.run(rows, Peers([], 1), PEAKS, timing.Plan(seconds=0.001), budget=1e-9)
+    outcomes = runner.run(rows, Peers([], 1), LIMITS, timing.Plan(seconds=0.001), budget=1e-9)
     assert [o.status for o in outcomes] == ["not run"] * 3
     assert "3 rows not run" in report.footer(outcomes)
 
 
 def test_a_budget_leaves_rows_out_evenly():
     rows = [row(f"a {i} float32 forward", flops=(i % 3) * 1e9) for i in range(200)]
-    expected = sum(map(runner._expected, rows))
-    clock = runner._Budget(expected / 3, rows)
+    expected = sum(map(LIMITS.expected, rows))
+    clock = Budget(expected / 3, rows, LIMITS)
     spent, kept = 0.0, []
     for r in rows:  # rows take as long as expected, but no time passes here
         clock.end -= spent
@@ -217,11 +292,11 @@ def test_a_budget_leaves_rows_out_evenly():
         kept.append(share is not None)
         if share:
             assert share.seconds < 0.5
-            spent = runner._expected(r)
+            spent = LIMITS.expected(r)
             clock.took(r, spent)
     assert 55 <= sum(kept) <= 75 and all(any(kept[i : i + 6]) for i in range(190))
     plan = timing.Plan()
-    assert runner._Budget(None, rows).next_row(rows[0], plan) is plan
+    assert Budget(None, rows, LIMITS).next_row(rows[0], plan) is plan
 
 
 def test_one_thread_is_a_peer():
@@ -233,7 +308,7 @@ def test_one_thread_is_a_peer():
         fastdl.set_num_threads(2)
         peers = Peers(["one-thread"], 2)
         make = lambda p: contest_of(p, lambda: seen.append(fastdl.get_num_threads()))  # noqa: E731
-        (out,) = runner.run([row(make=make)], peers, PEAKS, timing.Plan(seconds=0.001, block=1e-5))
+        (out,) = runner.run([row(make=make)], peers, LIMITS, timing.Plan(seconds=0.001, block=1e-5))
         assert out.best == "one-thread" and set(seen) == {1, 2} and fastdl.get_num_threads() == 2
     finally:
         fastdl.set_num_threads(before)
@@ -297,97 +372,9 @@ def document(outcomes, **env):
     return env, json.loads(json.dumps(report.document(outcomes, env, PEAKS, {})))
 
 
-def test_baseline():
-    old = [outcome(f"a {i} float32 forward", [1.0, 1.1], torch=[2.0, 2.2], jax=[8.0]) for i in range(3)]
-    env, was = document(old)
-    now = [
-        outcome("a 0 float32 forward", [1.0, 1.1], torch=[2.0, 2.2]),  # the same
-        outcome("a 1 float32 forward", [2.0, 2.2], torch=[4.0, 4.4]),  # a slower machine, the same ratio
-        outcome("a 2 float32 forward", [2.0, 2.2], torch=[2.0, 2.2]),  # half as fast
-        outcome("a 9 float32 forward", [1.0]),  # new
-    ]
-    changes = baseline.compare(now, env, was)
-    assert [c.key[2] for c in changes] == ["0", "1", "2"]
-    assert [c.ratio for c in changes] == pytest.approx([1.0, 1.0, 0.5])
-    assert [c.time for c in changes] == pytest.approx([1.0, 0.5, 0.5])
-    assert [c.key for c in baseline.slower(changes, 0.05)] == ["a 2 float32 forward"]
-    assert baseline.slower(changes, 0.6) == []
-    assert "slower: a 2" in baseline.text(changes, was, "old.json", 0.05)
-    elsewhere = baseline.compare(now, env | {"cpu": "y"}, was)
-    assert all(c.time is None for c in elsewhere)
-    assert "no row in common" in baseline.text([], was, "old.json", 0.05)
-
-
-def test_baseline_without_peers_goes_by_time():
-    env, was = document([outcome("a 1 float32 forward", [1.0, 1.0])])
-    now = [outcome("a 1 float32 forward", [1.2, 1.3])]
-    assert len(baseline.slower(baseline.compare(now, env, was), 0.05)) == 1
-
-
-# --- two runs ---
-
-
 def rounds(center, spread, n=12):
     """Always the same n values around a center."""
     return [center * (1 + spread * (i / (n - 1) - 0.5)) for i in np.random.default_rng(n).permutation(n)]
-
-
-@pytest.mark.parametrize(
-    "old, new, expected",
-    [
-        (rounds(2.0, 0.02), rounds(2.0, 0.02), "SAME"),
-        (rounds(2.0, 0.02), rounds(2.3, 0.02), "FASTER"),
-        (rounds(2.0, 0.02), rounds(1.7, 0.02), "SLOWER"),
-        (rounds(2.0, 1.0), rounds(2.1, 1.0), "UNSURE"),  # too noisy
-        (rounds(2.0, 0.02), rounds(2.06, 0.02), "UNSURE"),  # at the margin
-        ([2.0] * 3, [4.0] * 3, "UNSURE"),  # too few
-    ],
-)
-def test_verdicts(old, new, expected):
-    change = compare.change_of_medians(old, new)
-    assert compare.verdict(change, min(len(old), len(new)), 0.03) == expected
-    assert change[1] <= change[0] * 1.0001 and change[0] <= change[2] * 1.0001
-
-
-def test_intervals_hold_the_true_change_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(300):
-        old, new = (np.exp(rng.normal(shift, 0.05, 15)) for shift in (0.0, 0.1))
-        _, low, high = compare.change_of_medians(old, new)
-        hits += low <= np.exp(0.1) <= high
-    assert hits >= 285  # 297 expected; 285 or fewer would be 4 standard deviations of 98 % coverage off
-
-
-def test_compare_goes_by_the_common_peer_else_by_the_clock():
-    old = [
-        outcome("a 0 float32 forward", rounds(1.0, 0.01), torch=rounds(2.0, 0.01)),
-        outcome("a 1 float32 forward", rounds(1.0, 0.01)),
-    ]
-    new = [
-        outcome("a 0 float32 forward", rounds(2.0, 0.01), torch=rounds(4.0, 0.01)),
-        outcome("a 1 float32 forward", rounds(2.0, 0.01)),
-        outcome("a 2 float32 forward", rounds(2.0, 0.01)),
-    ]
-    found = compare.compare(document(old)[1], document(new)[1], 0.03)
-    assert [(v.verdict, v.against) for v in found] == [("SAME", "torch"), ("SLOWER", "")]
-    elsewhere = compare.compare(document(old)[1], document(new, cpu="y")[1], 0.03)
-    assert [v.key for v in elsewhere] == ["a 0 float32 forward"]
-    text = compare.text(found, 0.03)
-    assert "SLOWER   0.50x" in text and "2 rows: 0 FASTER, 1 SLOWER, 1 SAME, 0 UNSURE" in text
-    assert "no row in common" in compare.text([], 0.03)
-
-
-def test_compare_command(tmp_path, capsys):
-    for name, time in (("old", 1.0), ("new", 1.5)):
-        _, found = document([outcome("a 0 float32 forward", rounds(time, 0.01))])
-        (tmp_path / name).write_text(json.dumps(found))
-    status, out, _ = call(capsys, "compare", tmp_path / "old", tmp_path / "new")
-    assert status == 0 and "SLOWER" in out
-    assert call(capsys, "compare", tmp_path / "old", tmp_path / "new", "--fail-above", "5%")[0] == 1
-    assert call(capsys, "compare", tmp_path / "new", tmp_path / "old", "--fail-above", "5%")[0] == 0
-    assert call(capsys, "compare", tmp_path / "old", tmp_path / "new", "--fail-above", "90%")[0] == 0
-    assert call(capsys, "compare", tmp_path / "old")[0] == 2
 
 
 def test_rows_that_vary_too_much_are_marked():
@@ -397,66 +384,6 @@ def test_rows_that_vary_too_much_are_marked():
     assert "~2.0" in report.line(noisy) and "~" not in report.line(quiet)
     assert "~ 1 row whose ratio" in report.footer([quiet, noisy])
     assert [r["noisy"] for r in document([quiet, noisy])[1]["rows"]] == [False, True]
-
-
-# --- the page ---
-
-
-def page_document():
-    slow = outcome("a 1 float32 forward", rounds(4.0, 0.02), torch=rounds(2.0, 0.02))
-    slow.row = row("a </script><b>1 float32 forward")
-    wrong = Outcome(row("b 1 float32 forward"), "failed", reason="error nan", error=float("nan"), limit=1.0)
-    good = outcome("c 1 float32 forward", rounds(1.0, 0.02), torch=rounds(2.0, 0.02))
-    for o in (slow, good):
-        o.hold_against(PEAKS)
-    return document([slow, wrong, good], versions={"fastdl": "0"})[1]
-
-
-def test_page_holds_the_run_and_nothing_from_elsewhere():
-    page = html.page(page_document())
-    assert not re.search(r"(src|href)=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)", page)
-    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
-    found = json.loads(data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert [r["key"] for r in found["rows"]] == [
-        "a </script><b>1 float32 forward",
-        "b 1 float32 forward",
-        "c 1 float32 forward",
-    ]
-    assert found["rows"][1]["error"] is None and "samples" not in found["rows"][0]
-
-
-def test_page_in_a_browser(tmp_path):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.skip("no chromium on this machine")
-    html.write(str(tmp_path / "page.html"), page_document())
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    dom = subprocess.run(
-        [browser, *options, "--dump-dom", f"file://{tmp_path / 'page.html'}"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "LD_PRELOAD": ""},
-    ).stdout
-    body = dom[dom.index('<tbody id="rows">') : dom.index("</tbody>")]
-    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in body.split("<tr>")[1:]]
-    # The worst ratio first; what was not measured last.
-    assert [line[0] for line in cells] == [
-        "a &lt;/script&gt;&lt;b&gt;1 float32 forward",
-        "c 1 float32 forward",
-        "b 1 float32 forward",
-    ]
-    assert cells[0][6:] == ["0.50x", "torch"] and cells[2][1] == "failed"
-    assert dom.count("<circle") == 2 and dom.count("<rect") == 1 and "3 of 3 rows" in dom
-
-
-def test_report_command(tmp_path, capsys):
-    (tmp_path / "run.json").write_text(json.dumps(page_document()))
-    assert call(capsys, "report", tmp_path / "run.json", "--html", tmp_path / "run.html")[0] == 0
-    assert "fastdl bench" in (tmp_path / "run.html").read_text()
-    assert call(capsys, "report", tmp_path / "run.json")[0] == 2
-    assert call(capsys, "report", tmp_path / "run.json", "--html", "/nonexistent/x.html")[0] == 2
 
 
 # --- the command ---
@@ -481,7 +408,7 @@ def test_run_writes_json_and_compares_with_it(tmp_path, capsys):
     entry["ratios"] = {"numpy": [1e6, 1e6, 1e6]}
     file.write_text(json.dumps(found))
     status, out, err = call(capsys, "matmul", *QUICK, "--baseline", file, "--fail-above", "5%")
-    assert status == 1 and "slower: matmul" in out
+    assert status == 1 and "SLOWER" in out
 
 
 def test_bfloat16_and_all_peers_that_are_there(capsys):

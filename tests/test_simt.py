@@ -71,6 +71,14 @@ def test_right_kernels(program, seed, os_threads):
     assert printed.split() == [word for name in names for word in (f"{name}:", "done")]
 
 
+@pytest.mark.parametrize("seed, os_threads", [("1", "1"), ("2", "2"), ("77", "5")])
+def test_right_use_of_hopper(program, seed, os_threads):
+    """The wrappers of sm_90's instructions (csrc/cuda/ptx): bulk copies, mbarriers, wgmma, clusters."""
+    names = _names("hopper_right")
+    printed = run(program("hopper_right"), *names, FASTDL_SIMT_SEED=seed, FASTDL_SIMT_THREADS=os_threads)
+    assert printed.split() == [word for name in names for word in (f"{name}:", "done")]
+
+
 @pytest.mark.parametrize("name", ["registry", "out_of_memory"])
 def test_cases_with_a_process_of_their_own(program, name):
     assert run(program("right"), name) == f"{name}: done\n"
@@ -120,6 +128,43 @@ CULPRIT = {
     "trap": "block (2, 0, 0), thread (1, 0, 0)",
     "exception": "thread (4, 0, 0)",
 }
+
+
+# Of sm_90's instructions (tests/simt/hopper_wrong.cpp).
+IN_FLIGHT = r"(read|write) of bytes that a bulk copy still has in flight"
+RACE = r"race in shared memory"
+HOPPER_WRONG = {
+    "bulk_missing_wait": rf"{IN_FLIGHT}|{RACE}",
+    "bulk_missing_expect": IN_FLIGHT,
+    "bulk_missing_init_fence": r"bulk copy: its mbarrier was not made known by fence\.mbarrier_init",
+    "bulk_missing_arrival": r"deadlock, .* 64 threads at the mbarrier at offset 8192 .*1 of 1 arrivals missing",
+    "bulk_wrong_alignment": r"its place in shared memory, offset 128, is not aligned to 1024",
+    "bulk_too_many_bytes": r"deadlock, .* at the mbarrier .* 16 bytes to come",
+    "bulk_too_few_bytes": r"deadlock, .* at the mbarrier .* -16 bytes to come",
+    "mbarrier_wrong_count": r"deadlock, .* at the mbarrier .* 1 of 2 arrivals missing, 0 bytes to come",
+    "mbarrier_wrong_parity": rf"{IN_FLIGHT}|{RACE}",
+    "mbarrier_missing_init": r"mbarrier\.try_wait: no mbarrier was initialised at offset 8192",
+    "bulk_waited_for_by_another": rf"{IN_FLIGHT}|{RACE}.* which a bulk copy that it has not waited for wrote",
+    "bulk_missing_empty": rf"{IN_FLIGHT}|{RACE}",
+    "store_missing_proxy_fence": r"wrote by ordinary stores, without fence\.proxy\.async after them",
+    "store_missing_wait": r"ended with 1 bulk store that it never waited for",
+    "wgmma_missing_fence": r"wgmma\.mma_async without wgmma\.fence before it",
+    "wgmma_missing_wait": r"ended with a wgmma that it never waited for",
+    "wgmma_touched_sums": r"wgmma: its sums were written before the wait for them",
+    "wgmma_missing_proxy_fence": r"wgmma reads shared memory at offset \d+ that thread .* without fence\.proxy\.async",
+    "wgmma_lanes_disagree": r"wgmma: the threads of a warp disagree on their products",
+    "wgmma_early_release": rf"{IN_FLIGHT}|{RACE}",
+    "cluster_block_has_ended": r"ld\.shared::cluster: the block whose shared memory it is has ended",
+    "cluster_missing_wait": r"barrier\.cluster\.arrive twice without a wait",
+    "cluster_one_does_not_come": r"deadlock, .* 63 threads at barrier\.cluster\.wait \(127 threads arrived\)",
+}
+
+
+@pytest.mark.parametrize("seed", ["1", "8"])
+@pytest.mark.parametrize("name", HOPPER_WRONG)
+def test_wrong_use_of_hopper_is_named(program, name, seed):
+    printed = run(program("hopper_wrong"), name, FASTDL_SIMT_SEED=seed)
+    assert re.match(rf"Error: kernel {name}, {THREAD}: .*?({HOPPER_WRONG[name]})", printed), printed
 
 
 @pytest.mark.parametrize("seed", ["1", "8"])

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "common/version.h"
 #include "cpu/parallel.h"
 #include "cpu/tensor.h"
 
@@ -120,17 +121,16 @@ fastdl_status fastdl_context_create(const fastdl_context_options* options, fastd
     FASTDL_CHECK(o.float32_precision >= -1 && o.float32_precision <= FASTDL_PRECISION_MEDIUM,
                  FASTDL_ERROR_VALUE, "context_create: expected a float32_precision of -1 to 2, got %d",
                  o.float32_precision);
-    *out = new fastdl_context{o.num_threads, o.allocate, o.deallocate, o.user, o.float32_precision};
+    *out = new fastdl_context{o.num_threads,       o.allocate,     o.deallocate,   o.user,
+                              o.float32_precision, o.parallel_for, o.parallel_user};
   });
 }
 
 void fastdl_context_destroy(fastdl_context* context) { delete context; }
 
-#define FASTDL_STRING_(x) #x
-#define FASTDL_STRING(x) FASTDL_STRING_(x)
-const char* fastdl_version(void) {
-  return FASTDL_STRING(FASTDL_VERSION_MAJOR) "." FASTDL_STRING(FASTDL_VERSION_MINOR) "." FASTDL_STRING(
-      FASTDL_VERSION_PATCH);
+const char* fastdl_version(void) { return version(); }
+fastdl_status fastdl_version_check(int32_t header) {
+  return guarded([&] { check_version(header); });
 }
 
 int32_t fastdl_get_num_threads(void) { return default_num_threads(); }

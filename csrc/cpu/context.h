@@ -11,7 +11,9 @@ struct fastdl_context {
   void* (*allocate)(size_t, void*) = nullptr;
   void (*deallocate)(void*, size_t, void*) = nullptr;
   void* user = nullptr;
-  int32_t float32_precision = -1;  // -1: follow the process-wide setting
+  int32_t float32_precision = -1;              // -1: follow the process-wide setting
+  fastdl_parallel_for parallel_for = nullptr;  // nullptr: this library's own threads
+  void* parallel_user = nullptr;
 };
 
 namespace fastdl::cpu {

@@ -20,6 +20,11 @@ namespace fastdl::cpu {
 namespace generic {
 extern const Kernels table;
 }
+#if defined(FASTDL_ARM64)
+namespace neon {
+extern const Kernels table;
+}
+#endif
 #if defined(FASTDL_X86)
 namespace avx2 {
 extern const Kernels table;
@@ -92,6 +97,9 @@ struct Candidate {
 // Best last.
 const Candidate candidates[] = {
     {&generic::table, [] { return true; }, true},
+#if defined(FASTDL_ARM64)
+    {&neon::table, [] { return true; }, true},
+#endif
 #if defined(FASTDL_X86)
     {&avx2::table,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }, true},

@@ -7,13 +7,16 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
 
+#include "common/error.h"
 #include "cpu/affinity.h"
 
 namespace fastdl::cpu {
@@ -56,6 +59,81 @@ std::atomic<int>& thread_setting() {
 
 thread_local bool inside_task = false;
 
+// The tasks of one parallel loop, dealt out to threads.
+class Job {
+ public:
+  // Thread i has the i-th part of the tasks, in all calls alike, so that what one op leaves in its cache the
+  // next finds there.
+  void deal(int threads, int64_t tasks, TaskFunction function, void* argument) {
+    if (threads > capacity_) {
+      shares_.reset(new Share[static_cast<size_t>(threads)]);
+      capacity_ = threads;
+    }
+    function_ = function;
+    argument_ = argument;
+    error_ = nullptr;
+    slots_ = threads;
+    const int64_t each = tasks / threads, more = tasks % threads;
+    int64_t begin = 0;
+    for (int i = 0; i < threads; ++i) {
+      shares_[i].next.store(begin, std::memory_order_relaxed);
+      begin += each + (i < more ? 1 : 0);
+      shares_[i].end = begin;
+    }
+    // Several small tasks at a time, but a share in eight turns at least, so that a thread that is held up
+    // does not hold up all.
+    claim_ = each > 8 ? each / 8 : 1;
+  }
+
+  int slots() const { return slots_; }
+
+  void release() {
+    shares_.reset();
+    slots_ = capacity_ = 0;
+  }
+
+  // Runs a thread's own tasks, then what others have not begun.
+  void take_part(int slot) noexcept {
+    const bool before = inside_task;
+    inside_task = true;
+    try {
+      for (int i = 0; i < slots_; ++i) {
+        Share& share = shares_[(slot + i) % slots_];
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
+          const int64_t begin = share.next.fetch_add(claim_, std::memory_order_relaxed);
+          const int64_t end = begin + claim_ < share.end ? begin + claim_ : share.end;
+          for (int64_t task = begin; task < end; ++task) function_(argument_, task);
+        }
+      }
+    } catch (...) {
+      for (int i = 0; i < slots_; ++i) {  // hand out no more
+        shares_[i].next.store(shares_[i].end, std::memory_order_relaxed);
+      }
+      std::lock_guard<std::mutex> lock(error_mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+    inside_task = before;
+  }
+
+  // What a task has thrown, once. To be called when all have returned.
+  std::exception_ptr take_error() { return std::exchange(error_, nullptr); }
+
+ private:
+  // Tasks [next, end) that nobody has claimed yet.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  TaskFunction function_ = nullptr;
+  void* argument_ = nullptr;
+  int64_t claim_ = 1;
+  int slots_ = 0, capacity_ = 0;  // shares of this job, shares there is room for
+  std::unique_ptr<Share[]> shares_;
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+};
+
 // One job at a time. A worker joins the open job by raising `joined_`; the caller closes the job when its
 // tasks are handed out and waits only for those who joined, so a worker that wakes late delays nobody.
 class Pool {
@@ -75,11 +153,8 @@ class Pool {
       // The system gives no more threads: those there are do the work, and the bits are the same.
       if (!workers_.empty() && !workers_.back()->thread.joinable()) workers_.pop_back();
     }
-    function_ = function;
-    argument_ = argument;
-    share_out(threads, tasks);
+    job_.deal(threads, tasks, function, argument);
     spin_ = threads <= cpus_;  // polling on a shared core would only slow the one who has work
-    error_ = nullptr;
     joined_.store(kOpen, std::memory_order_release);
     {
       generation_.fetch_add(1, std::memory_order_seq_cst);
@@ -91,14 +166,13 @@ class Pool {
         wake_.notify_all();
       }
     }
-    take_tasks(0);
+    job_.take_part(0);
     joined_.fetch_and(~kOpen, std::memory_order_acq_rel);
     for (int polls = 0; joined_.load(std::memory_order_acquire) != 0; ++polls) {
       if (spin_ && polls < kPatience) relax();
       else std::this_thread::yield();
     }
-    const std::exception_ptr error = error_;
-    error_ = nullptr;
+    const std::exception_ptr error = job_.take_error();
     owner.unlock();
     if (error) std::rethrow_exception(error);
     return true;
@@ -115,7 +189,8 @@ class Pool {
     }
     wake_.notify_all();
     for (auto& w : workers_) w->thread.join();
-    workers_.clear();
+    std::vector<std::unique_ptr<Worker>>().swap(workers_);
+    job_.release();
   }
 
  private:
@@ -129,54 +204,6 @@ class Pool {
   // Some 20 us: longer than a task mostly takes, unless its thread has lost its core.
   static constexpr int kPatience = 1000;
 
-  // Tasks [next, end) that nobody has claimed yet.
-  struct alignas(64) Share {
-    std::atomic<int64_t> next{0};
-    int64_t end = 0;
-  };
-
-  // Thread i has the i-th part of the tasks, in all calls alike, so that what one op leaves in its cache the
-  // next finds there.
-  void share_out(int threads, int64_t tasks) {
-    if (threads > capacity_) {
-      shares_.reset(new Share[static_cast<size_t>(threads)]);
-      capacity_ = threads;
-    }
-    slots_ = threads;
-    const int64_t each = tasks / threads, more = tasks % threads;
-    int64_t begin = 0;
-    for (int i = 0; i < threads; ++i) {
-      shares_[i].next.store(begin, std::memory_order_relaxed);
-      begin += each + (i < more ? 1 : 0);
-      shares_[i].end = begin;
-    }
-    // Several small tasks at a time, but a share in eight turns at least, so that a thread that is held up
-    // does not hold up all.
-    claim_ = each > 8 ? each / 8 : 1;
-  }
-
-  // Runs a thread's own tasks, then what others have not begun.
-  void take_tasks(int slot) {
-    inside_task = true;
-    try {
-      for (int i = 0; i < slots_; ++i) {
-        Share& share = shares_[(slot + i) % slots_];
-        while (share.next.load(std::memory_order_relaxed) < share.end) {
-          const int64_t begin = share.next.fetch_add(claim_, std::memory_order_relaxed);
-          const int64_t end = begin + claim_ < share.end ? begin + claim_ : share.end;
-          for (int64_t task = begin; task < end; ++task) function_(argument_, task);
-        }
-      }
-    } catch (...) {
-      for (int i = 0; i < slots_; ++i) {  // hand out no more
-        shares_[i].next.store(shares_[i].end, std::memory_order_relaxed);
-      }
-      std::lock_guard<std::mutex> lock(error_mutex_);
-      if (!error_) error_ = std::current_exception();
-    }
-    inside_task = false;
-  }
-
   void work(int index, SleepingPlace& place) {
     uint64_t seen = 0;
     for (;;) {
@@ -187,7 +214,7 @@ class Pool {
              !joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel)) {
       }
       if (!(joined & kOpen)) continue;
-      if (index + 1 < slots_) take_tasks(index + 1);
+      if (index + 1 < job_.slots()) job_.take_part(index + 1);
       joined_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
@@ -216,16 +243,11 @@ class Pool {
     seen = generation_.load(std::memory_order_acquire);
   }
 
-  std::mutex owner_, sleep_, error_mutex_;
+  std::mutex owner_, sleep_;
   std::condition_variable wake_;
   std::vector<std::unique_ptr<Worker>> workers_;
   const int cpus_ = available_cpus();
-  TaskFunction function_ = nullptr;
-  void* argument_ = nullptr;
-  int64_t claim_ = 1;
-  int slots_ = 0, capacity_ = 0;  // shares of this job, shares there is room for
-  std::unique_ptr<Share[]> shares_;
-  std::exception_ptr error_;
+  Job job_;
   alignas(64) std::atomic<int> joined_{0};
   alignas(64) std::atomic<uint64_t> generation_{0};
   std::atomic<int> sleepers_{0};
@@ -233,12 +255,14 @@ class Pool {
   std::atomic<bool> stopping_{false};
 };
 
-// Threads do not survive a fork: the child abandons the parent's pool and makes its own at first use.
+// In static memory: a thread that still computes at exit finds the pool where it was, and when the library is
+// unloaded nothing is left on the heap. Threads do not survive a fork: the child makes a pool of its own
+// there at first use, and abandons what the parent's held.
+alignas(Pool) unsigned char pool_memory[sizeof(Pool)];
 std::atomic<Pool*> pool_pointer{nullptr};
-std::mutex* pool_mutex = new std::mutex;
+std::mutex pool_mutex;
 
-// Stops the workers at exit, but leaves the pool where it is: a thread that still computes may come back to
-// it.
+// Stops the workers at exit and before the library is unloaded.
 struct PoolOwner {
   ~PoolOwner() {
     if (Pool* p = pool_pointer.load()) p->shut_down();
@@ -248,21 +272,48 @@ struct PoolOwner {
 Pool& pool() {
   Pool* p = pool_pointer.load(std::memory_order_acquire);
   if (p) return *p;
-  std::lock_guard<std::mutex> lock(*pool_mutex);
+  std::lock_guard<std::mutex> lock(pool_mutex);
   p = pool_pointer.load(std::memory_order_acquire);
   if (!p) {
 #if !defined(_WIN32)
     static const int registered = pthread_atfork(nullptr, nullptr, [] {
-      pool_mutex = new std::mutex;
+      new (&pool_mutex) std::mutex;  // a thread that does not exist here may hold the parent's
       pool_pointer.store(nullptr);
     });
     (void)registered;
 #endif
     static PoolOwner owner;
-    p = new Pool;
+    p = new (pool_memory) Pool;
     pool_pointer.store(p, std::memory_order_release);
   }
   return *p;
+}
+
+// A job on the threads of the context's owner.
+struct HostJob {
+  Job job;
+  std::atomic<int> started{0}, ended{0};
+
+  static void chunk(void* argument, int32_t index) noexcept {
+    auto& self = *static_cast<HostJob*>(argument);
+    self.started.fetch_add(1, std::memory_order_relaxed);
+    if (index >= 0 && index < self.job.slots()) self.job.take_part(index);
+    self.ended.fetch_add(1, std::memory_order_release);
+  }
+};
+
+void run_on_host(const Context& context, int threads, int64_t tasks, TaskFunction function, void* argument) {
+  HostJob host;
+  host.job.deal(threads, tasks, function, argument);
+  context.parallel_for(threads, HostJob::chunk, &host, context.parallel_user);
+  // Also what the host has not waited for may still read `host`.
+  while (host.ended.load(std::memory_order_acquire) < host.started.load(std::memory_order_relaxed)) {
+    std::this_thread::yield();
+  }
+  if (const std::exception_ptr error = host.job.take_error()) std::rethrow_exception(error);
+  FASTDL_CHECK(host.ended.load(std::memory_order_relaxed) == threads, FASTDL_ERROR_INTERNAL,
+               "the context's parallel_for has run %d chunks of %d",
+               host.ended.load(std::memory_order_relaxed), threads);
 }
 
 }  // namespace
@@ -270,9 +321,12 @@ Pool& pool() {
 int default_num_threads() { return thread_setting().load(std::memory_order_relaxed); }
 void set_default_num_threads(int n) { thread_setting().store(n, std::memory_order_relaxed); }
 
-void run_tasks(int threads, int64_t tasks, TaskFunction function, void* argument) {
+void run_tasks(const Context* context, int threads, int64_t tasks, TaskFunction function, void* argument) {
   if (tasks < threads) threads = static_cast<int>(tasks);
-  if (!inside_task && threads > 1 && pool().run(threads, tasks, function, argument)) return;
+  if (!inside_task && threads > 1) {
+    if (context && context->parallel_for) return run_on_host(*context, threads, tasks, function, argument);
+    if (pool().run(threads, tasks, function, argument)) return;
+  }
   for (int64_t task = 0; task < tasks; ++task) function(argument, task);
 }
 

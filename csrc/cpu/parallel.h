@@ -13,7 +13,8 @@ int default_num_threads();
 void set_default_num_threads(int n);
 
 using TaskFunction = void (*)(void* argument, int64_t task);
-void run_tasks(int threads, int64_t tasks, TaskFunction function, void* argument);
+// On the context's threads, or this library's.
+void run_tasks(const Context* context, int threads, int64_t tasks, TaskFunction function, void* argument);
 
 // Below this much work (elementary operations, some 10 us) waking another thread costs more than it saves.
 constexpr double kSerialCost = 32768;
@@ -31,7 +32,7 @@ void parallel_for(const Context* context, int64_t tasks, double cost_per_task, B
   }
   using B = std::remove_reference_t<Body>;
   run_tasks(
-      threads, tasks, [](void* argument, int64_t task) { (*static_cast<B*>(argument))(task); },
+      context, threads, tasks, [](void* argument, int64_t task) { (*static_cast<B*>(argument))(task); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 

@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 #include "common/place.h"
+#include "common/version.h"
 #include "common/view.h"
 #include "fastdl/cuda.h"
 
@@ -128,6 +129,10 @@ using namespace fastdl::cuda;
 extern "C" {
 
 const char* fastdl_cuda_last_error(void) { return last_error(); }
+
+fastdl_status fastdl_cuda_version_check(int32_t header) {
+  return guarded([&] { check_version(header); });
+}
 
 fastdl_status fastdl_cuda_context_create(const fastdl_cuda_context_options* options, fastdl_context** out) {
   return guarded([&] {

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <map>
 
+#include "cluster.h"
 #include "device/atomic.h"
 #include "worker.h"
 
@@ -86,6 +87,9 @@ void Block::start(unsigned seed) {
     barrier.operation = nullptr;
     barrier.arrived = 0;
   }
+  mbarriers.clear();
+  for (uint32_t& known : cluster_clock.known) known = 0;
+  cluster_released = cluster_clock;
   uint3 index{0, 0, 0};
   for (unsigned t = 0; t < thread_count; ++t) {
     Thread& thread = threads[t];
@@ -96,6 +100,12 @@ void Block::start(unsigned seed) {
     thread.operation = nullptr;
     thread.atomics = 0;
     thread.copies.clear();
+    thread.stores.clear();
+    thread.store_groups.clear();
+    thread.products.reset();
+    thread.cluster_arrived = false;
+    thread.cluster_phase = 0;
+    thread.proxy_fence = 0;
     prepare_fiber(thread.fiber, thread_main, &thread, t);
     if (++index.x == block_dim.x) {
       index.x = 0;
@@ -174,11 +184,18 @@ void Block::end_thread(Thread& me) {
     fail(me, "ended with " + plural(static_cast<unsigned>(me.copies.copies.size()), "cp.async", "cp.asyncs") +
                  " that it never waited for");
   }
+  if (!me.stores.empty()) {
+    fail(me, "ended with " + plural(static_cast<unsigned>(me.stores.size()), "bulk store", "bulk stores") +
+                 " that it never waited for");
+  }
+  if (has_products(me)) fail(me, "ended with a wgmma that it never waited for");
   Warp& warp = warps[me.warp()];
   me.state = State::ended;
   warp.ended |= 1u << me.lane();
   --live;
   ++worker->progress;
+  if (me.cluster_arrived) --cluster->arrived;
+  cluster->release_if_complete();
   for (const Barrier& barrier : barriers) {
     if (barrier.arrived && barrier.expected == thread_count && !barrier.arrived_only) {
       fail(me, std::string("divergent barrier: it ended while ") +
@@ -245,6 +262,17 @@ std::string Block::describe_stuck() {
       std::snprintf(mask, sizeof mask, "0x%08x", thread.mask);
       place = std::string("in ") + thread.operation + " with mask " + mask;
       if (!diverged) diverged = &thread;
+    } else if (thread.state == State::at_mbarrier) {
+      for (const Mbarrier& b : mbarriers) {
+        if (b.address != thread.wait_address) continue;
+        place = "at the mbarrier at offset " + std::to_string(b.address) +
+                " for the end of a phase of parity " + std::to_string(thread.wait_parity) + " (in phase " +
+                std::to_string(b.phase) + ": " + std::to_string(b.pending) + " of " +
+                std::to_string(b.expected) + " arrivals missing, " + std::to_string(b.bytes) +
+                " bytes to come)";
+      }
+    } else if (thread.state == State::at_cluster) {
+      place = "at barrier.cluster.wait (" + std::to_string(cluster->arrived) + " threads arrived)";
     } else if (thread.state == State::ready) {
       place = std::string("in ") + (thread.operation ? thread.operation : "the kernel");
     }

@@ -15,7 +15,18 @@ namespace fastdl::simt {
 
 struct Block;
 
-enum class State : uint8_t { ready, at_barrier, in_collective, ended };
+enum class State : uint8_t { ready, at_barrier, in_collective, at_mbarrier, at_cluster, ended };
+
+// A box on its way to global memory.
+struct BulkStore {
+  const void* map;
+  int32_t at[5];
+  uint32_t from;
+};
+struct WgmmaState;  // wgmma.cpp
+struct FreeWgmma {
+  void operator()(WgmmaState* state) const;
+};
 
 struct Thread : ThreadState {
   Fiber fiber;
@@ -28,6 +39,14 @@ struct Thread : ThreadState {
   int result;        // of a barrier with a reduction
   unsigned atomics;  // see spin()
   AsyncCopies copies;
+  uint32_t wait_address;  // the mbarrier it waits at, and the parity
+  uint8_t wait_parity;
+  bool cluster_arrived;
+  unsigned cluster_phase;
+  uint32_t proxy_fence;  // its stores before this stamp are fenced for the asynchronous proxy
+  std::vector<BulkStore> stores;
+  std::vector<size_t> store_groups;
+  std::unique_ptr<WgmmaState, FreeWgmma> products;
   void* fault_address;  // set by the signal handler
   unsigned warp() const { return thread / 32; }
   unsigned lane() const { return thread % 32; }
@@ -62,6 +81,18 @@ struct Barrier {
   Clock clock;           // what those who arrived without waiting have done
 };
 
+// An mbarrier in shared memory.
+struct Mbarrier {
+  uint32_t address;
+  unsigned expected, pending, phase;
+  int64_t bytes;  // that are still to come
+  bool fenced;    // and so known beyond the threads of the block
+  const Thread* maker;
+  Clock clock, released;  // of those who arrived; the same when the last phase ended
+  std::vector<Thread*> waiting;
+};
+
+struct Cluster;
 class Worker;
 
 struct Block : BlockState {
@@ -81,6 +112,10 @@ struct Block : BlockState {
   Barrier barriers[16];
   Arena arena;
   Shadow shadow;
+  std::vector<Mbarrier> mbarriers;
+  Cluster* cluster;
+  unsigned cluster_rank;
+  Clock cluster_clock, cluster_released;
 
   Block() = default;
   ~Block();
@@ -98,6 +133,8 @@ struct Block : BlockState {
   void arrive(Thread& me, const char* operation, int id, int count, int predicate, bool waits);
   void release(Barrier& barrier);
   void end_thread(Thread& me);
+  Mbarrier& mbarrier(const char* operation, uint32_t address);
+  void complete_if_done(Mbarrier& barrier);
 };
 
 // Unwinds the running fiber, whose block has failed.

@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "cluster.h"
 #include "graph.h"
 #include "worker.h"
 
@@ -81,6 +82,7 @@ void check(const char* kernel, const LaunchConfig& c) {
   if (c.grid.x % c.cluster.x || c.grid.y % c.cluster.y || c.grid.z % c.cluster.z) {
     refuse(kernel, "the grid " + text(c.grid) + " is not a multiple of the cluster " + text(c.cluster));
   }
+  if (c.cooperative && cluster > 1) refuse(kernel, "a cooperative grid of clusters, which is not modelled");
   if (c.cooperative && static_cast<uint64_t>(c.grid.x) * c.grid.y * c.grid.z > 32 * kProcessors) {
     refuse(kernel, "a cooperative grid of more blocks than can run at once");
   }
@@ -203,6 +205,13 @@ void Worker::run_group(Launch& launch, uint64_t index) {
     block.worker = this;
     block.kernel = launch.kernel;
     block.body = launch.body;
+    // Blocks of a cluster are neighbours; a cooperative grid has clusters of one.
+    const bool together = config.cooperative;
+    if (clusters_.size() <= b) clusters_.push_back(std::make_unique<Cluster>());
+    if (together || b == 0) clusters_[together ? b : 0]->start(launch.seed + static_cast<uint32_t>(index));
+    block.cluster = clusters_[together ? b : 0].get();
+    block.cluster_rank = together ? 0 : n;
+    block.cluster->blocks.push_back(&block);
     block.start(launch.seed * 2654435761u ^ static_cast<uint32_t>(index * 40503 + b) * 2246822519u);
   }
   const std::string failure = run_blocks(launch, count);
@@ -227,7 +236,15 @@ std::string Worker::run_blocks(const Launch& launch, size_t count) {
       }
       live |= block.live != 0;
     }
-    if (!live) return {};
+    if (!live) {
+      for (size_t b = 0; b < count; ++b) {
+        const Cluster& cluster = *blocks_[b]->cluster;
+        if (blocks_[b]->cluster_rank != 0 || cluster.loads.empty()) continue;
+        record_failure(*cluster.loads[0].issuer, "ended with a bulk copy that nobody waited for");
+        return cluster.loads[0].issuer->owner().failure;
+      }
+      return {};
+    }
     if (progress != before) {
       before = progress;
       idle = false;
@@ -235,6 +252,16 @@ std::string Worker::run_blocks(const Launch& launch, size_t count) {
     bool any_ready = false, any_yielded = false;
     for (size_t b = 0; b < count; ++b) any_ready |= blocks_[b]->ready_warps != 0;
     if (any_ready) continue;
+    // Bulk copies are as late as they can be.
+    bool delivered = false;
+    for (size_t b = 0; b < count; ++b) {
+      Block& block = *blocks_[b];
+      if (block.cluster_rank == 0 && block.cluster->deliver()) delivered = true;
+    }
+    for (size_t b = 0; b < count; ++b) {
+      if (blocks_[b]->failed) return blocks_[b]->failure;
+    }
+    if (delivered) continue;
     for (size_t b = 0; b < count; ++b) any_yielded |= blocks_[b]->resume_yielded();
     Block* stuck = blocks_[0].get();
     for (size_t b = 0; b < count; ++b) {

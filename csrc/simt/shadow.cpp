@@ -1,6 +1,7 @@
 #include "shadow.h"
 
 #include "block.h"
+#include "cluster.h"
 #include "shared_ref.h"
 
 namespace fastdl::simt {
@@ -14,6 +15,7 @@ std::string place_text(const Block& block, const void* address, size_t bytes) {
 }
 
 std::string thread_text(const Block& block, unsigned thread) {
+  if (thread == kCopyEngine) return "a bulk copy that it has not waited for";
   return "thread " + index_text(block.threads[thread].thread_idx);
 }
 
@@ -34,8 +36,11 @@ void check_bounds(const Thread& me, const char* does, const void* address, size_
 
 [[noreturn]] void fail_in_flight(const Thread& me, const char* does, const void* address, size_t bytes,
                                  const Granule& g) {
-  fail(std::string(does) + " of bytes that a cp.async still has in flight: " +
-       place_text(me.owner(), address, bytes) + ", copied by " + thread_text(me.owner(), g.copier - 1u));
+  const bool bulk = g.copier & kBulkCopier;
+  const unsigned copier = (g.copier & ~unsigned{kBulkCopier}) - 1u;
+  fail(std::string(does) + " of bytes that a " + (bulk ? "bulk copy" : "cp.async") +
+       " still has in flight: " + place_text(me.owner(), address, bytes) + ", copied by " +
+       thread_text(me.owner(), copier));
 }
 
 struct Range {

@@ -13,10 +13,10 @@ namespace fastdl::simt {
 
 struct Clock {
   uint32_t now;        // stamp of this warp's next accesses (unused in barriers)
-  uint32_t known[32];  // accesses of warp w up to stamp known[w] happened before
+  uint32_t known[33];  // accesses of warp w up to stamp known[w] happened before; [32]: of bulk copies
 
   void join(const Clock& other) {
-    for (int w = 0; w < 32; ++w) known[w] = known[w] > other.known[w] ? known[w] : other.known[w];
+    for (int w = 0; w < 33; ++w) known[w] = known[w] > other.known[w] ? known[w] : other.known[w];
   }
 };
 
@@ -27,7 +27,7 @@ struct Granule {
   uint16_t writer;
   uint16_t reader;         // one of the readers
   uint16_t second_reader;  // another one, + 1
-  uint16_t copier;         // thread whose cp.async is under way, + 1
+  uint16_t copier;         // thread whose copy is under way, + 1 (and 0x8000 for a bulk copy)
 };
 
 class Shadow {

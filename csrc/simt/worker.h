@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "block.h"
+#include "cluster.h"
 
 namespace fastdl::simt {
 
@@ -42,6 +43,7 @@ class Worker {
   void run_group(Launch& launch, uint64_t index);
   std::string run_blocks(const Launch& launch, size_t count);
   std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<std::unique_ptr<Cluster>> clusters_;
 };
 
 // Sees to it that faults in this OS thread's fibers are reported; for the time of a launch (fault.cpp).

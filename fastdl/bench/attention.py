@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .. import ops
-from .peers import Peers, jitted, to_torch
+from . import formulas
+from .peers import Peers, jitted, onnx_call
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
@@ -28,12 +30,27 @@ def _pairs(queries: int, keys: int, causal: int) -> float:
     return queries * (queries + 1) / 2 if causal else float(queries * keys)
 
 
+def _whole(row: Sequence[int]) -> Shape:
+    batch, heads, kv, queries, keys, features, causal = row
+    return (batch, heads, kv, queries, keys, features, causal, heads)
+
+
 def _cut(row: Sequence[int]) -> Shape:
     batch, heads, kv, queries, keys, features, causal = row
     group = heads // kv
     each = 4.0 * batch * _pairs(queries, keys, causal) * features
     left = min(heads, max(group, int(_WORK / each) // group * group))
     return (batch, left, left // group, queries, keys, features, causal, heads)
+
+
+#: BERT-base on eight texts of 128 tokens, GPT-2 small on one of 1,024 and generating eight texts at once, and a layer
+#: of 32 heads in groups of four (Llama 3 8B: 32 and 8 heads of 128).
+_TRANSFORMER = (
+    (8, 12, 12, 128, 128, 64, 0),
+    (1, 12, 12, 1024, 1024, 64, 1),
+    (8, 12, 12, 1, 1024, 64, 0),
+    (1, 32, 8, 1024, 1024, 128, 1),
+)
 
 
 def _file() -> list[Shape]:
@@ -43,7 +60,8 @@ def _file() -> list[Shape]:
 SUITES: dict[str, list[tuple[str, list[Shape]]]] = {
     "quick": [("attention", [_cut((8, 12, 12, 128, 128, 64, 0)), _cut((4, 12, 12, 512, 512, 64, 1)),
                              _cut((4, 12, 12, 1, 2048, 64, 0))])],
-    "deepbench": [("attention", _file())],
+    "deepbench": [("attention", [_whole(row) for row in deepbench("attention")])],
+    "transformer": [("attention", [_whole(row) for row in _TRANSFORMER])],
     "scaling": [("attention", [_cut((1, 16, 16, 2048, 2048, 64, 1))])],
     "targets": [("attention", _file())],
 }  # fmt: skip
@@ -107,12 +125,14 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
         ops.scaled_dot_product_attention,
         ops.scaled_dot_product_attention_backward,
     )
+    mq, mk, mv = peers.put(q, k, v)
     places = list(dict.fromkeys([(0, 0), (batch - 1, heads - 1)]))
     # Gradients are checked on later queries: those that see a few keys have weights near 1, whose rounding would drown
     # the others' small gradients.
     first = queries // 2 if both else 0
     some = first + sample(rng, queries - first, 16)
 
+    @cache
     def reference(place: tuple[int, int]) -> _Reference:
         i, head = place
         j = head // (heads // kv)
@@ -123,7 +143,7 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
         def error(outputs: Sequence[Any]) -> float:
             return worst([(outputs[0][place][some], reference(place).out) for place in places])
 
-        contest = Contest(peers, lambda: attention(q, k, v, **mask), error, _LIMITS[dtype])
+        contest = Contest(peers, lambda: attention(mq, mk, mv, **mask), error, _LIMITS[dtype])
     else:
         values = random(rng, q.shape, dtype)
         # For the check, a few queries alone have a gradient: the float64 reference then need not follow the others.
@@ -144,15 +164,17 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
                 pairs += [(dk[where], a), (dv[where], b)]
             return worst(pairs)
 
+        mg = peers.put(grad)
+
         def ours() -> tuple:
-            out, lse = attention(q, k, v, **mask)
-            return attention_backward(grad, q, k, v, None, out, lse, **mask)
+            out, lse = attention(mq, mk, mv, **mask)
+            return attention_backward(mg, mq, mk, mv, None, out, lse, **mask)
 
         contest = Contest(peers, ours, error, 4 * _LIMITS[dtype])
-        contest.after_check = lambda: np.copyto(grad, values)
+        contest.fill(mg, values)
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        tensors = [to_torch(torch, a) for a in (q, k, v)]
+        tensors = [peers.tensor(a) for a in (q, k, v)]
         function = torch.nn.functional.scaled_dot_product_attention
         variants = {"": (tensors, mask)}
         if grouped and not both:  # keys and values repeated beforehand, as programs without grouped heads do
@@ -164,7 +186,8 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
                 return lambda: (function(*tensors, **options),)
 
             return {name: forward(*variant) for name, variant in variants.items()}
-        tg = to_torch(torch, grad)
+        tg = peers.tensor(grad)
+        contest.fill(tg, values)
         for t in tensors:
             t.requires_grad_()
 
@@ -182,15 +205,30 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
 
         tensors = [np.ascontiguousarray(a.swapaxes(1, 2)) for a in (q, k, v)]  # jax has heads after queries
         if not both:
-            return {"": jitted(jax, function, *tensors)}
-        g = np.ascontiguousarray(values.swapaxes(1, 2))
-        return {"": jitted(jax, lambda g, *t: jax.vjp(function, *t)[1](g), g, *tensors)}
+            return {"": jitted(jax, lambda *t: (function(*t),), *tensors)}
+        check, g = (np.array(a.swapaxes(1, 2), order="C") for a in (grad, values))
+        call = jitted(jax, lambda g, *t: jax.vjp(function, *t)[1](g), check, *tensors)
+        contest.replace(call, 0, g)
+        return {"": call}
+
+    def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
+        if dtype == "bfloat16":
+            raise TypeError("has no bfloat16 attention on CPUs")
+        flags: dict[str, Any] = {"is_causal": causal}
+        return {"": onnx_call(onnxruntime, peers, "Attention", [q, k, v], opset=23, **flags)}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no attention")
+    if both:
+        contest.skip("cupy", "has no gradients")
+    else:
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.attention(cupy, mq, mk, mv, bool(causal)),)})
     if batch * heads * _pairs(queries, keys, 0) * 4 > _SCORES:
         contest.skip("jax", "would hold all scores, more than 1 GB")
     else:
-        contest.add("jax", jax_calls, check=False)
-    contest.skip("onnxruntime", "is not compared")
+        contest.add("jax", jax_calls, lambda outputs: [a.swapaxes(1, 2) for a in outputs])
+    if both:
+        contest.skip("onnxruntime", "has no gradients")
+    else:
+        contest.add("onnxruntime", onnx_calls)
     return contest

@@ -1,7 +1,10 @@
-"""``fastdl bench compare OLD.json NEW.json``: which rows became faster or slower, and which cannot be told."""
+"""``fastdl bench compare OLD.json NEW.json`` and ``--baseline``: which rows became faster or slower."""
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from .baseline import MACHINE
 from .report import geomean
 from .runner import OK
 
+MACHINE = ("cpu", "cores", "isa", "threads", "device", "gpu")  # where these are equal, times can be compared
 FASTER, SLOWER, SAME, UNSURE = "FASTER", "SLOWER", "SAME", "UNSURE"
-_RESAMPLES = 2000
 _CONFIDENCE = 0.99
-_FEWEST = 4  # rounds: fewer medians than that can be resampled from fewer say nothing
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """change: speed of the new run by the old one's, above 1 is faster; low and high bound it with 99 % confidence.
-    against: the peer that the speeds are measured by, "" for the clock."""
+    """change: speed of the new run by the old one's, above 1 is faster; low and high bound it with 99 % confidence (0
+    and infinity if the rounds are too few for that). against: the peer that the speeds are measured by, "" for the
+    clock."""
 
     key: str
+    group: str
     verdict: str
     change: float
     low: float
@@ -32,25 +35,35 @@ class Verdict:
     against: str
 
 
-def change_of_medians(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, float]:
-    """(change, low, high) of the median of ``new`` by that of ``old``: a percentile bootstrap of 2,000 resamples of
-    both (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13), 99 % confidence, always the same
-    resamples. Samples are positive."""
-    rng = np.random.default_rng(0)
-    medians = []
-    for values in (old, new):
-        drawn = rng.integers(0, len(values), (_RESAMPLES, len(values)))
-        medians.append(np.median(np.log(np.asarray(values))[drawn], axis=1))
-    outside = 50 * (1 - _CONFIDENCE)
-    low, high = np.exp(np.percentile(medians[1] - medians[0], [outside, 100 - outside]))
-    return float(np.median(new) / np.median(old)), float(low), float(high)
+@functools.cache
+def _rank(n: int, m: int) -> int:
+    """Which of the n * m ordered differences bounds their shift from below: the largest k for which the Mann-Whitney
+    statistic is less than k with probability at most (1 - confidence) / 2 in samples of one distribution. 0: none."""
+    # How many of the orders of n and m values have each value of the statistic: the coefficients of the Gaussian
+    # binomial coefficient of n + m over n, the product of (1 - q^(m+i)) / (1 - q^i).
+    counts = [1] + [0] * (n * m)
+    for i in range(1, n + 1):
+        for j in range(n * m, m + i - 1, -1):
+            counts[j] -= counts[j - m - i]
+        for j in range(i, n * m + 1):
+            counts[j] += counts[j - i]
+    limit = (1 - _CONFIDENCE) / 2 * math.comb(n + m, n)
+    return sum(total <= limit for total in itertools.accumulate(counts))
 
 
-def verdict(change: tuple[float, float, float], rounds: int, margin: float) -> str:
+def change_between(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, float]:
+    """(change, low, high) from ``old`` to ``new``, positive samples: the median of all quotients, and around it the
+    exact interval of the Mann-Whitney test (Hodges & Lehmann 1963; Hollander, Wolfe & Chicken 2014, section 4.3), which
+    supposes no shape of the distribution."""
+    differences = np.sort(np.subtract.outer(np.log(new), np.log(old)).ravel())
+    k = _rank(len(old), len(new))
+    low, high = (differences[k - 1], differences[-k]) if k else (-math.inf, math.inf)
+    return float(np.exp(np.median(differences))), float(np.exp(low)), float(np.exp(high))
+
+
+def verdict(change: tuple[float, float, float], margin: float) -> str:
     """FASTER or SLOWER if the whole interval lies beyond the margin, SAME if it lies within, else UNSURE."""
     _, low, high = change
-    if rounds < _FEWEST:
-        return UNSURE
     if low > 1 + margin:
         return FASTER
     if high < 1 / (1 + margin):
@@ -62,7 +75,8 @@ def compare(old: dict[str, Any], new: dict[str, Any], margin: float) -> list[Ver
     """A verdict for every row that both have. Speeds are ratios to a peer, round by round, where both have one in
     common, else times, if both are of one machine."""
     before = {row["key"]: row for row in old["rows"] if row.get("status") == OK and row.get("samples")}
-    same = all(old["environment"].get(k) == new["environment"].get(k) for k in MACHINE)
+    environments = [{"device": "cpu"} | d["environment"] for d in (old, new)]  # older files are all of CPUs
+    same = all(environments[0].get(k) == environments[1].get(k) for k in MACHINE)
     found = []
     for row in new["rows"]:
         was = before.get(row["key"])
@@ -73,9 +87,9 @@ def compare(old: dict[str, Any], new: dict[str, Any], margin: float) -> list[Ver
         peer = max(common, key=lambda n: (len(row["samples"][n]), -row["ratios"][n][1]), default="")
         if not peer and not same:
             continue
-        series = [_speeds(entry["samples"], peer) for entry in (was, row)]
-        change = change_of_medians(*series)
-        found.append(Verdict(row["key"], verdict(change, min(map(len, series)), margin), *change, peer))
+        change = change_between(*(_speeds(entry["samples"], peer) for entry in (was, row)))
+        group = f"{row['group']} {row['dtype']} {row['direction']}"
+        found.append(Verdict(row["key"], group, verdict(change, margin), *change, peer))
     return found
 
 
@@ -85,7 +99,7 @@ def _speeds(samples: dict[str, list[float]], peer: str) -> list[float]:
 
 
 def text(verdicts: Sequence[Verdict], margin: float) -> str:
-    """A line for each row that changed or cannot be told, and the counts."""
+    """A line for each row that changed or cannot be told, the geometric means of the groups, and the counts."""
     if not verdicts:
         return "no row in common that was measured"
     lines = []
@@ -93,10 +107,19 @@ def text(verdicts: Sequence[Verdict], margin: float) -> str:
         if v.verdict != SAME:
             by = f"by {v.against}" if v.against else "by the clock"
             lines.append(f"{v.verdict:<7} {v.change:5.2f}x ({v.low:.2f}-{v.high:.2f}) {v.key}, {by}")
+    groups: dict[str, list[Verdict]] = {}
+    for v in verdicts:
+        groups.setdefault(v.group, []).append(v)
+    if len(groups) > 1:
+        lines += [
+            f"{name:<42} {len(g):>4} rows {geomean(v.change for v in g):.3f}x" for name, g in groups.items()
+        ]
     counts = Counter(v.verdict for v in verdicts)
     total = ", ".join(f"{counts[name]} {name}" for name in (FASTER, SLOWER, SAME, UNSURE))
+    chance = len(verdicts) * (1 - _CONFIDENCE)
     lines.append(
         f"{len(verdicts)} rows: {total}; geometric mean {geomean(v.change for v in verdicts):.3f}x "
-        f"(margin {margin:.0%}, {_CONFIDENCE:.0%} confidence)"
+        f"(margin {margin:.0%}, {_CONFIDENCE:.0%} confidence: had nothing changed, chance would call {chance:.2g} of "
+        "them FASTER or SLOWER at most)"
     )
     return "\n".join(lines)

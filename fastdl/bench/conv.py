@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .. import ops
-from .peers import Peers, formats, jitted, nhwc, onnx_call, to_torch
+from .peers import Peers, jitted, nchw, nhwc, onnx_call
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
 FAMILY = "conv"
 DIRECTIONS = ("forward", "backward")
-_LARGEST = 20e9  # floating-point operations of a forward call
+_LARGEST = 20e9  # floating-point operations of a forward call of the targets
 _IMAGE_CHANNELS = 3  # an input of so few channels is an image, which wants no gradient
 
 # n, c, h, w, k, r, s, stride h and w, padding h and w, groups: DeepBench's columns and one more
@@ -43,7 +44,12 @@ def _resnet50(n: int = 8) -> list[Shape]:
 
 def _deepbench() -> list[Shape]:
     shapes = [(*row, 1) for key in ("conv", "conv_inference") for row in deepbench(key)]
-    return [s for s in dict.fromkeys(shapes) if flops(s) <= _LARGEST]
+    return list(dict.fromkeys(shapes))
+
+
+def _targets() -> list[Shape]:
+    affordable = [s for s in _deepbench() if flops(s) <= _LARGEST]
+    return list(dict.fromkeys([*_resnet50(), *_depthwise(), *affordable]))
 
 
 def _depthwise(n: int = 8) -> list[Shape]:
@@ -79,7 +85,7 @@ SUITES: dict[str, list[tuple[str, list[Shape]]]] = {
     "scaling": [
         ("conv", [_square(8, 64, 56, 64, 3), _square(8, 256, 14, 256, 3), _square(8, 256, 56, 64, 1)])
     ],
-    "targets": [("conv", list(dict.fromkeys([*_resnet50(), *_depthwise(), *_deepbench()])))],
+    "targets": [("conv", _targets())],
 }
 
 
@@ -135,50 +141,53 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     stride, padding, dilation, _ = _options(shape)
     places = sample(rng, n * p * q, 64)
 
-    def error(outputs: Sequence[Any]) -> float:
-        y = outputs[0]
+    where = list(zip(*np.unravel_index(places, (n, p, q))))
+
+    @cache
+    def expected() -> np.ndarray:
         flat = weight.astype(np.float64).reshape(groups, k // groups, -1)
-        pairs = []
-        for i, a, b in zip(*np.unravel_index(places, (n, p, q))):
+        found = []
+        for i, a, b in where:
             patch = np.zeros((c, r, s))
             top, left = a * sh - ph, b * sw - pw
             r0, r1, s0, s1 = max(0, -top), min(r, h - top), max(0, -left), min(s, w - left)
             if r0 < r1 and s0 < s1:  # not wholly in the padding
                 patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
-            value = (flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64)
-            pairs.append((y[i, :, a, b], value))
-        actual, expected = (np.stack(side) for side in zip(*pairs))
-        return worst([(actual, expected)])
+            found.append((flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64))
+        return np.stack(found)
 
+    def error(outputs: Sequence[Any]) -> float:
+        return worst([(np.stack([outputs[0][i, :, a, b] for i, a, b in where]), expected())])
+
+    mx, mw, mb = peers.put(x, weight, bias)
     contest = Contest(
-        peers, lambda: (ops.conv(x, weight, bias, stride, padding, dilation, groups),), error, _LIMITS[dtype]
+        peers, lambda: (ops.conv(mx, mw, mb, stride, padding, dilation, groups),), error, _LIMITS[dtype]
     )
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        conv, tb = torch.nn.functional.conv2d, to_torch(torch, bias)
+        conv, tb = torch.nn.functional.conv2d, peers.tensor(bias)
 
         def call(tx: Any, tw: Any) -> Any:
             return lambda: (conv(tx, tw, tb, stride, padding, dilation, groups),)
 
-        return {name: call(*tensors) for name, tensors in formats(torch, x, weight).items()}
+        return {name: call(*tensors) for name, tensors in peers.formats(x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
         hwio = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
-        return {"": jitted(jax, lambda a, b, v: conv(a, b) + v, nhwc(x), hwio, bias)}
+        return {"": jitted(jax, lambda a, b, v: (conv(a, b) + v,), nhwc(x), hwio, bias)}
 
     def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
         if dtype == "bfloat16":
             raise TypeError("has no bfloat16 convolution on CPUs")
         attributes: dict[str, Any] = {"strides": stride, "pads": [ph, pw, ph, pw], "group": groups}
-        call = onnx_call(
-            onnxruntime, peers.threads, "Conv", [np.ascontiguousarray(x), weight, bias], 2, **attributes
-        )
+        call = onnx_call(onnxruntime, peers, "Conv", [np.ascontiguousarray(x), weight, bias], 2, **attributes)
         return {"": call}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no convolution")
-    contest.add("jax", jax_calls, check=False)
+    contest.skip("cupy", "has no convolution")
+    contest.add("jax", jax_calls, nchw)
     contest.add("onnxruntime", onnx_calls)
     return contest
 
@@ -206,20 +215,26 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     places, channels = sample(rng, n * h * w, 64), sample(rng, k, 2)
     some = sample(rng, c // groups, 8)
 
+    where = list(zip(*np.unravel_index(places, (n, h, w))))
+
     def error(outputs: Sequence[Any]) -> float:
         dx, dw, db = outputs
-        pairs = [(np.asarray(db)[channels], grad[:, channels].astype(np.float64).sum((0, 2, 3)))]
+        pairs = [(np.asarray(db)[channels], _db())]
         if needs[0]:
-            pairs.append(_dx_pair(dx))
+            pairs.append((np.stack([dx[i, :, a, b] for i, a, b in where]), _dx()))
         for j in channels:
-            first = j // (k // groups) * (c // groups)
-            pairs.append((np.asarray(dw)[j, some], _dw(int(j), first + some)))
+            pairs.append((np.asarray(dw)[j, some], _dw(int(j))))
         return worst(pairs)
 
-    def _dx_pair(dx: Any) -> tuple[np.ndarray, np.ndarray]:
-        actual, expected = [], []
+    @cache
+    def _db() -> np.ndarray:
+        return grad[:, channels].astype(np.float64).sum((0, 2, 3))
+
+    @cache
+    def _dx() -> np.ndarray:
+        expected = []
         taps = weight.astype(np.float64).reshape(groups, k // groups, c // groups, r, s)
-        for i, a, b in zip(*np.unravel_index(places, (n, h, w))):
+        for i, a, b in where:
             total = np.zeros((groups, c // groups))
             for u in range(r):
                 for v in range(s):
@@ -227,11 +242,12 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
                     if down == 0 and right == 0 and 0 <= top < p and 0 <= left < q:
                         g = grad[i, :, top, left].astype(np.float64).reshape(groups, 1, k // groups)
                         total += (g @ taps[..., u, v])[:, 0]
-            actual.append(dx[i, :, a, b])
             expected.append(total.ravel())
-        return np.stack(actual), np.stack(expected)
+        return np.stack(expected)
 
-    def _dw(j: int, inputs: np.ndarray) -> np.ndarray:
+    @cache
+    def _dw(j: int) -> np.ndarray:
+        inputs = j // (k // groups) * (c // groups) + some
         g, taken = grad[:, j].astype(np.float64), x[:, inputs].astype(np.float64)
         result = np.zeros((len(inputs), r, s))
         for u in range(r):
@@ -245,9 +261,10 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
                     result[:, u, v] = np.einsum("npq,ncpq->c", g[:, a0:a1, b0:b1], window)
         return result
 
+    mg, mx, mw = peers.put(grad, x, weight)
     contest = Contest(
         peers,
-        lambda: ops.conv_backward(grad, x, weight, stride, padding, dilation, groups, needs=needs),
+        lambda: ops.conv_backward(mg, mx, mw, stride, padding, dilation, groups, needs=needs),
         error,
         _LIMITS[dtype],
     )
@@ -258,7 +275,7 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         def call(tg: Any, tx: Any, tw: Any) -> Any:
             return lambda: backward(tg, tx, tw, [k], stride, padding, dilation, False, [0, 0], groups, needs)
 
-        return {name: call(*tensors) for name, tensors in formats(torch, grad, x, weight).items()}
+        return {name: call(*tensors) for name, tensors in peers.formats(grad, x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
@@ -276,6 +293,12 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no convolution")
-    contest.add("jax", jax_calls, check=False)
+    contest.skip("cupy", "has no convolution")
+
+    def as_ours(outputs: list) -> list:
+        dx, dw, db = outputs if needs[0] else (None, *outputs)
+        return [None if dx is None else np.moveaxis(dx, -1, 1), dw.transpose(3, 2, 0, 1), db]
+
+    contest.add("jax", jax_calls, as_ours)
     contest.skip("onnxruntime", "has no gradients")
     return contest

@@ -15,10 +15,24 @@ DIRECTIONS = ("forward", "backward", "both", "step")
 SIZES = (10**4, 10**5, 10**6, 10**7, 10**8)
 _CLASSES = 1000  # elements of a row of softmax, layer norm and cross-entropy
 
-SUITES: dict[str, tuple[int, ...]] = {
+#: What BERT-base does to eight texts of 128 tokens (Devlin et al. 2019): softmax of the scores, layer norm and dropout
+#: of the tokens, GELU within the MLP, cross-entropy over the vocabulary, Adam on one layer's parameters.
+_TRANSFORMER: dict[str, tuple[int, ...]] = {
+    "softmax": (8 * 12 * 128, 128),
+    "layer_norm": (1024, 768),
+    "gelu": (1024 * 3072,),
+    "dropout": (1024 * 768,),
+    "cross_entropy": (1024, 30522),
+    "adam": (7_087_872,),
+}
+
+#: Elements of the arrays, or the shapes of some ops.
+SUITES: dict[str, tuple[int, ...] | dict[str, tuple[int, ...]]] = {
     "quick": (10**5,),
     "small": (10**4,),
     "sizes": SIZES,
+    "memory-bound": SIZES,
+    "transformer": _TRANSFORMER,
     "scaling": (10**6,),
     "targets": SIZES,
 }
@@ -26,13 +40,16 @@ SUITES: dict[str, tuple[int, ...]] = {
 
 def rows(suite: str, dtype: str) -> list[Row]:
     """The rows of a suite."""
-    found = []
+    found, what = [], SUITES[suite]
     for name, (shape, passes, build) in OPS.items():
+        if isinstance(what, dict):
+            shapes = [what[name]] if name in what else []
+        else:
+            shapes = [shape(n) for n in what]
         for direction, (moved, held) in passes.items():
             if direction == "step" and dtype == "bfloat16":
                 continue  # optimizers keep float32
-            for n in SUITES[suite]:
-                found.append(_row(name, shape(n), dtype, direction, moved, held, build))
+            found += [_row(name, s, dtype, direction, moved, held, build) for s in shapes]
     return found
 
 

@@ -21,7 +21,9 @@ def header(env: dict[str, Any], peaks: Peaks, missing: dict[str, str]) -> str:
     """The machine, versions and ceilings."""
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
     lines = [
-        f"{env['cpu']}, {env['isa']}, {_count(env['threads'], 'thread')} on {_count(env['cores'], 'CPU')}"
+        f"{env['gpu']}, {env['isa']}; {env['cpu']}"
+        if "gpu" in env
+        else f"{env['cpu']}, {env['isa']}, {_count(env['threads'], 'thread')} on {_count(env['cores'], 'CPU')}"
         + (f", commit {env['commit']}" if env["commit"] else ""),
         versions,
         ceilings(peaks),
@@ -139,7 +141,7 @@ def footer(outcomes: Sequence[Outcome]) -> str:
         members = [o for o in outcomes if o.status == status]
         if members:
             reasons = dict.fromkeys(o.reason for o in members)
-            lines.append(f"\n{len(members)} rows {status}: {'; '.join(list(reasons)[:3])}")
+            lines.append(f"\n{_count(len(members), 'row')} {status}: {'; '.join(list(reasons)[:3])}")
     return "\n".join(lines)
 
 

@@ -6,11 +6,12 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..autograd import inference_mode
 from ..backend import release_memory
+from .budget import Budget, Limits
 from .machine import Peaks
 from .peers import ONE_THREAD, Peers, to_numpy, with_one_thread
 from .rows import NARROW, WITHOUT_GRAPH, Contest, Row, brief
@@ -20,16 +21,15 @@ _ANY = (TypeError, ValueError, RuntimeError, MemoryError)
 #: Of the quartiles of a ratio, by its median: neighbouring calls of two libraries differ by a few percent on an idle
 #: machine, and half of the rounds being this far apart says that something else was running.
 NOISY = 0.25
-_LATELY = 0.1  # weight of the last row in a running mean
-_MEASURED = 0.4  # part of a row's time that goes into rounds beyond the first
 OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
 
 
 @dataclass
 class Outcome:
     """What came out of a row. status: "ok", "failed" (wrong or an error: ``reason``), "skipped" (fastdl does not do
-    this), "not run" (the time budget was spent). samples: seconds per call, round by round, of fastdl and of each
-    peer variant. Peers that cannot take part stand in ``skipped`` with the reason."""
+    this, or it needs more time or memory than there is), "not run" (the time budget was spent). samples: seconds per
+    call, round by round, of fastdl and of each peer variant. Peers that cannot take part stand in ``skipped`` with the
+    reason."""
 
     row: Row
     status: str
@@ -78,66 +78,40 @@ class Outcome:
 def run(
     rows: Sequence[Row],
     peers: Peers,
-    peaks: Peaks,
+    limits: Limits,
     plan: Plan,
     budget: float | None = None,
     report: Callable[[Outcome], None] = lambda outcome: None,
+    start: Callable[[Row], None] = lambda row: None,
 ) -> list[Outcome]:
-    """All rows, each reported as soon as it is done. With a budget in seconds, rows are measured for less time and,
-    where that is not enough, left out evenly over the whole list: those are "not run"."""
+    """All rows, each reported as soon as it is done. Rows that need more than ``limits`` are "skipped". With a budget
+    in seconds, rows are measured for less time and, where that is not enough, left out evenly over the whole list:
+    those are "not run"."""
     outcomes = []
-    clock = _Budget(budget, rows)
+    refused = {row.key: limits.refuses(row) for row in rows}
+    clock = Budget(budget, [row for row in rows if not refused[row.key]], limits)
     for row in rows:
-        share = clock.next_row(row, plan)
+        start(row)
+        reason = refused[row.key] or limits.refuses(row)  # memory may have gone meanwhile
+        share = None if reason else clock.next_row(row, plan)
         if share is None:
-            outcome = Outcome(row, LATE, "no time left for it in the budget")
+            status = SKIPPED if reason else LATE
+            outcome = Outcome(row, status, reason or "no time left for it in the budget")
         else:
             begin = time.perf_counter()
             outcome = run_row(row, peers, share)
             clock.took(row, time.perf_counter() - begin)
-            outcome.hold_against(peaks)
+            outcome.hold_against(limits.peaks)
         outcomes.append(outcome)
         report(outcome)
     return outcomes
-
-
-class _Budget:
-    """Spreads the time over the rows that are left."""
-
-    def __init__(self, seconds: float | None, rows: Sequence[Row]):
-        self.end = None if seconds is None else time.perf_counter() + seconds
-        self.left = sum(map(_expected, rows))  # seconds that the rows should take
-        self.credit = 1.0  # the first row runs, so that there is something to go by
-        self.slowness = 1.0  # of this machine, lately: seconds taken by seconds expected
-
-    def next_row(self, row: Row, plan: Plan) -> Plan | None:
-        """How to measure the next row, or None if it has to be left out."""
-        if self.end is None:
-            return plan
-        now = time.perf_counter()
-        part = (self.end - now) / (self.left * self.slowness)  # of the rows that can still run
-        self.left -= _expected(row)
-        self.credit = min(self.credit + part, 1.0 + part)
-        if self.credit < 1.0 or part <= 0:
-            return None
-        self.credit -= 1.0
-        return replace(plan, seconds=min(plan.seconds, _MEASURED * part * _expected(row)))
-
-    def took(self, row: Row, seconds: float) -> None:
-        """Learns from a row that ran."""
-        self.slowness += _LATELY * (seconds / _expected(row) - self.slowness)
-
-
-def _expected(row: Row) -> float:
-    """Seconds that a row takes with all peers, roughly: half a second, and some 25 calls on a machine of 200 GFLOP/s
-    and 10 GB/s."""
-    return 0.5 + row.flops * 25 / 200e9 + row.bytes * 25 / 10e9
 
 
 def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     """One row: its contest is built, checked and timed. Never raises for what a kernel or a peer does."""
     gc.collect()
     release_memory()
+    peers.device.release()
     try:
         contest = row.make(peers)
     except _ANY as problem:
@@ -151,6 +125,8 @@ def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
 
 
 def _refused(row: Row, problem: Exception) -> Outcome:
+    if isinstance(problem, MemoryError):
+        return Outcome(row, SKIPPED, brief(f"not enough memory: {problem}"))
     if isinstance(problem, TypeError) and row.dtype in NARROW:
         return Outcome(row, SKIPPED, brief(problem))  # not every op takes every narrow dtype
     return Outcome(row, FAILED, brief(f"{type(problem).__name__}: {problem}"))
@@ -161,29 +137,31 @@ def _run(row: Row, contest: Contest, peers: Peers, plan: Plan) -> Outcome:
         outputs = contest.ours()
     except _ANY as problem:
         return _refused(row, problem)
-    error = contest.error(outputs)
+    with peers.single_numpy():
+        error = contest.error(peers.device.host(outputs))
     outcome = Outcome(row, OK, error=error, limit=contest.limit, skipped=contest.skipped)
     if not error <= contest.limit:
         outcome.status = FAILED
         outcome.reason = f"error {error:.2g}, at most {contest.limit:.2g} is right"
         return outcome
-    _check_peers(contest)
+    _check_peers(contest, peers)
     del outputs
-    if contest.after_check:
-        contest.after_check()
+    contest.after_check()
     if peers.one_thread:
         contest.calls[ONE_THREAD] = with_one_thread(contest.ours, peers.threads)
-    outcome.samples = measure({OURS: contest.ours, **contest.calls}, plan)
+    outcome.samples = measure({OURS: contest.ours, **contest.calls}, plan, peers.device.wait)
     return outcome
 
 
-def _check_peers(contest: Contest) -> None:
+def _check_peers(contest: Contest, peers: Peers) -> None:
     """Calls every peer once; one that raises, or computes something else, is taken out."""
     for name, call in list(contest.calls.items()):
         try:
             outputs: Any = call()
-            if name in contest.checked:
-                error = contest.error([to_numpy(value) for value in outputs])
+            as_ours = contest.converted.get(name)
+            if as_ours is not None:
+                with peers.single_numpy():
+                    error = contest.error(as_ours([to_numpy(value) for value in outputs]))
                 if not error <= 30 * contest.limit:
                     contest.drop(name, f"another result (error {error:.2g})")
         except Exception as problem:

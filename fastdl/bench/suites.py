@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from .rows import DTYPES, Row
 
 FAMILIES = ("matmul", "conv", "rnn", "attention", "elementwise", "train")
+ALL = "all"  # the suite of all rows but those that are about something else than speed beside peers:
+_SPECIAL = ("scaling", "sweep")
 
 
 def family(name: str) -> Any:
@@ -18,11 +21,21 @@ def family(name: str) -> Any:
 
 def suites() -> dict[str, list[str]]:
     """The names of all suites, and the families that have them."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {ALL: list(FAMILIES)}
     for name in FAMILIES:
         for suite in family(name).SUITES:
             found.setdefault(suite, []).append(name)
     return found
+
+
+def _suites_of(name: str, wanted: Sequence[str]) -> list[str]:
+    """Those of a family that are wanted."""
+    own = family(name).SUITES
+    return (
+        [s for s in own if s not in _SPECIAL or s in wanted]
+        if ALL in wanted
+        else [s for s in wanted if s in own]
+    )
 
 
 def select(
@@ -36,7 +49,7 @@ def select(
     """The rows of the suites in these families, each once.
 
     direction: "forward", "backward" (all rows that have a backward pass in them) or "both". filters: keep rows whose
-    key contains all words of one of them. sample: at most so many rows of each group, evenly spread. Raises ValueError
+    key contains all words of one of them. sample: at most so many rows of each group (see `thin`). Raises ValueError
     for a name that no suite, family or dtype has.
     """
     known = suites()
@@ -55,11 +68,10 @@ def select(
             raise ValueError(f"unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     rows: dict[str, Row] = {}
     for name in families:
-        for suite in names:
-            if suite in family(name).SUITES:
-                for dtype in dtypes:
-                    for row in family(name).rows(suite, dtype):
-                        rows.setdefault(row.key, row)
+        for suite in _suites_of(name, names):
+            for dtype in dtypes:
+                for row in family(name).rows(suite, dtype):
+                    rows.setdefault(row.key, row)
     kept = [
         row
         for row in rows.values()
@@ -70,12 +82,18 @@ def select(
 
 
 def thin(rows: Sequence[Row], count: int) -> list[Row]:
-    """At most ``count`` rows of each group, dtype and direction, evenly spread."""
+    """At most ``count`` rows of each group, dtype and direction: one out of each of ``count`` equal stretches of the
+    list, drawn at random (always the same). Every row has the same chance; taking each tenth would take one size alone
+    where the sizes repeat after ten."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.group, row.dtype, row.direction), []).append(row)
     kept = set()
     for members in groups.values():
-        step = max(1.0, len(members) / count)
-        kept |= {members[int(i * step)].key for i in range(min(count, len(members)))}
+        rng = random.Random(0)
+        length = len(members) / count
+        if length > 1:
+            kept |= {members[int((i + rng.random()) * length)].key for i in range(count)}
+        else:
+            kept |= {row.key for row in members}
     return [row for row in rows if row.key in kept]

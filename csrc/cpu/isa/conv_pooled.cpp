@@ -8,7 +8,7 @@ namespace {
 
 // Sums that stay in registers, beside an input and a gradient; outputs that share a turn of the loop, so that
 // their sums form independent chains.
-constexpr int kSums = FASTDL_ISA_ID == 3 ? 24 : 12;
+constexpr int kSums = FASTDL_ISA_ID == FASTDL_ISA_ID_avx512 || FASTDL_ISA_ID == FASTDL_ISA_ID_neon ? 24 : 12;
 constexpr int kOutputs = 8;
 constexpr int outputs_of(int sums) { return kSums / sums < kOutputs ? kSums / sums : kOutputs; }
 

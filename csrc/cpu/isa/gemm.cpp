@@ -11,12 +11,15 @@ namespace fastdl::cpu::FASTDL_ISA {
 // registers run out:
 //   AVX-512: 32 registers = 28 sums (MR = 14) + 2 of B + 1 broadcast.
 //   AVX2:    16 registers = 12 sums (MR = 6) + 2 of B + 1 broadcast.
+//   NEON:    32 registers = 20 sums (MR = 10) + 2 of B + an element of each row: all are loaded first.
 //   SSE2:    16 registers =  8 sums (MR = 4) + 2 of B + 1 broadcast + products (no multiply-add, no broadcast
 //   load).
 #if FASTDL_ISA_ID == 3
 constexpr int kRows = 14, kDotCols4 = 4, kGemvTerms = 16;
 #elif FASTDL_ISA_ID == 2
 constexpr int kRows = 6, kDotCols4 = 2, kGemvTerms = 8;
+#elif FASTDL_ISA_ID == FASTDL_ISA_ID_neon
+constexpr int kRows = 10, kDotCols4 = 4, kGemvTerms = 16;
 #else
 constexpr int kRows = 4, kDotCols4 = 2, kGemvTerms = 8;
 #endif

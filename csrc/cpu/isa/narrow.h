@@ -170,6 +170,36 @@ FASTDL_INLINE void store_narrow(__m128i v, void* p, int n) {
   for (int i = 0; i < n; ++i) static_cast<bfloat16*>(p)[i].bits = lanes[i];
 }
 
+#elif FASTDL_ISA_ID == FASTDL_ISA_ID_neon
+
+FASTDL_INLINE Vec<float> widened(uint16x4_t bits, bfloat16) {
+  return {vreinterpretq_f32_u32(vshll_n_u16(bits, 16))};
+}
+FASTDL_INLINE Vec<float> widened(uint16x4_t bits, float16) {
+  return {vcvt_f32_f16(vreinterpret_f16_u16(bits))};
+}
+
+FASTDL_INLINE uint16x4_t narrowed(Vec<float> x, bfloat16) {
+  const uint32x4_t u = bits(x), odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd);
+  const uint32x4_t quiet = vorrq_u32(u, vdupq_n_u32(0x400000));
+  return vshrn_n_u32(vbslq_u32(isnan(x).m, quiet, rounded), 16);
+}
+FASTDL_INLINE uint16x4_t narrowed(Vec<float> x, float16) { return vreinterpret_u16_f16(vcvt_f16_f32(x.v)); }
+
+FASTDL_INLINE uint16x4_t load_narrow(const void* p) { return vld1_u16(static_cast<const uint16_t*>(p)); }
+FASTDL_INLINE uint16x4_t load_narrow(const void* p, int n) {
+  uint16_t lanes[4] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = static_cast<const bfloat16*>(p)[i].bits;
+  return vld1_u16(lanes);
+}
+FASTDL_INLINE void store_narrow(uint16x4_t v, void* p) { vst1_u16(static_cast<uint16_t*>(p), v); }
+FASTDL_INLINE void store_narrow(uint16x4_t v, void* p, int n) {
+  uint16_t lanes[4];
+  vst1_u16(lanes, v);
+  for (int i = 0; i < n; ++i) static_cast<bfloat16*>(p)[i].bits = lanes[i];
+}
+
 #else
 
 struct NarrowLanes {

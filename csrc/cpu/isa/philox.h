@@ -56,6 +56,23 @@ FASTDL_INLINE void store_interleaved(Words a, Words b, uint32_t* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8), _mm256_permute2x128_si256(low, top, 0x31));
 }
 
+#elif FASTDL_ISA_ID == FASTDL_ISA_ID_neon
+
+struct Words {
+  static constexpr int lanes = 2;
+  uint64x2_t v;
+  static FASTDL_INLINE Words counters(uint64_t first) { return {uint64x2_t{first, first + 1}}; }
+  static FASTDL_INLINE Words broadcast(uint64_t x) { return {vdupq_n_u64(x)}; }
+};
+FASTDL_INLINE Words multiply(Words a, Words b) { return {vmull_u32(vmovn_u64(a.v), vmovn_u64(b.v))}; }
+FASTDL_INLINE Words high(Words a) { return {vshrq_n_u64(a.v, 32)}; }
+FASTDL_INLINE Words operator^(Words a, Words b) { return {veorq_u64(a.v, b.v)}; }
+FASTDL_INLINE Words pair(Words a, Words b) { return {vsliq_n_u64(a.v, b.v, 32)}; }
+FASTDL_INLINE void store_interleaved(Words a, Words b, uint32_t* out) {
+  vst1q_u32(out, vreinterpretq_u32_u64(vzip1q_u64(a.v, b.v)));
+  vst1q_u32(out + 4, vreinterpretq_u32_u64(vzip2q_u64(a.v, b.v)));
+}
+
 #else
 
 struct Words {

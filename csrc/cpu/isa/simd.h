@@ -63,6 +63,8 @@ struct Mask;
 #include "simd_avx512.h"
 #elif FASTDL_ISA_ID == 2
 #include "simd_avx2.h"
+#elif FASTDL_ISA_ID == 4
+#include "simd_neon.h"
 #else
 #include "simd_generic.h"
 #endif
@@ -92,6 +94,7 @@ FASTDL_INLINE Mask<T> isnan(Vec<T> a) {
 }
 
 // The fast max returns b when either is NaN, so only a NaN in a is left to restore.
+#if FASTDL_ISA_ID != FASTDL_ISA_ID_neon  // which has instructions for it
 template <class T>
 FASTDL_INLINE Vec<T> max_nan(Vec<T> a, Vec<T> b) {
   return select(isnan(a), a, max(a, b));
@@ -100,6 +103,7 @@ template <class T>
 FASTDL_INLINE Vec<T> min_nan(Vec<T> a, Vec<T> b) {
   return select(isnan(a), a, min(a, b));
 }
+#endif
 
 template <class T>
 FASTDL_INLINE T nan_or(Mask<T> nan, T value) {

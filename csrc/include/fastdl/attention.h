@@ -24,8 +24,9 @@ typedef struct fastdl_attention_options {
    group h / (H / G). mask: NULL, or (B, H, L, S) of bool (true: may attend) or of q's dtype (added to the
    scores); strides of 0 broadcast. lse: NULL or (B, H, L), C-contiguous: log of the sum of exponentials of
    each row's scores, kept for the backward call. With bfloat16 or float16 q, lse is float32,
-   and mask and grad_mask may be. A row that may attend to nothing gives zeros. Scratch: under
-   1 MiB per thread up to 256 features of float32, whatever L and S. */
+   and mask and grad_mask may be. A row that may attend to nothing gives zeros. FASTDL_ERROR_VALUE for a
+   dropout_p outside [0, 1). Scratch: under 1 MiB per thread up to 256 features of float32, whatever L and S.
+   Cost: 2 B H L S (E + Ev) operations, about half with is_causal. */
 FASTDL_API fastdl_status fastdl_attention_forward(fastdl_context* context, const fastdl_tensor* q,
                                                   const fastdl_tensor* k, const fastdl_tensor* v,
                                                   const fastdl_tensor* mask, const fastdl_tensor* out,
@@ -34,7 +35,9 @@ FASTDL_API fastdl_status fastdl_attention_forward(fastdl_context* context, const
 
 /* Gradients of all operands; grad_mask is NULL or (B, H, L, S), C-contiguous, the gradient of an additive
    mask. out and lse are those of the forward call, options the same. grad_q, grad_k, grad_v have the shapes
-   of q, k, v. */
+   of q, k, v, and none may be NULL; lse is required. Scratch: two numbers for each query, sums of grad_k and
+   grad_v where several threads share a head, blocks that fit an L2 cache per thread. Cost: 2 B H L S (3 E + 2
+   Ev) operations, about half with is_causal. */
 FASTDL_API fastdl_status fastdl_attention_backward(
     fastdl_context* context, const fastdl_tensor* grad_out, const fastdl_tensor* q, const fastdl_tensor* k,
     const fastdl_tensor* v, const fastdl_tensor* mask, const fastdl_tensor* out, const fastdl_tensor* lse,

@@ -29,10 +29,17 @@ typedef struct fastdl_conv_options {
      residual  (N, O, *P), optional
      out       (N, O, *P), P = (S + padding + padding_end - dilation * (K - 1) - 1) / stride + 1, rounded down
    float32 or float64, all alike; any strides. Channels-last memory (the channel's stride 1) is read and
-   written in place; other layouts are converted once. Outputs overlap nothing else.
+   written in place; other layouts are converted once. Outputs overlap nothing else. Options: stride, dilation
+   and groups at least 1, padding at least 0, else FASTDL_ERROR_VALUE. Cost: 2 N O prod(P) (C / groups)
+   prod(K) operations for each of the three directions; 3 x 3 filters with stride and dilation 1 may take
+   fewer (Winograd), where the data leave the accuracy of a direct sum. Scratch, of every call below: the
+   weights in the kernels' order; for weight gradients several partial sums of them, as many as the shapes
+   say; a few blocks of the input per thread, sized for its L2 cache. */
+
+/* Where a bias, residual, saved or gradient may be NULL it is said; other pointers may not.
    A NaN or Inf in an operand reaches every result it takes part in; padding counts as zeros. */
 
-/* out = activation(conv(x, weight) + bias + residual) */
+/* out = activation(conv(x, weight) + bias + residual). bias and residual may be NULL. */
 FASTDL_API fastdl_status fastdl_conv_forward(fastdl_context* context, const fastdl_tensor* x,
                                              const fastdl_tensor* weight, const fastdl_tensor* bias,
                                              const fastdl_tensor* residual, const fastdl_tensor* out,
@@ -75,15 +82,18 @@ FASTDL_API fastdl_status fastdl_conv_pool_backward(fastdl_context* context, cons
      weight    (C, O / groups, *K)
      out       (N, O, *S), S = (P - 1) * stride - padding - padding_end + dilation * (K - 1) + 1 + extra with
                0 <= extra < max(stride, dilation): torch's output_padding, given by the shape of out.
-   The rest as above. */
+     bias, residual and activation as above.
+   The rest, cost and scratch included, as above: what is forward there is the data gradient here. */
 FASTDL_API fastdl_status fastdl_conv_transpose_forward(fastdl_context* context, const fastdl_tensor* x,
                                                        const fastdl_tensor* weight, const fastdl_tensor* bias,
                                                        const fastdl_tensor* residual,
                                                        const fastdl_tensor* out,
                                                        const fastdl_conv_options* options);
+/* grad_out, saved: (N, O, *S), saved NULL without activation; grad_x: (N, C, *P). */
 FASTDL_API fastdl_status fastdl_conv_transpose_backward_data(
     fastdl_context* context, const fastdl_tensor* grad_out, const fastdl_tensor* saved,
     const fastdl_tensor* weight, const fastdl_tensor* grad_x, const fastdl_conv_options* options);
+/* grad_weight (C, O / groups, *K) and grad_bias (O,): either may be NULL. */
 FASTDL_API fastdl_status fastdl_conv_transpose_backward_weight(
     fastdl_context* context, const fastdl_tensor* grad_out, const fastdl_tensor* saved,
     const fastdl_tensor* x, const fastdl_tensor* grad_weight, const fastdl_tensor* grad_bias,
@@ -93,7 +103,9 @@ FASTDL_API fastdl_status fastdl_conv_transpose_backward_weight(
      image     (N, C, H, W)
      columns   (N, C * kernel[0] * kernel[1], L), L = product of the output extents of a convolution with the
                same options. groups and activation are ignored.
-   unfold copies image to columns; fold sums columns into image. */
+   float32 or float64 (16-bit by float32), any strides, no overlap. kernel: not NULL, 1 to 2^31 - 1 each, as
+   stride, dilation and padding (from 0) are. Scratch: none. Cost: one pass over columns. unfold copies image
+   to columns; fold sums columns into image, in a fixed order. */
 FASTDL_API fastdl_status fastdl_unfold(fastdl_context* context, const fastdl_tensor* image,
                                        const int64_t kernel[2], const fastdl_tensor* columns,
                                        const fastdl_conv_options* options);

@@ -10,7 +10,8 @@ extern "C" {
 
 /* out = x in out's dtype. x, out: same shape, each float32, bfloat16 or float16, any strides, no overlap.
    Narrower types are rounded to nearest, ties to even, once; too large a value becomes infinity, subnormals
-   are kept, NaN becomes a quiet NaN with its sign. */
+   are kept, NaN becomes a quiet NaN with its sign. FASTDL_ERROR_DTYPE for others. Scratch: none, for any
+   strides; between bfloat16 and float16 a float32 copy. Cost: one pass. */
 FASTDL_API fastdl_status fastdl_convert(fastdl_context* context, const fastdl_tensor* x,
                                         const fastdl_tensor* out);
 

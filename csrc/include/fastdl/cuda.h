@@ -55,6 +55,7 @@ FASTDL_API fastdl_status fastdl_cuda_check(fastdl_context* context);
 
 #define FASTDL_CUDA_OP(name) FASTDL_API FASTDL_TYPE_OF_(fastdl_##name) fastdl_cuda_##name
 FASTDL_CUDA_OP(last_error);
+FASTDL_CUDA_OP(version_check);
 FASTDL_CUDA_OP(get_float32_precision);
 FASTDL_CUDA_OP(set_float32_precision);
 FASTDL_CUDA_OP(convert);

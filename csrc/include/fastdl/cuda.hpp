@@ -51,6 +51,7 @@ class Context {
 FASTDL_CUDA_CHECKED(device_count);
 FASTDL_CUDA_CHECKED(device_name);
 FASTDL_CUDA_CHECKED(check);
+FASTDL_CUDA_CHECKED(version_check);
 FASTDL_CUDA_CHECKED(set_float32_precision);
 FASTDL_CUDA_CHECKED(convert);
 FASTDL_CUDA_CHECKED(softmax_forward);

@@ -12,7 +12,8 @@ extern "C" {
 /* out = kept ? x / (1 - p) : 0. Element i, counted in C order whatever the layout, is kept if word i % 4 of
    the Philox block with counter i / 4 + offset (64 bits, the upper half of the counter 0) and key seed is at
    least floor(p * 2^32 + 1/2). x, out: same shape, float32 or float64, any strides; out may be x. 0 <= p
-   <= 1. The gradient is the same call on the output's gradient. */
+   <= 1, else FASTDL_ERROR_VALUE. The gradient is the same call on the output's gradient. Scratch: none. Cost:
+   one pass. */
 FASTDL_API fastdl_status fastdl_dropout(fastdl_context* context, const fastdl_tensor* x,
                                         const fastdl_tensor* out, double p, uint64_t seed, uint64_t offset);
 

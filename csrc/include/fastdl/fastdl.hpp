@@ -99,6 +99,19 @@ class Context {
     options.num_threads = num_threads;
     check(fastdl_context_create(&options, &context_));
   }
+  // On the host's own threads, num_threads of them: pool(chunks, task) calls task(i) for every i in [0,
+  // chunks) and returns when all have returned; what else fastdl_parallel_for says holds. `pool` outlives the
+  // context.
+  template <class Pool>
+  Context(int32_t num_threads, Pool& pool) {
+    fastdl_context_options options = FASTDL_CONTEXT_OPTIONS_INIT;
+    options.num_threads = num_threads;
+    options.parallel_for = [](int32_t chunks, fastdl_chunk chunk, void* argument, void* user) {
+      (*static_cast<Pool*>(user))(chunks, [chunk, argument](int32_t index) { chunk(argument, index); });
+    };
+    options.parallel_user = &pool;
+    check(fastdl_context_create(&options, &context_));
+  }
   ~Context() { fastdl_context_destroy(context_); }
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -120,6 +133,7 @@ struct Checked {
 #define FASTDL_CHECKED(name) \
   inline constexpr Checked<fastdl_##name> name {}
 
+FASTDL_CHECKED(version_check);
 FASTDL_CHECKED(set_num_threads);
 FASTDL_CHECKED(set_float32_precision);
 FASTDL_CHECKED(set_cpu_isa);

@@ -33,13 +33,15 @@ typedef struct fastdl_cross_entropy_options {
    ones. loss: a scalar, or without reduction the shape of logits without C. "mean" divides by the sum of the
    weights of the labels not ignored (labels) or the number of rows (probabilities). grad_logits: NULL, or
    logits' shape: gets the gradient of the sum of `loss`; multiply it by the loss's own gradient. Ignored rows
-   get zeros. */
+   get zeros. Any strides, no overlap. Scratch: two numbers for each row; logits whose classes (dim 1) do not
+   lie next to each other are copied. Cost: one pass over logits and grad_logits. */
 FASTDL_API fastdl_status fastdl_cross_entropy(fastdl_context* context, const fastdl_tensor* logits,
                                               const fastdl_tensor* target, const fastdl_tensor* weight,
                                               const fastdl_tensor* loss, const fastdl_tensor* grad_logits,
                                               const fastdl_cross_entropy_options* options);
 
-/* loss = -weight[y] x[y] per row: cross-entropy of log-probabilities and labels. Arguments as above. */
+/* loss = -weight[y] x[y] per row: cross-entropy of log-probabilities and labels. Arguments as above (16-bit
+   by float32); label_smoothing must be 0, target labels. */
 FASTDL_API fastdl_status fastdl_nll_loss(fastdl_context* context, const fastdl_tensor* x,
                                          const fastdl_tensor* target, const fastdl_tensor* weight,
                                          const fastdl_tensor* loss, const fastdl_tensor* grad_x,
@@ -72,7 +74,11 @@ typedef struct fastdl_loss_options {
 
 /* x, target, and if not NULL weight (a factor per element), pos_weight and grad_x: the same shape and dtype,
    float32 or float64, any strides. loss: a scalar, or without reduction x's shape. grad_x gets the gradient
-   of the sum of `loss`. FASTDL_ERROR_VALUE if an x of FASTDL_LOSS_BCE lies outside [0, 1]. */
+   of the sum of `loss`. weight: NULL for ones; pos_weight: NULL for ones, read by
+   FASTDL_LOSS_BCE_LOGITS only. No overlap.
+   FASTDL_ERROR_VALUE if an x of FASTDL_LOSS_BCE lies outside [0, 1] (found by a pass of its own, before any
+   output is written), or if the kind or the reduction is unknown. 16-bit by float32. Scratch: partial sums.
+   Cost: one pass. */
 FASTDL_API fastdl_status fastdl_loss(fastdl_context* context, const fastdl_tensor* x,
                                      const fastdl_tensor* target, const fastdl_tensor* weight,
                                      const fastdl_tensor* pos_weight, const fastdl_tensor* loss,

@@ -6,7 +6,10 @@
    float32 and rounded once for each tensor. params and states are updated in place, after everything has been
    checked. rounded, in the options: NULL, or a list of NULL or a 16-bit tensor of the parameter's shape that
    receives its rounding (params are then float32 master weights). maximize: ascend instead of descend.
-   weight_decay: added to the gradient as weight_decay * param (Adam: unless decoupled). */
+   count may be 0, a required list or entry not NULL (FASTDL_ERROR_VALUE). The lists are read during the call
+   only. Scratch: copies of tensors whose layout differs from their parameter's, or that do not lie densely in
+   memory; a few KiB per thread for 16-bit ones. Cost: one pass over all lists, one dispatch for all
+   parameters. weight_decay: added to the gradient as weight_decay * param (Adam: unless decoupled). */
 #ifndef FASTDL_OPTIM_H
 #define FASTDL_OPTIM_H
 
@@ -27,7 +30,8 @@ typedef struct fastdl_sgd_options {
 #define FASTDL_SGD_OPTIONS_INIT {sizeof(fastdl_sgd_options), 1e-3, 0.0, 0.0, 0.0, 0, 0, NULL}
 
 /* b = momentum b + (1 - dampening) g; param -= lr b (Nesterov: lr (g + momentum b)). buffers: NULL when
-   momentum is 0. fresh: NULL, or fresh[i] not 0 says that buffers[i] holds nothing yet: then b = g. */
+   momentum is 0 (and not read then). fresh: NULL, or `count` numbers: fresh[i] not 0 says that buffers[i]
+   holds nothing yet: then b = g. */
 FASTDL_API fastdl_status fastdl_sgd_step(fastdl_context* context, int32_t count, fastdl_tensor_list params,
                                          fastdl_tensor_list grads, fastdl_tensor_list buffers,
                                          const uint8_t* fresh, const fastdl_sgd_options* options);
@@ -81,16 +85,18 @@ FASTDL_API fastdl_status fastdl_rmsprop_step(fastdl_context* context, int32_t co
                                              const fastdl_rmsprop_options* options);
 
 /* The p-norm of all elements of all tensors together (p > 0, infinity for the largest magnitude), summed in
-   float64 in a fixed order. */
+   float64 in a fixed order. *norm is written on success: a double, 0 without elements. tensors: any shapes,
+   dtypes and strides, read only. FASTDL_ERROR_VALUE unless p > 0. Scratch: partial sums. Cost: one pass. */
 FASTDL_API fastdl_status fastdl_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
                                      double p, double* norm);
 
-/* Every element of every tensor times factor. */
+/* Every element of every tensor, updated in place, times factor. Cost: one pass. */
 FASTDL_API fastdl_status fastdl_scale(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
                                       double factor);
 
 /* Every element of every tensor times max_norm / (*norm + 1e-6) where that is less than 1 or NaN: gradients
-   clipped to the norm that fastdl_norm has found. */
+   clipped to the norm that fastdl_norm has found. norm: one double, read only. FASTDL_ERROR_VALUE unless
+   max_norm >= 0. Cost: one pass. */
 FASTDL_API fastdl_status fastdl_clip_norm(fastdl_context* context, int32_t count, fastdl_tensor_list tensors,
                                           double max_norm, const double* norm);
 

@@ -26,21 +26,26 @@ typedef struct fastdl_pool_options {
 /* x: (N, C, *spatial), out: (N, C, *output), both float32 or float64, any strides; channels-last ones are
    read and written in place, others through scratch. indices (NULL: not wanted): int32 or int64 of out's
    shape, the position of each maximum in its plane of x, counted in C order. The first of equal maxima wins;
-   NaN counts as larger than any number, the last one wins. */
+   NaN counts as larger than any number, the last one wins. No overlap. FASTDL_ERROR_VALUE for options out of
+   range (kernel, stride and dilation 1 to 2^31 - 1), FASTDL_ERROR_SHAPE also for a plane of 2^31 elements or
+   more. Scratch: int64 indices as int32. Cost: one pass; windows that overlap are read again, from a cache.
+ */
 FASTDL_API fastdl_status fastdl_max_pool_forward(fastdl_context* context, const fastdl_tensor* x,
                                                  const fastdl_tensor* out, const fastdl_tensor* indices,
                                                  const fastdl_pool_options* options);
 
 /* grad_x (N, C, *spatial) = the sum of grad_out at each position named by indices, both (N, C, *output).
-   options as in the forward call; an index that is no position of its own window contributes nothing. */
+   options as in the forward call; an index that is no position of its own window contributes nothing. grad_x
+   is written as a whole. Strides, errors, scratch and cost as above. */
 FASTDL_API fastdl_status fastdl_max_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                                   const fastdl_tensor* indices, const fastdl_tensor* grad_x,
                                                   const fastdl_pool_options* options);
 
-/* Shapes as for max pooling. */
+/* Shapes and the rest as for max pooling; sums are divided by the window's size, or as the options say. */
 FASTDL_API fastdl_status fastdl_avg_pool_forward(fastdl_context* context, const fastdl_tensor* x,
                                                  const fastdl_tensor* out,
                                                  const fastdl_pool_options* options);
+/* grad_out: (N, C, *output), grad_x: (N, C, *spatial), written as a whole. */
 FASTDL_API fastdl_status fastdl_avg_pool_backward(fastdl_context* context, const fastdl_tensor* grad_out,
                                                   const fastdl_tensor* grad_x,
                                                   const fastdl_pool_options* options);

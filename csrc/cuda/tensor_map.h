@@ -1,0 +1,25 @@
+// Tensor maps, which tell the copy engine (ptx/tma.cuh) how a tensor lies in memory and which boxes of it are
+// copied.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "common/view.h"
+
+namespace fastdl::cuda {
+
+constexpr int kMapDims = 5;
+
+// dims[0] is contiguous; the other dims' strides are in elements, multiples of 16 bytes, as is the address. A
+// dim of one element may have any stride. Boxes: at most 256 elements a dim, the first one as many bytes as
+// the swizzle's rows.
+struct MapShape {
+  int64_t dims[kMapDims] = {1, 1, 1, 1, 1};
+  int64_t strides[kMapDims] = {1, 0, 0, 0, 0};
+  int box[kMapDims] = {1, 1, 1, 1, 1};
+};
+CUtensorMap tensor_map(DType type, const void* data, const MapShape& shape, CUtensorMapSwizzle swizzle);
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,49 @@
+// A cluster of blocks on one OS thread, with the bulk copies that are under way in it (hopper.h).
+#pragma once
+
+#include <vector>
+
+#include "block.h"
+#include "hopper.h"
+
+namespace fastdl::simt {
+
+// Threads of bulk copies, as the shadow knows them: one past a block's, in a warp of its own.
+constexpr unsigned kCopyEngine = 1024;
+constexpr uint16_t kBulkCopier = 0x8000;
+
+// One box on its way into one block.
+struct BulkLoad {
+  TensorMap map;
+  int32_t at[kMaxTensorDims];
+  Block* block;
+  uint32_t to, barrier, bytes;
+  Thread* issuer;
+};
+
+struct Cluster {
+  std::vector<Block*> blocks;
+  std::vector<BulkLoad> loads;
+  uint32_t random;
+  unsigned arrived, phase;
+
+  void start(unsigned seed);
+  // When no thread can run: completes one load. False if there was none; failures are the issuer's.
+  bool deliver();
+  void arrive(Thread& me);
+  void release_if_complete();
+};
+
+// Box copies shared by both directions; `shared` is the block's memory.
+void for_box_chunks(const TensorMap& map, const int32_t* at, uint32_t shared,
+                    void (*each)(void* context, uint32_t shared, unsigned char* global, unsigned valid),
+                    void* context);
+
+void mbarrier_complete(Block& block, uint32_t barrier, uint32_t bytes, const Thread& issuer);
+
+bool has_products(const Thread& thread);
+
+// A read by the asynchronous proxy, at once.
+void note_async_read(Block& block, uint32_t address, size_t bytes, const char* reader);
+
+}  // namespace fastdl::simt

@@ -1,0 +1,380 @@
+// Kernels of sm_90's instructions that are right: their results have to be.
+#include "hopper.h"
+
+namespace {
+
+// --- one product of a warpgroup from tiles that bulk copies bring ---
+
+constexpr int kRows = 64, kDepth = 64;
+
+template <int N>
+struct alignas(1024) Tiles {
+  SharedArray<uint16_t, kRows * kDepth> a;
+  SharedArray<uint16_t, N * kDepth> b;
+  SharedArray<uint64_t, 2> full;
+};
+
+// D = A B for A (64, 64), B (64, N), each along k in memory or transposed, in swizzled tiles.
+template <class S, int N, bool TransposedA, bool TransposedB>
+void multiply(S (*narrow)(float)) {
+  Aligned<S> a(kRows * kDepth), b(N * kDepth);
+  std::vector<float> left(kRows * kDepth), right(N * kDepth), out(kRows * N, -1.0f);
+  for (int i = 0; i < kRows; ++i) {
+    for (int k = 0; k < kDepth; ++k) {
+      const float x = static_cast<float>((i * 7 + k * 3) % 11 - 5);
+      left[i * kDepth + k] = x;
+      a[TransposedA ? k * kRows + i : i * kDepth + k] = narrow(x);
+    }
+  }
+  for (int j = 0; j < N; ++j) {
+    for (int k = 0; k < kDepth; ++k) {
+      const float x = static_cast<float>((j * 5 + k * k) % 13 - 6);
+      right[j * kDepth + k] = x;
+      b[TransposedB ? k * N + j : j * kDepth + k] = narrow(x);
+    }
+  }
+  constexpr auto kSwizzle = CU_TENSOR_MAP_SWIZZLE_128B;
+  const CUtensorMap map_a = map_of(a.data, 64, 64, 64, 64, 64, kSwizzle);
+  const CUtensorMap map_b = TransposedB ? map_of(b.data, kDepth, N, N, 64, 64, kSwizzle)
+                                        : map_of(b.data, N, kDepth, kDepth, N, 64, kSwizzle);
+  launch("multiply", config(1, 128, sizeof(Tiles<N>)), [&] {
+    auto& s = shared_memory<Tiles<N>>();
+    const uint32_t full = ptx::shared_address(s.full.data()), tile_a = ptx::shared_address(s.a.data()),
+                   tile_b = ptx::shared_address(s.b.data());
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_init(full, 1);
+      ptx::mbarrier_fence_init();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_arrive_expect(full, (kRows + N) * kDepth * 2);
+      ptx::tensor_load(tile_a, &map_a, full, {0, 0});
+      if (TransposedB) {
+        for (int j = 0; j < N; j += 64) ptx::tensor_load(tile_b + j * kDepth * 2, &map_b, full, {j, 0});
+      } else {
+        ptx::tensor_load(tile_b, &map_b, full, {0, 0});
+      }
+    }
+    ptx::mbarrier_wait(full, 0);
+    float d[N / 2];
+    ptx::wgmma_fence();
+    for (int k = 0; k < kDepth; k += 16) {
+      const auto at = [&](bool transposed, uint32_t tile) {
+        return transposed ? ptx::matrix_descriptor(tile + k * 128, 64 * kDepth * 2, 1024,
+                                                   ptx::MatrixSwizzle::bytes_128)
+                          : ptx::matrix_descriptor(tile + k * 2, 0, 1024, ptx::MatrixSwizzle::bytes_128);
+      };
+      ptx::wgmma<TransposedA, TransposedB>(S{}, d, at(TransposedA, tile_a), at(TransposedB, tile_b), k > 0);
+    }
+    ptx::wgmma_commit();
+    for (float x : d) CHECK(x != x);  // not there yet
+    ptx::wgmma_wait<0>();
+    const int warp = static_cast<int>(threadIdx.x) / 32, g = static_cast<int>(threadIdx.x) % 32 / 4,
+              t = static_cast<int>(threadIdx.x) % 4;
+    for (int j = 0; j < N / 8; ++j) {
+      for (int e = 0; e < 4; ++e) {
+        out[(16 * warp + g + e / 2 * 8) * N + 8 * j + 2 * t + e % 2] = d[4 * j + e];
+      }
+    }
+  });
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < N; ++j) {
+      float sum = 0;
+      for (int k = 0; k < kDepth; ++k) sum += left[i * kDepth + k] * right[j * kDepth + k];
+      CHECK(out[i * N + j] == sum);
+    }
+  }
+}
+
+CASE(wgmma_bfloat16) {
+  multiply<bfloat16, 64, false, false>(to_bfloat16);
+  multiply<bfloat16, 128, true, false>(to_bfloat16);
+  multiply<bfloat16, 256, false, true>(to_bfloat16);
+  multiply<bfloat16, 128, true, true>(to_bfloat16);
+}
+CASE(wgmma_float16) {
+  multiply<float16, 128, false, true>(to_float16);
+  multiply<float16, 64, true, false>(to_float16);
+}
+
+// TF32 in rows of 64 and of 32 bytes.
+template <int RowBytes>
+void multiply_tfloat32() {
+  constexpr int kFloats = RowBytes / 4;
+  Aligned<float> a(kRows * kFloats), b(64 * kFloats);
+  std::vector<float> out(kRows * 64);
+  for (int i = 0; i < 64 * kFloats; ++i) {
+    a[i] = static_cast<float>(i % 17 - 8);
+    b[i] = static_cast<float>(i % 5) + 0x1p-20f;  // a bit that TF32 has no place for
+  }
+  constexpr auto kSwizzle = RowBytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_32B;
+  constexpr auto kMatrix = RowBytes == 64 ? ptx::MatrixSwizzle::bytes_64 : ptx::MatrixSwizzle::bytes_32;
+  const CUtensorMap map_a = map_of(a.data, 64, kFloats, kFloats, 64, kFloats, kSwizzle);
+  const CUtensorMap map_b = map_of(b.data, 64, kFloats, kFloats, 64, kFloats, kSwizzle);
+  launch("multiply_tfloat32", config(1, 128, sizeof(Tiles<64>)), [&] {
+    auto& s = shared_memory<Tiles<64>>();
+    const uint32_t full = ptx::shared_address(s.full.data()), tile_a = ptx::shared_address(s.a.data()),
+                   tile_b = ptx::shared_address(s.b.data());
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_init(full, 1);
+      ptx::mbarrier_fence_init();
+      ptx::mbarrier_arrive_expect(full, 2 * 64 * RowBytes);
+      ptx::tensor_load(tile_a, &map_a, full, {0, 0});
+      ptx::tensor_load(tile_b, &map_b, full, {0, 0});
+    }
+    __syncthreads();
+    ptx::mbarrier_wait(full, 0);
+    float d[32];
+    ptx::wgmma_fence();
+    for (int k = 0; k < kFloats; k += 8) {
+      ptx::wgmma<false, false>(ptx::tfloat32{}, d,
+                               ptx::matrix_descriptor(tile_a + k * 4, 0, 8 * RowBytes, kMatrix),
+                               ptx::matrix_descriptor(tile_b + k * 4, 0, 8 * RowBytes, kMatrix), k > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    for (int i = 0; i < 32; ++i) {
+      const int t = static_cast<int>(threadIdx.x), lane = t % 32;
+      out[(t / 32 * 16 + lane / 4 + i % 4 / 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = d[i];
+    }
+  });
+  for (int i = 0; i < 64; ++i) {
+    for (int j = 0; j < 64; ++j) {
+      float sum = 0;
+      for (int k = 0; k < kFloats; ++k) sum += a[i * kFloats + k] * static_cast<float>((j * kFloats + k) % 5);
+      // A zero with the bit is 2^-20, which is a number of its own.
+      CHECK(std::abs(out[i * 64 + j] - sum) < 1e-3f);
+      CHECK(std::abs(out[i * 64 + j] - sum) < 1e-4f);
+    }
+  }
+}
+CASE(wgmma_tfloat32) {
+  multiply_tfloat32<64>();
+  multiply_tfloat32<32>();
+}
+
+// --- bulk copies ---
+
+struct alignas(1024) Box {
+  SharedArray<uint16_t, 8 * 64> data;
+  SharedArray<uint64_t, 2> full;
+};
+
+// Boxes over all edges of a 13 x 70 matrix, there and back into another one.
+CASE(bulk_copies) {
+  constexpr int kTall = 13, kWide = 72, kColumns = 70;
+  Aligned<bfloat16> from(kTall * kWide), to(kTall * kWide);
+  for (int i = 0; i < kTall * kWide; ++i) from[i].bits = static_cast<uint16_t>(i);
+  for (const auto swizzle : {CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_32B, CU_TENSOR_MAP_SWIZZLE_64B,
+                             CU_TENSOR_MAP_SWIZZLE_128B}) {
+    const int columns = swizzle == CU_TENSOR_MAP_SWIZZLE_NONE ? 64 : 8 << swizzle;
+    const CUtensorMap in =
+        map_of(from.data, kTall, kColumns, kWide, 8, static_cast<uint32_t>(columns), swizzle);
+    const CUtensorMap out =
+        map_of(to.data, kTall, kColumns, kWide, 8, static_cast<uint32_t>(columns), swizzle);
+    launch(
+        "bulk_copies",
+        config(dim3(2, static_cast<unsigned>((kColumns + columns - 1) / columns)), 32, sizeof(Box)), [&] {
+          auto& s = shared_memory<Box>();
+          const int row = static_cast<int>(blockIdx.x) * 8, column = static_cast<int>(blockIdx.y) * columns;
+          const uint32_t full = ptx::shared_address(s.full.data()), box = ptx::shared_address(s.data.data());
+          if (threadIdx.x == 0) {
+            ptx::mbarrier_init(full, 1);
+            ptx::mbarrier_fence_init();
+            ptx::mbarrier_arrive_expect(full, static_cast<unsigned>(8 * columns * 2));
+            ptx::tensor_load(box, &in, full, {column, row});
+          }
+          __syncwarp();
+          ptx::mbarrier_wait(full, 0);
+          for (int i = static_cast<int>(threadIdx.x); i < 8 * columns; i += 32) {
+            const int r = i / columns, c = i % columns;
+            const auto at = fastdl::simt::swizzled(static_cast<fastdl::simt::Swizzle>(swizzle),
+                                                   static_cast<uint32_t>(i * 2)) /
+                            2;
+            const uint16_t x = s.data[at];
+            CHECK(x == (row + r < kTall && column + c < kColumns ? (row + r) * kWide + column + c : 0));
+            s.data[at] = static_cast<uint16_t>(x + 1000);
+          }
+          ptx::fence_proxy_async();
+          __syncwarp();
+          if (threadIdx.x == 0) {
+            ptx::tensor_store(&out, box, {column, row});
+            ptx::bulk_commit();
+            ptx::bulk_wait_read<0>();
+          }
+        });
+    for (int i = 0; i < kTall * kWide; ++i) CHECK(to[i].bits == (i % kWide < kColumns ? i + 1000 : 0xFFFF));
+  }
+}
+
+// A ring of two stages: a producer warp, three consumer warps.
+struct alignas(128) RingOfTwo {
+  SharedArray<uint16_t, 64> data[2];
+  SharedArray<uint64_t, 2> full, empty;
+};
+CASE(ring) {
+  constexpr int kRounds = 9;
+  Aligned<bfloat16> from(64 * kRounds);
+  for (int i = 0; i < 64 * kRounds; ++i) from[i].bits = static_cast<uint16_t>(i);
+  const CUtensorMap map = map_of(from.data, kRounds, 64, 64, 1, 64, CU_TENSOR_MAP_SWIZZLE_NONE);
+  std::vector<int> sums(96);
+  launch("ring", config(1, 128, sizeof(RingOfTwo)), [&] {
+    auto& s = shared_memory<RingOfTwo>();
+    const auto full = [&](int stage) { return ptx::shared_address(s.full.at(stage)); };
+    const auto empty = [&](int stage) { return ptx::shared_address(s.empty.at(stage)); };
+    const int t = static_cast<int>(threadIdx.x);
+    if (t == 0) {
+      for (int stage = 0; stage < 2; ++stage)
+        ptx::mbarrier_init(full(stage), 1), ptx::mbarrier_init(empty(stage), 96);
+      ptx::mbarrier_fence_init();
+    }
+    __syncthreads();
+    if (t < 32) {
+      if (t != 0) return;
+      for (int round = 0; round < kRounds; ++round) {
+        ptx::mbarrier_wait(empty(round % 2), static_cast<unsigned>(round / 2 % 2 ^ 1));
+        ptx::mbarrier_arrive_expect(full(round % 2), 128);
+        ptx::tensor_load(ptx::shared_address(s.data[round % 2].data()), &map, full(round % 2), {0, round});
+      }
+    } else {
+      int sum = 0;
+      for (int round = 0; round < kRounds; ++round) {
+        ptx::mbarrier_wait(full(round % 2), static_cast<unsigned>(round / 2 % 2));
+        sum += s.data[round % 2][(t + round) % 64];
+        ptx::mbarrier_arrive(empty(round % 2));
+      }
+      sums[t - 32] = sum;
+    }
+  });
+  for (int t = 32; t < 128; ++t) {
+    int sum = 0;
+    for (int round = 0; round < kRounds; ++round) sum += round * 64 + (t + round) % 64;
+    CHECK(sums[t - 32] == sum);
+  }
+}
+
+// --- clusters ---
+
+// Each block brings one half for both; each tells the other when it has read.
+struct alignas(128) Halves {
+  SharedArray<uint16_t, 64> data[2];
+  SharedArray<uint64_t, 2> full;
+};
+CASE(multicast) {
+  Aligned<bfloat16> from(64 * 4);
+  for (int i = 0; i < 64 * 4; ++i) from[i].bits = static_cast<uint16_t>(i);
+  const cuuint64_t dims[5] = {64, 2, 2, 1, 1}, strides[4] = {128, 256, 16, 16};
+  const cuuint32_t box[5] = {64, 1, 1, 1, 1}, steps[5] = {1, 1, 1, 1, 1};
+  CUtensorMap map;
+  CHECK(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, from.data, dims, strides, box, steps,
+                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                               CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS);
+  std::vector<uint16_t> out(4 * 64);
+  launch("multicast", config(4, 64, sizeof(Halves), 2), [&] {
+    auto& s = shared_memory<Halves>();
+    const int rank = static_cast<int>(ptx::cluster_rank()), t = static_cast<int>(threadIdx.x);
+    CHECK(rank == static_cast<int>(blockIdx.x % 2));
+    const uint32_t full = ptx::shared_address(s.full.data());
+    if (t == 0) {
+      ptx::mbarrier_init(full, 1);
+      ptx::mbarrier_fence_init();
+    }
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    if (t == 0) {
+      ptx::mbarrier_arrive_expect(full, 256);
+      ptx::tensor_load(ptx::shared_address(s.data[rank].data()), &map, full,
+                       {0, rank, static_cast<int>(blockIdx.x / 2), 0, 0}, uint16_t{3});
+    }
+    ptx::mbarrier_wait(full, 0);
+    out[blockIdx.x * 64 + static_cast<unsigned>(t)] = static_cast<uint16_t>(s.data[0][t] + s.data[1][63 - t]);
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  });
+  for (int b = 0; b < 4; ++b) {
+    for (int t = 0; t < 64; ++t) CHECK(out[b * 64 + t] == b / 2 * 256 + 64 + 63);
+  }
+}
+
+struct Words {
+  SharedArray<uint32_t, 32> mine, theirs;
+  SharedArray<uint64_t, 1> done;
+};
+CASE(distributed_shared_memory) {
+  std::vector<uint32_t> out(128), back(128);
+  launch("distributed_shared_memory", config(4, 32, sizeof(Words), 4), [&] {
+    auto& s = shared_memory<Words>();
+    const unsigned t = threadIdx.x, rank = ptx::cluster_rank(), next = (rank + 1) % 4;
+    const uint32_t done = ptx::shared_address(s.done.data());
+    s.mine[t] = rank * 100 + t;
+    if (t == 0) {
+      ptx::mbarrier_init(done, 32);
+      ptx::mbarrier_fence_init();
+    }
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    out[rank * 32 + t] = ptx::load_cluster(ptx::map_shared(ptx::shared_address(s.mine.at(t)), next));
+    ptx::store_cluster(ptx::map_shared(ptx::shared_address(s.theirs.at(t)), next), rank * 1000 + t);
+    ptx::mbarrier_arrive_cluster(ptx::map_shared(done, next));
+    ptx::mbarrier_wait(done, 0);
+    back[rank * 32 + t] = s.theirs[t];
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  });
+  for (unsigned rank = 0; rank < 4; ++rank) {
+    for (unsigned t = 0; t < 32; ++t) {
+      CHECK(out[rank * 32 + t] == (rank + 1) % 4 * 100 + t);
+      CHECK(back[rank * 32 + t] == (rank + 3) % 4 * 1000 + t);
+    }
+  }
+}
+
+// --- the rest ---
+
+struct Matrices {
+  SharedArray<uint16_t, 4 * 64> x;
+};
+CASE(stmatrix) {
+  for (const bool transposed : {false, true}) {
+    std::vector<uint16_t> out(4 * 64);
+    launch("stmatrix", config(1, 32, sizeof(Matrices)), [&] {
+      auto& s = shared_memory<Matrices>();
+      const int l = static_cast<int>(threadIdx.x), g = l / 4, t = l % 4;
+      uint32_t r[4];
+      for (int i = 0; i < 4; ++i) {
+        const auto element = [&](int row, int column) {
+          return static_cast<uint32_t>(i * 64 + (transposed ? column * 8 + row : row * 8 + column));
+        };
+        r[i] = element(g, 2 * t) | element(g, 2 * t + 1) << 16;
+      }
+      if (transposed) ptx::stmatrix<true>(s.x.at(l * 8), r);
+      else ptx::stmatrix<false>(s.x.at(l * 8), r);
+      __syncwarp();
+      for (int i = l; i < 256; i += 32) out[static_cast<size_t>(i)] = s.x[i];
+    });
+    for (int i = 0; i < 256; ++i) CHECK(out[static_cast<size_t>(i)] == i);
+  }
+}
+
+CASE(named_barriers_of_warpgroups) {
+  std::vector<int> order(256);
+  launch("named_barriers_of_warpgroups", config(1, 256, sizeof(Matrices)), [&] {
+    auto& s = shared_memory<Matrices>();
+    const int t = static_cast<int>(threadIdx.x);
+    if (t < 128) {
+      ptx::fewer_registers<40>();
+      s.x[t] = static_cast<uint16_t>(t);
+      ptx::named_barrier_arrive(1, 256);
+    } else {
+      ptx::more_registers<232>();
+      ptx::named_barrier(1, 256);
+      order[static_cast<size_t>(t)] = s.x[255 - t];
+    }
+  });
+  for (int t = 128; t < 256; ++t) CHECK(order[static_cast<size_t>(t)] == 255 - t);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return run_cases(argc, argv); }
