@@ -83,6 +83,10 @@ class Cases:
         m, n, k = self.sizes(3)
         return [self.x(m, k), self.x(n, k), self.x(n), Out(m, n), 0, 0.0, 0.0]
 
+    def linear_to_new(self):
+        m, n, k = self.sizes(3)
+        return [self.x(m, k), self.x(n, k), self.x(n), 1, 0.0, 0.0, True]
+
     def linear_backward(self):
         m, n, k = self.size(0, 5), self.size(), self.size()
         return [

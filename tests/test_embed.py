@@ -107,6 +107,11 @@ def test_cpp_server_answers_as_the_model_does(tmp_path):
     assert answers[1:] == expected and len(expected) == 297
 
 
+def test_threads_of_the_program(tmp_path):
+    out = run(built("threads", tmp_path) / "threads", 3)
+    assert out == b"3 threads of the program's: the same bits\n"
+
+
 def test_another_version_is_not_found(tmp_path):
     if shutil.which("cmake") is None:
         pytest.skip("no cmake on this machine")

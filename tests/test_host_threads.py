@@ -61,3 +61,9 @@ def test_options_of_other_versions(program):
     assert done.stdout == (
         f"compiled against the header of fastdl 3.2.1, which the library of fastdl {version} does not serve\n"
     )
+
+
+@pytest.mark.parametrize("isa", [_core.get_cpu_isa(), "generic"])
+def test_many_threads_at_once(program, isa):
+    done = run(program("stress"), FASTDL_CPU_ISA=isa)
+    assert done.returncode == 0, done.stdout + done.stderr

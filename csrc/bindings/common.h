@@ -29,6 +29,11 @@ class Array {
   void load(py::handle object, bool writable);
   const fastdl_tensor* get() const { return present_ ? &tensor_ : nullptr; }
   operator const fastdl_tensor*() const { return get(); }
+  double elements() const {
+    double n = present_ ? 1 : 0;
+    for (int i = 0; i < tensor_.ndim; ++i) n *= static_cast<double>(shape_[i]);
+    return n;
+  }
 
  private:
   bool present_ = false;
@@ -52,6 +57,20 @@ void run(F&& kernel) {
   PyEval_RestoreThread(state);
   if (status != FASTDL_OK) raise(status);
 }
+
+// Matrix products and elementwise kernels on so few elements take a microsecond: giving up the GIL meanwhile,
+// a good tenth of that, helps nobody.
+constexpr double kFewElements = 4096;
+
+template <class F, class... Arrays>
+void run_on(F&& kernel, const Arrays&... arrays) {
+  if (kDevice != FASTDL_CPU || (arrays.elements() + ...) > kFewElements) return run(kernel);
+  const fastdl_status status = kernel();
+  if (status != FASTDL_OK) raise(status);
+}
+
+// numpy.empty(shape, dtype), in pooled memory where the array is large (memory.cpp).
+py::object new_array(int ndim, const Py_intptr_t* shape, py::dtype dtype);
 
 }  // namespace fastdl::bindings
 

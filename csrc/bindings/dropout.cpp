@@ -4,7 +4,7 @@ namespace fastdl::bindings {
 
 void bind_dropout(py::module_& m) {
   m.def("dropout", [](const In& x, const Out& out, double p, uint64_t seed, uint64_t offset) {
-    run([&] { return fastdl_dropout(nullptr, x, out, p, seed, offset); });
+    run_on([&] { return fastdl_dropout(nullptr, x, out, p, seed, offset); }, x, out);
   });
 }
 

@@ -139,20 +139,20 @@ struct Shape {
     if (n < 0) throw py::value_error("negative dimensions are not allowed");
     sizes[ndim++] = n;
   }
-
-  // In bytes; the largest size_t where that overflows, which NumPy then refuses.
-  size_t bytes(size_t item_size) const {
-    size_t total = item_size;
-    for (int i = 0; i < ndim; ++i) {
-      const auto n = static_cast<size_t>(sizes[i]);
-      if (n != 0 && total > SIZE_MAX / n) return SIZE_MAX;
-      total *= n;
-    }
-    return total;
-  }
 };
 
-// numpy.empty(shape, dtype), in pooled memory where the array is large.
+// In bytes; the largest size_t where that overflows, which NumPy then refuses.
+size_t bytes_of(int ndim, const Py_intptr_t* shape, size_t item_size) {
+  size_t total = item_size;
+  for (int i = 0; i < ndim; ++i) {
+    const auto n = static_cast<size_t>(shape[i]);
+    if (n != 0 && total > SIZE_MAX / n) return SIZE_MAX;
+    total *= n;
+  }
+  return total;
+}
+
+// numpy.empty(shape, dtype) of whatever NumPy takes for them.
 py::object empty(py::handle shape, py::handle dtype) {
   Shape dims;
   if (PyTuple_Check(shape.ptr())) {
@@ -163,28 +163,32 @@ py::object empty(py::handle shape, py::handle dtype) {
   } else {
     for (const py::handle size : shape) dims.push(size.ptr());
   }
-  auto& api = py::detail::npy_api::get();
-  py::dtype type = api.PyArrayDescr_Check_(dtype.ptr())
+  return new_array(dims.ndim, dims.sizes,
+                   py::detail::npy_api::get().PyArrayDescr_Check_(dtype.ptr())
                        ? py::reinterpret_borrow<py::dtype>(dtype)
-                       : py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype));
-  const size_t bytes = dims.bytes(static_cast<size_t>(type.itemsize()));
+                       : py::dtype::from_args(py::reinterpret_borrow<py::object>(dtype)));
+}
+
+}  // namespace
+
+py::object new_array(int ndim, const Py_intptr_t* shape, py::dtype dtype) {
+  auto& api = py::detail::npy_api::get();
+  const size_t bytes = bytes_of(ndim, shape, static_cast<size_t>(dtype.itemsize()));
   void* data = nullptr;
   py::object owner;
   // NumPy refuses sizes of more than half the address space, and objects it has to clear itself.
-  if (bytes >= kLarge && bytes <= SIZE_MAX / 2 && type.kind() != 'O') {
+  if (bytes >= kLarge && bytes <= SIZE_MAX / 2 && dtype.kind() != 'O') {
     auto* block = new Block(bytes);
     data = block->data;
     owner = py::cast(block, py::return_value_policy::take_ownership);
   }
   const int flags = data ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0;
   auto array = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
-      api.PyArray_Type_, type.release().ptr(), dims.ndim, dims.sizes, nullptr, data, flags, nullptr));
+      api.PyArray_Type_, dtype.release().ptr(), ndim, shape, nullptr, data, flags, nullptr));
   if (!array) throw py::error_already_set();
   if (owner) api.PyArray_SetBaseObject_(array.ptr(), owner.release().ptr());
   return array;
 }
-
-}  // namespace
 
 void bind_memory(py::module_& m) {
   py::class_<Block>(m, "Block").def_property_readonly("nbytes", [](const Block& b) { return b.size; });

@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -85,6 +86,11 @@ class Job {
   }
 
   int slots() const { return slots_; }
+
+  void release() {
+    shares_.reset();
+    slots_ = capacity_ = 0;
+  }
 
   // Runs a thread's own tasks, then what others have not begun.
   void take_part(int slot) noexcept {
@@ -183,7 +189,8 @@ class Pool {
     }
     wake_.notify_all();
     for (auto& w : workers_) w->thread.join();
-    workers_.clear();
+    std::vector<std::unique_ptr<Worker>>().swap(workers_);
+    job_.release();
   }
 
  private:
@@ -248,12 +255,14 @@ class Pool {
   std::atomic<bool> stopping_{false};
 };
 
-// Threads do not survive a fork: the child abandons the parent's pool and makes its own at first use.
+// In static memory: a thread that still computes at exit finds the pool where it was, and when the library is
+// unloaded nothing is left on the heap. Threads do not survive a fork: the child makes a pool of its own
+// there at first use, and abandons what the parent's held.
+alignas(Pool) unsigned char pool_memory[sizeof(Pool)];
 std::atomic<Pool*> pool_pointer{nullptr};
-std::mutex* pool_mutex = new std::mutex;
+std::mutex pool_mutex;
 
-// Stops the workers at exit, but leaves the pool where it is: a thread that still computes may come back to
-// it.
+// Stops the workers at exit and before the library is unloaded.
 struct PoolOwner {
   ~PoolOwner() {
     if (Pool* p = pool_pointer.load()) p->shut_down();
@@ -263,18 +272,18 @@ struct PoolOwner {
 Pool& pool() {
   Pool* p = pool_pointer.load(std::memory_order_acquire);
   if (p) return *p;
-  std::lock_guard<std::mutex> lock(*pool_mutex);
+  std::lock_guard<std::mutex> lock(pool_mutex);
   p = pool_pointer.load(std::memory_order_acquire);
   if (!p) {
 #if !defined(_WIN32)
     static const int registered = pthread_atfork(nullptr, nullptr, [] {
-      pool_mutex = new std::mutex;
+      new (&pool_mutex) std::mutex;  // a thread that does not exist here may hold the parent's
       pool_pointer.store(nullptr);
     });
     (void)registered;
 #endif
     static PoolOwner owner;
-    p = new Pool;
+    p = new (pool_memory) Pool;
     pool_pointer.store(p, std::memory_order_release);
   }
   return *p;

@@ -8,6 +8,7 @@
 #include "cuda/gemm_config.h"
 #include "cuda/gemm_fma.cuh"
 #include "cuda/gemm_mma.cuh"
+#include "cuda/gemm_sm90.h"
 #include "cuda/split.cuh"
 #include "cuda/tensor.h"
 
@@ -129,6 +130,7 @@ void gemm(Context* context, const Gemm<S>& g) {
   }
   const GemmPlan plan = gemm_plan(g.m, g.n, g.k, count, multiprocessors());
   if constexpr (sizeof(S) < 8) {
+    if (gemm_sm90(context, g)) return;
     if (plan.tensor_cores) {
       return with_planes<S>(
           context, [&](auto planes) { gemm_by_tensor_cores<S, decltype(planes)::value>(context, g, plan); });

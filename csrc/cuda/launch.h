@@ -30,6 +30,7 @@ struct Launch {
   dim3 grid, block;
   size_t shared_bytes = 0;
   bool together = false;  // blocks wait for each other: all run at the same time, or the launch fails
+  unsigned cluster = 1;   // neighbours along x that reach each other's shared memory (sm_90)
 };
 
 // What a block may use without asking for more (CUDA C++ Programming Guide, "Shared Memory").
@@ -45,6 +46,7 @@ void launch(Context* context, const Kernel<Parameters...>& kernel, const Launch&
   config.shared_bytes = shape.shared_bytes;
   config.stream = stream_of(context);
   config.cooperative = shape.together;
+  config.cluster = dim3(shape.cluster);
   const auto function = kernel.function;
   simt::launch(kernel.name, config, [=] { function(static_cast<Parameters>(arguments)...); });
 #else
@@ -59,11 +61,16 @@ void launch(Context* context, const Kernel<Parameters...>& kernel, const Launch&
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream_of(context);
-  cudaLaunchAttribute together{};
-  together.id = cudaLaunchAttributeCooperative;
-  together.val.cooperative = 1;
-  config.attrs = &together;
-  config.numAttrs = shape.together ? 1 : 0;
+  cudaLaunchAttribute attribute{};
+  if (shape.together) {
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+  } else {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {shape.cluster, 1, 1};
+  }
+  config.attrs = &attribute;
+  config.numAttrs = shape.together || shape.cluster > 1 ? 1 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel.function, static_cast<Parameters>(arguments)...),
              kernel.name);
 #endif

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..backend import empty, kernels
 from ..naming import names_itself_on_arrays
 from .activation import Activation, resolve_activation
@@ -17,6 +18,10 @@ from .activation import Activation, resolve_activation
 __all__ = [
     "PackedB", "addmm", "bmm", "dot", "linear", "linear_backward", "matmul", "matmul_backward", "mm", "mv", "pack_b",
 ]  # fmt: skip
+
+
+_ndarray = np.ndarray
+_NONE = resolve_activation(None)
 
 
 class PackedB:
@@ -51,6 +56,8 @@ def _out_shape(a: Any, b: Any, op: str) -> tuple[int, ...]:
             f"{op}: expected the last size of a to equal the {'last but one' if len(sb) > 1 else 'only one'} of b, "
             f"got shapes {sa} and {sb}"
         )
+    if len(sa) == 2 == len(sb):
+        return sa[0], sb[1]
     batch = sa[:-2]
     if sb[:-2] and batch != sb[:-2]:
         try:
@@ -84,14 +91,15 @@ def matmul(
     >>> matmul(a, a.T, bias=np.array([-9.0]), activation="relu").tolist()
     [[0.0]]
     """
-    shape = _out_shape(a, b, "matmul")
-    if out is None:
-        if beta:
-            raise ValueError("matmul: beta != 0 needs out=")
-        out = empty(shape, a.dtype, a)
-    elif out.shape != shape:
-        raise ValueError(f"matmul: expected out of shape {shape}, got {out.shape}")
-    f = resolve_activation(activation)
+    if (
+        out is None or a.__class__ is not _ndarray or b.__class__ is not _ndarray
+    ):  # else the kernel looks at the shapes itself
+        shape = _out_shape(a, b, "matmul")
+        if out is None:
+            if beta:
+                raise ValueError("matmul: beta != 0 needs out=")
+            out = empty(shape, a.dtype, a)
+    f = _NONE if activation is None else resolve_activation(activation)
     if b.__class__ is PackedB:
         kernels(a).matmul_packed(a, b.data, bias, residual, out, alpha, beta, f[0], f[1], f[2])
     else:
@@ -168,6 +176,17 @@ def linear(
     >>> linear(np.array([1.0, 2.0]), np.array([[3.0, 4.0]]), np.array([-1.0])).tolist()
     [10.0]
     """
+    f = (
+        _NONE
+        if activation is None
+        else activation
+        if activation.__class__ is Activation
+        else resolve_activation(activation)
+    )
+    if x.__class__ is _ndarray and weight.__class__ is _ndarray:
+        new = kernels(x).linear_to_new(x, weight, bias, f[0], f[1], f[2], backend.POISON)
+        if new is not None:
+            return new
     try:
         sx, sw = x.shape, weight.shape
     except AttributeError:
@@ -175,7 +194,6 @@ def linear(
     if not sx or not 1 <= len(sw) <= 2 or sx[-1] != sw[-1]:
         raise ValueError(f"linear: expected x (..., k) and weight (n, k) or (k,), got shapes {sx} and {sw}")
     out = empty(sx[:-1] + sw[:-1], x.dtype, x)
-    f = activation if activation.__class__ is Activation else resolve_activation(activation)
     kernels(x).linear(x, weight, bias, out, f[0], f[1], f[2])
     return out
 

@@ -111,8 +111,27 @@ FASTDL_INLINE void sum_block(const PoolRow& row, int64_t shift, int last, const 
   for (int b = 0; b < B; ++b) store(total[b] * scale, out + b * w, lanes(b));
 }
 
+// As max_few.
+template <int Taps, class S>
+void sum_few(const PoolRow& row, const S* x, compute_t<S> scale, S* out) {
+  using V = VecOf<S>;
+  const V s = V::broadcast(scale);
+  const S* from[Taps];
+  FASTDL_UNROLL for (int t = 0; t < Taps; ++t) from[t] = x + row.positions[t] * row.stride;
+  for (int64_t o = 0; o < row.outputs; ++o, out += row.stride) {
+    const int64_t shift = o * row.step * row.stride;
+    for_vectors<S>(row.channels, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
+      V sum = V::zero();
+      FASTDL_UNROLL for (int t = 0; t < Taps; ++t) sum += load(from[t] + shift + c, m);
+      store(sum * s, out + c, m);
+    });
+  }
+}
+
 template <class S>
 void sum_row(const PoolRow& row, const S* x, compute_t<S> scale, S* out) {
+  if (row.taps == 4) return sum_few<4>(row, x, scale, out);  // 2 x 2
+  if (row.taps == 9) return sum_few<9>(row, x, scale, out);  // 3 x 3
   const VecOf<S> s = VecOf<S>::broadcast(scale);
   for (int64_t o = 0; o < row.outputs; ++o, out += row.stride) {
     for_blocks<S>(row.channels, [&](int64_t c, auto blocks, int last) FASTDL_FORCE_INLINE {

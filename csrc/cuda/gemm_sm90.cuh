@@ -1,0 +1,218 @@
+// gemm_sm90<S>: checks, makes tensor maps, launches.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "cuda/gemm.cuh"
+#include "cuda/gemm_sm90.h"
+#include "cuda/matmul_sm90_end.cuh"
+#include "cuda/split_planes.cuh"
+#include "cuda/tensor_map.h"
+
+namespace fastdl::cuda {
+namespace sm90 {
+
+enum class Wanted { automatic, portable, always };
+
+inline Wanted wanted() {
+  const char* const text = std::getenv("FASTDL_CUDA_MATMUL");
+  if (!text) return Wanted::automatic;
+  if (std::strcmp(text, "portable") == 0) return Wanted::portable;
+  return std::strcmp(text, "sm90") == 0 ? Wanted::always : Wanted::automatic;
+}
+
+// sm_90a code runs on 9.0 and nothing else.
+inline bool is_hopper() {
+  int device = 0, major = 0, minor = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+             "cudaDeviceGetAttribute");
+  return major == 9 && minor == 0;
+}
+
+// Coordinates are 32 bits wide, and a tensor map knows no backward strides.
+template <class S>
+bool can_map(const Gemm<S>& g) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 512;
+  bool can = g.k > 0 && g.m < kMost && g.n < kMost && g.k < kMost && g.batch.ndim <= kMapBatchDims;
+  can = can && g.a_row >= 0 && g.a_column >= 0 && g.b_row >= 0 && g.b_column >= 0;
+  for (int i = 0; can && i < g.batch.ndim; ++i) {
+    can = g.batch.a[i] >= 0 && g.batch.b[i] >= 0 && g.batch.shape[i] < kMost;
+  }
+  // Pieces of work are counted in 32 bits (16: the most parts).
+  return can && (g.m + 127) / 128 * ((g.n + 127) / 128) < kMost / 16 / std::max<int64_t>(1, g.batch.count());
+}
+
+// An operand of `length` positions and `depth` of k, contiguous along one of them.
+struct Contiguous {
+  const void* data;
+  bool along_k;
+  int64_t stride, length, depth;
+  int64_t batch_strides[kMapBatchDims], plane;
+};
+
+template <class T>
+Sm90Operand operand(const Contiguous& c, const GemmBatch& batch, int box_length) {
+  Sm90Operand o{};
+  o.along_k = c.along_k;
+  MapShape shape;
+  shape.dims[0] = c.along_k ? c.depth : c.length, shape.dims[1] = c.along_k ? c.length : c.depth;
+  shape.strides[1] = c.stride;
+  shape.box[0] = c.along_k ? T::kDepth : 64, shape.box[1] = c.along_k ? box_length : T::kDepth;
+  for (int i = 0; i < batch.ndim; ++i) {
+    o.moves[i] = c.batch_strides[i] != 0 && batch.shape[i] > 1;
+    shape.dims[2 + i] = o.moves[i] ? batch.shape[i] : 1;
+    shape.strides[2 + i] = c.batch_strides[i];
+  }
+  shape.dims[4] = T::kPlanes, shape.strides[4] = c.plane;
+  o.map = tensor_map(DTypeOf<typename T::E>::value, c.data, shape,
+                     c.along_k && T::kDepth == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
+  return o;
+}
+
+// Whether the copy engine can store C, and the map for it.
+template <class S>
+bool map_results(const Gemm<S>& g, const GemmEnd<S>& end, CUtensorMap* map) {
+  if constexpr (sizeof(S) != 2) return false;
+  else {
+    constexpr int64_t kAligned = 8;  // elements in 16 bytes
+    bool can = end.packs && !g.c_float32 && g.c_row > 0 && g.c_row % kAligned == 0 &&
+               reinterpret_cast<uintptr_t>(g.c) % 16 == 0;
+    MapShape shape;
+    shape.dims[0] = g.n, shape.dims[1] = g.m;
+    shape.strides[1] = g.c_row;
+    shape.box[0] = shape.box[1] = 64;
+    for (int i = 0; i < g.batch.ndim; ++i) {
+      can = can && (g.batch.shape[i] == 1 || (g.batch.c[i] > 0 && g.batch.c[i] % kAligned == 0));
+      shape.dims[2 + i] = g.batch.shape[i], shape.strides[2 + i] = g.batch.c[i];
+    }
+    if (can) *map = tensor_map(DTypeOf<S>::value, g.c, shape, CU_TENSOR_MAP_SWIZZLE_128B);
+    return can;
+  }
+}
+
+// Launches the kernel on operands in place, and adds up the parts.
+template <class S, int Columns, int Planes>
+void run(Context* context, const Gemm<S>& g, const Sm90Plan& plan, const Contiguous& a, const Contiguous& b,
+         const uint32_t* odd_a, const uint32_t* odd_b) {
+  using T = Sm90Tile<S, Columns, Planes>;
+  const GemmEnd<S> end(g);
+  Sm90Problem p{};
+  p.a = operand<T>(a, g.batch, T::kRows);
+  p.b = operand<T>(b, g.batch, T::kColumns / 2);
+  p.batch = g.batch;
+  p.m = static_cast<int>(g.m), p.n = static_cast<int>(g.n), p.k = static_cast<int>(g.k);
+  p.k_each = static_cast<int>(plan.k_each);
+  p.cluster = plan.cluster;
+  const int64_t items = g.batch.count(), tall = (g.m + T::kRows * p.cluster - 1) / (T::kRows * p.cluster),
+                wide = (g.n + T::kColumns - 1) / T::kColumns;
+  p.tall = static_cast<unsigned>(tall), p.wide = static_cast<unsigned>(wide);
+  p.tiles = p.tall * p.wide;
+  p.items = static_cast<unsigned>(items);
+  p.work = static_cast<unsigned>(tall * wide * items * plan.parts);
+  p.inner_items = g.batch.ndim > 0 ? static_cast<int>(g.batch.shape[0]) : 1;
+  p.odd_a = odd_a, p.odd_b = odd_b;
+  if constexpr (T::kSplit) p.plain_a = g.a, p.plain_b = g.b;
+  p.a_row = g.a_row, p.a_column = g.a_column, p.b_row = g.b_row, p.b_column = g.b_column;
+  std::optional<Workspace> partial;
+  if (plan.parts > 1) {
+    partial.emplace(context, static_cast<size_t>(plan.parts * items * g.m * g.n) * sizeof(float));
+    p.partial = partial->as<float>();
+  } else {
+    p.store_by_map = map_results(g, end, &p.c);
+  }
+  const int64_t clusters = std::min<int64_t>(p.work, std::max(1, multiprocessors() / p.cluster));
+  Launch shape{static_cast<unsigned>(clusters * p.cluster), kSm90Threads, sizeof(Sm90Shared<T>)};
+  shape.cluster = static_cast<unsigned>(p.cluster);
+  launch(context, FASTDL_KERNEL(gemm_sm90<S, Columns, Planes>), shape, p, end);
+  if (plan.parts > 1) {
+    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(items * g.m * g.n, 256), 256}, plan.parts,
+           g.m, g.n, g.batch, items, static_cast<const float*>(p.partial), end);
+  }
+}
+
+template <class S>
+Contiguous in_place(const Aligned<S>& a, const GemmBatch& batch) {
+  Contiguous c{a.source.data, a.along_k, a.source.stride, a.source.length, a.source.depth, {}, 0};
+  for (int i = 0; i < batch.ndim; ++i) c.batch_strides[i] = a.batch_strides[i];
+  return c;
+}
+
+// float32 operands: planes of bfloat16 in memory of our own.
+template <int Planes>
+class SplitOperand {
+ public:
+  SplitOperand(Context* context, const float* data, int64_t length, int64_t depth, int64_t along_length,
+               int64_t along_depth, const GemmBatch& batch, const int64_t* strides) {
+    SplitShape s{};
+    const bool along_k = along_depth == 1 || (along_length != 1 && depth >= length);
+    s.rows = along_k ? length : depth, s.columns = along_k ? depth : length;
+    s.row = along_k ? along_length : along_depth, s.column = along_k ? along_depth : along_length;
+    s.padded = (s.columns + 7) / 8 * 8;
+    s.by_row = along_k;
+    bool packs = s.column == 1 && s.row % 4 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+    for (int i = 0; i < kMapBatchDims; ++i) {  // what is repeated along a dim is split once
+      const bool moves = i < batch.ndim && strides[i] != 0;
+      s.batch[i] = moves ? batch.shape[i] : 1;
+      s.batch_strides[i] = moves ? strides[i] : 0;
+      packs = packs && s.batch_strides[i] % 4 == 0;
+    }
+    planes_.emplace(context, static_cast<size_t>(Planes * s.plane()) * sizeof(bfloat16));
+    const size_t flags = static_cast<size_t>(s.count() * s.blocks()) * sizeof(uint32_t);
+    odd_.emplace(context, flags);
+    check_cuda(cudaMemsetAsync(odd_->as<void>(), 0, flags, stream_of(context)), "cudaMemsetAsync");
+    launch(context, FASTDL_KERNEL(split_planes<Planes>),
+           {blocks_for(s.count() * s.rows * (s.padded / 4), 256), 256}, data, s, packs,
+           planes_->as<bfloat16>(), odd_->as<uint32_t>());
+    layout = {planes_->as<void>(), along_k, s.padded, length, depth, {}, s.plane()};
+    int64_t size = s.rows * s.padded;
+    for (int i = 0; i < kMapBatchDims; ++i) {
+      layout.batch_strides[i] = s.batch_strides[i] != 0 ? size : 0;
+      size *= s.batch[i];
+    }
+  }
+  const uint32_t* odd() const { return odd_->as<uint32_t>(); }
+  Contiguous layout{};
+
+ private:
+  std::optional<Workspace> planes_, odd_;
+};
+
+}  // namespace sm90
+
+template <class S>
+bool gemm_sm90(Context* context, const Gemm<S>& g) {
+  const sm90::Wanted wanted = sm90::wanted();
+  if (wanted == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
+  int planes = 0;
+  with_planes<S>(context, [&](auto count) { planes = sizeof(S) == 4 ? decltype(count)::value : 0; });
+  if (sizeof(S) == 4 && planes == 1) return false;
+  const Sm90Plan plan =
+      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, wanted == sm90::Wanted::always);
+  if (!plan.fits) return false;
+  if constexpr (sizeof(S) == 4) {
+    const auto with = [&](auto count) {
+      constexpr int kPlanes = decltype(count)::value;
+      const sm90::SplitOperand<kPlanes> a(context, g.a, g.m, g.k, g.a_row, g.a_column, g.batch, g.batch.a);
+      const sm90::SplitOperand<kPlanes> b(context, g.b, g.n, g.k, g.b_column, g.b_row, g.batch, g.batch.b);
+      sm90::run<S, 128, kPlanes>(context, g, plan, a.layout, b.layout, a.odd(), b.odd());
+    };
+    if (planes == 3) with(std::integral_constant<int, 3>{});
+    else with(std::integral_constant<int, 2>{});
+  } else {
+    const Aligned<S> a(context, g.a, g.m, g.k, g.a_row, g.a_column, g.batch, g.batch.a);
+    const Aligned<S> b(context, g.b, g.n, g.k, g.b_column, g.b_row, g.batch, g.batch.b);
+    if (a.source.stride == 0 || b.source.stride == 0) return false;  // the same row again and again
+    const sm90::Contiguous left = sm90::in_place(a, g.batch), right = sm90::in_place(b, g.batch);
+    if (plan.columns == 256) sm90::run<S, 256, 1>(context, g, plan, left, right, nullptr, nullptr);
+    else sm90::run<S, 128, 1>(context, g, plan, left, right, nullptr, nullptr);
+  }
+  return true;
+}
+
+}  // namespace fastdl::cuda

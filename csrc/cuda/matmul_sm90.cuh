@@ -1,0 +1,282 @@
+// Matrix products by Hopper's warpgroup instructions, fed by the copy engine: docs/kernels-cuda.md has the
+// picture.
+//
+// A block is three warpgroups. One thread of the first (the producer) starts the copies of tiles into a ring
+// of stages; the other two (the consumers) own 64 rows each of a tile of 128 x Columns and multiply stage by
+// stage. A stage's `full` barrier ends a phase when its bytes are there, its `empty` one when all warps that
+// read it have done so. Two blocks of a cluster make tiles above each other: each brings half of B for both.
+// Blocks stay for all their tiles, so that the copies of the next one run during the end of the last.
+//
+// float32: each factor is the sum of Planes bfloat16, made beforehand; a stage has all planes of 32 k. Its
+// products go from the smallest to the largest into sums begun at zero, which are then added to the result by
+// an ordinary addition: the tensor cores cut off what does not fit a sum, so those sums are kept short.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "cuda/gemm.h"
+#include "cuda/gemm_end.cuh"
+#include "cuda/gemm_sm90_config.h"
+#include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/stmatrix.cuh"
+#include "cuda/ptx/tma.cuh"
+#include "cuda/ptx/warpgroup.cuh"
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/shared.cuh"
+
+namespace fastdl::cuda {
+
+constexpr int kWarpgroup = 128, kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
+constexpr int kMapBatchDims = 2;
+
+// A tile's shape in shared memory. E: the elements multiplied.
+template <class S, int Columns, int Planes>
+struct Sm90Tile {
+  using E = std::conditional_t<sizeof(S) == 4, bfloat16, S>;
+  static constexpr bool kSplit = sizeof(S) == 4;
+  static constexpr int kRows = static_cast<int>(kSm90Rows), kColumns = Columns, kPlanes = Planes;
+  static constexpr int kDepth = kSplit ? 32 : 64;  // rows of 64 or 128 bytes along k
+  static constexpr int kBytesA = kRows * kDepth * 2, kBytesB = kColumns * kDepth * 2;  // of one plane
+  static constexpr int kStageBytes = Planes * (kBytesA + kBytesB);
+  static constexpr int kStages = 192 * 1024 / kStageBytes;  // the rest is for the results
+  static constexpr int kSums = Columns / 2;                 // of a thread
+};
+
+struct Sm90Operand {
+  CUtensorMap map;
+  bool along_k;
+  bool moves[kMapBatchDims];  // from one batch item to the next, along each dim
+};
+
+struct Sm90Problem {
+  Sm90Operand a, b;
+  CUtensorMap c;
+  bool store_by_map;  // results go by way of the copy engine
+  GemmBatch batch;
+  int m, n, k, k_each;
+  float* partial;  // [part, batch, m, n], or NULL
+  int cluster;
+  // Pieces of work: (part, batch item, tile); tall x wide tiles, in rows of a cluster's height.
+  unsigned work, tiles, tall, wide, items;
+  int inner_items;  // of the innermost batch dim
+  // float32: operands as they are, and which 128 rows of A and columns of B, per batch item, have values that
+  // cannot be split.
+  const float *plain_a, *plain_b;
+  int64_t a_row, a_column, b_row, b_column;
+  const uint32_t *odd_a, *odd_b;
+};
+
+template <class T>
+struct alignas(1024) Sm90Shared {
+  SharedArray<uint16_t, T::kStages * T::kStageBytes / 2> stages;
+  SharedArray<uint16_t, kConsumers * 2 * 64 * 64> results;  // of each consumer two boxes of 64 x 64
+  SharedArray<uint64_t, T::kStages> full, empty;
+};
+
+// One tile: which rows, columns, batch item and part of k.
+struct Sm90Work {
+  int row, column;
+  int item, part;
+  int batch[kMapBatchDims];
+  int k_begin, steps;
+};
+
+// The tiles of a block, in an order in which blocks that run at the same time share rows of A and columns of
+// B: down eight cluster-rows, then on to the next column.
+template <class T>
+class Sm90Schedule {
+ public:
+  __device__ __forceinline__ explicit Sm90Schedule(const Sm90Problem& p)
+      : p_(p), next_(blockIdx.x / static_cast<unsigned>(p.cluster)) {}
+
+  __device__ __forceinline__ bool next(Sm90Work& w, int rank) {
+    constexpr unsigned kGroup = 8;
+    if (next_ >= p_.work) return false;
+    const unsigned tile = next_ % p_.tiles, rest = next_ / p_.tiles, group = kGroup * p_.wide;
+    next_ += gridDim.x / static_cast<unsigned>(p_.cluster);
+    const unsigned first = tile / group * kGroup, inside = tile % group;
+    const unsigned height = p_.tall - first < kGroup ? p_.tall - first : kGroup;
+    w.row = static_cast<int>((first + inside % height) * static_cast<unsigned>(p_.cluster)) * T::kRows +
+            rank * T::kRows;
+    w.column = static_cast<int>(inside / height) * T::kColumns;
+    w.item = static_cast<int>(rest % p_.items);
+    w.part = static_cast<int>(rest / p_.items);
+    w.batch[0] = w.item % p_.inner_items;
+    w.batch[1] = w.item / p_.inner_items;
+    w.k_begin = w.part * p_.k_each;
+    const int end = w.k_begin + p_.k_each < p_.k ? w.k_begin + p_.k_each : p_.k;
+    w.steps = (end - w.k_begin + T::kDepth - 1) / T::kDepth;
+    return true;
+  }
+
+ private:
+  const Sm90Problem& p_;
+  unsigned next_;
+};
+
+// The place in the ring, and the parity of its phase.
+template <class T>
+struct Ring {
+  int stage = 0;
+  unsigned parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == T::kStages) stage = 0, parity ^= 1;
+  }
+};
+
+// Starts the copies of Length positions from `first` on: along k one box, else boxes of 64 positions. blocks:
+// 0 for this one alone.
+template <class T, int Length>
+__device__ __forceinline__ void load_tile(const Sm90Operand& operand, uint32_t to, uint32_t full, int first,
+                                          int k, const Sm90Work& w, int plane, uint16_t blocks) {
+  const int b0 = operand.moves[0] ? w.batch[0] : 0, b1 = operand.moves[1] ? w.batch[1] : 0;
+  const auto load = [&](uint32_t place, const int (&at)[5]) {
+    if (blocks) ptx::tensor_load(place, &operand.map, full, at, blocks);
+    else ptx::tensor_load(place, &operand.map, full, at);
+  };
+  if (operand.along_k) {
+    load(to, {k, first, b0, b1, plane});
+  } else {
+#pragma unroll
+    for (int i = 0; i < Length; i += 64) load(to + i * T::kDepth * 2, {first + i, k, b0, b1, plane});
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void produce(Sm90Shared<T>& shared, const Sm90Problem& p, int rank) {
+  const uint32_t stages = ptx::shared_address(shared.stages.data()),
+                 full0 = ptx::shared_address(shared.full.data()),
+                 empty0 = ptx::shared_address(shared.empty.data());
+  Sm90Schedule<T> schedule(p);
+  Sm90Work w;
+  Ring<T> ring;
+  while (schedule.next(w, rank)) {
+    for (int step = 0; step < w.steps; ++step) {
+      const uint32_t full = full0 + 8 * ring.stage, tile = stages + ring.stage * T::kStageBytes;
+      const int k = w.k_begin + step * T::kDepth;
+      ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
+      ptx::mbarrier_arrive_expect(full, T::kStageBytes);
+#pragma unroll
+      for (int plane = 0; plane < T::kPlanes; ++plane) {
+        load_tile<T, T::kRows>(p.a, tile + plane * T::kBytesA, full, w.row, k, w, plane, 0);
+        const uint32_t b = tile + T::kPlanes * T::kBytesA + plane * T::kBytesB;
+        constexpr int kHalf = T::kColumns / 2;
+        if (p.cluster == 2) {
+          load_tile<T, kHalf>(p.b, b + rank * (T::kBytesB / 2), full, w.column + rank * kHalf, k, w, plane,
+                              3);
+        } else {
+          load_tile<T, kHalf>(p.b, b, full, w.column, k, w, plane, 0);
+          load_tile<T, kHalf>(p.b, b + T::kBytesB / 2, full, w.column + kHalf, k, w, plane, 0);
+        }
+      }
+      ring.advance();
+    }
+  }
+}
+
+// The descriptor of 16 k from `k` on, of the tile's positions from `first` (a multiple of 64) on.
+template <class T, bool Transposed>
+__device__ __forceinline__ uint64_t descriptor(uint32_t tile, int first, int k) {
+  if constexpr (Transposed) {
+    return ptx::matrix_descriptor(tile + first * T::kDepth * 2 + k * 128, 64 * T::kDepth * 2, 1024,
+                                  ptx::MatrixSwizzle::bytes_128);
+  } else {
+    constexpr int kRow = T::kDepth * 2;
+    return ptx::matrix_descriptor(tile + first * kRow + k * 2, 0, 8 * kRow,
+                                  kRow == 128 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64);
+  }
+}
+
+// Tells all blocks that copy into a stage that this warp has read it.
+__device__ __forceinline__ void release(uint32_t empty, int cluster) {
+  if (lane() >= cluster) return;
+  if (cluster == 1) ptx::mbarrier_arrive(empty);
+  else ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, static_cast<unsigned>(lane())));
+}
+
+// The sums of this warpgroup's 64 rows, 16-bit factors. The products of one stage run while those of the one
+// before are waited for.
+template <class T, bool TransposedA, bool TransposedB>
+__device__ __forceinline__ void multiply_sm90(Sm90Shared<T>& shared, const Sm90Work& w, int group,
+                                              int cluster, Ring<T>& ring, float (&sums)[T::kSums]) {
+  const uint32_t stages = ptx::shared_address(shared.stages.data()),
+                 full0 = ptx::shared_address(shared.full.data()),
+                 empty0 = ptx::shared_address(shared.empty.data());
+  uint32_t before = 0;
+  for (int step = 0; step < w.steps; ++step) {
+    const uint32_t a = stages + ring.stage * T::kStageBytes, b = a + T::kBytesA;
+    ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < T::kDepth; k += 16) {
+      ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, sums,
+                                           descriptor<T, TransposedA>(a, group * 64, k),
+                                           descriptor<T, TransposedB>(b, 0, k), step > 0 || k > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<1>();
+    if (step > 0) release(before, cluster);
+    before = empty0 + 8 * ring.stage;
+    ring.advance();
+  }
+  ptx::wgmma_wait<0>();
+  release(before, cluster);
+}
+
+// The same of split float32.
+template <class T, bool TransposedA, bool TransposedB>
+__device__ __forceinline__ void multiply_planes(Sm90Shared<T>& shared, const Sm90Work& w, int group,
+                                                int cluster, Ring<T>& ring, float (&sums)[T::kSums]) {
+  const uint32_t stages = ptx::shared_address(shared.stages.data()),
+                 full0 = ptx::shared_address(shared.full.data()),
+                 empty0 = ptx::shared_address(shared.empty.data());
+#pragma unroll
+  for (float& sum : sums) sum = 0;
+  for (int step = 0; step < w.steps; ++step) {
+    const uint32_t a = stages + ring.stage * T::kStageBytes, b = a + T::kPlanes * T::kBytesA;
+    float some[T::kSums];
+    ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int order = T::kPlanes - 1; order >= 0; --order) {  // pieces i of A and order - i of B
+#pragma unroll
+      for (int i = 0; i <= order; ++i) {
+#pragma unroll
+        for (int k = 0; k < T::kDepth; k += 16) {
+          ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, some,
+                                               descriptor<T, TransposedA>(a + i * T::kBytesA, group * 64, k),
+                                               descriptor<T, TransposedB>(b + (order - i) * T::kBytesB, 0, k),
+                                               !(order == T::kPlanes - 1 && i == 0 && k == 0));
+        }
+      }
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    release(empty0 + 8 * ring.stage, cluster);
+#pragma unroll
+    for (int i = 0; i < T::kSums; ++i) sums[i] += some[i];
+    ring.advance();
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void multiply(Sm90Shared<T>& shared, const Sm90Problem& p, const Sm90Work& w,
+                                         int group, Ring<T>& ring, float (&sums)[T::kSums]) {
+  const auto with = [&](auto transposed_a, auto transposed_b) {
+    constexpr bool kA = decltype(transposed_a)::value, kB = decltype(transposed_b)::value;
+    if constexpr (T::kSplit) multiply_planes<T, kA, kB>(shared, w, group, p.cluster, ring, sums);
+    else multiply_sm90<T, kA, kB>(shared, w, group, p.cluster, ring, sums);
+  };
+  if (p.a.along_k) {
+    if (p.b.along_k) with(std::false_type{}, std::false_type{});
+    else with(std::false_type{}, std::true_type{});
+  } else {
+    if (p.b.along_k) with(std::true_type{}, std::false_type{});
+    else with(std::true_type{}, std::true_type{});
+  }
+}
+
+}  // namespace fastdl::cuda

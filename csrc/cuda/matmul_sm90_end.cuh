@@ -1,0 +1,199 @@
+// The end of matmul_sm90.cuh: what becomes of a warpgroup's sums.
+#pragma once
+
+#include "cuda/matmul_sm90.cuh"
+
+namespace fastdl::cuda {
+
+// 16-bit results of a simple end (GemmEnd::packs) by the copy engine: 64 columns at a time through shared
+// memory in the order of a 128-byte swizzle, one box being filled while the one before is copied.
+template <class S, class T>
+__device__ __forceinline__ void store_boxes(Sm90Shared<T>& shared, const Sm90Problem& p,
+                                            const GemmEnd<S>& end, const Sm90Work& w, int group, int& turn,
+                                            const float (&sums)[T::kSums]) {
+  constexpr int kBox = 64;
+  const int t = static_cast<int>(threadIdx.x) % kWarpgroup, l = t % kWarp, warp_row = t / kWarp * 16;
+  const int row0 = w.row + group * 64, row = row0 + warp_row + l / 4;
+  const int64_t residual_at = end.residual ? offsets_of(p.batch, w.item).residual : 0;
+#pragma unroll
+  for (int box = 0; box < T::kColumns / kBox; ++box) {
+    if (w.column + box * kBox >= p.n) break;
+    uint16_t* const place = shared.results.at((group * 2 + turn) * kBox * kBox);
+    turn ^= 1;  // not the box's number: a tile at the edge may have stored an odd number of them
+    if (t == 0) ptx::bulk_wait_read<1>();
+    ptx::named_barrier(1 + group, kWarpgroup);
+#pragma unroll
+    for (int pair = 0; pair < kBox / 8; pair += 2) {  // 16 columns, as two fragments of 8
+      uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int j = box * (kBox / 8) + pair + i / 2, r = row + i % 2 * 8;
+        const int column = w.column + j * 8 + l % 4 * 2;
+        float y[2] = {end.alpha * sums[4 * j + i % 2 * 2], end.alpha * sums[4 * j + i % 2 * 2 + 1]};
+        if (column < p.n) {
+          if (end.bias) {
+            y[0] += widen(end.bias[column * end.bias_stride]);
+            y[1] += widen(end.bias[(column + 1) * end.bias_stride]);
+          }
+          if (end.residual && r < p.m) {
+            const auto two = *reinterpret_cast<const Pack<S, 2>*>(end.residual + residual_at +
+                                                                  r * end.residual_row + column);
+            y[0] += widen(two.at[0]);
+            y[1] += widen(two.at[1]);
+          }
+        }
+        if (end.activation.kind == FASTDL_ACT_RELU) y[0] = at_least(0.f, y[0]), y[1] = at_least(0.f, y[1]);
+        words[i] = ptx::pack(S{}, y[0], y[1]);
+      }
+      const int store_row = warp_row + l % 16, chunk = pair + l / 16;
+      ptx::stmatrix<false>(place + store_row * kBox + (chunk ^ store_row % 8) * 8, words);
+    }
+    ptx::fence_proxy_async();
+    ptx::named_barrier(1 + group, kWarpgroup);
+    if (t == 0) {
+      if (row0 < p.m) {
+        ptx::tensor_store(&p.c, ptx::shared_address(place),
+                          {w.column + box * kBox, row0, w.batch[0], w.batch[1], 0});
+      }
+      ptx::bulk_commit();
+    }
+  }
+}
+
+// Any other end: 32 columns at a time through shared memory as float32, from where every thread takes
+// neighbours.
+template <class S, class T>
+__device__ __forceinline__ void store_elements(Sm90Shared<T>& shared, const Sm90Problem& p,
+                                               const GemmEnd<S>& end, const Sm90Work& w, int group,
+                                               const float (&sums)[T::kSums]) {
+  constexpr int kPart = 32;
+  const int t = static_cast<int>(threadIdx.x) % kWarpgroup, l = t % kWarp, row0 = w.row + group * 64;
+  const BatchOffsets batch = offsets_of(p.batch, w.item);
+  float* const block = reinterpret_cast<float*>(shared.results.at(group * 2 * 64 * 64));
+  const auto place = [](int row, int column) { return row * kPart + (column ^ (row % 4 * 8)); };
+  bool by_fma = false;
+  if constexpr (T::kSplit) {
+    const auto flag = [&](const Sm90Operand& o, const uint32_t* odd, int64_t length, int first) {
+      int64_t item = 0, size = 1;
+#pragma unroll
+      for (int i = 0; i < kMapBatchDims; ++i) {
+        if (!o.moves[i]) continue;
+        item += w.batch[i] * size;
+        size *= p.batch.shape[i];
+      }
+      return odd[item * ((length + 127) / 128) + first / 128] != 0;
+    };
+    by_fma = (w.row < p.m && flag(p.a, p.odd_a, p.m, w.row)) || flag(p.b, p.odd_b, p.n, w.column);
+  }
+  const auto finish = [&](int64_t row, int64_t column, auto sum) {
+    if constexpr (T::kSplit && sizeof(sum) == sizeof(float)) {
+      if (by_fma) {
+        const int k_end = w.k_begin + p.k_each < p.k ? w.k_begin + p.k_each : p.k;
+        float& total = sum.at[0] = 0;
+#pragma unroll 1
+        for (int64_t k = w.k_begin; k < k_end; ++k) {
+          total = fmaf(p.plain_a[batch.a + row * p.a_row + k * p.a_column],
+                       p.plain_b[batch.b + k * p.b_row + column * p.b_column], total);
+        }
+      }
+    }
+    if (p.partial) {
+      *reinterpret_cast<decltype(sum)*>(
+          p.partial + ((static_cast<int64_t>(w.part) * p.items + w.item) * p.m + row) * p.n + column) = sum;
+    } else {
+      end.store(batch.c, batch.residual, row, column, sum);
+    }
+  };
+#pragma unroll 1
+  for (int part = 0; part < T::kColumns / kPart; ++part) {
+    const int column0 = w.column + part * kPart;
+    if (column0 >= p.n) break;
+    ptx::named_barrier(1 + group, kWarpgroup);
+    // Registers have no addresses: every part's are named, one part's are stored.
+#pragma unroll
+    for (int named = 0; named < T::kColumns / kPart; ++named) {
+      if (named != part) continue;
+#pragma unroll
+      for (int j = 0; j < kPart / 8; ++j) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float* const d = sums + (named * (kPart / 8) + j) * 4 + half * 2;
+          shared_store(block + place(t / kWarp * 16 + l / 4 + half * 8, 8 * j + l % 4 * 2),
+                       Pack<float, 2>{{d[0], d[1]}});
+        }
+      }
+    }
+    ptx::named_barrier(1 + group, kWarpgroup);
+    const auto each = [&](auto width) {
+      constexpr int kWidth = decltype(width)::value;
+#pragma unroll 1
+      for (int i = t * kWidth; i < 64 * kPart; i += kWarpgroup * kWidth) {
+        const int row = i / kPart, column = i % kPart;
+        if (row0 + row < p.m && column0 + column < p.n) {
+          finish(row0 + row, column0 + column, shared_load<Pack<float, kWidth>>(block + place(row, column)));
+        }
+      }
+    };
+    if (end.packs && !by_fma) each(std::integral_constant<int, 4>{});
+    else each(std::integral_constant<int, 1>{});
+  }
+}
+
+// Registers: 168 per thread at the start; the producer's warpgroup gives back what lets the consumers have
+// 232.
+template <class S, int Columns, int Planes>
+__global__ void __launch_bounds__(kSm90Threads, 1)
+    gemm_sm90(const __grid_constant__ Sm90Problem p, const __grid_constant__ GemmEnd<S> end) {
+  using T = Sm90Tile<S, Columns, Planes>;
+  auto& shared = shared_memory<Sm90Shared<T>>();
+  const int rank = p.cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
+  if (threadIdx.x == 0) {
+#pragma unroll 1
+    for (int stage = 0; stage < T::kStages; ++stage) {
+      ptx::mbarrier_init(ptx::shared_address(shared.full.at(stage)), 1);
+      ptx::mbarrier_init(ptx::shared_address(shared.empty.at(stage)),
+                         static_cast<unsigned>(p.cluster) * kConsumers * kWarpgroup / kWarp);
+    }
+    ptx::mbarrier_fence_init();
+    ptx::prefetch_map(&p.a.map);
+    ptx::prefetch_map(&p.b.map);
+  }
+  __syncthreads();
+  if (p.cluster > 1) {
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  }
+  const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
+  if (role == 0) {
+    ptx::fewer_registers<40>();
+    if (threadIdx.x == 0) produce<T>(shared, p, rank);
+    __syncwarp();
+  } else {
+    ptx::more_registers<232>();
+    const int group = role - 1;
+    Sm90Schedule<T> schedule(p);
+    Sm90Work w;
+    Ring<T> ring;
+    float sums[T::kSums];
+    int turn = 0;  // which of its two boxes a consumer fills next
+    while (schedule.next(w, rank)) {
+      multiply<T>(shared, p, w, group, ring, sums);
+      if constexpr (!T::kSplit) {
+        if (p.store_by_map) {
+          store_boxes<S, T>(shared, p, end, w, group, turn, sums);
+          continue;
+        }
+      }
+      store_elements<S, T>(shared, p, end, w, group, sums);
+    }
+    if (p.store_by_map && threadIdx.x % kWarpgroup == 0) ptx::bulk_wait_read<0>();
+    __syncwarp();
+  }
+  // The other block may still copy into this one's memory, and say that it has read it.
+  if (p.cluster > 1) {
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  }
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,195 @@
+"""Hopper's matrix products (csrc/cuda/matmul_sm90.cuh): every shape is sent to that kernel and compared with float64.
+On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute capability 9.0 with ``--device cuda``."""
+
+import itertools
+
+import devices
+import ml_dtypes
+import numpy as np
+import pytest
+
+sim = devices.cuda_kernels()
+
+BFLOAT16 = ml_dtypes.bfloat16
+NONE, RELU, GELU = 0, 1, 7
+
+
+@pytest.fixture(autouse=True)
+def sm90(monkeypatch):
+    """Every product that the kernel can compute goes to it."""
+    monkeypatch.setenv("FASTDL_CUDA_MATMUL", "sm90")
+
+
+@pytest.fixture
+def portable(monkeypatch):
+    """Computes something on the portable kernel."""
+
+    def compute(f):
+        monkeypatch.setenv("FASTDL_CUDA_MATMUL", "portable")
+        result = f()
+        monkeypatch.setenv("FASTDL_CUDA_MATMUL", "sm90")
+        return result
+
+    return compute
+
+
+def product(a, b, bias=None, residual=None, out=None, alpha=1.0, beta=0.0, activation=NONE):
+    if out is None:
+        out = np.full(
+            (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), np.nan, a.dtype
+        )
+    sim.matmul(a, b, bias, residual, out, alpha, beta, activation, 0.0, 0.0)
+    return out
+
+
+def wide(x):
+    return x.astype(np.float64)
+
+
+def check(c, a, b, expected=None):
+    """Sums in float32 rounded once to the type of c: an error of half an ulp, and of the sums' own."""
+    eps = 2.0**-24 if c.dtype == np.float32 else float(ml_dtypes.finfo(c.dtype).eps) / 2
+    scale = np.abs(wide(a)) @ np.abs(wide(b))
+    expected = wide(a) @ wide(b) if expected is None else expected
+    np.testing.assert_array_less(
+        np.abs(wide(c) - expected), eps * np.abs(expected) * 1.01 + 2.0**-18 * scale + 1e-30
+    )
+
+
+def matrix(rng, dtype, rows, columns, transposed, padding=0):
+    """Random numbers, contiguous along rows or columns, whose rows in memory are `padding` elements further apart."""
+    if transposed:
+        return matrix(rng, dtype, columns, rows, False, padding).swapaxes(-1, -2)
+    return rng.standard_normal((rows, columns + padding)).astype(dtype)[:, :columns]
+
+
+@pytest.mark.parametrize("transposed", list(itertools.product([False, True], repeat=2)))
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float16, np.float32])
+def test_transpositions(rng, dtype, transposed):
+    # Three tiles down and two across with edges of both, k of three stages and a part.
+    m, n, k = (264, 136, 200) if dtype != np.float32 else (136, 136, 72)
+    a, b = matrix(rng, dtype, m, k, transposed[0]), matrix(rng, dtype, k, n, transposed[1])
+    check(product(a, b), a, b)
+
+
+@pytest.mark.parametrize(
+    "m, n, k", [(1, 1, 1), (8, 8, 8), (65, 3, 70), (130, 300, 65), (128, 256, 64), (129, 257, 1)]
+)
+def test_odd_sizes(rng, m, n, k):
+    a, b = matrix(rng, BFLOAT16, m, k, False), matrix(rng, BFLOAT16, k, n, False)
+    check(product(a, b), a, b)
+
+
+def test_many_tiles_and_stages(rng):
+    """More tiles than blocks, and more steps than stages: rings go round, across tiles too."""
+    a, b = matrix(rng, BFLOAT16, 384, 448, False), matrix(rng, BFLOAT16, 448, 640, True)
+    c = product(a, b)
+    check(c, a, b)
+    np.testing.assert_array_equal(product(a, b), c)
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_parts_along_k(rng, portable, dtype):
+    a, b = matrix(rng, dtype, 100, 2100, False), matrix(rng, dtype, 2100, 40, False)
+    bias, residual = rng.standard_normal(40).astype(dtype), rng.standard_normal((100, 40)).astype(dtype)
+    c = product(a, b, bias, residual)
+    check(c, a, b, wide(a) @ wide(b) + wide(bias) + wide(residual))
+    np.testing.assert_array_equal(product(a, b, bias, residual), c)
+
+
+@pytest.mark.parametrize("activation", [NONE, RELU, GELU])
+@pytest.mark.parametrize("n", [136, 67])
+def test_ends(rng, portable, activation, n):
+    """Bias, residual and activation, in the end that the copy engine stores and in the other."""
+    a, b = matrix(rng, BFLOAT16, 140, 64, False), matrix(rng, BFLOAT16, 64, n, False)
+    bias, residual = rng.standard_normal(n).astype(BFLOAT16), rng.standard_normal((140, n)).astype(BFLOAT16)
+
+    def compute():
+        return product(a, b, bias, residual, alpha=0.5, activation=activation)
+
+    c = compute()
+    np.testing.assert_allclose(wide(c), wide(portable(compute)), rtol=2.0**-7, atol=2.0**-7)
+    if activation == RELU:
+        check(c, a, b, np.maximum(0.5 * wide(a) @ wide(b) + wide(bias) + wide(residual), 0))
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_out_of_every_layout(rng, beta):
+    a, b = matrix(rng, BFLOAT16, 70, 64, False), matrix(rng, BFLOAT16, 64, 72, True)
+    for out in (
+        rng.standard_normal((70, 80)).astype(BFLOAT16)[:, 3:75],  # not aligned
+        rng.standard_normal((70, 80)).astype(BFLOAT16)[:, 8:80],  # aligned, with a gap that has to stay
+        rng.standard_normal((72, 70)).astype(BFLOAT16).T,
+        rng.standard_normal((70, 72)).astype(np.float32),
+    ):
+        whole = out.base.copy() if out.base is not None else None
+        expected = wide(a) @ wide(b) + beta * wide(out)
+        inside = np.zeros(whole.shape, bool) if whole is not None else None
+        c = product(a, b, out=out, beta=beta)
+        check(c, a, b, expected)
+        if whole is not None and out.base.shape == (70, 80):
+            columns = slice(3, 75) if out.ctypes.data % 16 else slice(8, 80)
+            inside[:, columns] = True
+            np.testing.assert_array_equal(out.base[~inside], whole[~inside])
+
+
+def test_batches(rng):
+    """Two batch dims, one operand repeated along each; results with gaps between items."""
+    a = rng.standard_normal((3, 1, 40, 72)).astype(BFLOAT16)
+    b = rng.standard_normal((1, 2, 72, 136)).astype(BFLOAT16)
+    out = np.full((3, 2, 48, 136), np.nan, BFLOAT16)[:, :, :40]
+    check(product(a, b, out=out), a, b)
+
+
+def test_float32_batches(rng):
+    a = rng.standard_normal((2, 1, 20, 40)).astype(np.float32)
+    b = rng.standard_normal((2, 40, 24)).astype(np.float32)
+    a[1, 0, 3, 4] = np.inf
+    c, expected = product(a, b), wide(a) @ wide(b)
+    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+    np.testing.assert_allclose(c[0], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def error(c, a, b):
+    """The largest |error| / (|A||B|) against float64."""
+    return (np.abs(c - wide(a) @ wide(b)) / (np.abs(wide(a)) @ np.abs(wide(b)))).max()
+
+
+DISTRIBUTIONS = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "uniform": lambda rng, shape: rng.random(shape),
+    "lognormal": lambda rng, shape: np.exp(6.5 * rng.standard_normal(shape)),  # over 17 decades
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("k", [17, 513])
+def test_float32_is_as_accurate_as_multiply_adds(rng, name, k):
+    a, b = (DISTRIBUTIONS[name](rng, shape).astype(np.float32) for shape in ((24, k), (k, 16)))
+    assert error(product(a, b), a, b) <= 1.5 * max(error(a @ b, a, b), 2.0**-24)
+
+
+def test_high_precision(rng):
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((24, 300), (300, 16)))
+    highest = product(a, b)
+    sim.set_float32_precision(1)
+    try:
+        high = product(a, b)
+    finally:
+        sim.set_float32_precision(0)
+    assert error(highest, a, b) < error(high, a, b) <= 2.0**-15
+
+
+def test_values_that_cannot_be_split(rng):
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((140, 64), (64, 24)))
+    a[3, 5], a[7, 8], a[11, 2], b[5, 4] = np.inf, np.nan, 3.4e38, 0
+    a[9] *= 1e-38
+    b[:, 20] *= 1e-40
+    with np.errstate(all="ignore"):
+        expected = (wide(a) @ wide(b)).astype(np.float32)
+        c = product(a, b)
+    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+    ordinary = np.delete(np.arange(140), [3, 7, 9, 11])
+    check(np.delete(c[ordinary], 20, 1), a[ordinary], np.delete(b, 20, 1))
+    np.testing.assert_allclose(c[[3, 7, 9, 11]], expected[[3, 7, 9, 11]], rtol=1e-4, atol=1e-43)
+    np.testing.assert_allclose(c[:, 20], expected[:, 20], rtol=1e-4, atol=1e-43)
