@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, formats, jitted, nhwc, onnx_call, to_torch
+from .peers import Peers, jitted, nchw, nhwc, onnx_call
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
@@ -159,35 +159,35 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     def error(outputs: Sequence[Any]) -> float:
         return worst([(np.stack([outputs[0][i, :, a, b] for i, a, b in where]), expected())])
 
+    mx, mw, mb = peers.put(x, weight, bias)
     contest = Contest(
-        peers, lambda: (ops.conv(x, weight, bias, stride, padding, dilation, groups),), error, _LIMITS[dtype]
+        peers, lambda: (ops.conv(mx, mw, mb, stride, padding, dilation, groups),), error, _LIMITS[dtype]
     )
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        conv, tb = torch.nn.functional.conv2d, to_torch(torch, bias)
+        conv, tb = torch.nn.functional.conv2d, peers.tensor(bias)
 
         def call(tx: Any, tw: Any) -> Any:
             return lambda: (conv(tx, tw, tb, stride, padding, dilation, groups),)
 
-        return {name: call(*tensors) for name, tensors in formats(torch, x, weight).items()}
+        return {name: call(*tensors) for name, tensors in peers.formats(x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
         hwio = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
-        return {"": jitted(jax, lambda a, b, v: conv(a, b) + v, nhwc(x), hwio, bias)}
+        return {"": jitted(jax, lambda a, b, v: (conv(a, b) + v,), nhwc(x), hwio, bias)}
 
     def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
         if dtype == "bfloat16":
             raise TypeError("has no bfloat16 convolution on CPUs")
         attributes: dict[str, Any] = {"strides": stride, "pads": [ph, pw, ph, pw], "group": groups}
-        call = onnx_call(
-            onnxruntime, peers.threads, "Conv", [np.ascontiguousarray(x), weight, bias], 2, **attributes
-        )
+        call = onnx_call(onnxruntime, peers, "Conv", [np.ascontiguousarray(x), weight, bias], 2, **attributes)
         return {"": call}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no convolution")
-    contest.add("jax", jax_calls, check=False)
+    contest.skip("cupy", "has no convolution")
+    contest.add("jax", jax_calls, nchw)
     contest.add("onnxruntime", onnx_calls)
     return contest
 
@@ -261,9 +261,10 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
                     result[:, u, v] = np.einsum("npq,ncpq->c", g[:, a0:a1, b0:b1], window)
         return result
 
+    mg, mx, mw = peers.put(grad, x, weight)
     contest = Contest(
         peers,
-        lambda: ops.conv_backward(grad, x, weight, stride, padding, dilation, groups, needs=needs),
+        lambda: ops.conv_backward(mg, mx, mw, stride, padding, dilation, groups, needs=needs),
         error,
         _LIMITS[dtype],
     )
@@ -274,7 +275,7 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         def call(tg: Any, tx: Any, tw: Any) -> Any:
             return lambda: backward(tg, tx, tw, [k], stride, padding, dilation, False, [0, 0], groups, needs)
 
-        return {name: call(*tensors) for name, tensors in formats(torch, grad, x, weight).items()}
+        return {name: call(*tensors) for name, tensors in peers.formats(grad, x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
@@ -292,6 +293,12 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no convolution")
-    contest.add("jax", jax_calls, check=False)
+    contest.skip("cupy", "has no convolution")
+
+    def as_ours(outputs: list) -> list:
+        dx, dw, db = outputs if needs[0] else (None, *outputs)
+        return [None if dx is None else np.moveaxis(dx, -1, 1), dw.transpose(3, 2, 0, 1), db]
+
+    contest.add("jax", jax_calls, as_ours)
     contest.skip("onnxruntime", "has no gradients")
     return contest

@@ -63,13 +63,13 @@ class Contest:
         self.limit = limit
         self.calls: dict[str, Call] = {}
         self.skipped: dict[str, str] = {}
-        #: Set where the check needs other inputs than the timing: called between the two.
-        self.after_check: Call | None = None
-        #: Peers whose outputs are like ours and are checked too.
-        self.checked: set[str] = set()
+        self._fills: list[Callable[[], Any]] = []
+        #: What makes outputs like ours of a peer's, which are then checked too.
+        self.converted: dict[str, Callable[[list], Sequence[Any]]] = {}
 
-    def add(self, library: str, build: Callable[[Any], Mapping[str, Call]], check: bool = True) -> None:
-        """Lets ``library`` take part if it is wanted: ``build(module)`` returns its variants' calls by name."""
+    def add(self, library: str, build: Callable[[Any], Mapping[str, Call]], as_ours: Any = list) -> None:
+        """Lets ``library`` take part if it is wanted: ``build(module)`` returns its variants' calls by name.
+        ``as_ours`` makes of a call's outputs what ours are like, for the check; None where nothing can be checked."""
         if library not in self.wanted.modules:
             return
         try:
@@ -80,8 +80,29 @@ class Contest:
         for variant, call in calls.items():
             name = f"{library} {variant}".strip()
             self.calls[name] = call
-            if check:
-                self.checked.add(name)
+            if as_ours is not None:
+                self.converted[name] = as_ours
+
+    def fill(self, array: Any, values: np.ndarray) -> None:
+        """``array``, somebody's input, gets ``values`` between check and timing (where the check needs another one)."""
+
+        def copy() -> None:
+            if hasattr(array, "copy_"):
+                array.copy_(self.wanted.tensor(values))
+            else:
+                array[...] = self.wanted.put(values)
+
+        self._fills.append(copy)
+
+    def replace(self, call: Any, index: int, values: np.ndarray) -> None:
+        """The same for an operand of a call of `jitted`: jax's arrays do not change."""
+        jnp = self.wanted.modules["jax"].numpy
+        self._fills.append(lambda: call.operands.__setitem__(index, jnp.array(values)))
+
+    def after_check(self) -> None:
+        """Inputs as the timing wants them."""
+        for fill in self._fills:
+            fill()
 
     def skip(self, library: str, reason: Any) -> None:
         """Notes that ``library``, if it was wanted, cannot do this."""

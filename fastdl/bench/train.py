@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -133,18 +134,21 @@ def _contest(model: Model, batch: int, direction: str, peers: Peers) -> Contest:
     fastdl.manual_seed(0)
     ours = model.build()
     weights = [p.detach().numpy().copy() for p in ours.parameters()]
-    ox, oy = fastdl.from_numpy(x), fastdl.from_numpy(y)
+    device = peers.device.name
+    ours.to(device)
+    ox, oy = fastdl.from_numpy(x).to(device), fastdl.from_numpy(y).to(device)
 
+    @cache
     def reference() -> tuple[np.ndarray, float, list[np.ndarray]]:
         """Output, loss and gradients in float64: torch's if it takes part, else fastdl's own."""
         if "torch" in peers.modules:
-            return train_torch.reference(peers.modules["torch"], model.name, weights, x, y)
+            return train_torch.reference(peers, model.name, weights, x, y)
         double = model.build().to(fastdl.float64)
         with fastdl.no_grad():
             for target, source in zip(double.parameters(), weights):
                 target.copy_(fastdl.tensor(source, dtype=fastdl.float64))
         out = double(fastdl.from_numpy(x.astype(np.float64)))
-        loss = F.cross_entropy(out, oy)
+        loss = F.cross_entropy(out, fastdl.from_numpy(y))
         loss.backward()
         return out.detach().numpy(), float(loss.item()), [p.grad.numpy() for p in double.parameters()]
 
@@ -169,14 +173,13 @@ def _contest(model: Model, batch: int, direction: str, peers: Peers) -> Contest:
         def error(outputs: Sequence[Any]) -> float:  # of the first step
             _, loss, gradients = reference()
             pairs: list[tuple[Any, Any]] = [(to_numpy(outputs[0]), loss)]
-            return worst([*pairs, *((p.grad.numpy(), g) for p, g in zip(ours.parameters(), gradients))])
+            return worst([*pairs, *((to_numpy(p.grad), g) for p, g in zip(ours.parameters(), gradients))])
 
         contest = Contest(peers, step, error, _LIMIT)
 
-    contest.add(
-        "torch", lambda torch: train_torch.calls(torch, model.name, weights, x, y, direction), check=False
-    )
-    contest.add("jax", lambda jax: train_jax.calls(jax, model.name, weights, x, y, direction), check=False)
+    contest.add("torch", lambda torch: train_torch.calls(peers, model.name, weights, x, y, direction))
+    contest.add("jax", lambda jax: train_jax.calls(jax, model.name, weights, x, y, direction))
     contest.skip("numpy", "has no gradients")
+    contest.skip("cupy", "has no gradients")
     contest.skip("onnxruntime", "has no training" if direction == "step" else "is not compared")
     return contest

@@ -69,7 +69,7 @@ def calls(
     jx, jy = jnp.array(x), jnp.array(y)
     if direction == "forward":
         compiled = jax.jit(forward)
-        return {"": lambda: jax.block_until_ready(compiled(parameters, jx))}
+        return {"": lambda: (jax.block_until_ready(compiled(parameters, jx)),)}
 
     def loss(p: list[Any], x: Any, y: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(forward(p, x)), y[:, None], 1).mean()
@@ -90,6 +90,6 @@ def calls(
 
     def call() -> Any:
         state[0], value = compiled(state[0], jx, jy)
-        return jax.block_until_ready((state[0], value))[1]
+        return jax.block_until_ready((state[0], value))[1:]
 
     return {"": call}
