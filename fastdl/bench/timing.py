@@ -26,7 +26,7 @@ class Plan:
     A peer that takes over ``dropped`` times as long as the best one in the first two rounds is not timed again.
     """
 
-    seconds: float = 0.6
+    seconds: float = 0.4
     block: float = 0.003
     rounds: tuple[int, int] = (2, 15)
     cold: int = 0  # bytes to sweep before every call, to empty the caches

@@ -50,6 +50,33 @@ def _lstm() -> Any:
     return models.lstm((1, 28, 28), CLASSES, hidden=64)
 
 
+def _linear() -> Any:
+    from .. import models
+
+    return models.linear((1, 28, 28), CLASSES)
+
+
+def recurrent(nn: Any, layer: Any) -> Any:
+    """A recurrent layer over the rows of an image, and a Linear on its last state; ``nn`` is fastdl's or torch's."""
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+            self.head = nn.Linear(64, CLASSES)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.layer(x[:, 0])[1][0])
+
+    return Classifier()
+
+
+def _rnn() -> Any:
+    from .. import nn
+
+    return recurrent(nn, nn.RNN(28, 64, batch_first=True))
+
+
 def _tiny() -> Any:
     from .. import nn
 
@@ -88,6 +115,8 @@ MODELS = {
     "lstm64": Model(
         "lstm64", _lstm, (1, 28, 28), 2.0 * 28 * 4 * 64 * (28 + 64), 2.0 * 28 * 4 * 64 * 28, "train"
     ),
+    "linear": Model("linear", _linear, (1, 28, 28), 2.0 * 784 * CLASSES, 2.0 * 784 * CLASSES, "train"),
+    "rnn64": Model("rnn64", _rnn, (1, 28, 28), 2.0 * 28 * 64 * (28 + 64), 2.0 * 28 * 64 * 28, "train"),
     "transformer": Model(
         "transformer", _transformer, (64, 256), 2 * _LAYER_FLOPS, 2.0 * 64 * 3 * 256 * 256, "train"
     ),
@@ -101,7 +130,7 @@ _ALL = [
 # model, batch, direction
 SUITES: dict[str, list[tuple[str, int, str]]] = {
     "quick": [("cnn", 32, "step"), ("mlp32", 32, "step"), ("mlp32", 32, "forward")],
-    "train": _ALL,
+    "train": [*_ALL, ("linear", 32, "step"), ("linear", 128, "step"), ("rnn64", 32, "step")],
     "transformer": [("transformer", 32, "step")],
     "targets": _ALL,
 }

@@ -12,7 +12,7 @@ from .peers import Peers
 
 def build(torch: Any, name: str) -> Any:
     """The model, its parameters in the order of fastdl's."""
-    from .train import CLASSES, transformer
+    from .train import CLASSES, recurrent, transformer
 
     t: Any = torch.nn
     if name == "cnn":
@@ -22,6 +22,10 @@ def build(torch: Any, name: str) -> Any:
         )  # fmt: skip
     if name == "mlp":
         return t.Sequential(t.Flatten(), t.Linear(784, 512), t.ReLU(), t.Linear(512, CLASSES))
+    if name == "linear":
+        return t.Sequential(t.Flatten(), t.Linear(784, CLASSES))
+    if name == "rnn64":
+        return recurrent(t, t.RNN(28, 64, batch_first=True))
     if name == "mlp32":
         return t.Sequential(t.Linear(32, 32), t.ReLU(), t.Linear(32, CLASSES))
     if name == "lstm64":

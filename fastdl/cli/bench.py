@@ -101,7 +101,7 @@ def add(commands: Any) -> None:
         help="spread the measuring over all rows so that the run takes about this long",
     )
     parser.add_argument(
-        "--seconds", type=_positive, default=0.6, metavar="S", help="measuring time of a row (default 0.6)"
+        "--seconds", type=_positive, default=0.4, metavar="S", help="measuring time of a row (default 0.4)"
     )
     parser.add_argument(
         "--row-limit",
