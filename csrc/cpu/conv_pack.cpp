@@ -17,12 +17,13 @@ constexpr int64_t kChannels = 16;
 // One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input
 // channels.
 template <class T>
-void pack_forward_panel(const Geometry& g, const T* w, int64_t group, int64_t column, int lanes, T* to) {
+void pack_forward_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
+                        int lanes, T* to) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t reduce = g.c_per_group(), taps = g.taps();
   const T* from = w + (group * g.o_per_group() + column) * reduce * taps;
   if (taps == 1) return k.pack(from, 1, reduce, reduce, lanes, k.nr, to);
-  Workspace scratch(nullptr, static_cast<size_t>(std::min(kChannels, reduce) * taps * k.nr) * sizeof(T));
+  Workspace scratch(context, static_cast<size_t>(std::min(kChannels, reduce) * taps * k.nr) * sizeof(T));
   for (int64_t r = 0; r < reduce; r += kChannels) {
     const int64_t n = std::min(kChannels, reduce - r);
     k.pack(from + r * taps, 1, reduce * taps, n * taps, lanes, k.nr, scratch.as<T>());
@@ -35,12 +36,13 @@ void pack_forward_panel(const Geometry& g, const T* w, int64_t group, int64_t co
 
 // Columns are input channels, the sum runs over output channels, taps backwards.
 template <class T>
-void pack_data_panel(const Geometry& g, const T* w, int64_t group, int64_t column, int lanes, T* to) {
+void pack_data_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
+                     int lanes, T* to) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t reduce = g.o_per_group(), columns = g.c_per_group(), taps = g.taps();
   const T* from = w + (group * reduce * columns + column) * taps;
   if (taps == 1) return k.pack(from, columns, 1, reduce, lanes, k.nr, to);
-  Workspace scratch(nullptr, static_cast<size_t>(taps * k.nr) * sizeof(T));
+  Workspace scratch(context, static_cast<size_t>(taps * k.nr) * sizeof(T));
   for (int64_t r = 0; r < reduce; ++r) {
     k.pack(from + r * columns * taps, 1, taps, taps, lanes, k.nr, scratch.as<T>());
     const T* s = scratch.as<T>();
@@ -116,8 +118,8 @@ PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weig
     parallel_for(context, p.groups * panels, static_cast<double>(panel_size) * 0.5, [&](int64_t task) {
       const int64_t group = task / panels, column = task % panels * k.nr;
       const int lanes = static_cast<int>(std::min<int64_t>(k.nr, p.columns - column));
-      if (data_gradient) pack_data_panel(g, weight, group, column, lanes, to + task * panel_size);
-      else pack_forward_panel(g, weight, group, column, lanes, to + task * panel_size);
+      if (data_gradient) pack_data_panel(context, g, weight, group, column, lanes, to + task * panel_size);
+      else pack_forward_panel(context, g, weight, group, column, lanes, to + task * panel_size);
     });
   }
   p.finite = all_finite(context, weight, g.o * g.c_per_group() * g.taps());
