@@ -110,6 +110,40 @@ def _pairs(rng):
     return np.stack([x, rng.permutation(x)], 1).reshape(-1, LANES, 2)
 
 
+#: Of a problem of sm_90's cases: four warps, a row of 128 bytes to a lane, and two of them to a cluster.
+GROUP = 4
+
+
+def _whole(rng, dtype):
+    """Small integers, the sums of whose products are exact whatever their order: they show where everything lies."""
+    if dtype == "tfloat32":
+        return _words(rng.integers(-8, 9, (4 * GROUP, LANES, 32)))
+    bits = _narrowed(rng.integers(-8, 9, (4 * GROUP, LANES, 64)).astype(np.float32), dtype)
+    return np.ascontiguousarray(bits).view(np.uint32)
+
+
+def _any(rng):
+    return rng.integers(0, 2**32, (4 * GROUP, LANES, 32), dtype=np.uint64).astype(np.uint32)
+
+
+#: What only compute capability 9.0 has.
+HOPPER = {
+    "wgmma_bfloat16": lambda rng: _whole(rng, "bfloat16"),
+    "wgmma_bfloat16_transposed_a": lambda rng: _whole(rng, "bfloat16"),
+    "wgmma_bfloat16_transposed_b": lambda rng: _whole(rng, "bfloat16"),
+    "wgmma_float16_transposed": lambda rng: _whole(rng, "float16"),
+    "wgmma_float16_rows_of_64": lambda rng: _whole(rng, "float16"),
+    "wgmma_bfloat16_rows_of_32": lambda rng: _whole(rng, "bfloat16"),
+    "wgmma_tfloat32": lambda rng: _whole(rng, "tfloat32"),
+    "tensor_load": _any,
+    "tensor_load_swizzled_128": _any,
+    "tensor_load_swizzled_64": _any,
+    "tensor_load_swizzled_32": _any,
+    "cluster_of_two": _any,
+    "stmatrix": _any,
+    "stmatrix_transposed": _any,
+}
+
 EVERY = np.arange(65536, dtype=np.uint32).reshape(-1, LANES, 1)
 INPUTS = {
     "mma_bfloat16": lambda rng: _mma(rng, "bfloat16"),
@@ -124,6 +158,7 @@ INPUTS = {
     "narrow_float16": lambda rng: _floats(rng, 512).reshape(-1, LANES, 1),
     "pack_bfloat16": _pairs,
     "pack_float16": _pairs,
+    **HOPPER,
 }
 
 
@@ -139,7 +174,10 @@ def build(compiler, output, arch=None):
     """Compiles the program: with nvcc for a GPU of ``arch`` ("sm_90"), else for the host executor."""
     include = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
     if arch:
-        command = [compiler, "-std=c++17", "-O2", f"-arch={arch}", *include, SOURCE]
+        target = [f"-arch={arch}"]
+        if arch == "sm_90":  # its own instructions are those of sm_90a
+            target = ["-gencode=arch=compute_90a,code=sm_90a", "-DFASTDL_GOLDEN_HOPPER"]
+        command = [compiler, "-std=c++17", "-O2", "--expt-relaxed-constexpr", *target, *include, SOURCE]
     else:
         flags = ["-std=c++17", "-O1", "-pthread", "-Wno-unknown-pragmas", "-DFASTDL_SIMT", *include]
         executor = sorted((ROOT / "csrc/simt").glob("*.cpp"))
@@ -172,7 +210,10 @@ def record(program, folder, scratch, given=None):
     """Runs every case and writes <folder>/<device>.npz. Returns its path."""
     device, _ = cases(program)
     arrays = {"device": np.array(device)}
+    available = cases(program)[1]
     for name, words in (given or inputs()).items():
+        if name not in available:  # another generation's
+            continue
         arrays[f"{name}.in"] = words
         arrays[f"{name}.out"] = run(program, name, words, scratch)
     path = Path(folder) / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".npz")

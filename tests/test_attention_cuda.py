@@ -204,3 +204,38 @@ def test_more_than_tensor_dtypes(rng):
     for got, expected in zip([out, *grads, grad_mask], [want_out, *want]):
         allowed = 4 * 2.0**-8 * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(got.astype("f8"), expected, rtol=0, atol=allowed)
+
+
+def tiles_masked_whole(rng, b, h, n, s, kind):
+    """Masks that leave some tiles of the kernels nothing, others little, and some queries nothing at all."""
+    if kind == "lengths":  # of keys, the same for all queries and heads
+        mask = np.arange(s) < np.array([s // 3, 1, 0, s])[np.arange(b) % 4, None]
+        return np.broadcast_to(mask[:, None, None], (b, h, n, s))
+    mask = rng.random((b, h, n, s)) < 0.02
+    near = np.abs(np.arange(n)[:, None] * s // n - np.arange(s)) < s // 8  # a band along the diagonal
+    mask = np.where(near, mask, False)
+    mask[:, :, n // 2 : n // 2 + 3] = False
+    return mask if kind == "heads" else np.broadcast_to(mask[:1, :1], (b, h, n, s))
+
+
+@pytest.mark.parametrize("kind", ["lengths", "band", "heads"])
+@pytest.mark.parametrize("dtype, e", [("f4", 24), (BF16, 64), (BF16, 128), (F16, 136), ("f8", 8)], ids=str)
+def test_tiles_masked_whole_are_passed_over(rng, dtype, e, kind):
+    """To the bit what an additive mask of zeros and -infinity gives, for which no tile is passed over."""
+    b = 2 if kind == "lengths" else 1
+    case = Case(rng, (b, 2, 1, 130, 200, e, 8), dtype, causal=kind == "heads", dropout=0.1)
+    case.mask = tiles_masked_whole(rng, b, 2, 130, 200, kind)
+    results = [case.forward(), case.lse, *case.backward()]
+    case.mask = np.where(case.mask, 0, -np.inf).astype(dtype)
+    for got, want in zip(results, [case.forward(), case.lse, *case.backward()[:3]], strict=True):
+        assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("dtype", [BF16, "f8"], ids=str)
+def test_what_only_masked_tiles_hold_does_not_show(rng, dtype):
+    case = Case(rng, (1, 1, 1, 70, 150, 16, 8), dtype)
+    case.mask = np.broadcast_to(np.arange(150) < 50, (1, 1, 70, 150))
+    want = [case.forward(), *case.backward()]
+    case.k[:, :, 128:], case.v[:, :, 128:] = np.nan, np.inf
+    for got, expected in zip([case.forward(), *case.backward()], want, strict=True):
+        assert_same_bits(got, expected)

@@ -165,7 +165,13 @@ def test_page_in_a_browser(tmp_path):
     if browser is None:
         pytest.skip("no chromium on this machine")
     html.write(str(tmp_path / "page.html"), page_document())
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=500,900",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     dom = subprocess.run(
         [browser, *options, "--dump-dom", f"file://{tmp_path / 'page.html'}"],
         check=True,
@@ -180,9 +186,9 @@ def test_page_in_a_browser(tmp_path):
     assert [line[0] for line in cells] == [
         "a &lt;/script&gt;&lt;b&gt;1 float32 forward",
         "c 1 float32 forward",
-        "b 1 float32 forward",
+        "b 1 float32 forward: error nan",
     ]
-    assert cells[0][6:] == ["0.50x", "torch"] and cells[2][1] == "failed"
+    assert cells[0][2:4] == ["0.50x", "torch"] and cells[2][1] == "failed"
     assert dom.count("<circle") == 2 and dom.count("<rect") == 1 and "3 of 3 rows" in dom
 
 

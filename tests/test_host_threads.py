@@ -67,3 +67,10 @@ def test_options_of_other_versions(program):
 def test_many_threads_at_once(program, isa):
     done = run(program("stress"), FASTDL_CPU_ISA=isa)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_a_hosts_allocator_and_want_of_memory(program, isa):
+    """Every block of scratch is the host's; any allocation may fail, of the host's and of the C++ heap."""
+    done = run(program("memory"), FASTDL_CPU_ISA=isa)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,12 +5,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import fastdl
-from fastdl import ops
+from fastdl import nn, ops
 
 
 def python(program, **environment):
@@ -59,6 +60,48 @@ def test_python_threads_compute_at_once(rng):
     for t in threads:
         t.join(60)
     assert not wrong and not errors and not any(t.is_alive() for t in threads)
+
+
+def test_python_threads_train_models_of_their_own(rng):
+    """Layers, gradients and optimizers in several threads, one of which runs without gradients: each as if alone."""
+    x = rng.standard_normal((8, 3, 12, 12)).astype(np.float32)
+    labels = rng.integers(0, 5, 8)
+
+    def model(seed):
+        fastdl.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(288, 5),
+        )
+
+    def train(m):
+        optimizer = fastdl.optim.Adam(m.parameters(), lr=0.01)
+        losses = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(m(fastdl.tensor(x)), fastdl.tensor(labels))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def infer(m):
+        with fastdl.no_grad():
+            for _ in range(10):
+                y = m(fastdl.tensor(x))
+                assert not y.requires_grad
+        return y.numpy().tolist()
+
+    jobs = [(train, seed) for seed in range(5)] + [(infer, 9)]
+    expected = [job(model(seed)) for job, seed in jobs]
+    models = [model(seed) for _, seed in jobs]
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        results = list(threads.map(lambda pair: pair[0][0](pair[1]), zip(jobs, models, strict=True)))
+    assert results == expected
 
 
 def test_gil_is_released_around_kernels(rng):

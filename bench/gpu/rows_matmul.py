@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ def rows(small: bool) -> list[Row]:
         for n in squares[:3]:
             target = 1.3 if precision == "highest" and n >= 2048 else None
             found.append(_row(f"{n}^3", n, n, n, "NN", "float32", target, precision))
+    # The kernel that other GPUs get, beside Hopper's own.
+    found += [
+        _row(f"{n}^3 portable", n, n, n, "NN", d, None, kernel="portable")
+        for d in ("bfloat16", "float32")
+        for n in squares[2:3] or squares
+    ]
     if small:
         return found
     for m, n, k, layout in deepbench("gemm")[::_EVERY]:
@@ -33,7 +40,15 @@ def rows(small: bool) -> list[Row]:
 
 
 def _row(
-    shape: str, m: int, n: int, k: int, layout: str, dtype: str, target: float | None, precision: str = ""
+    shape: str,
+    m: int,
+    n: int,
+    k: int,
+    layout: str,
+    dtype: str,
+    target: float | None,
+    precision: str = "",
+    kernel: str = "",
 ) -> Row:
     if dtype == "float32" and not precision:
         precision = "highest"
@@ -48,7 +63,17 @@ def _row(
     def ours(a: Any, b: Any) -> Any:
         a, b = turned(a, b)
         out = ops.matmul(a, b)
-        return lambda: ops.matmul(a, b, out=out)
+        if not kernel:
+            return lambda: ops.matmul(a, b, out=out)
+
+        def forced() -> Any:
+            os.environ["FASTDL_CUDA_MATMUL"] = kernel  # read at every call
+            try:
+                return ops.matmul(a, b, out=out)
+            finally:
+                del os.environ["FASTDL_CUDA_MATMUL"]
+
+        return forced
 
     def torch(module: Any, a: Any, b: Any) -> dict[str, Any]:
         no_tf32(module)

@@ -24,6 +24,7 @@ const Bf16Kernels& table() { return *kernels().gemm_bf16; }
 
 // All that tasks share.
 struct Gather {
+  Context* context;
   const Source<bfloat16>& in;
   const Lattice& l;
   const Bf16Panels& w;
@@ -96,7 +97,7 @@ class TileEnd {
     t_.c = c;
     if (!later_) return table().tile(t_);
     const int nr = table().nr;
-    Workspace scratch(nullptr, static_cast<size_t>(t_.rows * nr) * sizeof(float));
+    Workspace scratch(g_.context, static_cast<size_t>(t_.rows * nr) * sizeof(float));
     const int64_t ldc = t_.ldc;
     t_.c32 = scratch.as<float>();
     t_.ldc = nr;
@@ -166,7 +167,7 @@ void run_patches(const Gather& g, const Region<bfloat16>& region, const Block& b
   const int64_t run = round_up(g.w.run, k.k_step), runs = g.l.num_taps() * g.w.reduce / g.w.run,
                 patch = runs * run;
   const int64_t count = g.l.count[2], rows = b.n * b.d * b.h * count;
-  Workspace scratch(nullptr, static_cast<size_t>(rows * patch) * sizeof(bfloat16));
+  Workspace scratch(g.context, static_cast<size_t>(rows * patch) * sizeof(bfloat16));
   bfloat16* to = scratch.as<bfloat16>();
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t q = i % count, h = b.h0 + i / count % b.h, d = b.d0 + i / count / b.h % b.d;
@@ -204,10 +205,11 @@ void run_task(const Gather& g, int64_t task) {
   const int64_t share = task % g.panel_groups;
   const int64_t panel0 = g.panels * share / g.panel_groups, panel1 = g.panels * (share + 1) / g.panel_groups;
   const int64_t elements = g.copied ? region_elements(g.l, g.blocks, g.in.x.c) : 0;
-  Workspace scratch(nullptr, static_cast<size_t>(elements) * sizeof(bfloat16));
-  const Region<bfloat16> region = !g.copied       ? region_in_place(g.in, b)
-                                  : elements == 0 ? Region<bfloat16>{}
-                                                  : copy_region(g.in, g.l, b, {}, scratch.as<bfloat16>());
+  Workspace scratch(g.context, static_cast<size_t>(elements) * sizeof(bfloat16));
+  const Region<bfloat16> region = !g.copied ? region_in_place(g.in, b)
+                                  : elements == 0
+                                      ? Region<bfloat16>{}
+                                      : copy_region(g.context, g.in, g.l, b, {}, scratch.as<bfloat16>());
   if (g.patches) run_patches(g, region, b, panel0, panel1);
   else run_lines(g, region, b, panel0, panel1);
   if (g.stream) end_stream();
@@ -225,8 +227,8 @@ void gather_lattice(Context* context, const Source<bfloat16>& in, const Lattice&
   target = std::min(target, std::max<int64_t>(kRegionBytes / pixel_bytes, 2 * k.mr));
   target = std::min(target, std::max<int64_t>(rows / kTasks, 4 * k.mr));
 
-  Gather g{in,    l,     w,     out,   end,  Blocks(out.n, l.count, target), w.groups * w.per_group, 1,
-           false, false, false, false, false};
+  Gather g{context, in,    l,     w,     out,   end,  Blocks(out.n, l.count, target), w.groups * w.per_group,
+           1,       false, false, false, false, false};
   bool outside[3];
   for (int axis = 0; axis < 3; ++axis) outside[axis] = l.reaches_out(axis, in.x.size[axis]);
   const bool any_outside = outside[0] || outside[1] || outside[2];

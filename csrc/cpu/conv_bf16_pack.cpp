@@ -24,11 +24,11 @@ bfloat16* place(const Bf16Panels& w, bfloat16* panel, int64_t slot, int64_t chan
 // Channels [c0, c1) of the sum, from weight (O, C / groups, taps): a lane's taps and channels follow each
 // other. Packed as they lie, pairs are of neighbouring taps; what is wanted are pairs of neighbouring
 // channels.
-void pack_forward(const Geometry& g, const Bf16Panels& w, const bfloat16* from, int cols, int64_t c0,
-                  int64_t c1, bfloat16* panel) {
+void pack_forward(Context* context, const Geometry& g, const Bf16Panels& w, const bfloat16* from, int cols,
+                  int64_t c0, int64_t c1, bfloat16* panel) {
   const auto& k = table();
   const int64_t taps = g.taps(), row = w.reduce * taps;
-  Workspace scratch(nullptr,
+  Workspace scratch(context,
                     static_cast<size_t>(round_up((c1 - c0) * taps, k.k_step) * k.nr) * sizeof(bfloat16));
   const bfloat16* const packed = scratch.as<bfloat16>();
   k.pack_b(from + c0 * taps, 1, row, (c1 - c0) * taps, cols, scratch.as<bfloat16>());
@@ -41,11 +41,11 @@ void pack_forward(const Geometry& g, const Bf16Panels& w, const bfloat16* from, 
 }
 
 // The same where the sum runs over output channels: a lane's taps follow each other, backwards.
-void pack_data(const Geometry& g, const Bf16Panels& w, const bfloat16* from, int cols, int64_t o0, int64_t o1,
-               bfloat16* panel) {
+void pack_data(Context* context, const Geometry& g, const Bf16Panels& w, const bfloat16* from, int cols,
+               int64_t o0, int64_t o1, bfloat16* panel) {
   const auto& k = table();
   const int64_t taps = g.taps(), row = w.columns * taps;
-  Workspace scratch(nullptr, static_cast<size_t>(2 * round_up(taps, k.k_step) * k.nr) * sizeof(bfloat16));
+  Workspace scratch(context, static_cast<size_t>(2 * round_up(taps, k.k_step) * k.nr) * sizeof(bfloat16));
   bfloat16 *const one = scratch.as<bfloat16>(), *const two = one + round_up(taps, k.k_step) * k.nr;
   for (int64_t o = o0; o < o1; o += 2) {
     k.pack_b(from + o * row, 1, taps, taps, cols, one);
@@ -130,10 +130,11 @@ void pack_bf16_weights(Context* context, const Geometry& g, const bfloat16* weig
     const int cols = static_cast<int>(std::min<int64_t>(k.nr, w.columns - column));
     bfloat16* const panel = to + i * w.runs() * w.size;
     if (data_gradient) {
-      pack_data(g, w, weight + (group * w.reduce * w.columns + column) * g.taps(), cols, begin, end, panel);
+      pack_data(context, g, w, weight + (group * w.reduce * w.columns + column) * g.taps(), cols, begin, end,
+                panel);
     } else {
-      pack_forward(g, w, weight + (group * w.columns + column) * w.reduce * g.taps(), cols, begin, end,
-                   panel);
+      pack_forward(context, g, w, weight + (group * w.columns + column) * w.reduce * g.taps(), cols, begin,
+                   end, panel);
     }
     if (end < w.reduce) return;
     for (int64_t run = 0; run < w.runs(); ++run)

@@ -28,6 +28,7 @@ constexpr int64_t kPackedBytes = 2 * kBlockRows * kTaskRows;
 const Bf16Kernels& table() { return *kernels().gemm_bf16; }
 
 struct WeightGradient {
+  Context* context;
   const Geometry& geometry;
   const Source<bfloat16>& in;
   const Source<bfloat16>& grad;
@@ -186,7 +187,7 @@ void sum_tiles(const WeightGradient& p, const PackedLines& lines, const Tiles& t
 
 void add_bias(const WeightGradient& p, const Region<bfloat16>& grad, const Block& b, float* bias) {
   const int64_t o = p.geometry.o, count = p.l.count[2];
-  Workspace scratch(nullptr, static_cast<size_t>(count * o) * sizeof(float));
+  Workspace scratch(p.context, static_cast<size_t>(count * o) * sizeof(float));
   for_lines(b, [&](int64_t n, int64_t d, int64_t h) {
     const bfloat16* const line = grad.at(n, d, h, 0);
     if (grad.step[2] == o) {
@@ -219,8 +220,9 @@ void run_task(const WeightGradient& p, int64_t task) {
   const int64_t in_packed =
       PackedLines(p, most).count() * p.runs_w * (tiles.end - tiles.begin) * p.height() * p.length;
   const int64_t grad_packed = most.n * most.d * most.h * (panel1 - panel0) * p.length * table().nr;
-  Workspace scratch(nullptr, static_cast<size_t>(in_elements + grad_elements + in_packed + grad_packed + 64) *
-                                 sizeof(bfloat16));
+  Workspace scratch(
+      p.context,
+      static_cast<size_t>(in_elements + grad_elements + in_packed + grad_packed + 64) * sizeof(bfloat16));
   bfloat16* const packed_in = scratch.as<bfloat16>();
   bfloat16* const packed_grad = packed_in + in_packed;
   bfloat16* const in_copy = packed_grad + grad_packed;
@@ -231,13 +233,13 @@ void run_task(const WeightGradient& p, int64_t task) {
   const int64_t block1 = p.blocks.count() * (share + 1) / p.shares;
   for (int64_t i = block0; i < block1; ++i) {
     const Block b = p.blocks[i];
-    const Region<bfloat16> grad = p.copy_grad
-                                      ? copy_region(p.grad, p.grad_lattice, b, {}, in_copy + in_elements)
-                                      : region_in_place(p.grad, b);
+    const Region<bfloat16> grad =
+        p.copy_grad ? copy_region(p.context, p.grad, p.grad_lattice, b, {}, in_copy + in_elements)
+                    : region_in_place(p.grad, b);
     if (p.want_bias && part == 0) add_bias(p, grad, b, bias);
     if (!p.want_weight) continue;
     const Region<bfloat16> in =
-        p.copy_in ? copy_region(source, p.l, b, {}, in_copy) : region_in_place(source, b);
+        p.copy_in ? copy_region(p.context, source, p.l, b, {}, in_copy) : region_in_place(source, b);
     pack_gradient(p, grad, b, panel0, panel1, packed_grad);
     const PackedLines lines(p, b);
     const int64_t per_group = p.panels / g.groups;
@@ -257,7 +259,8 @@ void bf16_weight_gradient(Context* context, const Geometry& g, const Source<bflo
   if (!grad_weight && !grad_bias) return;
   if (grad_weight && winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
   const auto& k = table();
-  WeightGradient p{g,
+  WeightGradient p{context,
+                   g,
                    in,
                    grad,
                    forward_lattice(g),

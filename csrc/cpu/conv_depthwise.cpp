@@ -38,9 +38,9 @@ void narrow(const compute_t<S>* from, int64_t n, S* to, int64_t step) {
 
 // (C, 1, taps) -> [slot][C], in the gather's order. Returns whether all are finite.
 template <class S>
-bool pack(const Geometry& g, const S* weight, bool data_gradient, compute_t<S>* to) {
+bool pack(Context* context, const Geometry& g, const S* weight, bool data_gradient, compute_t<S>* to) {
   const int64_t taps = g.taps();
-  Workspace scratch(nullptr, static_cast<size_t>(g.c * taps) * sizeof(compute_t<S>));
+  Workspace scratch(context, static_cast<size_t>(g.c * taps) * sizeof(compute_t<S>));
   auto* const w = scratch.as<compute_t<S>>();
   widen(weight, g.c * taps, w);
   bool finite = true;
@@ -135,7 +135,7 @@ void depthwise_gather(Context* context, const Geometry& g, const Image<const S>&
   using T = compute_t<S>;
   Workspace packed(context, static_cast<size_t>((g.taps() + 1) * g.c) * sizeof(T));
   T* const w = packed.as<T>();
-  const bool finite = pack(g, weight, data_gradient, w);
+  const bool finite = pack(context, g, weight, data_gradient, w);
   T* const bias = w + g.taps() * g.c;
   if (end.bias) widen(end.bias, g.c, bias);
   const std::vector<Lattice> lattices =
@@ -149,7 +149,7 @@ void depthwise_gather(Context* context, const Geometry& g, const Image<const S>&
     std::vector<ConvTap> taps;
     const std::vector<ConvTap> none;
     int64_t ahead[kMostAhead];
-    Workspace spare(nullptr, finite ? 0 : static_cast<size_t>(g.c) * sizeof(T));
+    Workspace spare(context, finite ? 0 : static_cast<size_t>(g.c) * sizeof(T));
     ConvDepthwise<S> p{};
     p.b = w;
     p.columns = g.c;
@@ -201,7 +201,7 @@ void depthwise_weight_gradient(Context* context, const Geometry& g, const Image<
     T* const sum = sums + share * size;
     T* const bias = sum + taps_size;
     std::fill(sum, sum + size, T(0));
-    Workspace scratch(nullptr, static_cast<size_t>(g.c) * sizeof(T));
+    Workspace scratch(context, static_cast<size_t>(g.c) * sizeof(T));
     std::vector<ConvTap> taps;
     ConvDepthwiseWeight<S> p{};
     p.a_row = l.in_step[2] * in.step[2];

@@ -17,6 +17,7 @@ constexpr int64_t kShortLine = 7;          // output lines shorter than this are
 // All that tasks share.
 template <class T>
 struct Gather {
+  Context* context;
   const Source<T>& in;
   const Lattice& l;
   const PackedWeights<T>& w;
@@ -157,7 +158,7 @@ void run_patches(const Gather<T>& g, const Region<T>& region, const Block& b, in
   const AxisTaps& tw = g.l.taps[2];
   const bool merged = region.step[2] == g.reduce() && tw.consecutive();
   const int64_t stride = merged ? tw.count() : 1, run = stride * g.reduce();
-  Workspace scratch(nullptr, static_cast<size_t>(rows * patch) * sizeof(T));
+  Workspace scratch(g.context, static_cast<size_t>(rows * patch) * sizeof(T));
   T* to = scratch.as<T>();
   for_lines(b, [&](int64_t n, int64_t d, int64_t h) {
     for (int64_t q = 0; q < g.l.count[2]; ++q) {
@@ -254,10 +255,10 @@ void run_task(const Gather<T>& g, int64_t task) {
   const int64_t share = task % g.panel_groups;
   const int64_t panel0 = g.panels * share / g.panel_groups, panel1 = g.panels * (share + 1) / g.panel_groups;
   const int64_t elements = g.copied ? region_elements(g.l, g.blocks, g.spread.channels(g.in.x.c)) : 0;
-  Workspace scratch(nullptr, static_cast<size_t>(elements) * sizeof(T));
+  Workspace scratch(g.context, static_cast<size_t>(elements) * sizeof(T));
   const Region<T> region = !g.copied       ? region_in_place(g.in, b)
                            : elements == 0 ? Region<T>{}
-                                           : copy_region(g.in, g.l, b, g.spread, scratch.as<T>());
+                                           : copy_region(g.context, g.in, g.l, b, g.spread, scratch.as<T>());
   if (g.w.depthwise) run_depthwise(g, region, b);
   else if (g.patches) run_patches(g, region, b, panel0, panel1);
   else run_lines(g, region, b, panel0, panel1);
@@ -287,8 +288,8 @@ void gather(Context* context, const Source<T>& in, const Lattice& l, const Packe
   target = std::min(target, std::max<int64_t>(kRegionBytes / pixel_bytes, 2 * k.mr));
   target = std::min(target, std::max<int64_t>(rows / kTasks, 4 * k.mr));
 
-  Gather<T> g{in,    l,     w,     out,   end, Blocks(out.n, l.count, target), 0, 1, false,
-              false, false, false, false, {}};
+  Gather<T> g{context, in,    l,     w,     out,   end, Blocks(out.n, l.count, target), 0, 1,
+              false,   false, false, false, false, {}};
   bool outside[3];
   for (int axis = 0; axis < 3; ++axis) outside[axis] = l.reaches_out(axis, in.x.size[axis]);
   const bool any_outside = outside[0] || outside[1] || outside[2];

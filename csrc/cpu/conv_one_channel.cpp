@@ -40,12 +40,12 @@ bool one_channel_weight_gradient(Context* context, const Geometry& g, const Sour
   const Workspace sums(context, static_cast<size_t>(size * shares) * sizeof(T));
   const double cost = static_cast<double>(g.multiplications()) / static_cast<double>(k.width * shares);
   parallel_for(context, shares, cost, [&](int64_t share) {
-    const Workspace scratch(nullptr, static_cast<size_t>(region) * sizeof(T));
+    const Workspace scratch(context, static_cast<size_t>(region) * sizeof(T));
     T* const mine = sums.as<T>() + share * size;
     std::fill(mine, mine + size, T(0));
     for (int64_t line = lines * share / shares, end = lines * (share + 1) / shares; line < end;) {
       const int64_t n = line / g.out[1], h0 = line % g.out[1], count = std::min(g.out[1] - h0, end - line);
-      const Region<T> x = copy_region(in, lattice, {n, 1, 0, 1, h0, count}, {}, scratch.as<T>());
+      const Region<T> x = copy_region(context, in, lattice, {n, 1, 0, 1, h0, count}, {}, scratch.as<T>());
       for (int64_t h = h0; h < h0 + count; ++h) {
         OneChannelLine<T> p{};
         p.g = grad.x.at(n, 0, h, 0);

@@ -21,8 +21,8 @@ bool finite(const T* x, int64_t n) {
 // One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input
 // channels. Returns whether all are finite, if `look`: while they are in the cache.
 template <class T>
-bool pack_forward_panel(const Geometry& g, const T* w, int64_t group, int64_t column, int lanes, bool look,
-                        T* to) {
+bool pack_forward_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
+                        int lanes, bool look, T* to) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t reduce = g.c_per_group(), taps = g.taps();
   const T* from = w + (group * g.o_per_group() + column) * reduce * taps;
@@ -31,7 +31,7 @@ bool pack_forward_panel(const Geometry& g, const T* w, int64_t group, int64_t co
     return !look || finite(to, reduce * k.nr);
   }
   const int64_t together = std::min(kChannels, reduce);
-  Workspace scratch(nullptr, static_cast<size_t>(together * taps * k.nr) * sizeof(T));
+  Workspace scratch(context, static_cast<size_t>(together * taps * k.nr) * sizeof(T));
   bool good = true;
   for (int64_t r = 0; r < reduce; r += together) {
     const int64_t n = std::min(together, reduce - r);
@@ -47,8 +47,8 @@ bool pack_forward_panel(const Geometry& g, const T* w, int64_t group, int64_t co
 
 // Columns are input channels, the sum runs over output channels, taps backwards.
 template <class T>
-bool pack_data_panel(const Geometry& g, const T* w, int64_t group, int64_t column, int lanes, bool look,
-                     T* to) {
+bool pack_data_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
+                     int lanes, bool look, T* to) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t reduce = g.o_per_group(), columns = g.c_per_group(), taps = g.taps();
   const T* from = w + (group * reduce * columns + column) * taps;
@@ -56,7 +56,7 @@ bool pack_data_panel(const Geometry& g, const T* w, int64_t group, int64_t colum
     k.pack(from, columns, 1, reduce, lanes, k.nr, to);
     return !look || finite(to, reduce * k.nr);
   }
-  Workspace scratch(nullptr, static_cast<size_t>(taps * k.nr) * sizeof(T));
+  Workspace scratch(context, static_cast<size_t>(taps * k.nr) * sizeof(T));
   bool good = true;
   for (int64_t r = 0; r < reduce; ++r) {
     k.pack(from + r * columns * taps, 1, taps, taps, lanes, k.nr, scratch.as<T>());
@@ -122,7 +122,7 @@ PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weig
     const int64_t group = task / panels, column = task % panels * k.nr;
     const int lanes = static_cast<int>(std::min<int64_t>(k.nr, p.columns - column));
     const auto pack = data_gradient ? pack_data_panel<T> : pack_forward_panel<T>;
-    if (!pack(g, weight, group, column, lanes, look, to + task * panel_size))
+    if (!pack(context, g, weight, group, column, lanes, look, to + task * panel_size))
       good.store(false, std::memory_order_relaxed);
   });
   p.finite = good.load();

@@ -162,7 +162,8 @@ template <class T>
 Region<T> region_in_place(const Source<T>& in, const Block& b);
 // S is T, or bfloat16 that is widened to float.
 template <class S, class T>
-Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, const Spread& spread, T* to);
+Region<T> copy_region(Context* context, const Source<S>& in, const Lattice& l, const Block& b,
+                      const Spread& spread, T* to);
 
 // Weights as the gather wants them. Slots count taps in the kernel's order, or backwards for a data gradient.
 // Matrix path: [group][panel][slot][reduce][panel width]; depthwise path: [slot][reduce][groups * columns].

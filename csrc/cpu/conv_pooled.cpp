@@ -125,6 +125,7 @@ int64_t line_offset(const Geometry& g, const Patch& p, int64_t line) {
 
 template <class T>
 struct WeightTask {
+  Context* context;
   const Geometry& g;
   const Source<T>& in;
   const Pooled<T>& grad;
@@ -154,8 +155,8 @@ void WeightTask<T>::operator()(int64_t task) const {
   const int64_t o0 = g.o * part / blocks, o1 = g.o * (part + 1) / blocks, count = o1 - o0;
   const int64_t entries = grad.positions * count, room = 2 * k.width;
   const int64_t lines = unfolded ? plane() * unfolded * k.width + room : 0;
-  const Workspace scratch(nullptr, static_cast<size_t>(patch.elements + lines + entries) * sizeof(T));
-  const Workspace places(nullptr, static_cast<size_t>(entries) * sizeof(int32_t));
+  const Workspace scratch(context, static_cast<size_t>(patch.elements + lines + entries) * sizeof(T));
+  const Workspace places(context, static_cast<size_t>(entries) * sizeof(int32_t));
   T *const image = scratch.as<T>(), *const line = image + patch.elements, *const gradient = line + lines;
   int32_t* const where = places.as<int32_t>();
   T *const mine = sums + share * size, *const bias = mine + g.o * row;
@@ -164,7 +165,7 @@ void WeightTask<T>::operator()(int64_t task) const {
     for (int64_t t = 0; t < row; ++t) std::fill(mine + t * g.o + o0, mine + t * g.o + o1, T(0));
   std::fill(bias + o0, bias + o1, T(0));
   for (int64_t n = g.n * share / shares; n < g.n * (share + 1) / shares; ++n) {
-    copy_region(in, patch.lattice, {n, 1, 0, g.out[0], 0, g.out[1]}, {}, image);
+    copy_region(context, in, patch.lattice, {n, 1, 0, g.out[0], 0, g.out[1]}, {}, image);
     std::fill(image + patch.elements - room, image + patch.elements, T(0));
     if (!k.finite(image, patch.elements)) finite->store(false, std::memory_order_relaxed);
     if (!finite->load(std::memory_order_relaxed)) return;
@@ -324,7 +325,8 @@ bool pooled_weight_gradient(Context* context, const Geometry& g, const Source<T>
   std::atomic<bool> finite{true};
   const Likely likely = likely_places(g, grad);
   const bool small = g.kernel[0] == 1 && g.kernel[1] == 3 && patch.length == 3;
-  WeightTask<T> t{g, in, grad, patch, 0, small, 1, 1, 0, 0, nullptr, patch.offset.data(), likely, &finite};
+  WeightTask<T> t{context, g,      in, grad, patch, 0, small, 1, 1, 0, 0, nullptr, patch.offset.data(),
+                  likely,  &finite};
   const int64_t lines = g.kernel[0] * g.kernel[1], together = (lines * patch.length + width - 1) / width;
   std::vector<int64_t> offset;
   if (!small && g.kernel[0] == 1 && patch.length <= width && together < lines && together <= kPooledVectors) {
@@ -366,8 +368,8 @@ bool pooled_data_gradient(Context* context, const Geometry& g, const Pooled<T>& 
   const Likely likely = likely_places(g, grad);
   const double cost = static_cast<double>(entries * (row / k.width + 2)) * kVectorCost;
   parallel_for(context, g.n, cost, [&](int64_t n) {
-    const Workspace scratch(nullptr, static_cast<size_t>(patch.elements + entries) * sizeof(T));
-    const Workspace places(nullptr, static_cast<size_t>(entries) * sizeof(int32_t));
+    const Workspace scratch(context, static_cast<size_t>(patch.elements + entries) * sizeof(T));
+    const Workspace places(context, static_cast<size_t>(entries) * sizeof(int32_t));
     T *const image = scratch.as<T>(), *const gradient = image + patch.elements;
     k.take(entries, grad.grad + n * entries, grad.out ? grad.out + n * entries : nullptr,
            grad.where + n * entries, plane, gradient, places.as<int32_t>());

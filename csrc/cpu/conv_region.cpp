@@ -47,9 +47,9 @@ void copy_line(const Image<const bfloat16>& x, const bfloat16* from, int64_t pix
 
 // to = grad * f'(saved)
 template <class T>
-void mask_line(const Source<T>& in, const T* grad, const T* saved, int64_t n, T* to) {
+void mask_line(Context* context, const Source<T>& in, const T* grad, const T* saved, int64_t n, T* to) {
   if constexpr (std::is_same_v<T, bfloat16>) {
-    Workspace scratch(nullptr, static_cast<size_t>(2 * n) * sizeof(float));
+    Workspace scratch(context, static_cast<size_t>(2 * n) * sizeof(float));
     float *const g = scratch.as<float>(), *const s = g + n;
     kernels().convert->bf16.widen(n, grad, 1, g, 1);
     kernels().convert->bf16.widen(n, saved, 1, s, 1);
@@ -98,7 +98,8 @@ Region<T> region_in_place(const Source<T>& in, const Block& b) {
 }
 
 template <class S, class T>
-Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, const Spread& spread, T* to) {
+Region<T> copy_region(Context* context, const Source<S>& in, const Lattice& l, const Block& b,
+                      const Spread& spread, T* to) {
   const Image<const S>& x = in.x;
   const Extents e = extents(l, b);
   const int64_t channels = spread.channels(x.c);
@@ -115,7 +116,7 @@ Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, con
   const int64_t inside = std::max<int64_t>(w1 - w0, 0), left = inside ? w0 - e.first[2] : 0;
   const int64_t line = inside * x.c;
   [[maybe_unused]] const bool saved_dense = in.masked() && in.saved.line_dense(), x_dense = x.line_dense();
-  Workspace scratch(nullptr, static_cast<size_t>(line * 2) * sizeof(T));
+  Workspace scratch(context, static_cast<size_t>(line * 2) * sizeof(T));
   T* const unspread = scratch.as<T>();
   T* const saved_line = scratch.as<T>() + line;
 
@@ -145,7 +146,7 @@ Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, con
               copy_line(x, source, inside, plain);
               source = plain;
             }
-            mask_line(in, source, saved, line, plain);
+            mask_line(context, in, source, saved, line, plain);
           } else {
             copy_line(in.saved, saved, inside, saved_line);
             copy_line(x, source, inside, plain);
@@ -159,14 +160,15 @@ Region<T> copy_region(const Source<S>& in, const Lattice& l, const Block& b, con
   return r;
 }
 
-#define FASTDL_INSTANTIATE(T)                                            \
-  template Region<T> region_in_place<T>(const Source<T>&, const Block&); \
-  template Region<T> copy_region<T, T>(const Source<T>&, const Lattice&, const Block&, const Spread&, T*);
+#define FASTDL_INSTANTIATE(T)                                                                    \
+  template Region<T> region_in_place<T>(const Source<T>&, const Block&);                         \
+  template Region<T> copy_region<T, T>(Context*, const Source<T>&, const Lattice&, const Block&, \
+                                       const Spread&, T*);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 FASTDL_INSTANTIATE(bfloat16)
 #undef FASTDL_INSTANTIATE
-template Region<float> copy_region<bfloat16, float>(const Source<bfloat16>&, const Lattice&, const Block&,
-                                                    const Spread&, float*);
+template Region<float> copy_region<bfloat16, float>(Context*, const Source<bfloat16>&, const Lattice&,
+                                                    const Block&, const Spread&, float*);
 
 }  // namespace fastdl::cpu::conv

@@ -95,16 +95,16 @@ void add_lines(const Geometry& g, const Region<T>& grad, const Image<T>& out, co
 }
 
 template <class T>
-void run_task(const Geometry& g, const Source<T>& grad, const PackedWeights<T>& w, const Image<T>& out,
-              const Block& b, int64_t panel0, int64_t panel1) {
+void run_task(Context* context, const Geometry& g, const Source<T>& grad, const PackedWeights<T>& w,
+              const Image<T>& out, const Block& b, int64_t panel0, int64_t panel1) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const auto& kernel = table_for<T>(*kernels().conv);
   const int64_t rows = b.n * g.out[0] * g.out[1] * g.out[2];
   const int64_t per_group = (w.columns + k.nr - 1) / k.nr, panel_size = g.taps() * w.reduce * k.nr;
-  Workspace scratch(nullptr, static_cast<size_t>(rows * g.o + k.mr * k.nr) * sizeof(T));
-  Workspace offsets(nullptr, static_cast<size_t>(rows) * sizeof(int64_t));
+  Workspace scratch(context, static_cast<size_t>(rows * g.o + k.mr * k.nr) * sizeof(T));
+  Workspace offsets(context, static_cast<size_t>(rows) * sizeof(int64_t));
   T* const tile = scratch.as<T>() + rows * g.o;
-  const Region<T> region = copy_region(grad, plain_lattice(g), b, {}, scratch.as<T>());
+  const Region<T> region = copy_region(context, grad, plain_lattice(g), b, {}, scratch.as<T>());
 
   const bool in_place = g.out[2] >= kShortLine;
   GemmPiece<T> piece{nullptr, nullptr, w.reduce};
@@ -178,7 +178,7 @@ void scatter(Context* context, const Geometry& g, const Source<T>& grad, const P
   parallel_for(context, tasks, cost, [&](int64_t task) {
     const int64_t share = task % panel_groups, n0 = task / panel_groups * images;
     const Block b{n0, std::min(images, g.n - n0), 0, g.out[0], 0, g.out[1]};
-    run_task(g, grad, w, out, b, panels * share / panel_groups, panels * (share + 1) / panel_groups);
+    run_task(context, g, grad, w, out, b, panels * share / panel_groups, panels * (share + 1) / panel_groups);
   });
 }
 

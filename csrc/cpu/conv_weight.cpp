@@ -26,6 +26,7 @@ constexpr int64_t kShortRun = 8;  // fewer channels side by side than this are g
 
 template <class T>
 struct WeightGradient {
+  Context* context;
   const Geometry& geometry;
   const Source<T>& in;
   const Source<T>& grad;
@@ -144,7 +145,7 @@ void sum_gathered(const WeightGradient<T>& p, const Region<T>& in, const Region<
   const std::vector<Line<T>> lines = lines_of(p, in, grad, b);
   const int64_t count = p.l.count[2], step = p.l.in_step[2] * in.step[2];
   const int64_t positions = static_cast<int64_t>(lines.size()) * count, rows = p.rows();
-  Workspace scratch(nullptr, static_cast<size_t>(rows * positions) * sizeof(T));
+  Workspace scratch(p.context, static_cast<size_t>(rows * positions) * sizeof(T));
   T* to = scratch.as<T>();
   for (int64_t td = 0; td < g.kernel[0]; ++td) {
     for (int64_t th = 0; th < g.kernel[1]; ++th) {
@@ -230,7 +231,7 @@ void run_task(const WeightGradient<T>& p, int64_t task) {
   const int64_t panel0 = p.panels * part / p.panel_groups, panel1 = p.panels * (part + 1) / p.panel_groups;
   const int64_t in_elements = p.copy_in ? region_elements(p.l, p.blocks, p.spread.channels(p.in.x.c)) : 0;
   const int64_t grad_elements = p.copy_grad ? region_elements(p.grad_lattice, p.blocks, p.grad.x.c) : 0;
-  Workspace scratch(nullptr, static_cast<size_t>(in_elements + grad_elements) * sizeof(T));
+  Workspace scratch(p.context, static_cast<size_t>(in_elements + grad_elements) * sizeof(T));
   T* const sums = p.sums + share * p.size;
   T* const bias = sums + p.weight_size();
   if (p.depthwise) std::fill(sums, bias, T(0));
@@ -239,9 +240,9 @@ void run_task(const WeightGradient<T>& p, int64_t task) {
   const int64_t block1 = p.blocks.count() * (share + 1) / p.shares;
   for (int64_t i = block0; i < block1; ++i) {
     const Block b = p.blocks[i];
-    const Region<T> grad = p.copy_grad
-                               ? copy_region(p.grad, p.grad_lattice, b, {}, scratch.as<T>() + in_elements)
-                               : region_in_place(p.grad, b);
+    const Region<T> grad =
+        p.copy_grad ? copy_region(p.context, p.grad, p.grad_lattice, b, {}, scratch.as<T>() + in_elements)
+                    : region_in_place(p.grad, b);
     if (p.want_bias && part == 0) {
       for (int64_t n = 0; n < b.n; ++n) {
         for (int64_t d = b.d0; d < b.d0 + b.d; ++d) {
@@ -253,8 +254,8 @@ void run_task(const WeightGradient<T>& p, int64_t task) {
       }
     }
     if (!p.want_weight) continue;
-    const Region<T> in =
-        p.copy_in ? copy_region(p.in, p.l, b, p.spread, scratch.as<T>()) : region_in_place(p.in, b);
+    const Region<T> in = p.copy_in ? copy_region(p.context, p.in, p.l, b, p.spread, scratch.as<T>())
+                                   : region_in_place(p.in, b);
     if (p.depthwise) sum_depthwise(p, in, grad, b, sums);
     else if (p.gathered) sum_gathered(p, in, grad, b, panel0, panel1, i == block0, sums);
     else sum_tiles(p, in, grad, b, panel0, panel1, i == block0, sums);
@@ -287,7 +288,8 @@ void weight_gradient(Context* context, const Geometry& g, const Source<T>& in, c
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t sums_bytes = g.taps() * g.c_per_group() * g.o * static_cast<int64_t>(sizeof(T));
   const int64_t block_rows = grad_weight && sums_bytes > kLongBlockBytes ? kLongBlockRows : kBlockRows;
-  WeightGradient<T> p{g,
+  WeightGradient<T> p{context,
+                      g,
                       in,
                       grad,
                       forward_lattice(g),

@@ -47,8 +47,8 @@ void finish_weight(Context* context, const Geometry& g, bool depthwise, T* all_s
         table_for<T>(*kernels().conv).add_rows(sum + size, shares - 1, size, channels * row, sum);
       }
     }
-    Workspace scratch(nullptr, static_cast<size_t>(2 * run * k.nr) * sizeof(T)),
-        run_scratch(nullptr, dense ? 0 : static_cast<size_t>(run) * sizeof(S));
+    Workspace scratch(context, static_cast<size_t>(2 * run * k.nr) * sizeof(T)),
+        run_scratch(context, dense ? 0 : static_cast<size_t>(run) * sizeof(S));
     T *const rows = scratch.as<T>(), *const columns = rows + run * k.nr;
     for (int64_t o = 0; o < row; o += k.nr) {
       const int64_t n = std::min<int64_t>(k.nr, row - o);

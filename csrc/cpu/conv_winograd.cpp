@@ -116,7 +116,7 @@ float run_blocks(Context* context, PlanOf<S> p, const Weights& weights) {
                  const Block b = blocks[i];
                  const int64_t tiles = b.n * b.d * b.h * p.tiles_w, first = p.first_tile(b);
                  const int64_t v_step = winograd_step(tiles * p.row), m_step = winograd_step(tiles * k.nr);
-                 Workspace scratch(nullptr, static_cast<size_t>(points * (v_step + m_step)) * sizeof(float));
+                 Workspace scratch(context, static_cast<size_t>(points * (v_step + m_step)) * sizeof(float));
                  float *const v = scratch.as<float>(), *const m = v + points * v_step;
                  float* const shares = p.shares + first;
                  transform_block(p, b, v, v_step, shares);
@@ -150,7 +150,7 @@ float run_panels(Context* context, const PlanOf<S>& p, const Weights& weights) {
   const int64_t most = std::max<int64_t>(kMostChannels / p.k_block, 1) * p.k_block;
   parallel_for(context, p.panels, work * static_cast<double>(tiles / p.panels + 1), [&](int64_t panel) {
     const int64_t filter_step = winograd_step(most * k.nr), m_step = winograd_step(tiles * k.nr);
-    Workspace scratch(nullptr, static_cast<size_t>(points * (filter_step + m_step)) * sizeof(float));
+    Workspace scratch(context, static_cast<size_t>(points * (filter_step + m_step)) * sizeof(float));
     float *const m = scratch.as<float>(), *const filters = m + points * m_step;
     Filters f(p, weights, panel);
     for (int64_t r = 0; r < p.reduce; r += most) {
@@ -210,10 +210,11 @@ bool winograd_gather(Context* context, const Geometry& g, const Source<S>& in, c
   const auto& k = gemm_table();
   const int64_t reduce = data_gradient ? g.o : g.c, columns = data_gradient ? g.c : g.o;
   const bool later = end.activation.kind != FASTDL_ACT_NONE && end.activation.kind != FASTDL_ACT_RELU;
-  const WinogradTile tile = choose_winograd_tile(g, l, in, weight, data_gradient);
+  const WinogradTile tile = choose_winograd_tile(context, g, l, in, weight, data_gradient);
   if (!tile || out.n * l.rows_per_image() == 0 || (coarse && later)) return false;
   Workspace wide(context, coarse ? static_cast<size_t>(g.o * g.c * 9 + columns) * sizeof(float) : 0);
-  const Plan plan{out.n,
+  const Plan plan{context,
+                  out.n,
                   coarse,
                   l,
                   tile,

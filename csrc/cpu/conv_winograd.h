@@ -44,8 +44,8 @@ constexpr float kWinogradTerms = 40;
 inline bool winograd_range(float sum) { return sum == 0 || (sum > 0x1p-50f && sum < 0x1p60f); }
 
 template <class S>
-WinogradTile choose_winograd_tile(const Geometry& g, const Lattice& l, const Source<S>& in, const S* weight,
-                                  bool data_gradient);
+WinogradTile choose_winograd_tile(Context* context, const Geometry& g, const Lattice& l, const Source<S>& in,
+                                  const S* weight, bool data_gradient);
 
 // How many bfloat16 products the direct kernels form in the time of a float32 one.
 double bf16_products();

@@ -21,6 +21,7 @@ struct Weights {
 };
 
 struct Plan {
+  Context* context;
   int64_t images;
   bool coarse;  // results are rounded to bfloat16
   Lattice l;    // with counts rounded up to whole tiles
@@ -73,7 +74,8 @@ class Filters {
         w_(w),
         column_(panel * gemm_table().nr),
         lanes_(static_cast<int>(std::min<int64_t>(gemm_table().nr, p.columns - column_))),
-        scratch_(nullptr, static_cast<size_t>((kFilterChannels * 9 + 2) * gemm_table().nr) * sizeof(float)) {
+        scratch_(p.context,
+                 static_cast<size_t>((kFilterChannels * 9 + 2) * gemm_table().nr) * sizeof(float)) {
     std::fill(sum(), sum() + 2 * gemm_table().nr, 0.0f);
   }
 
@@ -146,12 +148,12 @@ void transform_block(const PlanOf<S>& p, const Block& b, float* v, int64_t point
   bool copied = !p.in.plain() || !std::is_same_v<S, float>;
   for (int axis = 0; axis < 3; ++axis) copied = copied || p.l.reaches_out(axis, p.in.x.size[axis]);
   const int64_t lines = b.h * mh + 2, line = p.tiles_w * mw + 2;
-  Workspace copy(nullptr,
+  Workspace copy(p.context,
                  copied ? static_cast<size_t>(b.n * b.d * lines * line * p.reduce) * sizeof(float) : 0);
   Region<float> region;
-  if (copied) region = copy_region(p.in, p.l, pixels, {}, copy.as<float>());
+  if (copied) region = copy_region(p.context, p.in, p.l, pixels, {}, copy.as<float>());
   else if constexpr (std::is_same_v<S, float>) region = region_in_place(p.in, pixels);
-  Workspace sizes(nullptr, static_cast<size_t>(2 * lines * line) * sizeof(float));
+  Workspace sizes(p.context, static_cast<size_t>(2 * lines * line) * sizeof(float));
   float *const sum = sizes.as<float>(), *const squares = sum + lines * line;
   const auto transform = table().input[index(mh)][index(mw)];
   for (int64_t n = 0; n < b.n; ++n) {

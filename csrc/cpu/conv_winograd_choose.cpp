@@ -45,10 +45,10 @@ float sampled_share(const Source<float>& in) {
 }
 
 // The weights that matter in the least even of some filters.
-float sampled_terms(const Geometry& g, const float* weight, bool data_gradient) {
+float sampled_terms(Context* context, const Geometry& g, const float* weight, bool data_gradient) {
   float least = INFINITY;
   const int64_t reduce = data_gradient ? g.o : g.c, columns = data_gradient ? g.c : g.o;
-  Workspace scratch(nullptr, static_cast<size_t>(2 * reduce) * sizeof(float));
+  Workspace scratch(context, static_cast<size_t>(2 * reduce) * sizeof(float));
   float *const sum = scratch.as<float>(), *const squares = sum + reduce;
   for (int64_t i = 0; i < kSamples; ++i) {
     const int64_t column = i * columns / kSamples;
@@ -70,8 +70,8 @@ float sampled_terms(const Geometry& g, const float* weight, bool data_gradient) 
 // vector a transform loads or stores. Larger tiles round worse: their sums are cut into more pieces
 // (block_channels in conv_winograd.cpp), which takes enough channels.
 template <class S>
-WinogradTile choose_winograd_tile(const Geometry& g, const Lattice& l, const Source<S>& in, const S* weight,
-                                  bool data_gradient) {
+WinogradTile choose_winograd_tile(Context* context, const Geometry& g, const Lattice& l, const Source<S>& in,
+                                  const S* weight, bool data_gradient) {
   const Image<const S>& x = in.x;
   const int64_t reduce = data_gradient ? g.o : g.c, columns = data_gradient ? g.c : g.o;
   constexpr bool coarse = std::is_same_v<S, bfloat16>;
@@ -114,7 +114,7 @@ WinogradTile choose_winograd_tile(const Geometry& g, const Lattice& l, const Sou
       if constexpr (!coarse) {
         if (share < 0) {
           share = sampled_share(in);
-          terms = sampled_terms(g, weight, data_gradient);
+          terms = sampled_terms(context, g, weight, data_gradient);
         }
         if (share < kMargin * candidate.least_share() || share * terms < kMargin * kWinogradTerms ||
             terms < kMargin * candidate.least_filter_share() * static_cast<float>(9 * reduce)) {
@@ -137,8 +137,8 @@ double bf16_products() {
 }
 
 #define FASTDL_INSTANTIATE(S)                                                                                \
-  template WinogradTile choose_winograd_tile<S>(const Geometry&, const Lattice&, const Source<S>&, const S*, \
-                                                bool);
+  template WinogradTile choose_winograd_tile<S>(Context*, const Geometry&, const Lattice&, const Source<S>&, \
+                                                const S*, bool);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(bfloat16)
 #undef FASTDL_INSTANTIATE

@@ -32,6 +32,7 @@ constexpr double kMostSums = 1 << 26;                  // in floats: 256 MiB
 constexpr float kLeastTerms = 16;                      // of a sum of products, see uneven()
 
 struct Plan {
+  Context* context;
   const Geometry& g;
   bool coarse;              // results are rounded to bfloat16
   Lattice l, grad_lattice;  // with counts rounded up to whole tiles
@@ -94,10 +95,10 @@ void for_tile_lines(const Block& b, F&& f) {
 template <class S>
 class Operand {
  public:
-  Operand(const Source<S>& from, const Lattice& l, const Block& pixels)
+  Operand(Context* context, const Source<S>& from, const Lattice& l, const Block& pixels)
       : copied_(is_copied(from, l)),
-        scratch_(nullptr, copied_ ? elements(from, l, pixels) * sizeof(float) : 0),
-        region(get(from, l, pixels)) {}
+        scratch_(context, copied_ ? elements(from, l, pixels) * sizeof(float) : 0),
+        region(get(context, from, l, pixels)) {}
 
  private:
   static bool is_copied(const Source<S>& from, const Lattice& l) {
@@ -110,11 +111,11 @@ class Operand {
     return static_cast<size_t>(b.n * (b.d + reach(0)) * (b.h + reach(1)) * (l.count[2] + reach(2)) *
                                from.x.c);
   }
-  Region<float> get(const Source<S>& from, const Lattice& l, const Block& pixels) {
+  Region<float> get(Context* context, const Source<S>& from, const Lattice& l, const Block& pixels) {
     if constexpr (std::is_same_v<S, float>) {
       if (!copied_) return region_in_place(from, pixels);
     }
-    return copy_region(from, l, pixels, {}, scratch_.template as<float>());
+    return copy_region(context, from, l, pixels, {}, scratch_.template as<float>());
   }
   bool copied_;
   Workspace scratch_;
@@ -129,7 +130,7 @@ void transform_block(const Plan& p, const Source<S>& from_in, const Source<S>& f
   const Geometry& g = p.g;
   const int64_t mh = p.tile.mh, mw = p.tile.mw;
   const Block b = p.blocks[block], pixels{b.n0, b.n, b.d0, b.d, b.h0 * mh, b.h * mh};
-  const Operand<S> x(from_in, p.l, pixels), y(from_grad, p.grad_lattice, pixels);
+  const Operand<S> x(p.context, from_in, p.l, pixels), y(p.context, from_grad, p.grad_lattice, pixels);
   const Region<float>&in = x.region, &grad = y.region;
   float* const sizes = p.sizes + block * p.sizes_count();
   std::fill(sizes, sizes + p.sizes_count(), 0.0f);
@@ -222,7 +223,7 @@ template <class S>
 void finish(const Plan& p, int64_t panel, int64_t c0, int64_t channels, const float* m, const View& out) {
   const auto& k = gemm_table();
   const int64_t column = panel * k.nr, columns = std::min<int64_t>(k.nr, p.g.o - column), run = channels * 9;
-  Workspace scratch(nullptr, static_cast<size_t>(2 * run * k.nr) * sizeof(float));
+  Workspace scratch(p.context, static_cast<size_t>(2 * run * k.nr) * sizeof(float));
   float *const rows = scratch.as<float>(), *const turned = rows + run * k.nr;
   for (int64_t c = 0; c < channels; ++c) {
     table().weight[index(p.tile.mh)][index(p.tile.mw)](m + c * k.nr, p.m_step(), columns, rows + c * 9 * k.nr,
@@ -231,7 +232,7 @@ void finish(const Plan& p, int64_t panel, int64_t c0, int64_t channels, const fl
   k.pack(rows, 1, k.nr, columns, static_cast<int>(run), static_cast<int>(run), turned);
   const int nd = out.ndim;
   const bool dense = out.strides[nd - 1] == 1 && out.strides[nd - 2] == 3 && out.strides[1] == 9;
-  Workspace narrow(nullptr, static_cast<size_t>(run) * sizeof(S));
+  Workspace narrow(p.context, static_cast<size_t>(run) * sizeof(S));
   for (int64_t j = 0; j < columns; ++j) {
     S* const to = out.as<S>() + (column + j) * out.strides[0] + c0 * out.strides[1];
     S* const line = dense ? to : narrow.as<S>();
@@ -256,7 +257,7 @@ void run_shares(Context* context, const Plan& p, const Source<S>& in, const Sour
     const int64_t most = p.tiles_of(p.blocks.largest());
     own.v_step = winograd_step(most * p.row_in);
     own.w_step = winograd_step(most * p.row_grad);
-    Workspace transformed(nullptr, static_cast<size_t>(points * (own.v_step + own.w_step)) * sizeof(float));
+    Workspace transformed(context, static_cast<size_t>(points * (own.v_step + own.w_step)) * sizeof(float));
     own.v = transformed.as<float>();
     own.w = own.v + points * own.v_step;
     const int64_t block0 = blocks * share / shares, block1 = blocks * (share + 1) / shares;
@@ -282,7 +283,8 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
   const auto& k = gemm_table();
   const int64_t tiles_h = ceil_div(g.out[1], tile.mh), tiles_w = ceil_div(g.out[2], tile.mw);
   const int64_t counts[3] = {g.out[0], tiles_h, tiles_w};
-  Plan p{g,
+  Plan p{context,
+         g,
          coarse,
          forward_lattice(g),
          plain_lattice(g),
@@ -377,7 +379,7 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
     const double work = static_cast<double>(points * tiles * p.part) / static_cast<double>(point_groups);
     parallel_for(context, parts * point_groups, work, [&](int64_t task) {
       const int64_t i = task / point_groups, group = task % point_groups, c0 = i % p.parts * p.part;
-      Workspace local(nullptr, kept ? 0 : static_cast<size_t>(m_size) * sizeof(float));
+      Workspace local(context, kept ? 0 : static_cast<size_t>(m_size) * sizeof(float));
       float* const m = kept ? products.as<float>() + i * m_size : local.as<float>();
       multiply(p, i / p.parts, c0, std::min(p.part, g.c - c0), tiles, points * group / point_groups,
                points * (group + 1) / point_groups, block0 == 0, m);

@@ -2,7 +2,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <string>
 
 #if defined(FASTDL_X86)
 #include <cpuid.h>
@@ -149,14 +148,18 @@ extern "C" {
 const char* fastdl_get_cpu_isa(void) { return kernels().isa; }
 
 const char* fastdl_available_cpu_isas(void) {
-  static const std::string names = [] {
-    std::string s;
-    for (const Candidate& c : candidates) {
-      if (c.runs_here()) s += (s.empty() ? "" : ",") + std::string(c.table->isa);
+  // Long enough for all names; no string, which might throw for want of memory.
+  static const struct Names {
+    char text[128] = "";
+    Names() {
+      for (const Candidate& c : candidates) {
+        if (!c.runs_here()) continue;
+        if (text[0]) std::strncat(text, ",", sizeof text - std::strlen(text) - 1);
+        std::strncat(text, c.table->isa, sizeof text - std::strlen(text) - 1);
+      }
     }
-    return s;
-  }();
-  return names.c_str();
+  } names;
+  return names.text;
 }
 
 fastdl_status fastdl_set_cpu_isa(const char* name) {

@@ -7,8 +7,9 @@
 
 namespace fastdl::cpu {
 
-std::vector<int64_t> read_indices(const View& v, int64_t limit, const char* op, const char* name) {
-  const Contiguous c(nullptr, v);
+std::vector<int64_t> read_indices(Context* context, const View& v, int64_t limit, const char* op,
+                                  const char* name) {
+  const Contiguous c(context, v);
   std::vector<int64_t> out(static_cast<size_t>(v.size()));
   for (size_t i = 0; i < out.size(); ++i) {
     const int64_t index = v.dtype == DType::kInt64 ? c->as<const int64_t>()[i]
@@ -67,7 +68,7 @@ fastdl_status fastdl_embedding_forward(fastdl_context* context, const fastdl_ten
   return guarded([&] {
     const char* op = "embedding";
     const check::Embedding e = check::embedding_forward(weight, indices_, out);
-    const std::vector<int64_t> indices = read_indices(e.indices, e.weight.shape[0], op, "indices");
+    const std::vector<int64_t> indices = read_indices(context, e.indices, e.weight.shape[0], op, "indices");
     const Contiguous w(context, e.weight);
     ContiguousOut y(context, e.out);
     const int64_t bytes = e.weight.shape[1] * item_size(e.weight.dtype);
@@ -95,7 +96,7 @@ fastdl_status fastdl_embedding_backward(fastdl_context* context, const fastdl_te
     const char* op = "embedding_backward";
     const check::EmbeddingBackward e = check::embedding_backward(grad_out, indices_, grad_weight);
     const int64_t v = e.grad_weight.shape[0], d = e.grad_weight.shape[1];
-    const std::vector<int64_t> indices = read_indices(e.indices, v, op, "indices");
+    const std::vector<int64_t> indices = read_indices(context, e.indices, v, op, "indices");
     const Groups groups = group_by_row(indices, v, padding_idx);
     dispatch_float(e.grad_weight.dtype, [&](auto zero) {
       using T = decltype(zero);
@@ -122,7 +123,7 @@ fastdl_status fastdl_embedding_renorm(fastdl_context* context, const fastdl_tens
     const char* op = "embedding_renorm";
     const check::EmbeddingRenorm e = check::embedding_renorm(weight_, indices_, max_norm, norm_type);
     const View& weight = e.weight;
-    const std::vector<int64_t> indices = read_indices(e.indices, weight.shape[0], op, "indices");
+    const std::vector<int64_t> indices = read_indices(context, e.indices, weight.shape[0], op, "indices");
     const Groups groups = group_by_row(indices, weight.shape[0], -1);
     dispatch_float(weight.dtype, [&](auto zero) {
       using T = decltype(zero);

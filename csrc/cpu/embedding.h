@@ -11,7 +11,8 @@
 namespace fastdl::cpu {
 
 // int64 or int32 in row-major order as int64; every value in [0, limit).
-std::vector<int64_t> read_indices(const View& v, int64_t limit, const char* op, const char* name);
+std::vector<int64_t> read_indices(Context* context, const View& v, int64_t limit, const char* op,
+                                  const char* name);
 
 // The places 0..n-1 sorted by their row, those of one row in rising order.
 struct Groups {

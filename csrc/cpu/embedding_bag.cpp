@@ -13,14 +13,14 @@ struct Bags {
   int64_t count() const { return static_cast<int64_t>(first.size()) - 1; }
 };
 
-Bags read_bags(const check::Bags& given, const char* op) {
+Bags read_bags(Context* context, const check::Bags& given, const char* op) {
   Bags bags;
   const View& indices = given.indices;
   if (given.offsets.ndim == 0) {
     for (int64_t b = 0; b <= given.count; ++b) bags.first.push_back(b * indices.shape[1]);
   } else {
     const int64_t n = indices.shape[0];
-    bags.first = read_indices(given.offsets, n + 1, op, "offsets");
+    bags.first = read_indices(context, given.offsets, n + 1, op, "offsets");
     if (!given.options.include_last_offset) bags.first.push_back(n);
     FASTDL_CHECK(bags.first[0] == 0 || bags.first.size() == 1, FASTDL_ERROR_VALUE,
                  "%s: expected offsets to begin with 0", op);
@@ -30,15 +30,15 @@ Bags read_bags(const check::Bags& given, const char* op) {
                    static_cast<long long>(bags.first[b]), static_cast<long long>(bags.first[b - 1]));
     }
   }
-  bags.indices = read_indices(indices, given.weight.shape[0], op, "indices");
+  bags.indices = read_indices(context, indices, given.weight.shape[0], op, "indices");
   // Indices behind the last bag belong to none.
   bags.indices.resize(bags.count() ? static_cast<size_t>(bags.first.back()) : 0);
   return bags;
 }
 
 // Every row that max_indices name must be there; -1 is an empty bag's.
-void check_rows_named(const View& which, int64_t v, const char* op) {
-  const Contiguous c(nullptr, which);
+void check_rows_named(Context* context, const View& which, int64_t v, const char* op) {
+  const Contiguous c(context, which);
   for (int64_t i = 0, n = which.size(); i < n; ++i) {
     const int64_t row = c->as<const int64_t>()[i];
     FASTDL_CHECK(row >= -1 && row < v, FASTDL_ERROR_INDEX, "%s: expected max_indices in [-1, %lld), got %lld",
@@ -157,7 +157,7 @@ fastdl_status fastdl_embedding_bag_forward(fastdl_context* context, const fastdl
     const char* op = "embedding_bag";
     const check::EmbeddingBag e =
         check::embedding_bag_forward(weight_, indices_, offsets_, scales_, out_, max_indices, options);
-    const Bags bags = read_bags(e.bags, op);
+    const Bags bags = read_bags(context, e.bags, op);
     const View &weight = e.bags.weight, &scales = e.bags.scales;
     const int64_t d = weight.shape[1];
     dispatch_float(weight.dtype, [&](auto zero) {
@@ -192,8 +192,8 @@ fastdl_status fastdl_embedding_bag_backward(fastdl_context* context, const fastd
     const fastdl_embedding_bag_options& o = e.bags.options;
     const View &weight = e.bags.weight, &scales = e.bags.scales, &ds = e.grad_scales;
     const int64_t v = weight.shape[0], d = weight.shape[1];
-    const Bags bags = read_bags(e.bags, op);
-    if (e.max) check_rows_named(e.max_indices, v, op);
+    const Bags bags = read_bags(context, e.bags, op);
+    if (e.max) check_rows_named(context, e.max_indices, v, op);
     dispatch_float(weight.dtype, [&](auto zero) {
       using T = decltype(zero);
       const Contiguous g(context, e.grad_out), s(context, scales), m(context, e.max_indices);

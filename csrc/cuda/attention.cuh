@@ -58,8 +58,16 @@ void forward_by_tensor_cores(Context* context, const AttentionProblem& p, comput
   const Unfit<S> unfit(context, p);
   const Operand q(context, p.q, p, unfit.word()), k(context, p.k, p, unfit.word()),
       v(context, p.v, p, unfit.word());
-  const ForwardArguments<H> a{
-      AttentionExtents(p), AttentionMask<float>(p), *q, *k, *v, AttentionOut(p.out), lse, unfit.word(), 0};
+  const ForwardArguments<H> a{AttentionExtents(p),
+                              AttentionMask<float>(p),
+                              *q,
+                              *k,
+                              *v,
+                              AttentionOut(p.out),
+                              lse,
+                              unfit.word(),
+                              0,
+                              {}};
   launch_attention_forward<H, Planes, Features>(context, a);
   if (unfit.word()) launch_attention_forward_fma<S>(context, p, lse, unfit.word());
 }
@@ -109,7 +117,8 @@ void backward_by_multiply_adds(Context* context, const AttentionProblem& p, cons
                                   only,
                                   0,
                                   0,
-                                  0};
+                                  0,
+                                  {}};
   launch_attention_backward_fma<S, true>(context, a);
   launch_attention_backward_fma<S, false>(context, a);
 }
@@ -135,7 +144,8 @@ void backward_by_tensor_cores(Context* context, const AttentionProblem& p, const
                                g.dmask.data ? AttentionOut(g.dmask) : AttentionOut(),
                                unfit.word(),
                                static_cast<float>(p.scale),
-                               0};
+                               0,
+                               {}};
   launch_attention_backward<H, Planes, Features, true>(context, a);
   launch_attention_backward<H, Planes, Features, false>(context, a);
   if (unfit.word()) backward_by_multiply_adds<S>(context, p, g, terms, unfit.word());

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cuda/attention_operands.cuh"
+#include "cuda/attention_seen.cuh"
 #include "cuda/attention_softmax.cuh"
 
 namespace fastdl::cuda {
@@ -28,7 +29,7 @@ struct BackwardShape {
   static constexpr bool kTogether = D <= 64 || (D <= 128 && Planes == 1);
   // Per multiprocessor at least. With 1 the compiler takes all the registers it can use, without (0) it stops
   // earlier; each spills where the other does not.
-  static constexpr int kBlocks = Planes > 1 && D <= 64 ? 0 : 1;
+  static constexpr int kBlocks = D <= 64 && (Planes == 2 || (Planes == 3 && OwnKeys)) ? 0 : 1;
 };
 
 template <class H, int Planes, int D, bool OwnKeys>
@@ -47,33 +48,54 @@ struct BackwardArguments {
   AttentionOut dq, dk, dv, dmask;
   const uint32_t* unfit;  // as in ForwardArguments
   float scale;
-  int64_t tiles;  // of the side that is owned
+  int64_t tiles;   // of the side that is owned
+  SeenTiles seen;  // of the other
 };
 
-// What a block goes over: the tiles [begin, end) of every head [head, last). Counts of tiles fit into 32
-// bits: so many would be terabytes.
+// What a block goes over, step by step: `width` tiles from `begin` on of one head after the other, or those
+// of a list. Counts of tiles fit into 32 bits: so many would be terabytes.
+template <bool OwnKeys>
 struct BackwardRange {
-  int begin, end;
-  int head, last;
+  const SeenTiles& lists;
+  int b, owner, own_tile;
+  int begin, width, head, steps;
 
-  __device__ __forceinline__ BackwardRange(const AttentionExtents& n, bool own_keys, int64_t head_or_group,
-                                           int64_t first, int64_t own, int64_t rows) {
-    const int64_t heads = own_keys ? n.heads / n.groups : 1;
-    const int64_t length = own_keys ? n.queries : n.key_end(first + own);
-    begin = own_keys ? static_cast<int>(n.query_begin(first) / rows) : 0;
-    end = static_cast<int>((length + rows - 1) / rows);
-    head = static_cast<int>(head_or_group * heads);
-    last = begin < end ? head + static_cast<int>(heads) : head;
+  // `owner`: the head or group a block belongs to; it owns rows [own_tile * own, (own_tile + 1) * own).
+  __device__ __forceinline__ BackwardRange(const AttentionExtents& n, const SeenTiles& seen, int64_t b_,
+                                           int64_t owner_, int64_t own_tile_, int64_t own, int64_t rows)
+      : lists(seen),
+        b(static_cast<int>(b_)),
+        owner(static_cast<int>(owner_)),
+        own_tile(static_cast<int>(own_tile_)) {
+    const int heads = OwnKeys ? static_cast<int>(n.heads / n.groups) : 1;
+    const int64_t first = own_tile_ * own, length = OwnKeys ? n.queries : n.key_end(first + own);
+    head = owner * heads;
+    begin = OwnKeys && !lists.data ? static_cast<int>(n.query_begin(first) / rows) : 0;
+    const int end = static_cast<int>((length + rows - 1) / rows);
+    width = lists.data ? lists.others : begin < end ? end - begin : 0;
+    steps = lists.data ? lists.count(b, owner, own_tile) : heads * width;
   }
 };
+template <bool OwnKeys>
 struct BackwardCursor {
-  int tile, head;
+  int step = 0, tile = 0, head = 0;
 
-  __device__ __forceinline__ explicit BackwardCursor(const BackwardRange& range)
-      : tile(range.begin), head(range.head) {}
-  __device__ __forceinline__ bool at_end(const BackwardRange& range) const { return head >= range.last; }
-  __device__ __forceinline__ void advance(const BackwardRange& range) {
-    if (++tile >= range.end) tile = range.begin, ++head;
+  __device__ __forceinline__ explicit BackwardCursor(const BackwardRange<OwnKeys>& range) { find(range); }
+  __device__ __forceinline__ bool at_end(const BackwardRange<OwnKeys>& range) const {
+    return step >= range.steps;
+  }
+  __device__ __forceinline__ void advance(const BackwardRange<OwnKeys>& range) {
+    ++step;
+    find(range);
+  }
+
+ private:
+  __device__ __forceinline__ void find(const BackwardRange<OwnKeys>& range) {
+    if (at_end(range)) return;
+    const int entry = range.lists.data ? range.lists.entry(step, range.b, range.owner, range.own_tile) : step;
+    // Of queries there is one head.
+    tile = range.begin + (OwnKeys ? entry % range.width : entry);
+    head = range.head + (OwnKeys ? entry / range.width : 0);
   }
 };
 
@@ -153,13 +175,14 @@ __global__ void __launch_bounds__(kBackwardThreads, BackwardShape<Planes, D, Own
   const bool values = kKinds == 2 && blockIdx.x % 2 != 0;  // makes dV, not dK
   if (p.unfit && p.unfit[b * p.n.groups + group]) return;
   const int64_t first = static_cast<int64_t>(tile) * Shape::kRows, length = OwnKeys ? p.n.keys : p.n.queries;
-  const BackwardRange range(p.n, OwnKeys, own_head, first, Shape::kRows, Shape::kStream);
+  const BackwardRange<OwnKeys> range(p.n, p.seen, b, own_head, tile, Shape::kRows, Shape::kStream);
   const int row0 = warp() * 16 * kTall;
 
-  int stage = 0;  // of two: while one is worked on, the other is filled
-  const auto fetch = [&](const BackwardCursor& step, int to) {
+  // Two stages take turns: while one is worked on, the other is filled.
+  const auto stage_of = [](int step) { return kRing + step % 2 * 2 * Stream::kElements; };
+  const auto fetch = [&](const BackwardCursor<OwnKeys>& step) {
     if (!step.at_end(range)) {
-      H* const at = tiles + kRing + to * 2 * Stream::kElements;
+      H* const at = tiles + stage_of(step.step);
       const int head = OwnKeys ? step.head : group;
       const int64_t row = static_cast<int64_t>(step.tile) * Shape::kStream,
                     rows = OwnKeys ? p.n.queries : p.n.keys;
@@ -170,7 +193,7 @@ __global__ void __launch_bounds__(kBackwardThreads, BackwardShape<Planes, D, Own
   };
   Own::fetch(tiles, OwnKeys ? p.k : p.q, b, own_head, first, length, p.n.e);
   Own::fetch(tiles + kX2, OwnKeys ? p.v : p.dout, b, own_head, first, length, p.n.ev);
-  fetch(BackwardCursor(range), stage);
+  fetch(BackwardCursor<OwnKeys>(range));
 
   float terms[kTall][4] = {};  // of rows g and g + 8, where those are queries
   if constexpr (!OwnKeys) {
@@ -183,43 +206,51 @@ __global__ void __launch_bounds__(kBackwardThreads, BackwardShape<Planes, D, Own
   float sums[kTall][D / 8][4] = {};                    // dQ or dK, or dV where `values`
   float value_sums[kTall][kBoth ? D / 8 : 1][4] = {};  // dV
 #pragma unroll 1
-  for (BackwardCursor now(range); !now.at_end(range); now.advance(range)) {
+  for (BackwardCursor<OwnKeys> now(range); !now.at_end(range); now.advance(range)) {
     ptx::cp_async_wait<0>();
     __syncthreads();  // all have their part of this step, and none still reads the one before
-    BackwardCursor next = now;
+    BackwardCursor<OwnKeys> next = now;
     next.advance(range);
-    fetch(next, 1 - stage);
-    const int y1 = kRing + stage * 2 * Stream::kElements, y2 = y1 + Stream::kElements;
-    stage = 1 - stage;
+    fetch(next);
+    const int y1 = stage_of(now.step), y2 = y1 + Stream::kElements;
     const int h = now.head;
     const int64_t row = static_cast<int64_t>(now.tile) * Shape::kStream;
     const bool plain = OwnKeys ? p.mask.plain(row, row + Shape::kStream, first + Shape::kRows)
                                : p.mask.plain(first, first + Shape::kRows, row + Shape::kStream);
+    // Worked out anew where it is used: kept, it would take registers that the sums need.
+    const auto late = [](int x) -> int64_t {
+      return static_cast<int>(ptx::opaque(static_cast<uint32_t>(x)));
+    };
     const auto mask_of = [&](int i) {
-      return TileMask<OwnKeys, kWide>{p.mask, b, h, first + row0 + 16 * i, row, plain};
+      return TileMask<OwnKeys, kWide>{
+          p.mask, b, h, late(tile) * Shape::kRows + row0 + 16 * i, late(now.tile) * Shape::kStream, plain};
     };
     TileElements<kWide> elements[kTall];
 #pragma unroll
     for (int i = 0; i < kTall; ++i) mask_of(i).load(elements[i]);
-    // Of the columns: where they begin, and how many are left.
-    const int64_t at = ((b * p.n.heads + h) * p.n.queries + row) * 2, more = p.n.queries - row;
+    // Of the rows or columns; the address worked out where it is used. Of columns so many are left.
+    const auto terms_of = [&](int i) {
+      return OwnKeys
+                 ? p.terms + ((b * p.n.heads + late(h)) * p.n.queries + late(now.tile) * Shape::kStream) * 2
+                 : terms[i];
+    };
+    const int64_t more = p.n.queries - row;
     const int left = static_cast<int>(more < Shape::kStream ? more : Shape::kStream);
     float scores[kTall][kWide][4], grads[kTall][kWide][4] = {};
     multiply_rows<Own, Stream, H, Planes, D>(scores, tiles, row0 * D, y1);
 #pragma unroll
-    for (int i = 0; i < kTall; ++i)
-      make_weights(mask_of(i), elements[i], scores[i], OwnKeys ? p.terms + at : terms[i], left);
+    for (int i = 0; i < kTall; ++i) make_weights(mask_of(i), elements[i], scores[i], terms_of(i), left);
     if (!values) multiply_rows<Own, Stream, H, Planes, D>(grads, tiles, kX2 + row0 * D, y2);
 #pragma unroll
     for (int i = 0; i < kTall; ++i) {
-      make_gradients(mask_of(i), elements[i], scores[i], grads[i], OwnKeys ? p.terms + at : terms[i], left);
+      make_gradients(mask_of(i), elements[i], scores[i], grads[i], terms_of(i), left);
       if constexpr (!OwnKeys) {
         if (p.dmask.data) store_mask_gradients<H>(p.dmask, mask_of(i), grads[i]);
       }
     }
+    if constexpr (kBoth) multiply_weights<Stream, H, Planes, D>(value_sums, scores, tiles, y2);
     if (values) multiply_weights<Stream, H, Planes, D>(sums, scores, tiles, y2);
     else multiply_weights<Stream, H, Planes, D>(sums, grads, tiles, y1);
-    if constexpr (kBoth) multiply_weights<Stream, H, Planes, D>(value_sums, scores, tiles, y2);
   }
   ptx::cp_async_wait<0>();
 
@@ -243,6 +274,9 @@ void launch_attention_backward(Context* context, BackwardArguments<H> p) {
   p.tiles = (rows + Shape::kRows - 1) / Shape::kRows;
   const int64_t kinds = OwnKeys && !Shape::kTogether ? 2 : 1;
   if (p.tiles == 0) return;
+  const SeenLists<float> seen(context, p.n, p.mask, OwnKeys, Shape::kRows, Shape::kStream);
+  // The gradient of a mask is wanted everywhere.
+  if (!p.dmask.data) p.seen = *seen;
   launch(context, FASTDL_KERNEL(attention_backward_mma<H, Planes, D, OwnKeys>),
          {static_cast<unsigned>(p.tiles * heads * p.n.batch * kinds), kBackwardThreads,
           sizeof(BackwardShared<H, Planes, D, OwnKeys>)},

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/attention.h"
+#include "cuda/attention_seen.cuh"
 #include "cuda/attention_softmax.cuh"
 #include "cuda/launch.h"
 #include "cuda/shared.cuh"
@@ -13,6 +14,9 @@ namespace fastdl::cuda {
 
 constexpr int kAttentionTile = 64, kAttentionDepth = 16, kAttentionSide = 16,
               kAttentionEach = kAttentionTile / kAttentionSide;
+__host__ __device__ constexpr int64_t chunks_of(int64_t n) {
+  return (n + kAttentionTile - 1) / kAttentionTile;
+}
 constexpr int kAttentionFmaThreads = kAttentionSide * kAttentionSide;
 constexpr int kAttentionRow = kAttentionTile + 1;  // one more than a multiple of the banks
 
@@ -162,6 +166,7 @@ struct FmaForwardArguments {
   compute_t<S>* lse;     // or NULL
   const uint32_t* only;  // see chosen()
   int64_t tiles, chunks;
+  SeenTiles seen;
 };
 
 template <class S>
@@ -177,8 +182,11 @@ __global__ void __launch_bounds__(kAttentionFmaThreads, 1) attention_forward_fma
   T out[kAttentionEach][kAttentionEach] = {}, top[kAttentionEach], sum[kAttentionEach] = {};
   for (int i = 0; i < kAttentionEach; ++i) top[i] = -static_cast<T>(INFINITY);
 
-  const int64_t end = p.n.key_end(first + kAttentionTile);
-  for (int64_t key = 0; key < end; key += kAttentionTile) {
+  const int64_t steps =
+      p.seen.data ? p.seen.count(b, h, tile) : chunks_of(p.n.key_end(first + kAttentionTile));
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t key =
+        (p.seen.data ? p.seen.entry(static_cast<int32_t>(step), b, h, tile) : step) * kAttentionTile;
     T scores[kAttentionEach][kAttentionEach];
     fma_rows<S, T>(scores, queries, FmaRows<S>(p.k, b, group, key, p.n.keys), p.n.e, shared);
     FmaElements<T> elements;
@@ -225,8 +233,6 @@ __global__ void __launch_bounds__(kAttentionFmaThreads, 1) attention_forward_fma
   }
 }
 
-inline int64_t chunks_of(int64_t features) { return (features + kAttentionTile - 1) / kAttentionTile; }
-
 template <class S>
 void launch_attention_forward_fma(Context* context, const AttentionProblem& p, compute_t<S>* lse,
                                   const uint32_t* only) {
@@ -239,7 +245,10 @@ void launch_attention_forward_fma(Context* context, const AttentionProblem& p, c
                            lse,
                            only,
                            chunks_of(p.queries),
-                           std::max<int64_t>(1, chunks_of(p.ev))};
+                           std::max<int64_t>(1, chunks_of(p.ev)),
+                           {}};
+  const SeenLists<compute_t<S>> seen(context, a.n, a.mask, false, kAttentionTile, kAttentionTile);
+  a.seen = *seen;
   launch(context, FASTDL_KERNEL(attention_forward_fma<S>),
          {static_cast<unsigned>(a.tiles * a.chunks * p.heads * p.batch), kAttentionFmaThreads,
           sizeof(AttentionFmaShared<compute_t<S>>)},

@@ -20,6 +20,7 @@ struct FmaBackwardArguments {
   bool dmask_float32;
   const uint32_t* only;
   int64_t tiles, chunks, value_chunks;  // the last `value_chunks` of the chunks are of dV
+  SeenTiles seen;
 };
 
 template <class S, bool OwnKeys>
@@ -38,10 +39,10 @@ __global__ void __launch_bounds__(kAttentionFmaThreads, 1) attention_backward_fm
                 others = OwnKeys ? p.n.queries : p.n.keys;
   const FmaRows<S> x1(OwnKeys ? p.k : p.q, b, own_head, first, length),
       x2(OwnKeys ? p.v : p.dout, b, own_head, first, length);
-  const BackwardRange range(p.n, OwnKeys, own_head, first, kAttentionTile, kAttentionTile);
+  const BackwardRange<OwnKeys> range(p.n, p.seen, b, own_head, tile, kAttentionTile, kAttentionTile);
 
   T sums[kAttentionEach][kAttentionEach] = {};
-  for (BackwardCursor now(range); !now.at_end(range); now.advance(range)) {
+  for (BackwardCursor<OwnKeys> now(range); !now.at_end(range); now.advance(range)) {
     const int64_t h = now.head, row = static_cast<int64_t>(now.tile) * kAttentionTile,
                   head = OwnKeys ? h : group, lines = (b * p.n.heads + h) * p.n.queries;
     const FmaRows<S> y1(OwnKeys ? p.q : p.k, b, head, row, others),
@@ -96,6 +97,8 @@ void launch_attention_backward_fma(Context* context, FmaBackwardArguments<S> a) 
   a.chunks = std::max<int64_t>(1, chunks_of(a.n.e) + a.value_chunks);
   const int64_t blocks = a.tiles * a.chunks * (OwnKeys ? a.n.groups : a.n.heads) * a.n.batch;
   if (blocks == 0) return;
+  const SeenLists<compute_t<S>> seen(context, a.n, a.mask, OwnKeys, kAttentionTile, kAttentionTile);
+  if (!a.dmask) a.seen = *seen;
   launch(context, FASTDL_KERNEL(attention_backward_fma<S, OwnKeys>),
          {static_cast<unsigned>(blocks), kAttentionFmaThreads, sizeof(AttentionFmaShared<compute_t<S>>)}, a);
 }

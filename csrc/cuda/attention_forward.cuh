@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/attention_operands.cuh"
+#include "cuda/attention_seen.cuh"
 #include "cuda/attention_softmax.cuh"
 
 namespace fastdl::cuda {
@@ -38,6 +39,7 @@ struct ForwardArguments {
   float* lse;             // [batch, heads, queries] or NULL
   const uint32_t* unfit;  // [batch, groups]: not 0 where there is nothing to do; or NULL
   int64_t tiles;          // of queries
+  SeenTiles seen;         // of keys
 };
 
 template <class H, int Planes, int D>
@@ -50,55 +52,53 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
   H* const tiles = shared.tiles.data();
 
   // Causal: the longest rows first, so that no multiprocessor begins with them at the end.
-  const int64_t tile = p.tiles - 1 - blockIdx.x % p.tiles, h = blockIdx.x / p.tiles % p.n.heads,
-                b = blockIdx.x / p.tiles / p.n.heads, group = p.n.group_of(h);
+  const int block = static_cast<int>(blockIdx.x), tiles_of = static_cast<int>(p.tiles),
+            heads = static_cast<int>(p.n.heads);
+  const int tile = tiles_of - 1 - block % tiles_of, h = block / tiles_of % heads,
+            b = block / tiles_of / heads, group = static_cast<int>(p.n.group_of(h));
   if (p.unfit && p.unfit[b * p.n.groups + group]) return;
   const int64_t first = static_cast<int64_t>(tile) * Shape::kRows, end = p.n.key_end(first + Shape::kRows);
   const int row0 = warp() * 16 * kTall, g = lane() / 4, t = lane() % 4;
 
   // Counts of tiles fit into 32 bits: so many would be terabytes.
-  const int steps = static_cast<int>((end + Shape::kKeys - 1) / Shape::kKeys);
-  int filled = 0;  // where the next tile goes
-  int next = 0;    // tile 2j holds the keys of step j, tile 2j + 1 their values
-  const auto fetch = [&] {
-    if (next < 2 * steps) {
-      const bool values = next % 2 != 0;
-      Keys::fetch(tiles + Queries::kElements + filled * Keys::kElements, values ? p.v : p.k, b, group,
-                  static_cast<int64_t>(next / 2) * Shape::kKeys, p.n.keys, values ? p.n.ev : p.n.e);
-    }
-    ptx::cp_async_commit();  // an empty group too: waiting counts groups
-    filled = filled + 1 == kStages ? 0 : filled + 1;
-    ++next;
+  const int steps =
+      p.seen.data ? p.seen.count(b, h, tile) : static_cast<int>((end + Shape::kKeys - 1) / Shape::kKeys);
+  const auto first_key = [&](int step) {
+    return static_cast<int64_t>(p.seen.data ? p.seen.entry(step, b, h, tile) : step) * Shape::kKeys;
   };
-  int used = 0;
-  const auto arrived = [&] {
+  // Tile 2s of the ring's turns holds the keys of step s, tile 2s + 1 their values.
+  const auto slot = [](int n) { return Queries::kElements + n % kStages * Keys::kElements; };
+  const auto fetch = [&](int step, bool values) {
+    if (step < steps)
+      Keys::fetch(tiles + slot(2 * step + values), values ? p.v : p.k, b, group, first_key(step), p.n.keys,
+                  values ? p.n.ev : p.n.e);
+    ptx::cp_async_commit();  // an empty group too: waiting counts groups
+  };
+  const auto arrived = [&](int step, bool values) {
     ptx::cp_async_wait<kStages - 2>();
     __syncthreads();  // all have their part of this tile, and none still reads the one before
-    fetch();
-    const int at = Queries::kElements + used * Keys::kElements;
-    used = used + 1 == kStages ? 0 : used + 1;
-    return at;
+    fetch(step + (kStages - 2) / 2 + values, !values);  // kStages - 1 tiles on
+    return slot(2 * step + values);
   };
 
   Queries::fetch(tiles, p.q, b, h, first, p.n.queries, p.n.e);
-#pragma unroll 1
-  for (int stage = 0; stage < kStages - 1; ++stage) fetch();
+#pragma unroll
+  for (int n = 0; n < kStages - 1; ++n) fetch(n / 2, n % 2 != 0);
 
   float out[kTall][D / 8][4] = {};
   SoftmaxRows rows[kTall];
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
-    const int64_t key = static_cast<int64_t>(step) * Shape::kKeys;
+    const int64_t key = first_key(step);
     const bool plain = p.mask.plain(first, first + Shape::kRows, key + Shape::kKeys);
     const auto mask_of = [&](int i) {
-      return TileMask<false, kWide>{
-          p.mask, static_cast<int>(b), static_cast<int>(h), first + row0 + 16 * i, key, plain};
+      return TileMask<false, kWide>{p.mask, b, h, first + row0 + 16 * i, key, plain};
     };
     TileElements<kWide> elements[kTall];
 #pragma unroll
     for (int i = 0; i < kTall; ++i) mask_of(i).load(elements[i]);
     float scores[kTall][kWide][4];
-    multiply_rows<Queries, Keys, H, Planes, D>(scores, tiles, row0 * D, arrived());
+    multiply_rows<Queries, Keys, H, Planes, D>(scores, tiles, row0 * D, arrived(step, false));
 #pragma unroll
     for (int i = 0; i < kTall; ++i) {
       mask_of(i).apply(scores[i], elements[i]);
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
       }
       if (p.mask.drops) elements[i].drop(scores[i]);
     }
-    multiply_weights<Keys, H, Planes, D>(out, scores, tiles, arrived());
+    multiply_weights<Keys, H, Planes, D>(out, scores, tiles, arrived(step, true));
   }
   ptx::cp_async_wait<0>();
 
@@ -132,7 +132,10 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_mma(Forwa
 
 template <class H, int Planes, int D>
 void launch_attention_forward(Context* context, ForwardArguments<H> p) {
-  p.tiles = (p.n.queries + ForwardShape<Planes, D>::kRows - 1) / ForwardShape<Planes, D>::kRows;
+  using Shape = ForwardShape<Planes, D>;
+  p.tiles = (p.n.queries + Shape::kRows - 1) / Shape::kRows;
+  const SeenLists<float> seen(context, p.n, p.mask, false, Shape::kRows, Shape::kKeys);
+  p.seen = *seen;
   launch(context, FASTDL_KERNEL(attention_forward_mma<H, Planes, D>),
          {static_cast<unsigned>(p.tiles * p.n.heads * p.n.batch), kAttentionThreads,
           sizeof(ForwardShared<H, Planes, D>)},

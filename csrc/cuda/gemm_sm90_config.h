@@ -15,9 +15,9 @@ struct Sm90Plan {
 
 constexpr int64_t kSm90Rows = 128;
 
-// Tiles of 128 x 256 read 0.75 bytes of shared memory for what 128 x 128 reads 1 for, and as much less of L2;
-// the smaller tile is taken where it fills the multiprocessors better. 1.2: what it is assumed to cost per
-// result, until a GPU says. `planes`: of float32, 0 for 16-bit types; their sums take the registers of the
+// The tile of 128 x 128 is taken where it fills the multiprocessors better than that of 128 x 256. 1.25: what it
+// costs per result, as it needs 160 bytes of shared memory per clock of the tensor cores, of which there are 128
+// (docs/kernels-cuda.md); until a GPU says. `planes`: of float32, 0 for 16-bit types; their sums take the registers of the
 // larger tile.
 inline Sm90Plan sm90_plan(int64_t m, int64_t n, int64_t k, int64_t batch, int multiprocessors, int planes,
                           bool whatever_shape = false) {
@@ -32,7 +32,7 @@ inline Sm90Plan sm90_plan(int64_t m, int64_t n, int64_t k, int64_t batch, int mu
     return (tiles(columns) + multiprocessors - 1) / multiprocessors;
   };
   const bool wide = planes == 0 && n > 128 &&
-                    static_cast<double>(rounds(256)) * 2 <= 1.2 * static_cast<double>(rounds(128));
+                    static_cast<double>(rounds(256)) * 2 <= 1.25 * static_cast<double>(rounds(128));
   plan.columns = wide ? 256 : 128;
   plan.cluster = m > kSm90Rows ? 2 : 1;
   plan.parts = 1;

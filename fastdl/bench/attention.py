@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, jitted, to_torch
+from . import formulas
+from .peers import Peers, jitted, onnx_call
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
@@ -124,6 +125,7 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
         ops.scaled_dot_product_attention,
         ops.scaled_dot_product_attention_backward,
     )
+    mq, mk, mv = peers.put(q, k, v)
     places = list(dict.fromkeys([(0, 0), (batch - 1, heads - 1)]))
     # Gradients are checked on later queries: those that see a few keys have weights near 1, whose rounding would drown
     # the others' small gradients.
@@ -141,7 +143,7 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
         def error(outputs: Sequence[Any]) -> float:
             return worst([(outputs[0][place][some], reference(place).out) for place in places])
 
-        contest = Contest(peers, lambda: attention(q, k, v, **mask), error, _LIMITS[dtype])
+        contest = Contest(peers, lambda: attention(mq, mk, mv, **mask), error, _LIMITS[dtype])
     else:
         values = random(rng, q.shape, dtype)
         # For the check, a few queries alone have a gradient: the float64 reference then need not follow the others.
@@ -162,15 +164,17 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
                 pairs += [(dk[where], a), (dv[where], b)]
             return worst(pairs)
 
+        mg = peers.put(grad)
+
         def ours() -> tuple:
-            out, lse = attention(q, k, v, **mask)
-            return attention_backward(grad, q, k, v, None, out, lse, **mask)
+            out, lse = attention(mq, mk, mv, **mask)
+            return attention_backward(mg, mq, mk, mv, None, out, lse, **mask)
 
         contest = Contest(peers, ours, error, 4 * _LIMITS[dtype])
-        contest.after_check = lambda: np.copyto(grad, values)
+        contest.fill(mg, values)
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        tensors = [to_torch(torch, a) for a in (q, k, v)]
+        tensors = [peers.tensor(a) for a in (q, k, v)]
         function = torch.nn.functional.scaled_dot_product_attention
         variants = {"": (tensors, mask)}
         if grouped and not both:  # keys and values repeated beforehand, as programs without grouped heads do
@@ -182,7 +186,8 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
                 return lambda: (function(*tensors, **options),)
 
             return {name: forward(*variant) for name, variant in variants.items()}
-        tg = to_torch(torch, grad)
+        tg = peers.tensor(grad)
+        contest.fill(tg, values)
         for t in tensors:
             t.requires_grad_()
 
@@ -200,15 +205,30 @@ def _contest(shape: Shape, dtype: str, both: bool, peers: Peers) -> Contest:
 
         tensors = [np.ascontiguousarray(a.swapaxes(1, 2)) for a in (q, k, v)]  # jax has heads after queries
         if not both:
-            return {"": jitted(jax, function, *tensors)}
-        g = np.ascontiguousarray(values.swapaxes(1, 2))
-        return {"": jitted(jax, lambda g, *t: jax.vjp(function, *t)[1](g), g, *tensors)}
+            return {"": jitted(jax, lambda *t: (function(*t),), *tensors)}
+        check, g = (np.array(a.swapaxes(1, 2), order="C") for a in (grad, values))
+        call = jitted(jax, lambda g, *t: jax.vjp(function, *t)[1](g), check, *tensors)
+        contest.replace(call, 0, g)
+        return {"": call}
+
+    def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
+        if dtype == "bfloat16":
+            raise TypeError("has no bfloat16 attention on CPUs")
+        flags: dict[str, Any] = {"is_causal": causal}
+        return {"": onnx_call(onnxruntime, peers, "Attention", [q, k, v], opset=23, **flags)}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no attention")
+    if both:
+        contest.skip("cupy", "has no gradients")
+    else:
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.attention(cupy, mq, mk, mv, bool(causal)),)})
     if batch * heads * _pairs(queries, keys, 0) * 4 > _SCORES:
         contest.skip("jax", "would hold all scores, more than 1 GB")
     else:
-        contest.add("jax", jax_calls, check=False)
-    contest.skip("onnxruntime", "is not compared")
+        contest.add("jax", jax_calls, lambda outputs: [a.swapaxes(1, 2) for a in outputs])
+    if both:
+        contest.skip("onnxruntime", "has no gradients")
+    else:
+        contest.add("onnxruntime", onnx_calls)
     return contest

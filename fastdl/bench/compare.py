@@ -15,7 +15,7 @@ import numpy as np
 from .report import geomean
 from .runner import OK
 
-MACHINE = ("cpu", "cores", "isa", "threads")  # where these are equal, times can be compared
+MACHINE = ("cpu", "cores", "isa", "threads", "device", "gpu")  # where these are equal, times can be compared
 FASTER, SLOWER, SAME, UNSURE = "FASTER", "SLOWER", "SAME", "UNSURE"
 _CONFIDENCE = 0.99
 
@@ -75,7 +75,8 @@ def compare(old: dict[str, Any], new: dict[str, Any], margin: float) -> list[Ver
     """A verdict for every row that both have. Speeds are ratios to a peer, round by round, where both have one in
     common, else times, if both are of one machine."""
     before = {row["key"]: row for row in old["rows"] if row.get("status") == OK and row.get("samples")}
-    same = all(old["environment"].get(k) == new["environment"].get(k) for k in MACHINE)
+    environments = [{"device": "cpu"} | d["environment"] for d in (old, new)]  # older files are all of CPUs
+    same = all(environments[0].get(k) == environments[1].get(k) for k in MACHINE)
     found = []
     for row in new["rows"]:
         was = before.get(row["key"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, formats, jitted, nhwc, onnx_call, to_torch
+from .peers import Peers, jitted, nchw, nhwc, onnx_call
 from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
@@ -145,49 +145,48 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     @cache
     def expected() -> np.ndarray:
-        flat = weight.astype(np.float64).reshape(groups, k // groups, -1)
-        found = []
-        for i, a, b in where:
-            patch = np.zeros((c, r, s))
+        patches = np.zeros((len(where), c, r, s))
+        for patch, (i, a, b) in zip(patches, where):
             top, left = a * sh - ph, b * sw - pw
             r0, r1, s0, s1 = max(0, -top), min(r, h - top), max(0, -left), min(s, w - left)
             if r0 < r1 and s0 < s1:  # not wholly in the padding
                 patch[:, r0:r1, s0:s1] = x[i, :, top + r0 : top + r1, left + s0 : left + s1]
-            found.append((flat @ patch.reshape(groups, -1, 1)).ravel() + bias.astype(np.float64))
-        return np.stack(found)
+        flat = weight.astype(np.float64).reshape(groups, k // groups, -1)
+        columns = patches.reshape(len(where), groups, -1).transpose(1, 2, 0)
+        return (flat @ columns).reshape(k, -1).T + bias.astype(np.float64)
 
     def error(outputs: Sequence[Any]) -> float:
         return worst([(np.stack([outputs[0][i, :, a, b] for i, a, b in where]), expected())])
 
+    mx, mw, mb = peers.put(x, weight, bias)
     contest = Contest(
-        peers, lambda: (ops.conv(x, weight, bias, stride, padding, dilation, groups),), error, _LIMITS[dtype]
+        peers, lambda: (ops.conv(mx, mw, mb, stride, padding, dilation, groups),), error, _LIMITS[dtype]
     )
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        conv, tb = torch.nn.functional.conv2d, to_torch(torch, bias)
+        conv, tb = torch.nn.functional.conv2d, peers.tensor(bias)
 
         def call(tx: Any, tw: Any) -> Any:
             return lambda: (conv(tx, tw, tb, stride, padding, dilation, groups),)
 
-        return {name: call(*tensors) for name, tensors in formats(torch, x, weight).items()}
+        return {name: call(*tensors) for name, tensors in peers.formats(x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
         hwio = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
-        return {"": jitted(jax, lambda a, b, v: conv(a, b) + v, nhwc(x), hwio, bias)}
+        return {"": jitted(jax, lambda a, b, v: (conv(a, b) + v,), nhwc(x), hwio, bias)}
 
     def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
         if dtype == "bfloat16":
             raise TypeError("has no bfloat16 convolution on CPUs")
         attributes: dict[str, Any] = {"strides": stride, "pads": [ph, pw, ph, pw], "group": groups}
-        call = onnx_call(
-            onnxruntime, peers.threads, "Conv", [np.ascontiguousarray(x), weight, bias], 2, **attributes
-        )
+        call = onnx_call(onnxruntime, peers, "Conv", [np.ascontiguousarray(x), weight, bias], 2, **attributes)
         return {"": call}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no convolution")
-    contest.add("jax", jax_calls, check=False)
+    contest.skip("cupy", "has no convolution")
+    contest.add("jax", jax_calls, nchw)
     contest.add("onnxruntime", onnx_calls)
     return contest
 
@@ -212,7 +211,7 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     grad = np.moveaxis(random(rng, (n, p, q, k), dtype), -1, 1)
     stride, padding, dilation, _ = _options(shape)
     needs = [c > _IMAGE_CHANNELS, True, True]
-    places, channels = sample(rng, n * h * w, 64), sample(rng, k, 2)
+    places, channels, inputs = sample(rng, n * h * w, 64), sample(rng, k, 2), sample(rng, c, 16)
     some = sample(rng, c // groups, 8)
 
     where = list(zip(*np.unravel_index(places, (n, h, w))))
@@ -221,7 +220,7 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         dx, dw, db = outputs
         pairs = [(np.asarray(db)[channels], _db())]
         if needs[0]:
-            pairs.append((np.stack([dx[i, :, a, b] for i, a, b in where]), _dx()))
+            pairs.append((np.stack([dx[i, inputs, a, b] for i, a, b in where]), _dx()))
         for j in channels:
             pairs.append((np.asarray(dw)[j, some], _dw(int(j))))
         return worst(pairs)
@@ -232,24 +231,27 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     @cache
     def _dx() -> np.ndarray:
-        expected = []
-        taps = weight.astype(np.float64).reshape(groups, k // groups, c // groups, r, s)
-        for i, a, b in where:
-            total = np.zeros((groups, c // groups))
+        """Of some channels at some places."""
+        group = inputs // (c // groups)
+        outputs = group[:, None] * (k // groups) + np.arange(
+            k // groups
+        )  # those that an input channel goes to
+        taps = weight[outputs, (inputs % (c // groups))[:, None]].astype(np.float64)
+        expected = np.zeros((len(where), len(inputs)))
+        for total, (i, a, b) in zip(expected, where):
             for u in range(r):
                 for v in range(s):
                     (top, down), (left, right) = divmod(a + ph - u, sh), divmod(b + pw - v, sw)
                     if down == 0 and right == 0 and 0 <= top < p and 0 <= left < q:
-                        g = grad[i, :, top, left].astype(np.float64).reshape(groups, 1, k // groups)
-                        total += (g @ taps[..., u, v])[:, 0]
-            expected.append(total.ravel())
-        return np.stack(expected)
+                        g = grad[i, :, top, left].astype(np.float64)
+                        total += (g[outputs] * taps[..., u, v]).sum(-1)
+        return expected
 
     @cache
     def _dw(j: int) -> np.ndarray:
-        inputs = j // (k // groups) * (c // groups) + some
-        g, taken = grad[:, j].astype(np.float64), x[:, inputs].astype(np.float64)
-        result = np.zeros((len(inputs), r, s))
+        seen = j // (k // groups) * (c // groups) + some
+        g, taken = grad[:, j].astype(np.float64), x[:, seen].astype(np.float64)
+        result = np.zeros((len(seen), r, s))
         for u in range(r):
             for v in range(s):
                 a0, a1 = max(0, -((u - ph) // sh)), min(p, (h - 1 + ph - u) // sh + 1)
@@ -261,9 +263,10 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
                     result[:, u, v] = np.einsum("npq,ncpq->c", g[:, a0:a1, b0:b1], window)
         return result
 
+    mg, mx, mw = peers.put(grad, x, weight)
     contest = Contest(
         peers,
-        lambda: ops.conv_backward(grad, x, weight, stride, padding, dilation, groups, needs=needs),
+        lambda: ops.conv_backward(mg, mx, mw, stride, padding, dilation, groups, needs=needs),
         error,
         _LIMITS[dtype],
     )
@@ -274,7 +277,7 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         def call(tg: Any, tx: Any, tw: Any) -> Any:
             return lambda: backward(tg, tx, tw, [k], stride, padding, dilation, False, [0, 0], groups, needs)
 
-        return {name: call(*tensors) for name, tensors in formats(torch, grad, x, weight).items()}
+        return {name: call(*tensors) for name, tensors in peers.formats(grad, x, weight).items()}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         conv = _jax_conv(jax, shape)
@@ -292,6 +295,12 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no convolution")
-    contest.add("jax", jax_calls, check=False)
+    contest.skip("cupy", "has no convolution")
+
+    def as_ours(outputs: list) -> list:
+        dx, dw, db = outputs if needs[0] else (None, *outputs)
+        return [None if dx is None else np.moveaxis(dx, -1, 1), dw.transpose(3, 2, 0, 1), db]
+
+    contest.add("jax", jax_calls, as_ours)
     contest.skip("onnxruntime", "has no gradients")
     return contest

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from . import formulas
 from .arrays import LIMITS, values, wide
-from .peers import Peers, jitted, onnx_call, to_torch
+from .peers import Peers, jitted, onnx_call
 from .rows import Contest, sample, worst
 
 
 def gelu(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Contest:
     x, grad = values(shape, dtype), values(shape, dtype, 1)
+    mx, mg = peers.put(x, grad)
     some = sample(np.random.default_rng(0), shape[0], 4096)
 
     def cdf(a: np.ndarray) -> np.ndarray:
@@ -27,10 +29,10 @@ def gelu(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
             a = wide(x[some])
             return worst([(outputs[0][some], a * cdf(a))])
 
-        contest = Contest(peers, lambda: (ops.activation(x, "gelu"),), error, LIMITS[dtype])
+        contest = Contest(peers, lambda: (ops.activation(mx, "gelu"),), error, LIMITS[dtype])
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            t = to_torch(torch, x)
+            t = peers.tensor(x)
             out, function = torch.empty_like(t), torch._C._nn.gelu
             return {
                 "": lambda: (function(t),),
@@ -39,7 +41,8 @@ def gelu(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
 
         contest.add("torch", torch_calls)
         contest.add("jax", lambda jax: {"": jitted(jax, lambda a: (jax.nn.gelu(a, approximate=False),), x)})
-        contest.add("onnxruntime", lambda o: {"": onnx_call(o, peers.threads, "Gelu", [x])})
+        contest.add("onnxruntime", lambda o: {"": onnx_call(o, peers, "Gelu", [x])})
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.gelu(cupy, mx),)})
     else:
 
         def error(outputs: Sequence[Any]) -> float:
@@ -47,10 +50,10 @@ def gelu(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
             slope = cdf(a) + a * np.exp(-a * a / 2) / math.sqrt(2 * math.pi)
             return worst([(outputs[0][some], g * slope)])
 
-        contest = Contest(peers, lambda: (ops.activation_backward(grad, x, "gelu"),), error, LIMITS[dtype])
+        contest = Contest(peers, lambda: (ops.activation_backward(mg, mx, "gelu"),), error, LIMITS[dtype])
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            tg, tx = to_torch(torch, grad), to_torch(torch, x)
+            tg, tx = peers.tensor(grad), peers.tensor(x)
             backward = torch.ops.aten.gelu_backward
             return {"": lambda: (backward(tg, tx),)}
 
@@ -63,6 +66,7 @@ def gelu(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
         contest.add("torch", torch_calls)
         contest.add("jax", jax_calls)
         contest.skip("onnxruntime", "has no gradients")
+        contest.skip("cupy", "has no gradients")
     contest.skip("numpy", "has no GELU")
     return contest
 
@@ -80,10 +84,11 @@ def dropout(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
         return worst([(out, np.where(kept, 2 * wide(x[:n]), 0))])
 
     offsets = iter(range(0, 1 << 60, math.prod(shape)))
-    contest = Contest(peers, lambda: (ops.dropout(x, 0.5, 1, next(offsets)),), error, LIMITS[dtype])
+    mx = peers.put(x)
+    contest = Contest(peers, lambda: (ops.dropout(mx, 0.5, 1, next(offsets)),), error, LIMITS[dtype])
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        t, function = to_torch(torch, x), torch.nn.functional.dropout
+        t, function = peers.tensor(x), torch.nn.functional.dropout
         return {"": lambda: (function(t, 0.5, True),)}
 
     def jax_calls(jax: Any) -> dict[str, Any]:
@@ -105,7 +110,9 @@ def dropout(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
     contest.add("torch", torch_calls)
     contest.add("jax", jax_calls)
     contest.skip("numpy", "has no dropout")
-    contest.skip("onnxruntime", "has no training")
+    contest.add("cupy", lambda cupy: {"": lambda: (cupy.where(cupy.random.random(shape) < 0.5, mx * 2, 0),)})
+    training = [x, np.array(0.5, np.float32), np.array(True)]
+    contest.add("onnxruntime", lambda o: {"": onnx_call(o, peers, "Dropout", training)})
     return contest
 
 
@@ -115,13 +122,13 @@ def adam(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
 
     start, grad = values(shape, dtype), values(shape, dtype, 1)
     some = sample(np.random.default_rng(0), shape[0], 4096)
-    p = fastdl.tensor(start, requires_grad=True)
-    p.grad = fastdl.from_numpy(grad)
+    p = fastdl.from_numpy(start.copy()).to(peers.device.name).requires_grad_()
+    p.grad = fastdl.from_numpy(grad).to(peers.device.name)
     step = fastdl.optim.Adam([p], lr=1e-3).step
 
     def ours() -> tuple:
         step()
-        return (p.detach().numpy(),)
+        return (p.detach()._data,)
 
     def error(outputs: Sequence[Any]) -> float:  # after the first step, where both corrections cancel
         g = wide(grad[some])
@@ -131,8 +138,8 @@ def adam(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
 
     def torch_calls(torch: Any) -> dict[str, Any]:
         def call(**options: Any) -> Any:
-            t = to_torch(torch, start.copy()).requires_grad_()
-            t.grad = to_torch(torch, grad)
+            t = peers.tensor(start.copy()).requires_grad_()
+            t.grad = peers.tensor(grad)
             update = torch.optim.Adam([t], lr=1e-3, **options).step
 
             def run() -> tuple:
@@ -144,6 +151,31 @@ def adam(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Co
         return {"fused": call(fused=True)}
 
     contest.add("torch", torch_calls)
-    for library in ("numpy", "jax", "onnxruntime"):
+
+    def cupy_calls(cupy: Any) -> dict[str, Any]:
+        mine, g = peers.put(start.copy(), grad)
+        state: dict[str, Any] = {}
+        return {"": lambda: (formulas.adam(cupy, mine, g, state),)}
+
+    def jax_calls(jax: Any) -> dict[str, Any]:
+        def step(p: Any, m: Any, v: Any, t: Any, g: Any) -> Any:
+            t = t + 1
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            p = p - 1e-3 / (1 - 0.9**t) * m / ((v / (1 - 0.999**t)) ** 0.5 + 1e-8)
+            return p, m, v, t
+
+        compiled, jnp = jax.jit(step, donate_argnums=(0, 1, 2, 3)), jax.numpy
+        state = [(jnp.array(start), jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(()))]
+        g = jnp.array(grad)
+
+        def call() -> tuple:
+            state[0] = jax.block_until_ready(compiled(*state[0], g))
+            return state[0][:1]
+
+        return {"": call}
+
+    contest.add("cupy", cupy_calls)
+    contest.add("jax", jax_calls)
+    for library in ("numpy", "onnxruntime"):
         contest.skip(library, "has no optimizers")
     return contest

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from . import formulas
 from .arrays import LIMITS, images, wide
-from .peers import Peers, formats, jitted, nhwc, onnx_call, to_torch
+from .peers import Peers, jitted, nchw, nhwc, onnx_call
 from .rows import Contest, random, sample, worst
 
 
@@ -20,6 +21,7 @@ def batch_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
     x, grad = images(shape, dtype), images(shape, dtype, 1)
     weight, bias = random(rng, (c,), dtype), random(rng, (c,), dtype)
     mean0, var1 = np.zeros(c, x.dtype), np.ones(c, x.dtype)
+    mx, mg, mw, mb, m0, m1 = peers.put(x, grad, weight, bias, mean0, var1)
     some = sample(rng, c, 4)
     axes = (0, 2, 3)
 
@@ -43,23 +45,36 @@ def batch_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
             return worst([(outputs[0][:, some], expected)])
 
         contest = Contest(
-            peers, lambda: ops.batch_norm(x, mean0, var1, weight, bias, training=True), error, LIMITS[dtype]
+            peers, lambda: ops.batch_norm(mx, m0, m1, mw, mb, training=True), error, LIMITS[dtype]
         )
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            tw, tb, tm, tv = (to_torch(torch, a.copy()) for a in (weight, bias, mean0, var1))
+            tw, tb, tm, tv = (peers.tensor(a.copy()) for a in (weight, bias, mean0, var1))
             function = torch.nn.functional.batch_norm
 
             def call(tx: Any) -> Any:
                 return lambda: (function(tx, tm, tv, tw, tb, True),)
 
-            return {name: call(*t) for name, t in formats(torch, x).items()}
+            return {name: call(*t) for name, t in peers.formats(x).items()}
 
         contest.add("torch", torch_calls)
-        contest.add("jax", lambda jax: {"": jitted(jax, jax_norm, nhwc(x), weight, bias)}, check=False)
-        contest.skip("onnxruntime", "has no training")
+        contest.add(
+            "jax", lambda jax: {"": jitted(jax, lambda *a: (jax_norm(*a),), nhwc(x), weight, bias)}, nchw
+        )
+
+        def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
+            inputs, names = [np.ascontiguousarray(x), weight, bias, mean0, var1], ("y", "mean", "variance")
+            return {
+                "": onnx_call(
+                    onnxruntime, peers, "BatchNormalization", inputs, outputs=names, training_mode=1
+                )
+            }
+
+        contest.add("onnxruntime", onnx_calls)
+        scale, shift = (a[:, None, None] for a in (mw, mb))
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.normalized(cupy, mx, scale, shift, axes),)})
     else:
-        _, mean, rstd = ops.batch_norm(x, None, None, weight, bias, training=True)
+        _, mean, rstd = ops.batch_norm(mx, None, None, mw, mb, training=True)
 
         def error(outputs: Sequence[Any]) -> float:
             (n, r), g = normalized(), wide(grad[:, some])
@@ -70,13 +85,13 @@ def batch_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
 
         contest = Contest(
             peers,
-            lambda: ops.batch_norm_backward(grad, x, weight, mean, rstd, True),
+            lambda: ops.batch_norm_backward(mg, mx, mw, mean, rstd, True),
             error,
             10 * LIMITS[dtype],  # sums over the whole batch
         )
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            tw, tb = (to_torch(torch, a) for a in (weight, bias))
+            tw, tb = (peers.tensor(a) for a in (weight, bias))
             forward, backward = (
                 torch.ops.aten.native_batch_norm,
                 torch.ops.aten.native_batch_norm_backward,
@@ -87,7 +102,7 @@ def batch_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
                 three = [True] * 3
                 return lambda: backward(tg, tx, tw, None, None, tm, tr, True, 1e-5, three)
 
-            return {name: call(*t) for name, t in formats(torch, grad, x).items()}
+            return {name: call(*t) for name, t in peers.formats(grad, x).items()}
 
         contest.add("torch", torch_calls)
         contest.add(
@@ -102,9 +117,10 @@ def batch_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
                     bias,
                 )
             },
-            check=False,
+            nchw,
         )
         contest.skip("onnxruntime", "has no gradients")
+        contest.skip("cupy", "has no gradients")
     contest.skip("numpy", "has no batch norm")
     return contest
 
@@ -118,6 +134,7 @@ def pool(kind: str) -> Callable[..., Contest]:
         some = sample(np.random.default_rng(0), n, 2)
         size = (h // 2, w // 2)
         grad = images((n, c, *size), dtype, 1)
+        mx, mg = peers.put(x, grad)
 
         def windows(a: np.ndarray) -> np.ndarray:
             """(images, c, height, width, the 4 elements of a window)"""
@@ -129,7 +146,9 @@ def pool(kind: str) -> Callable[..., Contest]:
             zero, combine = (-np.inf, jax.lax.max) if kind == "max_pool" else (0.0, jax.lax.add)
 
             def function(a: Any) -> Any:
-                start = jax.numpy.asarray(zero, a.dtype)
+                start = np.asarray(
+                    zero, a.dtype
+                )  # what jax knows to be the neutral number, and can differentiate
                 out = jax.lax.reduce_window(a, start, combine, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
                 return out if kind == "max_pool" else out / 4
 
@@ -142,7 +161,7 @@ def pool(kind: str) -> Callable[..., Contest]:
                 return worst([(outputs[0][some], parts.max(-1) if kind == "max_pool" else parts.mean(-1))])
 
             function = getattr(ops, kind)
-            contest = Contest(peers, lambda: (function(x, 2),), error, LIMITS[dtype])
+            contest = Contest(peers, lambda: (function(mx, 2),), error, LIMITS[dtype])
 
             def torch_calls(torch: Any) -> dict[str, Any]:
                 pool = getattr(torch.nn.functional, f"{kind}2d")
@@ -150,16 +169,17 @@ def pool(kind: str) -> Callable[..., Contest]:
                 def call(tx: Any) -> Any:
                     return lambda: (pool(tx, 2),)
 
-                return {name: call(*t) for name, t in formats(torch, x).items()}
+                return {name: call(*t) for name, t in peers.formats(x).items()}
 
             def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
                 node = "MaxPool" if kind == "max_pool" else "AveragePool"
                 two: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
-                return {"": onnx_call(onnxruntime, peers.threads, node, [np.ascontiguousarray(x)], **two)}
+                return {"": onnx_call(onnxruntime, peers, node, [np.ascontiguousarray(x)], **two)}
 
             contest.add("torch", torch_calls)
-            contest.add("jax", lambda jax: {"": jitted(jax, jax_pool(jax), nhwc(x))}, check=False)
+            contest.add("jax", lambda jax: {"": jitted(jax, lambda a: (jax_pool(jax)(a),), nhwc(x))}, nchw)
             contest.add("onnxruntime", onnx_calls)
+            contest.add("cupy", lambda cupy: {"": lambda: (formulas.pool(cupy, mx, kind),)})
         else:
 
             def error(outputs: Sequence[Any]) -> float:
@@ -172,10 +192,10 @@ def pool(kind: str) -> Callable[..., Contest]:
                 return worst([(windows(np.asarray(outputs[0])), g * share)])
 
             if kind == "max_pool":
-                _, indices = ops.max_pool(x, 2, return_indices=True)
-                ours = lambda: (ops.max_pool_backward(grad, indices, shape, 2),)  # noqa: E731
+                _, indices = ops.max_pool(mx, 2, return_indices=True)
+                ours = lambda: (ops.max_pool_backward(mg, indices, shape, 2),)  # noqa: E731
             else:
-                ours = lambda: (ops.avg_pool_backward(grad, shape, 2),)  # noqa: E731
+                ours = lambda: (ops.avg_pool_backward(mg, shape, 2),)  # noqa: E731
             contest = Contest(peers, ours, error, LIMITS[dtype])
 
             def torch_calls(torch: Any) -> dict[str, Any]:
@@ -189,7 +209,7 @@ def pool(kind: str) -> Callable[..., Contest]:
                     backward = torch.ops.aten.avg_pool2d_backward
                     return lambda: (backward(tg, tx, two, two, [0, 0], False, True, None),)
 
-                return {name: call(*t) for name, t in formats(torch, grad, x).items()}
+                return {name: call(*t) for name, t in peers.formats(grad, x).items()}
 
             def jax_calls(jax: Any) -> dict[str, Any]:
                 pool = jax_pool(jax)
@@ -197,8 +217,9 @@ def pool(kind: str) -> Callable[..., Contest]:
                 return {"": jitted(jax, lambda g, a: jax.vjp(pool, a)[1](g), *images)}
 
             contest.add("torch", torch_calls)
-            contest.add("jax", jax_calls, check=False)
+            contest.add("jax", jax_calls, nchw)
             contest.skip("onnxruntime", "has no gradients")
+            contest.skip("cupy", "has no gradients")
         contest.skip("numpy", "has no pooling")
         return contest
 

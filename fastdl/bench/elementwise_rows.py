@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .. import ops
+from . import formulas
 from .arrays import LIMITS, values, wide
-from .peers import Peers, jitted, onnx_call, to_torch
+from .peers import Peers, jitted, onnx_call
 from .rows import Contest, random, sample, worst
 
 
 def softmax(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Contest:
     x, grad = values(shape, dtype), values(shape, dtype, 1)
+    mx, mg = peers.put(x, grad)
     some = sample(np.random.default_rng(0), shape[0], 64)
 
+    @cache
     def reference() -> np.ndarray:
         e = np.exp(wide(x[some]) - wide(x[some]).max(-1, keepdims=True))
         return e / e.sum(-1, keepdims=True)
@@ -26,10 +30,10 @@ def softmax(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
         def error(outputs: Sequence[Any]) -> float:
             return worst([(outputs[0][some], reference())])
 
-        contest = Contest(peers, lambda: (ops.softmax(x),), error, LIMITS[dtype])
+        contest = Contest(peers, lambda: (ops.softmax(mx),), error, LIMITS[dtype])
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            t = to_torch(torch, x)
+            t = peers.tensor(x)
             out = torch.empty_like(t)
             return {
                 "": lambda: (torch.softmax(t, -1),),
@@ -38,18 +42,20 @@ def softmax(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
 
         contest.add("torch", torch_calls)
         contest.add("jax", lambda jax: {"": jitted(jax, lambda a: (jax.nn.softmax(a),), x)})
-        contest.add("onnxruntime", lambda o: {"": onnx_call(o, peers.threads, "Softmax", [x], axis=-1)})
+        contest.add("onnxruntime", lambda o: {"": onnx_call(o, peers, "Softmax", [x], axis=-1)})
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.softmax(cupy, mx),)})
     else:
-        y = ops.softmax(x)
+        my = ops.softmax(mx)
+        y = peers.device.host(my)
 
         def error(outputs: Sequence[Any]) -> float:
             p, g = wide(y[some]), wide(grad[some])
             return worst([(outputs[0][some], p * (g - (p * g).sum(-1, keepdims=True)))])
 
-        contest = Contest(peers, lambda: (ops.softmax_backward(grad, y),), error, LIMITS[dtype])
+        contest = Contest(peers, lambda: (ops.softmax_backward(mg, my),), error, LIMITS[dtype])
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            tg, ty = to_torch(torch, grad), to_torch(torch, y)
+            tg, ty = peers.tensor(grad), peers.tensor(y)
             backward = torch.ops.aten._softmax_backward_data
             return {"": lambda: (backward(tg, ty, -1, ty.dtype),)}
 
@@ -57,6 +63,7 @@ def softmax(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
         formula = lambda g, p: (p * (g - (p * g).sum(-1, keepdims=True)),)  # noqa: E731
         contest.add("jax", lambda jax: {"": jitted(jax, formula, grad, y)})
         contest.skip("onnxruntime", "has no gradients")
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.softmax_backward(cupy, mg, my),)})
     contest.skip("numpy", "has no softmax")
     return contest
 
@@ -67,6 +74,7 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
     weight, bias = random(rng, shape[1:], dtype), random(rng, shape[1:], dtype)
     some = sample(rng, shape[0], 64)
     features = list(shape[1:])
+    mx, mg, mw, mb = peers.put(x, grad, weight, bias)
 
     def normalized(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         a = wide(a)
@@ -83,10 +91,10 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
         def error(outputs: Sequence[Any]) -> float:
             return worst([(outputs[0][some], normalized(x[some])[0] * wide(weight) + wide(bias))])
 
-        contest = Contest(peers, lambda: ops.layer_norm(x, features, weight, bias), error, LIMITS[dtype])
+        contest = Contest(peers, lambda: ops.layer_norm(mx, features, mw, mb), error, LIMITS[dtype])
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            tx, tw, tb = (to_torch(torch, a) for a in (x, weight, bias))
+            tx, tw, tb = (peers.tensor(a) for a in (x, weight, bias))
             function = torch.nn.functional.layer_norm
             return {"": lambda: (function(tx, features, tw, tb),)}
 
@@ -94,10 +102,11 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
         contest.add("jax", lambda jax: {"": jitted(jax, lambda *a: (jax_norm(*a),), x, weight, bias)})
         contest.add(
             "onnxruntime",
-            lambda o: {"": onnx_call(o, peers.threads, "LayerNormalization", [x, weight, bias], 2, axis=-1)},
+            lambda o: {"": onnx_call(o, peers, "LayerNormalization", [x, weight, bias], 2, axis=-1)},
         )
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.normalized(cupy, mx, mw, mb),)})
     else:
-        _, mean, rstd = ops.layer_norm(x, features, weight, bias)
+        _, mean, rstd = ops.layer_norm(mx, features, mw, mb)
 
         def error(outputs: Sequence[Any]) -> float:
             n, r = normalized(x[some])
@@ -109,11 +118,11 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
             return worst(pairs)
 
         contest = Contest(
-            peers, lambda: ops.layer_norm_backward(grad, x, weight, mean, rstd, 1), error, 4 * LIMITS[dtype]
+            peers, lambda: ops.layer_norm_backward(mg, mx, mw, mean, rstd, 1), error, 4 * LIMITS[dtype]
         )
 
         def torch_calls(torch: Any) -> dict[str, Any]:
-            tg, tx, tw, tb = (to_torch(torch, a) for a in (grad, x, weight, bias))
+            tg, tx, tw, tb = (peers.tensor(a) for a in (grad, x, weight, bias))
             _, tm, tr = torch.ops.aten.native_layer_norm(tx, features, tw, tb, 1e-5)
             backward = torch.ops.aten.native_layer_norm_backward
             three = [True] * 3
@@ -125,6 +134,7 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
             lambda jax: {"": jitted(jax, lambda g, *a: jax.vjp(jax_norm, *a)[1](g), grad, x, weight, bias)},
         )
         contest.skip("onnxruntime", "has no gradients")
+        contest.skip("cupy", "has no gradients")
     contest.skip("numpy", "has no layer norm")
     return contest
 
@@ -132,6 +142,7 @@ def layer_norm(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers)
 def cross_entropy(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) -> Contest:
     x = values(shape, dtype)
     labels = np.random.default_rng(3).integers(0, shape[1], shape[0])
+    mx, ml = peers.put(x, labels)
     both = direction == "both"
     some = sample(np.random.default_rng(0), shape[0], 64)
 
@@ -140,11 +151,15 @@ def cross_entropy(shape: tuple[int, ...], dtype: str, direction: str, peers: Pee
         a = a - a.max(-1, keepdims=True)
         return a - np.log(np.exp(a).sum(-1, keepdims=True))
 
-    def error(outputs: Sequence[Any]) -> float:
+    @cache
+    def mean_loss() -> float:
         blocks = range(0, len(x), 4096)
         losses = (-log_softmax(x[i : i + 4096])[range(len(labels[i : i + 4096])), labels[i : i + 4096]]
                   for i in blocks)  # fmt: skip
-        pairs: list[tuple[Any, Any]] = [(outputs[0], sum(float(part.sum()) for part in losses) / len(x))]
+        return sum(float(part.sum()) for part in losses) / len(x)
+
+    def error(outputs: Sequence[Any]) -> float:
+        pairs: list[tuple[Any, Any]] = [(outputs[0], mean_loss())]
         if both:
             gradient = np.exp(log_softmax(x[some]))
             gradient[np.arange(len(some)), labels[some]] -= 1
@@ -152,13 +167,13 @@ def cross_entropy(shape: tuple[int, ...], dtype: str, direction: str, peers: Pee
         return worst(pairs)
 
     if both:
-        ours = lambda: ops.cross_entropy(x, labels, with_grad=True)  # noqa: E731
+        ours = lambda: ops.cross_entropy(mx, ml, with_grad=True)  # noqa: E731
     else:
-        ours = lambda: (ops.cross_entropy(x, labels),)  # noqa: E731
+        ours = lambda: (ops.cross_entropy(mx, ml),)  # noqa: E731
     contest = Contest(peers, ours, error, LIMITS[dtype])
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        t, target, function = to_torch(torch, x), torch.from_numpy(labels), torch.nn.functional.cross_entropy
+        t, target, function = peers.tensor(x), peers.tensor(labels), torch.nn.functional.cross_entropy
         if not both:
             return {"": lambda: (function(t, target),)}
         t.requires_grad_()
@@ -182,5 +197,15 @@ def cross_entropy(shape: tuple[int, ...], dtype: str, direction: str, peers: Pee
     contest.add("torch", torch_calls)
     contest.add("jax", jax_calls)
     contest.skip("numpy", "has no cross-entropy")
-    contest.skip("onnxruntime", "is not compared")
+    if both:
+        contest.skip("cupy", "has no gradients")
+    else:
+        contest.add("cupy", lambda cupy: {"": lambda: (formulas.cross_entropy(cupy, mx, ml),)})
+    if both:
+        contest.skip("onnxruntime", "has no gradients")
+    else:
+        loss: dict[str, Any] = {"reduction": "mean"}
+        contest.add(
+            "onnxruntime", lambda o: {"": onnx_call(o, peers, "SoftmaxCrossEntropyLoss", [x, labels], **loss)}
+        )
     return contest

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .peers import Peers, jitted, onnx_call, to_torch
+from .peers import Peers, jitted, onnx_call
 from .rows import Contest, Row, itemsize, random, sample, worst
 
 # rows, inputs, outputs
@@ -65,19 +65,21 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     def error(outputs: Sequence[Any]) -> float:
         return worst([(np.asarray(outputs[0])[np.ix_(i, j)], expected())])
 
-    contest = Contest(peers, lambda: (ops.linear(x, weight, bias),), error, _LIMITS[dtype])
+    mine = peers.put(x, weight, bias)
+    contest = Contest(peers, lambda: (ops.linear(*mine),), error, _LIMITS[dtype])
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        tensors, linear = [to_torch(torch, a) for a in (x, weight, bias)], torch.nn.functional.linear
+        tensors, linear = [peers.tensor(a) for a in (x, weight, bias)], torch.nn.functional.linear
         return {"": lambda: (linear(*tensors),)}
 
     def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
         if dtype == "bfloat16":
             raise TypeError("has no bfloat16 product on CPUs")
-        return {"": onnx_call(onnxruntime, peers.threads, "Gemm", [x, weight, bias], 2, transB=1)}
+        return {"": onnx_call(onnxruntime, peers, "Gemm", [x, weight, bias], 2, transB=1)}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no linear layers")
+    contest.add("cupy", lambda cupy: {"": lambda: (mine[0] @ mine[1].T + mine[2],)})
     contest.add("jax", lambda jax: {"": jitted(jax, lambda a, w, b: (a @ w.T + b,), x, weight, bias)})
     contest.add("onnxruntime", onnx_calls)
     return contest
@@ -100,16 +102,18 @@ def _backward(shape: Shape, dtype: str, peers: Peers) -> Contest:
         actual = (dx[np.ix_(i, c)], dw[np.ix_(j, c)], db[j])
         return worst(list(zip(actual, expected())))
 
+    mg, mx, mw = peers.put(grad, x, weight)
     contest = Contest(
-        peers, lambda: ops.linear_backward(grad, x, weight, (True, True, True)), error, _LIMITS[dtype]
+        peers, lambda: ops.linear_backward(mg, mx, mw, (True, True, True)), error, _LIMITS[dtype]
     )
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        tg, tx, tw = (to_torch(torch, a) for a in (grad, x, weight))
+        tg, tx, tw = (peers.tensor(a) for a in (grad, x, weight))
         return {"": lambda: (tg @ tw, tg.T @ tx, tg.sum(0))}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no linear layers")
+    contest.add("cupy", lambda cupy: {"": lambda: (mg @ mw, mg.T @ mx, mg.sum(0))})
     contest.add(
         "jax", lambda jax: {"": jitted(jax, lambda g, a, w: (g @ w, g.T @ a, g.sum(0)), grad, x, weight)}
     )

@@ -83,8 +83,8 @@ def cache_size(level: int) -> int:
     return 0
 
 
-def environment(versions: dict[str, str]) -> dict[str, Any]:
-    """The machine and the software, for the header and the JSON file."""
+def environment(versions: dict[str, str], device: dict[str, Any]) -> dict[str, Any]:
+    """The machine and the software, for the header and the JSON file; ``device`` is what Device.describe says."""
     import fastdl
 
     from .. import _core
@@ -95,6 +95,7 @@ def environment(versions: dict[str, str]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "isa": _core.get_cpu_isa(),
         "threads": _core.get_num_threads(),
+        **device,
         "versions": {
             "fastdl": fastdl.__version__,
             "numpy": np.__version__,

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import ops
 from . import linear
-from .peers import Peers, jitted, onnx_call, to_torch
+from .peers import Peers, jitted, onnx_call
 from .rows import Contest, Row, itemsize, random, sample
 from .workloads import deepbench
 
@@ -132,10 +132,11 @@ def _contest(shape: Shape, dtype: str, peers: Peers) -> Contest:
             result = max(result, difference if difference == difference else float("inf"))
         return result
 
-    contest = Contest(peers, lambda: (ops.matmul(a, b, out=out),), error, _LIMITS[dtype])
+    mine = peers.put(a, b, out)
+    contest = Contest(peers, lambda: (ops.matmul(mine[0], mine[1], out=mine[2]),), error, _LIMITS[dtype])
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        ta, tb, tout = (to_torch(torch, x) for x in (stored_a, stored_b, np.empty_like(out)))
+        ta, tb, tout = (peers.tensor(x) for x in (stored_a, stored_b, np.empty_like(out)))
         ta, tb = (t.transpose(-1, -2) if c == "T" else t for t, c in zip((ta, tb), layout))
         product = torch.matmul
         return {
@@ -149,6 +150,10 @@ def _contest(shape: Shape, dtype: str, peers: Peers) -> Contest:
         result = np.empty_like(out)
         return {"": lambda: (numpy.matmul(a, b, out=result),)}
 
+    def cupy_calls(cupy: Any) -> dict[str, Any]:
+        xa, xb, result = peers.put(a, b, out)
+        return {"": lambda: (cupy.matmul(xa, xb, out=result),)}
+
     def jax_calls(jax: Any) -> dict[str, Any]:
         def product(x: Any, y: Any) -> tuple:
             x, y = (v.swapaxes(-1, -2) if c == "T" else v for v, c in zip((x, y), layout))
@@ -160,12 +165,13 @@ def _contest(shape: Shape, dtype: str, peers: Peers) -> Contest:
         if dtype == "bfloat16":
             raise TypeError("has no bfloat16 product on CPUs")
         if batch > 1:
-            return {"": onnx_call(onnxruntime, peers.threads, "MatMul", [a, b])}
+            return {"": onnx_call(onnxruntime, peers, "MatMul", [a, b])}
         flags: dict[str, Any] = {"transA": int(layout[0] == "T"), "transB": int(layout[1] == "T")}
-        return {"": onnx_call(onnxruntime, peers.threads, "Gemm", [stored_a, stored_b], **flags)}
+        return {"": onnx_call(onnxruntime, peers, "Gemm", [stored_a, stored_b], **flags)}
 
     contest.add("torch", torch_calls)
     contest.add("numpy", numpy_calls)
+    contest.add("cupy", cupy_calls)
     contest.add("jax", jax_calls)
     contest.add("onnxruntime", onnx_calls)
     return contest

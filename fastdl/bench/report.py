@@ -21,7 +21,9 @@ def header(env: dict[str, Any], peaks: Peaks, missing: dict[str, str]) -> str:
     """The machine, versions and ceilings."""
     versions = ", ".join(f"{name} {version}" for name, version in env["versions"].items())
     lines = [
-        f"{env['cpu']}, {env['isa']}, {_count(env['threads'], 'thread')} on {_count(env['cores'], 'CPU')}"
+        f"{env['gpu']}, {env['isa']}; {env['cpu']}"
+        if "gpu" in env
+        else f"{env['cpu']}, {env['isa']}, {_count(env['threads'], 'thread')} on {_count(env['cores'], 'CPU')}"
         + (f", commit {env['commit']}" if env["commit"] else ""),
         versions,
         ceilings(peaks),

@@ -11,8 +11,8 @@ import numpy as np
 
 from .. import ops
 from . import rnn_reference
-from .peers import Peers, jitted, onnx_call, to_torch
-from .rows import Contest, Row, itemsize, random, worst
+from .peers import Peers, jitted, onnx_call
+from .rows import Contest, Row, itemsize, random, sample, worst
 from .workloads import deepbench
 
 FAMILY = "rnn"
@@ -118,6 +118,7 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     cell, _, batch, _, _ = shape
     _, x, params = _operands(shape, dtype)
     call, kind = getattr(ops, _OPS[cell]), _KIND.get(cell, {})
+    mx, *mine = peers.put(x, *params)
     some = _some(batch)
 
     @cache
@@ -127,19 +128,20 @@ def _forward(shape: Shape, dtype: str, peers: Peers) -> Contest:
     def error(outputs: Sequence[Any]) -> float:
         return worst([(np.asarray(outputs[0]).reshape(x.shape)[:, some], expected())])
 
-    contest = Contest(peers, lambda: call(x, params, **kind), error, _LIMITS[dtype])
+    contest = Contest(peers, lambda: call(mx, mine, **kind), error, _LIMITS[dtype])
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        layer, tx = _torch_layer(torch, shape, params), to_torch(torch, x)
+        layer, tx = _torch_layer(peers, shape, params), peers.tensor(x)
         return {"": lambda: layer(tx)[:1]}
 
     def onnx_calls(onnxruntime: Any) -> dict[str, Any]:
         if dtype == "bfloat16":
             raise TypeError("has no bfloat16 recurrent layers")
-        return {"": _onnx(onnxruntime, peers.threads, shape, x, params)}
+        return {"": _onnx(onnxruntime, peers, shape, x, params)}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no recurrent layers")
+    contest.skip("cupy", "has no recurrent layers")
     contest.add("jax", lambda jax: {"": jitted(jax, lambda a, *p: (_scan(jax, cell)(a, *p),), x, *params)})
     contest.add("onnxruntime", onnx_calls)
     return contest
@@ -149,6 +151,7 @@ def _both(shape: Shape, dtype: str, peers: Peers) -> Contest:
     cell, _, batch, _, _ = shape
     rng, x, params = _operands(shape, dtype)
     values = random(rng, x.shape, dtype)
+    rows = sample(rng, len(params[0]), 64)
     some = _some(batch)
     # For the check, two sequences alone have a gradient: the float64 reference then need not follow the others.
     grad = np.zeros_like(values)
@@ -156,33 +159,41 @@ def _both(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     @cache
     def expected() -> tuple[np.ndarray, list[np.ndarray]]:
-        return rnn_reference.backward(cell, x[:, some], params, grad[:, some])
+        return rnn_reference.backward(cell, x[:, some], params, grad[:, some], rows)
 
     def error(outputs: Sequence[Any]) -> float:
         dx, dw = outputs
-        return worst([(np.asarray(dx)[:, some], expected()[0]), *zip(dw, expected()[1])])
+        return worst(
+            [
+                (np.asarray(dx)[:, some], expected()[0]),
+                *((np.asarray(a)[rows], e) for a, e in zip(dw, expected()[1])),
+            ]
+        )
+
+    mx, mg, *mine = peers.put(x, grad, *params)
 
     def lstm() -> tuple:
-        y, _, _, reserve = ops.lstm(x, params, save=True)
-        dx, _, _, dw = ops.lstm_backward(grad, None, None, x, params, None, None, y, reserve)
+        y, _, _, reserve = ops.lstm(mx, mine, save=True)
+        dx, _, _, dw = ops.lstm_backward(mg, None, None, mx, mine, None, None, y, reserve)
         return dx, dw
 
     def gru() -> tuple:
-        y, _, reserve = ops.gru(x, params, save=True)
-        dx, _, dw = ops.gru_backward(grad, None, x, params, None, y, reserve)
+        y, _, reserve = ops.gru(mx, mine, save=True)
+        dx, _, dw = ops.gru_backward(mg, None, mx, mine, None, y, reserve)
         return dx, dw
 
     def vanilla() -> tuple:
-        y, _, reserve = ops.rnn(x, params, save=True, **_KIND["vanilla"])
-        dx, _, dw = ops.rnn_backward(grad, None, x, params, None, y, reserve, **_KIND["vanilla"])
+        y, _, reserve = ops.rnn(mx, mine, save=True, **_KIND["vanilla"])
+        dx, _, dw = ops.rnn_backward(mg, None, mx, mine, None, y, reserve, **_KIND["vanilla"])
         return dx, dw
 
     ours = {"lstm": lstm, "gru": gru, "vanilla": vanilla}[cell]
     contest = Contest(peers, ours, error, _LIMITS[dtype])
-    contest.after_check = lambda: np.copyto(grad, values)
+    contest.fill(mg, values)
 
     def torch_calls(torch: Any) -> dict[str, Any]:
-        layer, tx, tg = _torch_layer(torch, shape, params), to_torch(torch, x), to_torch(torch, grad)
+        layer, tx, tg = _torch_layer(peers, shape, params), peers.tensor(x), peers.tensor(grad)
+        contest.fill(tg, values)
         tx.requires_grad_()
 
         def call() -> tuple:
@@ -196,22 +207,26 @@ def _both(shape: Shape, dtype: str, peers: Peers) -> Contest:
 
     def jax_calls(jax: Any) -> dict[str, Any]:
         scan = _scan(jax, cell)
-        return {"": jitted(jax, lambda a, g, *p: jax.vjp(scan, a, *p)[1](g), x, values, *params)}
+        call = jitted(jax, lambda a, g, *p: jax.vjp(scan, a, *p)[1](g), x, grad.copy(), *params)
+        contest.replace(call, 1, values)
+        return {"": call}
 
     contest.add("torch", torch_calls)
     contest.skip("numpy", "has no recurrent layers")
-    contest.add("jax", jax_calls, check=False)
+    contest.skip("cupy", "has no recurrent layers")
+    contest.add("jax", jax_calls, lambda outputs: (outputs[0], outputs[1:]))
     contest.skip("onnxruntime", "has no gradients")
     return contest
 
 
-def _torch_layer(torch: Any, shape: Shape, params: Sequence[np.ndarray]) -> Any:
+def _torch_layer(peers: Peers, shape: Shape, params: Sequence[np.ndarray]) -> Any:
     cell, hidden, *_ = shape
+    torch = peers.modules["torch"]
     layer = getattr(torch.nn, _OPS[cell].upper())(hidden, hidden, **_KIND.get(cell, {}))
-    layer = layer.to(to_torch(torch, params[0]).dtype)
+    layer = layer.to(peers.device.name, peers.tensor(params[0]).dtype)
     with torch.no_grad():
         for target, source in zip(layer.parameters(), params):
-            target.copy_(to_torch(torch, source))
+            target.copy_(peers.tensor(source))
     return layer
 
 
@@ -250,7 +265,7 @@ def _scan(jax: Any, cell: str) -> Any:
     return {"lstm": lstm, "gru": gru, "vanilla": vanilla}[cell]
 
 
-def _onnx(onnxruntime: Any, threads: int, shape: Shape, x: np.ndarray, params: Sequence[np.ndarray]) -> Any:
+def _onnx(onnxruntime: Any, peers: Peers, shape: Shape, x: np.ndarray, params: Sequence[np.ndarray]) -> Any:
     """ONNX's gates come in the order i, o, f, c and z, r, h."""
     cell, hidden, *_ = shape
     order = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "vanilla": (0,)}[cell]
@@ -266,4 +281,4 @@ def _onnx(onnxruntime: Any, threads: int, shape: Shape, x: np.ndarray, params: S
     if cell == "vanilla":
         attributes["activations"] = ["Relu"]
     weights = [w[None], r[None], np.concatenate([b, d])[None]]
-    return onnx_call(onnxruntime, threads, _OPS[cell].upper(), [x, *weights], 3, opset=14, **attributes)
+    return onnx_call(onnxruntime, peers, _OPS[cell].upper(), [x, *weights], 3, opset=14, **attributes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +19,7 @@ NARROW = ("bfloat16",)
 WITHOUT_GRAPH = ("forward", "backward")
 DIRECTIONS = ("forward", "backward", "both", "step")
 _LONGEST_REASON = 160
+_DRAWN = (1 << 22) + 15  # random numbers; a prime, so that rows of arrays do not repeat
 Call = Callable[[], Any]
 
 
@@ -63,13 +66,13 @@ class Contest:
         self.limit = limit
         self.calls: dict[str, Call] = {}
         self.skipped: dict[str, str] = {}
-        #: Set where the check needs other inputs than the timing: called between the two.
-        self.after_check: Call | None = None
-        #: Peers whose outputs are like ours and are checked too.
-        self.checked: set[str] = set()
+        self._fills: list[Callable[[], Any]] = []
+        #: What makes outputs like ours of a peer's, which are then checked too.
+        self.converted: dict[str, Callable[[list], Sequence[Any]]] = {}
 
-    def add(self, library: str, build: Callable[[Any], Mapping[str, Call]], check: bool = True) -> None:
-        """Lets ``library`` take part if it is wanted: ``build(module)`` returns its variants' calls by name."""
+    def add(self, library: str, build: Callable[[Any], Mapping[str, Call]], as_ours: Any = list) -> None:
+        """Lets ``library`` take part if it is wanted: ``build(module)`` returns its variants' calls by name.
+        ``as_ours`` makes of a call's outputs what ours are like, for the check; None where nothing can be checked."""
         if library not in self.wanted.modules:
             return
         try:
@@ -80,8 +83,29 @@ class Contest:
         for variant, call in calls.items():
             name = f"{library} {variant}".strip()
             self.calls[name] = call
-            if check:
-                self.checked.add(name)
+            if as_ours is not None:
+                self.converted[name] = as_ours
+
+    def fill(self, array: Any, values: np.ndarray) -> None:
+        """``array``, somebody's input, gets ``values`` between check and timing (where the check needs another one)."""
+
+        def copy() -> None:
+            if hasattr(array, "copy_"):
+                array.copy_(self.wanted.tensor(values))
+            else:
+                array[...] = self.wanted.put(values)
+
+        self._fills.append(copy)
+
+    def replace(self, call: Any, index: int, values: np.ndarray) -> None:
+        """The same for an operand of a call of `jitted`: jax's arrays do not change."""
+        jnp = self.wanted.modules["jax"].numpy
+        self._fills.append(lambda: call.operands.__setitem__(index, jnp.array(values)))
+
+    def after_check(self) -> None:
+        """Inputs as the timing wants them."""
+        for fill in self._fills:
+            fill()
 
     def skip(self, library: str, reason: Any) -> None:
         """Notes that ``library``, if it was wanted, cannot do this."""
@@ -100,12 +124,25 @@ def brief(problem: Any) -> str:
     return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 
-def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, scale: float = 1.0) -> np.ndarray:
-    """Normal numbers: never zeros, which run faster on some processors."""
-    values = rng.standard_normal(shape, np.float32)
-    if scale != 1.0:
-        values *= np.float32(scale)
+@functools.lru_cache(4)
+def _normal(dtype: str, scale: float) -> np.ndarray:
+    values = np.random.default_rng(1).standard_normal(_DRAWN, np.float32) * np.float32(scale)
     return values.astype(as_dtype(dtype), copy=False)
+
+
+def random(rng: np.random.Generator, shape: Sequence[int], dtype: str, scale: float = 1.0) -> np.ndarray:
+    """Normal numbers: never zeros, which run faster on some processors. The same few million again and again, from
+    another place each time: drawing and rounding new ones would take longer than many a measurement."""
+    values, size = _normal(dtype, scale), math.prod(shape)
+    if size == 0:
+        return np.empty(shape, values.dtype)
+    start, out = int(rng.integers(_DRAWN)), np.empty(size, values.dtype)
+    done = 0
+    while done < size:
+        part = values[start : start + size - done]
+        out[done : done + len(part)] = part
+        done, start = done + len(part), 0
+    return out.reshape(shape)
 
 
 def itemsize(dtype: str) -> int:

@@ -88,6 +88,8 @@ def run(
     in seconds, rows are measured for less time and, where that is not enough, left out evenly over the whole list:
     those are "not run"."""
     outcomes = []
+    gc.collect()
+    gc.freeze()  # the libraries' own objects, which would make each later collection take a tenth of a second
     refused = {row.key: limits.refuses(row) for row in rows}
     clock = Budget(budget, [row for row in rows if not refused[row.key]], limits)
     for row in rows:
@@ -104,6 +106,7 @@ def run(
             outcome.hold_against(limits.peaks)
         outcomes.append(outcome)
         report(outcome)
+    gc.unfreeze()
     return outcomes
 
 
@@ -111,6 +114,7 @@ def run_row(row: Row, peers: Peers, plan: Plan) -> Outcome:
     """One row: its contest is built, checked and timed. Never raises for what a kernel or a peer does."""
     gc.collect()
     release_memory()
+    peers.device.release()
     try:
         contest = row.make(peers)
     except _ANY as problem:
@@ -136,29 +140,31 @@ def _run(row: Row, contest: Contest, peers: Peers, plan: Plan) -> Outcome:
         outputs = contest.ours()
     except _ANY as problem:
         return _refused(row, problem)
-    error = contest.error(outputs)
+    with peers.single_numpy():
+        error = contest.error(peers.device.host(outputs))
     outcome = Outcome(row, OK, error=error, limit=contest.limit, skipped=contest.skipped)
     if not error <= contest.limit:
         outcome.status = FAILED
         outcome.reason = f"error {error:.2g}, at most {contest.limit:.2g} is right"
         return outcome
-    _check_peers(contest)
+    _check_peers(contest, peers)
     del outputs
-    if contest.after_check:
-        contest.after_check()
+    contest.after_check()
     if peers.one_thread:
         contest.calls[ONE_THREAD] = with_one_thread(contest.ours, peers.threads)
-    outcome.samples = measure({OURS: contest.ours, **contest.calls}, plan)
+    outcome.samples = measure({OURS: contest.ours, **contest.calls}, plan, peers.device.wait)
     return outcome
 
 
-def _check_peers(contest: Contest) -> None:
+def _check_peers(contest: Contest, peers: Peers) -> None:
     """Calls every peer once; one that raises, or computes something else, is taken out."""
     for name, call in list(contest.calls.items()):
         try:
             outputs: Any = call()
-            if name in contest.checked:
-                error = contest.error([to_numpy(value) for value in outputs])
+            as_ours = contest.converted.get(name)
+            if as_ours is not None:
+                with peers.single_numpy():
+                    error = contest.error(as_ours([to_numpy(value) for value in outputs]))
                 if not error <= 30 * contest.limit:
                     contest.drop(name, f"another result (error {error:.2g})")
         except Exception as problem:

@@ -26,7 +26,7 @@ class Plan:
     A peer that takes over ``dropped`` times as long as the best one in the first two rounds is not timed again.
     """
 
-    seconds: float = 0.6
+    seconds: float = 0.4
     block: float = 0.003
     rounds: tuple[int, int] = (2, 15)
     cold: int = 0  # bytes to sweep before every call, to empty the caches
@@ -68,8 +68,11 @@ class _Sweep:
         self.buffer += 1
 
 
-def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, list[float]]:
+def measure(
+    calls: Mapping[str, Callable[[], Any]], plan: Plan, wait: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
     """Seconds per call of each contestant, round by round. ``calls[OURS]`` is fastdl; every call has run before.
+    ``wait`` is called at the end of what is timed: on a GPU, calls return before they are done.
 
     All take their turn in each round: wait for quiet, one call to wake the threads and the caches up (unless cold), a
     block of timed calls.
@@ -90,16 +93,19 @@ def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, lis
                 settle()
                 start = clock()
                 call()
+                wait()
                 samples[name].append(clock() - start)
                 continue
             if counts.get(name) != 0:
                 start = clock()
                 call()
+                wait()
                 once = clock() - start
                 if name not in counts:
                     if once < plan.block:
                         start = clock()
                         call()
+                        wait()
                         once = max(clock() - start, 1e-7)
                     counts[name] = max(1, min(100_000, round(plan.block / once)))
                     if once > _LONG * plan.block:
@@ -110,6 +116,7 @@ def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, lis
             start = clock()
             for _ in repeats:
                 call()
+            wait()
             samples[name].append((clock() - start) / len(repeats))
         done += 1
         if done <= _TRIALS:  # at first only those far behind leave: a single sample may be an accident

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,33 @@ def _lstm() -> Any:
     return models.lstm((1, 28, 28), CLASSES, hidden=64)
 
 
+def _linear() -> Any:
+    from .. import models
+
+    return models.linear((1, 28, 28), CLASSES)
+
+
+def recurrent(nn: Any, layer: Any) -> Any:
+    """A recurrent layer over the rows of an image, and a Linear on its last state; ``nn`` is fastdl's or torch's."""
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+            self.head = nn.Linear(64, CLASSES)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.layer(x[:, 0])[1][0])
+
+    return Classifier()
+
+
+def _rnn() -> Any:
+    from .. import nn
+
+    return recurrent(nn, nn.RNN(28, 64, batch_first=True))
+
+
 def _tiny() -> Any:
     from .. import nn
 
@@ -87,6 +115,8 @@ MODELS = {
     "lstm64": Model(
         "lstm64", _lstm, (1, 28, 28), 2.0 * 28 * 4 * 64 * (28 + 64), 2.0 * 28 * 4 * 64 * 28, "train"
     ),
+    "linear": Model("linear", _linear, (1, 28, 28), 2.0 * 784 * CLASSES, 2.0 * 784 * CLASSES, "train"),
+    "rnn64": Model("rnn64", _rnn, (1, 28, 28), 2.0 * 28 * 64 * (28 + 64), 2.0 * 28 * 64 * 28, "train"),
     "transformer": Model(
         "transformer", _transformer, (64, 256), 2 * _LAYER_FLOPS, 2.0 * 64 * 3 * 256 * 256, "train"
     ),
@@ -100,7 +130,7 @@ _ALL = [
 # model, batch, direction
 SUITES: dict[str, list[tuple[str, int, str]]] = {
     "quick": [("cnn", 32, "step"), ("mlp32", 32, "step"), ("mlp32", 32, "forward")],
-    "train": _ALL,
+    "train": [*_ALL, ("linear", 32, "step"), ("linear", 128, "step"), ("rnn64", 32, "step")],
     "transformer": [("transformer", 32, "step")],
     "targets": _ALL,
 }
@@ -133,18 +163,21 @@ def _contest(model: Model, batch: int, direction: str, peers: Peers) -> Contest:
     fastdl.manual_seed(0)
     ours = model.build()
     weights = [p.detach().numpy().copy() for p in ours.parameters()]
-    ox, oy = fastdl.from_numpy(x), fastdl.from_numpy(y)
+    device = peers.device.name
+    ours.to(device)
+    ox, oy = fastdl.from_numpy(x).to(device), fastdl.from_numpy(y).to(device)
 
+    @cache
     def reference() -> tuple[np.ndarray, float, list[np.ndarray]]:
         """Output, loss and gradients in float64: torch's if it takes part, else fastdl's own."""
         if "torch" in peers.modules:
-            return train_torch.reference(peers.modules["torch"], model.name, weights, x, y)
+            return train_torch.reference(peers, model.name, weights, x, y)
         double = model.build().to(fastdl.float64)
         with fastdl.no_grad():
             for target, source in zip(double.parameters(), weights):
                 target.copy_(fastdl.tensor(source, dtype=fastdl.float64))
         out = double(fastdl.from_numpy(x.astype(np.float64)))
-        loss = F.cross_entropy(out, oy)
+        loss = F.cross_entropy(out, fastdl.from_numpy(y))
         loss.backward()
         return out.detach().numpy(), float(loss.item()), [p.grad.numpy() for p in double.parameters()]
 
@@ -169,14 +202,13 @@ def _contest(model: Model, batch: int, direction: str, peers: Peers) -> Contest:
         def error(outputs: Sequence[Any]) -> float:  # of the first step
             _, loss, gradients = reference()
             pairs: list[tuple[Any, Any]] = [(to_numpy(outputs[0]), loss)]
-            return worst([*pairs, *((p.grad.numpy(), g) for p, g in zip(ours.parameters(), gradients))])
+            return worst([*pairs, *((to_numpy(p.grad), g) for p, g in zip(ours.parameters(), gradients))])
 
         contest = Contest(peers, step, error, _LIMIT)
 
-    contest.add(
-        "torch", lambda torch: train_torch.calls(torch, model.name, weights, x, y, direction), check=False
-    )
-    contest.add("jax", lambda jax: train_jax.calls(jax, model.name, weights, x, y, direction), check=False)
+    contest.add("torch", lambda torch: train_torch.calls(peers, model.name, weights, x, y, direction))
+    contest.add("jax", lambda jax: train_jax.calls(jax, model.name, weights, x, y, direction))
     contest.skip("numpy", "has no gradients")
+    contest.skip("cupy", "has no gradients")
     contest.skip("onnxruntime", "has no training" if direction == "step" else "is not compared")
     return contest

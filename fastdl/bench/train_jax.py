@@ -43,6 +43,18 @@ def _forward(jax: Any, name: str) -> Callable[[list[Any], Any], Any]:
         (h, _), _ = lax.scan(step, (zero, zero), x[:, 0].swapaxes(0, 1) @ w.T + b + d)
         return linear(h, *head)
 
+    def rnn(p: list[Any], x: Any) -> Any:
+        w, r, b, d, *head = p
+
+        def step(h: Any, a: Any) -> Any:
+            return jnp.tanh(a + h @ r.T), None
+
+        inputs = x[:, 0].swapaxes(0, 1) @ w.T + b + d
+        return linear(lax.scan(step, jnp.zeros((len(x), 64), x.dtype), inputs)[0], *head)
+
+    def logistic(p: list[Any], x: Any) -> Any:
+        return linear(x.reshape(len(x), -1), *p)
+
     def norm(x: Any, w: Any, b: Any) -> Any:
         mean = x.mean(-1, keepdims=True)
         return (x - mean) / (((x - mean) ** 2).mean(-1, keepdims=True) + 1e-5) ** 0.5 * w + b
@@ -57,7 +69,8 @@ def _forward(jax: Any, name: str) -> Callable[[list[Any], Any], Any]:
             x = norm(x + linear(nn.relu(linear(x, w1, b1)), w2, b2), g2, h2)
         return linear(x.mean(1), *p[24:])
 
-    return {"mlp": mlp, "mlp32": mlp, "cnn": cnn, "lstm64": lstm, "transformer": transformer}[name]
+    models = {"mlp": mlp, "mlp32": mlp, "cnn": cnn, "lstm64": lstm, "transformer": transformer}
+    return {**models, "linear": logistic, "rnn64": rnn}[name]
 
 
 def calls(
@@ -69,7 +82,7 @@ def calls(
     jx, jy = jnp.array(x), jnp.array(y)
     if direction == "forward":
         compiled = jax.jit(forward)
-        return {"": lambda: jax.block_until_ready(compiled(parameters, jx))}
+        return {"": lambda: (jax.block_until_ready(compiled(parameters, jx)),)}
 
     def loss(p: list[Any], x: Any, y: Any) -> Any:
         return -jnp.take_along_axis(jax.nn.log_softmax(forward(p, x)), y[:, None], 1).mean()
@@ -90,6 +103,6 @@ def calls(
 
     def call() -> Any:
         state[0], value = compiled(state[0], jx, jy)
-        return jax.block_until_ready((state[0], value))[1]
+        return jax.block_until_ready((state[0], value))[1:]
 
     return {"": call}

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .peers import Peers
+
 
 def build(torch: Any, name: str) -> Any:
     """The model, its parameters in the order of fastdl's."""
-    from .train import CLASSES, transformer
+    from .train import CLASSES, recurrent, transformer
 
     t: Any = torch.nn
     if name == "cnn":
@@ -20,6 +22,10 @@ def build(torch: Any, name: str) -> Any:
         )  # fmt: skip
     if name == "mlp":
         return t.Sequential(t.Flatten(), t.Linear(784, 512), t.ReLU(), t.Linear(512, CLASSES))
+    if name == "linear":
+        return t.Sequential(t.Flatten(), t.Linear(784, CLASSES))
+    if name == "rnn64":
+        return recurrent(t, t.RNN(28, 64, batch_first=True))
     if name == "mlp32":
         return t.Sequential(t.Linear(32, 32), t.ReLU(), t.Linear(32, CLASSES))
     if name == "lstm64":
@@ -37,45 +43,52 @@ def build(torch: Any, name: str) -> Any:
     return transformer(t)
 
 
-def _load(torch: Any, name: str, weights: Sequence[np.ndarray], dtype: Any) -> Any:
-    model = build(torch, name).to(dtype)
+def _load(peers: Peers, name: str, weights: Sequence[np.ndarray], dtype: Any) -> Any:
+    torch = peers.modules["torch"]
+    model = build(torch, name).to(peers.device.name, dtype)
     with torch.no_grad():
         for target, source in zip(model.parameters(), weights, strict=True):
-            target.copy_(torch.from_numpy(source))
+            target.copy_(peers.tensor(source))
     return model
 
 
 def reference(
-    torch: Any, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray
+    peers: Peers, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, float, list[np.ndarray]]:
     """Output, loss and gradients in float64."""
-    model = _load(torch, name, weights, torch.float64)
-    out = model(torch.from_numpy(x).double())
-    loss = torch.nn.functional.cross_entropy(out, torch.from_numpy(y))
+    torch = peers.modules["torch"]
+    model = _load(peers, name, weights, torch.float64)
+    out = model(peers.tensor(x).double())
+    loss = torch.nn.functional.cross_entropy(out, peers.tensor(y))
     loss.backward()
-    return out.detach().numpy(), float(loss.detach()), [p.grad.numpy() for p in model.parameters()]
+    return (
+        out.detach().cpu().numpy(),
+        float(loss.detach()),
+        [p.grad.cpu().numpy() for p in model.parameters()],
+    )
 
 
 def calls(
-    torch: Any, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, direction: str
+    peers: Peers, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, direction: str
 ) -> dict[str, Any]:
     """A training step, or inference, by variant."""
+    torch = peers.modules["torch"]
     formats = {"": torch.contiguous_format}
     if name == "cnn":
         formats["channels_last"] = torch.channels_last
     result = {}
     for variant, format in formats.items():
-        model = _load(torch, name, weights, torch.float32).to(memory_format=format)
-        tx = torch.from_numpy(x.copy()).contiguous(memory_format=format)
+        model = _load(peers, name, weights, torch.float32).to(memory_format=format)
+        tx = peers.tensor(x.copy()).contiguous(memory_format=format)
         if direction == "forward":
             result[variant] = _inference(model.eval(), tx)
         else:
-            result[f"{variant} fused".strip()] = _step(torch, model, tx, torch.from_numpy(y))
+            result[f"{variant} fused".strip()] = _step(torch, model, tx, peers.tensor(y))
     return result
 
 
 def _inference(model: Any, x: Any) -> Any:
-    return lambda: model(x)
+    return lambda: (model(x),)
 
 
 def _step(torch: Any, model: Any, x: Any, y: Any) -> Any:
@@ -87,6 +100,6 @@ def _step(torch: Any, model: Any, x: Any, y: Any) -> Any:
         loss = cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        return loss
+        return (loss,)
 
     return call

@@ -7,11 +7,11 @@ import os
 import re
 from typing import Any
 
-_DESCRIPTION = """Measures kernels beside PyTorch, NumPy, jax and onnxruntime (those that are installed) and beside the
-machine's measured ceilings, all in one process, interleaved. Every result is checked against float64 first; the exit
-status is 1 if one is wrong or, with --fail-above, slower than in the baseline."""
+_DESCRIPTION = """Measures kernels beside PyTorch, NumPy, jax, onnxruntime and CuPy (those that are installed) and
+beside the machine's measured ceilings, all in one process, interleaved. Every result is checked against float64
+first; the exit status is 1 if one is wrong or, with --fail-above, slower than in the baseline."""
 
-_PEERS = ("torch", "numpy", "jax", "onnxruntime")
+_PEERS = ("torch", "numpy", "jax", "onnxruntime", "cupy")
 _ALL_PEERS = (*_PEERS, "one-thread")
 
 
@@ -70,13 +70,19 @@ def add(commands: Any) -> None:
         help="float32 (the default), bfloat16, float64, or several with commas",
     )
     parser.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="cpu (the default), cuda, or cuda-sim, the host executor of the CUDA kernels",
+    )
     parser.add_argument("--threads", type=_count, metavar="N", help="of every library (default: fastdl's)")
     parser.add_argument(
         "--compare",
         type=_names,
         metavar="NAMES",
-        help=f"{', '.join(_PEERS)} (the default: all of them), one-thread (fastdl itself on one thread; the default "
-        "of the suite scaling), or none",
+        help=f"{', '.join(_PEERS)} (the default: those that compute on the device), one-thread (fastdl itself on one "
+        "thread; the default of the suite scaling), or none",
     )
     parser.add_argument(
         "--filter",
@@ -95,7 +101,7 @@ def add(commands: Any) -> None:
         help="spread the measuring over all rows so that the run takes about this long",
     )
     parser.add_argument(
-        "--seconds", type=_positive, default=0.6, metavar="S", help="measuring time of a row (default 0.6)"
+        "--seconds", type=_positive, default=0.4, metavar="S", help="measuring time of a row (default 0.4)"
     )
     parser.add_argument(
         "--row-limit",
@@ -164,17 +170,25 @@ def run(args: argparse.Namespace) -> int:
 
     from ..bench import baseline, compare, html, machine, report, runner, suites, timing
     from ..bench.budget import Limits
+    from ..bench.device import NAMES, Device
     from ..bench.peers import Peers
     from ..bench.progress import Progress
 
     families = list(suites.FAMILIES) if "all" in args.family else list(dict.fromkeys(args.family))
     names = args.compare
     if names is None:
-        names = ["one-thread"] if args.suite == ["scaling"] else list(_PEERS)
+        own = {
+            "cpu": ("torch", "numpy", "jax", "onnxruntime"),
+            "cuda": ("torch", "jax", "onnxruntime", "cupy"),
+        }
+        names = ["one-thread"] if args.suite == ["scaling"] else list(own.get(args.device, ()))
     names = [] if names == ["none"] else names
     for name in names:
         if name not in _ALL_PEERS:
             raise ValueError(f"unknown peer {name!r}: expected some of {', '.join(_ALL_PEERS)}, or none")
+    if args.device not in NAMES:
+        raise ValueError(f"unknown device {args.device!r}: expected one of {', '.join(NAMES)}")
+    where = Device(args.device)
     rows = suites.select(families, args.suite, args.dtype, args.direction, args.filter, args.sample)
     if not rows:
         raise ValueError("no row is left: see --list for the names that --filter and --direction choose from")
@@ -191,14 +205,20 @@ def run(args: argparse.Namespace) -> int:
 
     threads = args.threads or fastdl.get_num_threads()
     fastdl.set_num_threads(threads)
-    peers = Peers(names, threads)
-    env = machine.environment(peers.versions())
-    peaks = machine.measure_peaks(threads, args.cold)
+    peers = Peers(names, threads, where)
+    env = machine.environment(peers.versions(), where.describe())
+
+    def measure_peaks() -> machine.Peaks:
+        if args.device == "cpu":
+            return machine.measure_peaks(threads, args.cold)
+        return where.measure_peaks(peers.modules)
+
+    peaks = measure_peaks()
     print(report.header(env, peaks, peers.missing), flush=True)
     cold = 2 * max(machine.cache_size(3), 16 << 20) if args.cold else 0
     plan = timing.Plan(seconds=args.seconds, cold=cold)
 
-    limits = Limits(peaks, len(peers.modules) + peers.one_thread, args.row_limit)
+    limits = Limits(peaks, len(peers.modules) + peers.one_thread, args.row_limit, where.free_memory())
     progress = Progress(rows, limits, args.time_budget)
     try:
         outcomes = runner.run(
@@ -212,9 +232,7 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         progress.close()
-    peaks = peaks.best(
-        machine.measure_peaks(threads, args.cold)
-    )  # in case other work held the first measurement up
+    peaks = peaks.best(measure_peaks())  # in case other work held the first measurement up
     for outcome in outcomes:
         outcome.hold_against(peaks)
     print("\n" + report.ceilings(peaks))

@@ -95,6 +95,78 @@ inline Bytes convolutions(fastdl_context* context) {
   return bytes_of(y, dx, dw, db, deep, columns, image);
 }
 
+// One convolution of square images with its gradients, as float32 or bfloat16.
+inline Bytes convolution(fastdl_context* context, int64_t n, int64_t c, int64_t o, int64_t s, int64_t kernel,
+                         int64_t stride, int64_t groups, bool narrow, int32_t activation) {
+  using fastdl::Tensor;
+  const int64_t pad = kernel / 2, p = (s + 2 * pad - kernel) / stride + 1, taps = kernel * kernel;
+  fastdl_conv_options options = FASTDL_CONV_OPTIONS_INIT;
+  options.groups = groups;
+  options.activation.kind = activation;
+  for (int i = 0; i < 2; ++i) options.stride[i] = stride, options.padding[i] = options.padding_end[i] = pad;
+  const int64_t sizes[] = {n * c * s * s, o * c / groups * taps, n * o * p * p};
+  const Floats x = numbers(sizes[0], 40), w = numbers(sizes[1], 41);
+  Floats y = room(sizes[2]), dx = room(sizes[0]), dw = room(sizes[1]), db = room(o);
+  std::vector<fastdl::bfloat16> narrows[5], narrow_bias(db.size());
+  for (int i = 0; i < 5; ++i) narrows[i].resize(static_cast<std::size_t>(narrow ? sizes[i % 3] : 0));
+  const auto image = [&](auto& v) { return Tensor(v.data(), {n, c, s, s}); };
+  const auto weight = [&](auto& v) { return Tensor(v.data(), {o, c / groups, kernel, kernel}); };
+  const auto result = [&](auto& v) { return Tensor(v.data(), {n, o, p, p}); };
+  const auto all = [&](const Tensor& tx, const Tensor& tw, const Tensor& ty, const Tensor& tdx,
+                       const Tensor& tdb, const Tensor& tdw) {
+    fastdl::conv_forward(context, tx, tw, nullptr, nullptr, ty, &options);
+    const fastdl_tensor* const saved = activation ? static_cast<const fastdl_tensor*>(ty) : nullptr;
+    fastdl::conv_backward_data(context, ty, saved, tw, tdx, &options);
+    fastdl::conv_backward_weight(context, ty, saved, tx, tdw, tdb, &options);
+  };
+  if (!narrow) {
+    all(image(x), weight(w), result(y), image(dx), Tensor(db.data(), {o}), weight(dw));
+    return bytes_of(y, dx, dw, db);
+  }
+  fastdl::convert(context, image(x), image(narrows[0]));
+  fastdl::convert(context, weight(w), weight(narrows[1]));
+  all(image(narrows[0]), weight(narrows[1]), result(narrows[2]), image(narrows[3]),
+      Tensor(narrow_bias.data(), {o}), weight(narrows[4]));
+  return bytes_of(narrows[2], narrows[3], narrows[4], narrow_bias);
+}
+
+inline Bytes convolutions_of_all_kinds(fastdl_context* context) {
+  using fastdl::Tensor;
+  Bytes all;
+  const auto add = [&](const Bytes& more) { all.insert(all.end(), more.begin(), more.end()); };
+  for (const bool narrow : {false, true}) {
+    add(convolution(context, 2, 48, 48, 12, 3, 1, 1, narrow,
+                    FASTDL_ACT_NONE));  // transformed, where that pays
+    add(convolution(context, 2, 16, 24, 13, 3, 2, 1, narrow, FASTDL_ACT_RELU));
+    add(convolution(context, 2, 24, 16, 12, 1, 1, 1, narrow, FASTDL_ACT_SIGMOID));
+    add(convolution(context, 3, 16, 16, 12, 3, 1, 16, narrow, FASTDL_ACT_NONE));
+    add(convolution(context, 2, 16, 32, 10, 3, 1, 4, narrow, FASTDL_ACT_NONE));
+    add(convolution(context, 4, 1, 8, 20, 3, 1, 1, narrow, FASTDL_ACT_RELU));
+    add(convolution(context, 2, 3, 16, 24, 7, 2, 1, narrow, FASTDL_ACT_NONE));
+  }
+  // The gradients of convolution, ReLU and pooling together.
+  const int64_t n = 4, c = 8, o = 16, s = 12, half = s / 2;
+  const Floats x = numbers(n * c * s * s, 42), w = numbers(o * c * 9, 43),
+               g = numbers(n * o * half * half, 44);
+  Floats y = room(n * o * s * s), pooled = room(n * o * half * half), dx = room(n * c * s * s),
+         dw = room(o * c * 9), db = room(o);
+  std::vector<int32_t> indices(pooled.size());
+  fastdl_conv_options options = FASTDL_CONV_OPTIONS_INIT;
+  fastdl_pool_options pool = FASTDL_POOL_OPTIONS_INIT;
+  options.activation.kind = FASTDL_ACT_RELU;
+  for (int i = 0; i < 2; ++i)
+    options.padding[i] = options.padding_end[i] = 1, pool.kernel[i] = pool.stride[i] = 2;
+  const Tensor tx(x.data(), {n, c, s, s}), tw(w.data(), {o, c, 3, 3}), ty(y.data(), {n, o, s, s});
+  const Tensor tp(pooled.data(), {n, o, half, half}), ti(indices.data(), {n, o, half, half});
+  fastdl::conv_forward(context, tx, tw, nullptr, nullptr, ty, &options);
+  fastdl::max_pool_forward(context, ty, tp, ti, &pool);
+  fastdl::conv_pool_backward(context, Tensor(g.data(), {n, o, half, half}), tp, ti, tx, tw,
+                             Tensor(dx.data(), {n, c, s, s}), Tensor(dw.data(), {o, c, 3, 3}),
+                             Tensor(db.data(), {o}), &options);
+  add(bytes_of(y, pooled, dx, dw, db));
+  return all;
+}
+
 inline Bytes recurrent_layers(fastdl_context* context) {
   using fastdl::Tensor;
   const int64_t t = 10, b = 12, i = 40, h = 48;
@@ -233,6 +305,7 @@ inline Bytes optimizer_steps(fastdl_context* context) {
 inline std::vector<Problem> problems() {
   return {{"matrix products", matrix_products},
           {"convolutions", convolutions},
+          {"convolutions of all kinds", convolutions_of_all_kinds},
           {"recurrent layers", recurrent_layers},
           {"attention", attention},
           {"norms", norms},

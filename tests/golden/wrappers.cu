@@ -18,6 +18,10 @@
 #include "cuda/ptx/mma.cuh"
 #include "cuda/ptx/opaque.cuh"
 #include "cuda/shared.cuh"
+#if defined(FASTDL_SIMT) || defined(FASTDL_GOLDEN_HOPPER)
+#include "hopper.cuh"
+#define WITH_HOPPER
+#endif
 
 #ifdef FASTDL_SIMT
 #define LAUNCH(kernel, grid, block, shared, ...) \
@@ -150,6 +154,56 @@ std::vector<uint32_t> results(const std::vector<uint32_t>& in) {
   return out;
 }
 
+#ifdef WITH_HOPPER
+template <class... Parameters, class... Arguments>
+void launch_hopper(void (*kernel)(Parameters...), unsigned blocks, unsigned cluster, Arguments... arguments) {
+#ifdef FASTDL_SIMT
+  simt::LaunchConfig config;
+  config.grid = blocks;
+  config.block = hopper::kGroup;
+  config.shared_bytes = sizeof(hopper::Shared);
+  config.cluster = cluster;
+  simt::launch("hopper_case", config, [=] { kernel(arguments...); });
+#else
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(sizeof(hopper::Shared))));
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = hopper::kGroup;
+  config.dynamicSmemBytes = sizeof(hopper::Shared);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster, 1, 1};
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+#endif
+}
+
+template <class Case, unsigned Cluster, bool Stores>
+std::vector<uint32_t> hopper_results(const std::vector<uint32_t>& in) {
+  const size_t lanes = in.size() / Case::kIn;
+  std::vector<uint32_t> out(lanes * Case::kOut);
+  uint32_t *x = nullptr, *y = nullptr;
+  check(cudaMalloc(&x, in.size() * 4));
+  check(cudaMalloc(&y, out.size() * 4));
+  check(cudaMemcpy(x, in.data(), in.size() * 4, cudaMemcpyHostToDevice));
+  const auto blocks = static_cast<unsigned>(lanes / hopper::kGroup);
+  if constexpr (Stores) {
+    // Boxes of 32 rows, whose last three elements lie outside.
+    const CUtensorMap to = hopper::map_of(y, lanes, 61, 32, 64, CU_TENSOR_MAP_SWIZZLE_NONE);
+    launch_hopper(hopper::store_case<Case>, blocks, Cluster, static_cast<const uint32_t*>(x), to, y);
+  } else {
+    launch_hopper(hopper::load_case<Case>, blocks, Cluster, Case::map(x, lanes), y);
+  }
+  check(cudaGetLastError());
+  check(cudaMemcpy(out.data(), y, out.size() * 4, cudaMemcpyDeviceToHost));
+  check(cudaFree(x));
+  check(cudaFree(y));
+  return out;
+}
+#endif
+
 struct Entry {
   const char* name;
   int in, out;
@@ -159,7 +213,29 @@ template <class Case>
 Entry entry(const char* name) {
   return {name, Case::kIn, Case::kOut, results<Case>};
 }
+#ifdef WITH_HOPPER
+template <class Case, unsigned Cluster = 1, bool Stores = false>
+Entry hopper_entry(const char* name) {
+  return {name, Case::kIn, Case::kOut, hopper_results<Case, Cluster, Stores>};
+}
+#endif
 const Entry kCases[] = {
+#ifdef WITH_HOPPER
+    hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 128>>("wgmma_bfloat16"),
+    hopper_entry<hopper::Wgmma<bfloat16, 128, true, false, 128>>("wgmma_bfloat16_transposed_a"),
+    hopper_entry<hopper::Wgmma<bfloat16, 256, false, true, 128>>("wgmma_bfloat16_transposed_b"),
+    hopper_entry<hopper::Wgmma<float16, 64, true, true, 128>>("wgmma_float16_transposed"),
+    hopper_entry<hopper::Wgmma<float16, 128, false, false, 64>>("wgmma_float16_rows_of_64"),
+    hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 32>>("wgmma_bfloat16_rows_of_32"),
+    hopper_entry<hopper::Wgmma<ptx::tfloat32, 64, false, false, 128>>("wgmma_tfloat32"),
+    hopper_entry<hopper::TensorLoad<128, false>>("tensor_load"),
+    hopper_entry<hopper::TensorLoad<128, true>>("tensor_load_swizzled_128"),
+    hopper_entry<hopper::TensorLoad<64, true>>("tensor_load_swizzled_64"),
+    hopper_entry<hopper::TensorLoad<32, true>>("tensor_load_swizzled_32"),
+    hopper_entry<hopper::ClusterOfTwo, 2>("cluster_of_two"),
+    hopper_entry<hopper::Stmatrix<false>, 1, true>("stmatrix"),
+    hopper_entry<hopper::Stmatrix<true>, 1, true>("stmatrix_transposed"),
+#endif
     entry<Mma<bfloat16>>("mma_bfloat16"),
     entry<Mma<float16>>("mma_float16"),
     entry<Ldmatrix<false>>("ldmatrix"),

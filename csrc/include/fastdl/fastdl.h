@@ -16,12 +16,11 @@
      header: what it lacks has its default) or longer (a newer one: what the library does not know is
      ignored; see fastdl_version_check).
    - Scratch memory: what an op needs beside its tensors it takes from the context's allocator and gives
-     back before it returns; there is no workspace to query or hand in. Lists of indices and tasks come
-     from the C++ heap, and the blocks that threads of a convolution work in from the library's per-thread
-     cache. Buffers that outlive a call have a query each: fastdl_matmul_packed_b_size,
-     fastdl_rnn_reserve_size. "Scratch: none" in a header is said of tensors that lie in memory as the
-     kernels read them, C-contiguous unless it says otherwise: others are copied as a whole. 16-bit tensors
-     of ops marked "by float32" are converted as a whole.
+     back before it returns; there is no workspace to query or hand in. Lists of indices and tasks, a few
+     bytes for each, come from the C++ heap. Buffers that outlive a call have a query each:
+     fastdl_matmul_packed_b_size, fastdl_rnn_reserve_size. "Scratch: none" in a header is said of tensors
+     that lie in memory as the kernels read them, C-contiguous unless it says otherwise: others are copied
+     as a whole. 16-bit tensors of ops marked "by float32" are converted as a whole.
    - Threads: every function may be called from any number of threads at once, with one context or several,
      as long as no call writes what another reads. A call may use the context's threads, and returns when
      all its work is done. fastdl's own threads serve one call at a time: calls that find them busy compute
