@@ -52,6 +52,7 @@ class Core(types.ModuleType):
         self.get_cpu_isa = lambda: device
         self.set_cpu_isa = lambda name: None
         self.set_num_threads = lambda count: None
+        self.linear_to_new = lambda *args: None  # of the CPU: makes its output itself
         self.get_float32_precision = self._cuda.get_float32_precision
         self.set_float32_precision = self._cuda.set_float32_precision
 
