@@ -122,6 +122,13 @@ def _whole(rng, dtype):
     return np.ascontiguousarray(bits).view(np.uint32)
 
 
+def _ordinary(rng, dtype):
+    """Normal numbers, and those of wide ranges: one instruction's sums of 16 products show how they are rounded."""
+    x = rng.standard_normal((4 * GROUP, LANES, 64))
+    x[GROUP:] *= 2.0 ** rng.integers(-6, 7, x[GROUP:].shape)
+    return np.ascontiguousarray(_narrowed(x.astype(np.float32), dtype)).view(np.uint32)
+
+
 def _any(rng):
     return rng.integers(0, 2**32, (4 * GROUP, LANES, 32), dtype=np.uint64).astype(np.uint32)
 
@@ -134,6 +141,8 @@ HOPPER = {
     "wgmma_float16_transposed": lambda rng: _whole(rng, "float16"),
     "wgmma_float16_rows_of_64": lambda rng: _whole(rng, "float16"),
     "wgmma_bfloat16_rows_of_32": lambda rng: _whole(rng, "bfloat16"),
+    "mma_warpgroup_bfloat16": lambda rng: _ordinary(rng, "bfloat16"),
+    "mma_warpgroup_float16": lambda rng: _ordinary(rng, "float16"),
     "wgmma_tfloat32": lambda rng: _whole(rng, "tfloat32"),
     "tensor_load": _any,
     "tensor_load_swizzled_128": _any,
@@ -254,8 +263,11 @@ def _near(dtype, given, actual, golden):
     it (more on newer ones), then what the result has no room for."""
     with np.errstate(invalid="ignore"):  # signalling NaN
         x, y = (words.view(np.float32).astype(np.float64) for words in (actual, golden))
-    largest = np.empty(x.shape)
-    for k, fragments in enumerate(given):
+    warpgroup = dtype.startswith("warpgroup_")
+    largest = (
+        _largest_of_warpgroups(given, dtype.removeprefix("warpgroup_")) if warpgroup else np.empty(x.shape)
+    )
+    for k, fragments in enumerate([] if warpgroup else given):
         a, b, c = _matrices(fragments, dtype)
         with np.errstate(invalid="ignore", over="ignore"):
             terms = np.concatenate([np.abs(a[:, None, :] * b.T[None]), np.abs(c)[..., None]], 2)
@@ -263,6 +275,17 @@ def _near(dtype, given, actual, golden):
     with np.errstate(invalid="ignore"):
         near = np.abs(x - y) <= 18 * 2.0**-23 * largest
     return near | (x == y) | (np.isnan(x) & np.isnan(y))
+
+
+def _largest_of_warpgroups(given, dtype):
+    """For each sum of 16 products of wgmma, the largest of them: rows 0 to 63 of a problem times rows 64 to 127."""
+    largest = []
+    warp, lane, i = np.ogrid[:4, :LANES, :32]
+    row, column = 16 * warp + lane // 4 + 8 * (i % 4 // 2), 8 * (i // 4) + 2 * (lane % 4) + i % 2
+    for words in given.reshape(-1, 4 * LANES, 32):
+        x = _widened(np.ascontiguousarray(words[:, :8]).view(np.uint16).ravel(), dtype).reshape(128, 16)
+        largest.append(np.abs(x[:64, None] * x[None, 64:]).max(2)[row, column])
+    return np.concatenate(largest)
 
 
 def _matrices(fragments, dtype):

@@ -343,6 +343,7 @@ def test_summary():
     assert (found["wins"], found["ties"], found["losses"]) == (1, 1, 1)
     text = report.footer(outcomes)
     assert "things float32 forward" in text and "0.50x" in text
+    assert "torch 1.00x (3 rows), numpy 9.00x (1 row)" in text
 
 
 def test_spread_of_a_sweep():

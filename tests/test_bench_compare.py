@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,20 @@ def test_false_alarms_are_as_rare_as_they_say(noise, n, m):
         change = change_between(NOISE[noise](rng, n), NOISE[noise](rng, m))
         alarms += verdict(change, 0.0) in (compare.FASTER, compare.SLOWER)
     assert alarms <= 0.01 * trials + 4 * (0.01 * trials) ** 0.5
+
+
+def test_a_recorded_run_has_not_changed_within_itself():
+    """Even against odd rounds of real samples, ratios and times, without a margin."""
+    file = Path(__file__).parents[1] / "bench/results/targets-sample-epyc-2-threads.json"
+    if not file.exists():
+        pytest.skip("no recorded results here")
+    verdicts = []
+    for entry in json.loads(file.read_text())["rows"]:
+        for peer in (entry["best"], "") if entry.get("ratios") else ():
+            speeds = compare._speeds(entry["samples"], peer)
+            if len(speeds) >= 10:
+                verdicts.append(verdict(change_between(speeds[::2], speeds[1::2]), 0.0))
+    assert len(verdicts) > 100 and sum(v != compare.UNSURE for v in verdicts) <= 4
 
 
 @pytest.mark.parametrize("noise", NOISE)

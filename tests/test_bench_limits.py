@@ -103,6 +103,22 @@ def test_refused_rows_are_not_part_of_the_time_budget():
     assert [o.status for o in outcomes] == ["ok"] * 3 + ["skipped"]
 
 
+def test_what_was_measured_is_written_after_ctrl_c(monkeypatch, tmp_path, capsys):
+    right, products = runner.run_row, ("matmul", "--compare", "none", "--seconds", "0.001")
+
+    def run_row(row, peers, plan):
+        if "32x32x32" in row.key:
+            raise KeyboardInterrupt
+        return right(row, peers, plan)
+
+    monkeypatch.setattr(runner, "run_row", run_row)
+    names = ("--filter", "256x256x256", "--filter", " 32x32x32", "--filter", " 128x128x128")
+    status, out, _ = call(capsys, *products, *names, "--json", tmp_path / "run.json")
+    assert status == 130 and "2 rows not run: interrupted" in out
+    found = json.loads((tmp_path / "run.json").read_text())["rows"]
+    assert [r["status"] for r in found] == ["ok", "not run", "not run"]
+
+
 # --- progress ---
 
 

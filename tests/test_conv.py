@@ -6,6 +6,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from devices import thread_counts
 from gradcheck import gradcheck
 from layouts import strided_variants
 from references import activation as act_ref
@@ -176,7 +177,7 @@ def test_same_bits_for_any_number_of_threads(case, rng):
     groups = options.get("groups", 1)
     results = []
     before = fastdl.get_num_threads()
-    for threads in (1, 2, 3, 7):
+    for threads in thread_counts():
         fastdl.set_num_threads(threads)
         y = ops.conv(x, w, b, **options)
         results.append([y, *ops.conv_backward(np.cos(y), x, w, **options, activation="relu", saved=y)])

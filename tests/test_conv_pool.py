@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from devices import thread_counts
 from references import conv as ref
 from references import pool as pool_ref
 from tolerance import assert_close_sum, assert_same_bits
@@ -71,7 +72,7 @@ def test_same_bits_for_any_number_of_threads(case, rng):
     x, weight, grad, pooled, where, *_ = make(case, np.float32, rng)
     results = []
     before = fastdl.get_num_threads()
-    for threads in (1, 2, 3, 7):
+    for threads in thread_counts():
         fastdl.set_num_threads(threads)
         results.append(ops.conv_pool_backward(grad, pooled, where, x, weight, **options, activation="relu"))
     fastdl.set_num_threads(before)

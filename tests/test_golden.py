@@ -130,6 +130,16 @@ def test_formulas_of_wgmma(recorded, name, dtype, columns, transposed_a, transpo
         np.testing.assert_array_equal(_sums(np.ascontiguousarray(result), columns), a @ b)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_formulas_of_wgmma_with_ordinary_numbers(recorded, dtype):
+    given, out = recorded[1][f"mma_warpgroup_{dtype}"]
+    for words, result in zip(given.reshape(-1, 128, 32), out.reshape(-1, 128, 32), strict=True):
+        rows = _matrix(words, dtype, 32)
+        scale = np.abs(rows[:64]) @ np.abs(rows[64:].T)
+        error = np.abs(_sums(np.ascontiguousarray(result), 64) - rows[:64] @ rows[64:].T)
+        assert (error <= 2.0**-22 * scale).all() and error.any()  # cut off, so not exact
+
+
 @pytest.mark.parametrize(
     "name, row_bytes", [("", 128), ("_swizzled_128", 128), ("_swizzled_64", 64), ("_swizzled_32", 32)]
 )

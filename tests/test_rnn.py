@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from devices import thread_counts
 from gradcheck import gradcheck
 from layouts import strided_variants
 from references import rnn as ref
@@ -130,7 +131,7 @@ def test_same_bits_for_any_number_of_threads(rng, kind, batch, hidden, bidirecti
     seed = int(rng.integers(1 << 30))
     before = fastdl.get_num_threads()
     try:
-        for threads in (1, 2, 3, 7):
+        for threads in thread_counts():
             fastdl.set_num_threads(threads)
             lengths = np.random.default_rng(1).integers(1, 9, batch)
             arrays = []

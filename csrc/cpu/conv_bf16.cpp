@@ -267,9 +267,12 @@ void bf16_gather(Context* context, const Geometry& g, const Source<bfloat16>& in
       data_gradient ? data_lattices(g) : std::vector<Lattice>{forward_lattice(g)};
   // A NaN among the weights may need single taps left out: see Gather::exact.
   const AxisTaps& line = lattices[0].taps[2];
-  const bool lines = g.groups == 1 && g.kernel[2] > 1 && line.count() == g.kernel[2] && line.consecutive() &&
-                     all_finite(context, weight, g.o * g.c_per_group() * g.taps());
+  const bool finite =
+      !reaches_out(g, data_gradient) || all_finite(context, weight, g.o * g.c_per_group() * g.taps());
+  const bool lines =
+      g.groups == 1 && g.kernel[2] > 1 && line.count() == g.kernel[2] && line.consecutive() && finite;
   Bf16Panels w(g, data_gradient, lines);
+  w.finite = finite;
   Workspace space(context, w.bytes());
   pack_bf16_weights(context, g, weight, data_gradient, space.as<bfloat16>(), w);
   for (const Lattice& l : lattices) gather_lattice(context, in, l, w, out, end, !data_gradient);

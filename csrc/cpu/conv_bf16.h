@@ -20,14 +20,14 @@ struct Bf16Panels {
   bool lines;         // runs are lines of taps
   int64_t run, size;  // elements of the sum in a run, and of its panel
   const bfloat16* data = nullptr;
-  bool finite = true;  // no NaN or Inf among them
+  bool finite = true;  // no NaN or Inf among them, or nobody asks: see reaches_out
 
   int64_t runs() const { return kernel[0] * kernel[1] * (lines ? 1 : kernel[2]); }
   size_t bytes() const { return static_cast<size_t>(groups * per_group * runs() * size) * sizeof(bfloat16); }
 };
 
 bool all_finite(Context* context, const bfloat16* x, int64_t n);
-// Fills `to`, w.data and w.finite.
+// Fills `to` and w.data.
 void pack_bf16_weights(Context* context, const Geometry& g, const bfloat16* weight, bool data_gradient,
                        bfloat16* to, Bf16Panels& w);
 

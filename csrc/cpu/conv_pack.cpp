@@ -1,10 +1,9 @@
 // Weights in the order in which the gather reads them.
 #include <algorithm>
 #include <atomic>
-#include <cstring>
-#include <type_traits>
 
 #include "cpu/conv_plan.h"
+#include "cpu/isa/conv_pooled.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 
@@ -14,40 +13,58 @@ namespace {
 // Channels transposed at a time: 16 channels x 9 taps x 32 columns of float32 are 18 KiB of scratch.
 constexpr int64_t kChannels = 16;
 
-// One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input
-// channels.
 template <class T>
-void pack_forward_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
-                        int lanes, T* to) {
+bool finite(const T* x, int64_t n) {
+  return pooled_table<T>(*kernels().conv->pooled).finite(x, n);
+}
+
+// One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input
+// channels. Returns whether all are finite, if `look`: while they are in the cache.
+template <class T>
+bool pack_forward_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
+                        int lanes, bool look, T* to) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t reduce = g.c_per_group(), taps = g.taps();
   const T* from = w + (group * g.o_per_group() + column) * reduce * taps;
-  if (taps == 1) return k.pack(from, 1, reduce, reduce, lanes, k.nr, to);
-  Workspace scratch(context, static_cast<size_t>(std::min(kChannels, reduce) * taps * k.nr) * sizeof(T));
-  for (int64_t r = 0; r < reduce; r += kChannels) {
-    const int64_t n = std::min(kChannels, reduce - r);
+  if (taps == 1) {
+    k.pack(from, 1, reduce, reduce, lanes, k.nr, to);
+    return !look || finite(to, reduce * k.nr);
+  }
+  const int64_t together = std::min(kChannels, reduce);
+  Workspace scratch(context, static_cast<size_t>(together * taps * k.nr) * sizeof(T));
+  bool good = true;
+  for (int64_t r = 0; r < reduce; r += together) {
+    const int64_t n = std::min(together, reduce - r);
     k.pack(from + r * taps, 1, reduce * taps, n * taps, lanes, k.nr, scratch.as<T>());
+    if (look) good = finite(scratch.as<T>(), n * taps * k.nr) && good;
     const T* s = scratch.as<T>();
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t t = 0; t < taps; ++t, s += k.nr) std::copy(s, s + k.nr, to + (t * reduce + r + i) * k.nr);
     }
   }
+  return good;
 }
 
 // Columns are input channels, the sum runs over output channels, taps backwards.
 template <class T>
-void pack_data_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
-                     int lanes, T* to) {
+bool pack_data_panel(Context* context, const Geometry& g, const T* w, int64_t group, int64_t column,
+                     int lanes, bool look, T* to) {
   const auto& k = gemm_kernels_of<T>(*kernels().gemm);
   const int64_t reduce = g.o_per_group(), columns = g.c_per_group(), taps = g.taps();
   const T* from = w + (group * reduce * columns + column) * taps;
-  if (taps == 1) return k.pack(from, columns, 1, reduce, lanes, k.nr, to);
+  if (taps == 1) {
+    k.pack(from, columns, 1, reduce, lanes, k.nr, to);
+    return !look || finite(to, reduce * k.nr);
+  }
   Workspace scratch(context, static_cast<size_t>(taps * k.nr) * sizeof(T));
+  bool good = true;
   for (int64_t r = 0; r < reduce; ++r) {
     k.pack(from + r * columns * taps, 1, taps, taps, lanes, k.nr, scratch.as<T>());
+    if (look) good = finite(scratch.as<T>(), taps * k.nr) && good;
     const T* s = scratch.as<T>();
     for (int64_t t = taps - 1; t >= 0; --t, s += k.nr) std::copy(s, s + k.nr, to + (t * reduce + r) * k.nr);
   }
+  return good;
 }
 
 // [slot][reduce][groups * columns]
@@ -65,24 +82,6 @@ void pack_depthwise(const Geometry& g, const T* w, bool data_gradient, T* to) {
       }
     }
   }
-}
-
-// On the bits, since the compiler may not reorder floating-point sums into vectors.
-template <class T>
-bool all_finite(Context* context, const T* x, int64_t n) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  constexpr Bits kExponent = sizeof(T) == 4 ? Bits{0x7f800000} : static_cast<Bits>(0x7ff0000000000000);
-  std::atomic<bool> finite{true};
-  parallel_ranges(context, n, 1 << 16, 0.5, [&](int64_t begin, int64_t end) {
-    Bits bad = 0;
-    for (int64_t i = begin; i < end; ++i) {
-      Bits bits;
-      std::memcpy(&bits, x + i, sizeof bits);
-      bad |= static_cast<Bits>((bits & kExponent) == kExponent);
-    }
-    if (bad) finite.store(false, std::memory_order_relaxed);
-  });
-  return finite.load();
 }
 
 }  // namespace
@@ -111,18 +110,22 @@ PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weig
   p.columns = data_gradient ? g.c_per_group() : g.o_per_group();
   for (int i = 0; i < 3; ++i) p.kernel[i] = g.kernel[i];
   p.depthwise = use_depthwise(p.groups, p.reduce, p.columns, k.width);
+  const bool look = reaches_out(g, data_gradient);
   if (p.depthwise) {
     pack_depthwise(g, weight, data_gradient, to);
-  } else {
-    const int64_t panels = (p.columns + k.nr - 1) / k.nr, panel_size = p.reduce * g.taps() * k.nr;
-    parallel_for(context, p.groups * panels, static_cast<double>(panel_size) * 0.5, [&](int64_t task) {
-      const int64_t group = task / panels, column = task % panels * k.nr;
-      const int lanes = static_cast<int>(std::min<int64_t>(k.nr, p.columns - column));
-      if (data_gradient) pack_data_panel(context, g, weight, group, column, lanes, to + task * panel_size);
-      else pack_forward_panel(context, g, weight, group, column, lanes, to + task * panel_size);
-    });
+    p.finite = !look || finite(weight, g.o * g.c_per_group() * g.taps());
+    return p;
   }
-  p.finite = all_finite(context, weight, g.o * g.c_per_group() * g.taps());
+  std::atomic<bool> good{true};
+  const int64_t panels = (p.columns + k.nr - 1) / k.nr, panel_size = p.reduce * g.taps() * k.nr;
+  parallel_for(context, p.groups * panels, static_cast<double>(panel_size) * 0.5, [&](int64_t task) {
+    const int64_t group = task / panels, column = task % panels * k.nr;
+    const int lanes = static_cast<int>(std::min<int64_t>(k.nr, p.columns - column));
+    const auto pack = data_gradient ? pack_data_panel<T> : pack_forward_panel<T>;
+    if (!pack(context, g, weight, group, column, lanes, look, to + task * panel_size))
+      good.store(false, std::memory_order_relaxed);
+  });
+  p.finite = good.load();
   return p;
 }
 

@@ -87,6 +87,16 @@ std::vector<Lattice> data_lattices(const Geometry& g) {
   return lattices;
 }
 
+bool reaches_out(const Geometry& g, bool data_gradient) {
+  const auto outside = [&](const Lattice& l) {
+    const int64_t* const size = data_gradient ? g.out : g.in;
+    return l.reaches_out(0, size[0]) || l.reaches_out(1, size[1]) || l.reaches_out(2, size[2]);
+  };
+  if (!data_gradient) return outside(forward_lattice(g));
+  const std::vector<Lattice> all = data_lattices(g);
+  return std::any_of(all.begin(), all.end(), outside);
+}
+
 Blocks::Blocks(int64_t n, const int64_t count[3], int64_t rows)
     : n_total_(n), d_total_(count[0]), h_total_(count[1]), n_(1), d_(1), h_(1) {
   h_ = share(h_total_, count[2], rows);

@@ -89,6 +89,9 @@ struct Lattice {
 Lattice forward_lattice(const Geometry& g);
 Lattice plain_lattice(const Geometry& g);  // the output's own positions, without any taps
 std::vector<Lattice> data_lattices(const Geometry& g);
+// Some position of the forward pass, or of the data gradient, reads outside: only then does it matter whether
+// the weights are finite.
+bool reaches_out(const Geometry& g, bool data_gradient);
 
 // The distance between successive pixels where they follow each other without gaps, over lines, planes and
 // images; else 0.
@@ -170,7 +173,7 @@ struct PackedWeights {
   int64_t groups, reduce, columns;  // channels summed over and produced, per group
   int64_t kernel[3];
   bool depthwise;
-  bool finite;  // no NaN or Inf among them
+  bool finite;  // no NaN or Inf among them, or nobody asks: see reaches_out
 };
 
 // Groups so narrow that a vector of output channels spans several of them.

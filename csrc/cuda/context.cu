@@ -106,6 +106,37 @@ Workspace::~Workspace() {
   else cudaFreeAsync(data_, stream_);
 }
 
+namespace {
+
+#ifdef FASTDL_SIMT
+uint32_t* zeroed_word() {
+  void* p = nullptr;
+  check_cuda(cudaMalloc(&p, sizeof(uint32_t)), "cudaMalloc");
+  check_cuda(cudaMemset(p, 0, sizeof(uint32_t)), "cudaMemset");
+  return static_cast<uint32_t*>(p);
+}
+#else
+// Zero before it returns, and legal while a stream is being captured, when what the legacy stream does, and
+// memory that does not come from a stream, are errors otherwise.
+uint32_t* zeroed_word() {
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  check_cuda(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
+  void* p = nullptr;
+  cudaStream_t stream = nullptr;
+  cudaError_t error = cudaMalloc(&p, sizeof(uint32_t));
+  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = cudaMemsetAsync(p, 0, sizeof(uint32_t), stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  if (stream) cudaStreamDestroy(stream);
+  if (error != cudaSuccess && p) cudaFree(p);
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  check_cuda(error, "the word for errors");
+  return static_cast<uint32_t*>(p);
+}
+#endif
+
+}  // namespace
+
 uint32_t* error_word() {
   static std::mutex mutex;
   static std::map<int, uint32_t*> words;  // by device, never freed: kernels may be running at exit
@@ -113,10 +144,7 @@ uint32_t* error_word() {
   const std::lock_guard<std::mutex> lock(mutex);
   uint32_t*& word = words[device];
   if (!word) {
-    void* p = nullptr;
-    check_cuda(cudaMalloc(&p, sizeof(uint32_t)), "cudaMalloc");
-    check_cuda(cudaMemset(p, 0, sizeof(uint32_t)), "cudaMemset");
-    word = static_cast<uint32_t*>(p);
+    word = zeroed_word();
   }
   return word;
 }

@@ -128,6 +128,19 @@ void gemm(Context* context, const Gemm<S>& g) {
     }
     return;
   }
+  constexpr int64_t kMostColumns = int64_t{65535} * 64;  // what the y dim of a grid holds, at 64 to a block
+  if (g.n > kMostColumns) {
+    for (int64_t j = 0; j < g.n; j += kMostColumns) {
+      Gemm<S> part = g;
+      part.n = std::min(kMostColumns, g.n - j);
+      part.b = g.b + j * g.b_column;
+      part.c = static_cast<char*>(g.c) + j * g.c_column * static_cast<int64_t>(g.c_float32 ? 4 : sizeof(S));
+      if (g.bias) part.bias = g.bias + j * g.bias_stride;
+      if (g.residual) part.residual = g.residual + j * g.residual_column;
+      gemm(context, part);
+    }
+    return;
+  }
   const GemmPlan plan = gemm_plan(g.m, g.n, g.k, count, multiprocessors());
   if constexpr (sizeof(S) < 8) {
     if (gemm_sm90(context, g)) return;

@@ -78,7 +78,7 @@ struct RowTerms {
 
 // loss = total log(sum exp) - sum of q (x - top), grad = scale (total softmax - q); q: the weighted target.
 template <int Threads, int Width, class S, class T = compute_t<S>>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     cross_entropy_rows(RowTerms<T> terms, int64_t rows, int64_t n, const S* x, const int64_t* labels,
                        const S* target, T* loss, S* grad) {
   using P = Pack<S, Width>;

@@ -84,7 +84,8 @@ __device__ __forceinline__ void with_function(const F& f, Use&& use) {
 
 // Operands without gaps. A thread takes Width neighbours at a time: 16 bytes of the widest operand.
 template <int Width, class F, class Out, class... In>
-__global__ void __launch_bounds__(kMapThreads) map_flat(int64_t size, F f, Out* out, const In*... in) {
+__global__ void __launch_bounds__(kMapThreads, sizeof(Out) == 8 ? 2 : 0)
+    map_flat(int64_t size, F f, Out* out, const In*... in) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kMapThreads * Width;
   int64_t i = (static_cast<int64_t>(blockIdx.x) * kMapThreads + threadIdx.x) * Width;
   for (; i + Width <= size; i += step) {

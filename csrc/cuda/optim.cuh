@@ -101,7 +101,8 @@ __device__ __forceinline__ int item_of(const Batch& batch, int64_t chunk) {
 // states. rule.scalars(item, out): numbers that depend on device memory, such as the step count, computed
 // once a chunk.
 template <class T, class Rule>
-__global__ void __launch_bounds__(kThreads) multi_tensor_step(Batch batch, Rule rule) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
+    multi_tensor_step(Batch batch, Rule rule) {
   auto& shared = shared_memory<StepShared>();
   for (int64_t chunk = blockIdx.x; chunk < batch.chunks; chunk += gridDim.x) {
     const Item& item = batch.items[item_of(batch, chunk)];

@@ -57,7 +57,7 @@ __device__ __forceinline__ void for_taps(const PoolPlan& p, const PoolWindow& d,
 }
 
 template <int Width, class S>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     max_pool(PoolPlan p, int64_t tasks, const S* x, S* out, Positions where) {
   using T = compute_t<S>;
   using P = Pack<S, Width>;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int Width, class S>
-__global__ void __launch_bounds__(kThreads) avg_pool(PoolPlan p, int64_t tasks, const S* x, S* out) {
+__global__ void __launch_bounds__(kThreads, 2) avg_pool(PoolPlan p, int64_t tasks, const S* x, S* out) {
   using T = compute_t<S>;
   using P = Pack<S, Width>;
   const int64_t packs = p.c / Width;
@@ -136,7 +136,7 @@ __device__ __forceinline__ void for_reach(const PoolPlan& p, const PoolTask& t, 
 }
 
 template <int Width, class S>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     max_pool_backward(PoolPlan p, int64_t tasks, const S* dy, Positions where, S* dx) {
   using T = compute_t<S>;
   using P = Pack<S, Width>;
@@ -162,7 +162,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int Width, class S>
-__global__ void __launch_bounds__(kThreads) avg_pool_backward(PoolPlan p, int64_t tasks, const S* dy, S* dx) {
+__global__ void __launch_bounds__(kThreads, 2)
+    avg_pool_backward(PoolPlan p, int64_t tasks, const S* dy, S* dx) {
   using T = compute_t<S>;
   using P = Pack<S, Width>;
   const int64_t packs = p.c / Width;

@@ -1,6 +1,8 @@
 // Sums over the rows of a matrix, in two stages whose order the shapes fix: the gradient of a bias.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/columns.cuh"
 #include "cuda/device.cuh"
 #include "cuda/launch.h"
@@ -24,19 +26,24 @@ __global__ void __launch_bounds__(kSumColumns* kSumRows)
   using T = compute_t<S>;
   auto& shared = shared_memory<SumShared<T>>();
   const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
-  const int64_t j = static_cast<int64_t>(blockIdx.y) * kSumColumns + x;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kRowsOfSum,
                 end = begin + kRowsOfSum < m.rows ? begin + kRowsOfSum : m.rows;
-  T sum = 0;
-  if (j < m.columns) {
-    const S* const from = m.data + j / m.group * m.group_step + j % m.group * m.column;
-    for (int64_t i = begin + y; i < end; i += kSumRows) sum += widen(from[i * m.row]);
+  for (int64_t first = static_cast<int64_t>(blockIdx.y) * kSumColumns; first < m.columns;
+       first += static_cast<int64_t>(gridDim.y) * kSumColumns) {
+    const int64_t j = first + x;
+    T sum = 0;
+    if (j < m.columns) {
+      const S* const from = m.data + j / m.group * m.group_step + j % m.group * m.column;
+      for (int64_t i = begin + y; i < end; i += kSumRows) sum += widen(from[i * m.row]);
+    }
+    shared.sums[y * kSumColumns + x] = sum;
+    __syncthreads();
+    if (y == 0 && j < m.columns) {
+      for (int i = 1; i < kSumRows; ++i) sum += static_cast<T>(shared.sums[i * kSumColumns + x]);
+      partial[blockIdx.x * m.columns + j] = sum;
+    }
+    __syncthreads();
   }
-  shared.sums[y * kSumColumns + x] = sum;
-  __syncthreads();
-  if (y != 0 || j >= m.columns) return;
-  for (int i = 1; i < kSumRows; ++i) sum += static_cast<T>(shared.sums[i * kSumColumns + x]);
-  partial[blockIdx.x * m.columns + j] = sum;
 }
 
 // out: a vector of S, or of float32 beside 16-bit elements.
@@ -46,8 +53,8 @@ void sum_rows(Context* context, const RowsToSum<S>& m, const View& out) {
   if (m.columns == 0) return;
   const int64_t parts = m.rows == 0 ? 1 : (m.rows + kRowsOfSum - 1) / kRowsOfSum;
   const Workspace partial(context, static_cast<size_t>(parts * m.columns) * sizeof(T));
-  const dim3 grid(static_cast<unsigned>(parts),
-                  static_cast<unsigned>((m.columns + kSumColumns - 1) / kSumColumns));
+  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(std::min<int64_t>(
+                                                    (m.columns + kSumColumns - 1) / kSumColumns, 65535)));
   launch(context, FASTDL_KERNEL(sum_rows_partly<S>), {grid, {kSumColumns, kSumRows}, sizeof(SumShared<T>)}, m,
          partial.as<T>());
   const auto add_up = [&](auto zero) {

@@ -122,6 +122,7 @@ def footer(outcomes: Sequence[Outcome]) -> str:
         roof = f"{s['roofline']:9.0%}" if s["roofline"] else f"{'n/a':>9}"
         score = f"{s['wins']:>4} {s['ties']:>4} {s['losses']:>4}"
         lines.append(f"{name:<42} {s['rows']:>5} {ratio} {score} {roof}  {s['worst_row'] or ''}")
+    lines += _libraries([o for o in outcomes if o.status == OK])
     lines += _spread([o for o in outcomes if o.status == OK and o.row.group == "sweep"])
     compared = [o for o in outcomes if o.status == OK and o.best]
     if len(compared) > 5:
@@ -143,6 +144,21 @@ def footer(outcomes: Sequence[Outcome]) -> str:
             reasons = dict.fromkeys(o.reason for o in members)
             lines.append(f"\n{_count(len(members), 'row')} {status}: {'; '.join(list(reasons)[:3])}")
     return "\n".join(lines)
+
+
+def _libraries(outcomes: Sequence[Outcome]) -> list[str]:
+    """Each peer by itself, over the rows it took part in."""
+    ratios: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        best: dict[str, float] = {}
+        for name in outcome.samples:
+            if name != OURS:
+                library, ratio = name.split()[0], outcome.ratio(name)[1]
+                best[library] = min(ratio, best.get(library, ratio))
+        for library, ratio in best.items():
+            ratios.setdefault(library, []).append(ratio)
+    parts = [f"{name} {geomean(r):.2f}x ({_count(len(r), 'row')})" for name, r in ratios.items()]
+    return ["", f"geometric mean over each peer's rows: {', '.join(parts)}"] if len(parts) > 1 else []
 
 
 def _spread(outcomes: Sequence[Outcome]) -> list[str]:

@@ -21,6 +21,7 @@ _ANY = (TypeError, ValueError, RuntimeError, MemoryError)
 #: Of the quartiles of a ratio, by its median: neighbouring calls of two libraries differ by a few percent on an idle
 #: machine, and half of the rounds being this far apart says that something else was running.
 NOISY = 0.25
+INTERRUPTED = "interrupted"
 OK, FAILED, SKIPPED, LATE = "ok", "failed", "skipped", "not run"
 
 
@@ -86,8 +87,8 @@ def run(
 ) -> list[Outcome]:
     """All rows, each reported as soon as it is done. Rows that need more than ``limits`` are "skipped". With a budget
     in seconds, rows are measured for less time and, where that is not enough, left out evenly over the whole list:
-    those are "not run"."""
-    outcomes = []
+    those are "not run", as are the rest after Ctrl-C."""
+    outcomes, interrupted = [], False
     gc.collect()
     gc.freeze()  # the libraries' own objects, which would make each later collection take a tenth of a second
     refused = {row.key: limits.refuses(row) for row in rows}
@@ -96,12 +97,17 @@ def run(
         start(row)
         reason = refused[row.key] or limits.refuses(row)  # memory may have gone meanwhile
         share = None if reason else clock.next_row(row, plan)
-        if share is None:
+        if share is None or interrupted:
             status = SKIPPED if reason else LATE
-            outcome = Outcome(row, status, reason or "no time left for it in the budget")
+            late = INTERRUPTED if interrupted else "no time left for it in the budget"
+            outcome = Outcome(row, status, reason or late)
         else:
             begin = time.perf_counter()
-            outcome = run_row(row, peers, share)
+            try:
+                outcome = run_row(row, peers, share)
+            except KeyboardInterrupt:  # what was measured is still written
+                interrupted = True
+                outcome = Outcome(row, LATE, INTERRUPTED)
             clock.took(row, time.perf_counter() - begin)
             outcome.hold_against(limits.peaks)
         outcomes.append(outcome)

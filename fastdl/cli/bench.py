@@ -248,4 +248,6 @@ def run(args: argparse.Namespace) -> int:
         verdicts = compare.compare(old, document, margin)
         print(f"\nagainst {baseline.title(old, args.baseline)}:\n{compare.text(verdicts, margin)}")
         failed |= args.fail_above is not None and any(v.verdict == compare.SLOWER for v in verdicts)
+    if any(o.reason == runner.INTERRUPTED for o in outcomes):
+        return 130
     return int(failed)

@@ -227,6 +227,8 @@ const Entry kCases[] = {
     hopper_entry<hopper::Wgmma<float16, 64, true, true, 128>>("wgmma_float16_transposed"),
     hopper_entry<hopper::Wgmma<float16, 128, false, false, 64>>("wgmma_float16_rows_of_64"),
     hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 32>>("wgmma_bfloat16_rows_of_32"),
+    hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 32>>("mma_warpgroup_bfloat16"),
+    hopper_entry<hopper::Wgmma<float16, 64, false, false, 32>>("mma_warpgroup_float16"),
     hopper_entry<hopper::Wgmma<ptx::tfloat32, 64, false, false, 128>>("wgmma_tfloat32"),
     hopper_entry<hopper::TensorLoad<128, false>>("tensor_load"),
     hopper_entry<hopper::TensorLoad<128, true>>("tensor_load_swizzled_128"),

@@ -56,7 +56,8 @@ float half_of(uint32_t pair, int which) {
 // then rounded towards zero.
 inline float truncated(double x) {
   const auto y = static_cast<float>(x);
-  return std::fabs(static_cast<double>(y)) > std::fabs(x) && std::isfinite(y) ? std::nextafterf(y, 0.0f) : y;
+  const bool beyond = std::fabs(static_cast<double>(y)) > std::fabs(x) && std::isfinite(y);
+  return __uint_as_float(__float_as_uint(y) - (beyond ? 1u : 0u));
 }
 
 template <class S>
@@ -64,24 +65,27 @@ void mma(S, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const MmaIn in{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {c[0], c[1], c[2], c[3]}};
   const MmaOut out = simt::warp_collective<MmaIn, MmaOut>(
       "mma.sync.m16n8k16", 0xFFFFFFFFu, in, [](const MmaIn(&lanes)[32], MmaOut(&results)[32]) {
-        float left[16][16], right[16][8];
+        using Row = double __attribute__((vector_size(64)));  // most of the executor's time is spent on these
+        double left[16][16];
+        Row right[16], sums[16];
         for (int l = 0; l < 32; ++l) {
           const int g = l / 4, t = l % 4;
           for (int i = 0; i < 4; ++i) {
-            for (int e = 0; e < 2; ++e)
+            for (int e = 0; e < 2; ++e) {
               left[g + 8 * (i % 2)][2 * t + 8 * (i / 2) + e] = half_of<S>(lanes[l].a[i], e);
+              sums[g + 8 * (i / 2)][2 * t + i % 2] = lanes[l].c[i];
+            }
           }
           for (int i = 0; i < 2; ++i) {
             for (int e = 0; e < 2; ++e) right[2 * t + 8 * i + e][g] = half_of<S>(lanes[l].b[i], e);
           }
         }
+        for (int row = 0; row < 16; ++row) {
+          for (int k = 0; k < 16; ++k) sums[row] += left[row][k] * right[k];
+        }
         for (int l = 0; l < 32; ++l) {
-          for (int i = 0; i < 4; ++i) {
-            const int row = l / 4 + 8 * (i / 2), column = 2 * (l % 4) + i % 2;
-            double sum = lanes[l].c[i];
-            for (int k = 0; k < 16; ++k) sum += static_cast<double>(left[row][k]) * right[k][column];
-            results[l].c[i] = truncated(sum);
-          }
+          for (int i = 0; i < 4; ++i)
+            results[l].c[i] = truncated(sums[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2]);
         }
       });
   for (int i = 0; i < 4; ++i) c[i] = out.c[i];
