@@ -57,7 +57,8 @@ def test_against_reference(cls, reference, options, dtype, isa, rng):
     for p, s in zip(params, states, strict=True):
         for key, value in s.items():
             got = optimizer.state[p][key]
-            np.testing.assert_allclose(got.numpy(), value, rtol=60 * u, atol=20 * u)
+            top = max(1.0, float(np.abs(value).max(initial=0)))  # of what may have cancelled
+            np.testing.assert_allclose(got.numpy(), value, rtol=60 * u, atol=20 * u * top)
 
 
 @pytest.mark.parametrize(("cls", "reference", "options"), CASES, ids=IDS)
@@ -280,7 +281,8 @@ def test_clip_grad_norm(p, dtype, isa, rng):
     for limit in (0.5, 1e9):
         set_gradients(params, [g.copy() for g in grads])
         flat = np.concatenate([g.ravel() for g in grads]).astype(np.float64)
-        expected = np.linalg.norm(flat, p)
+        # Not by BLAS, whose sum of squares may be off by more than the tolerance.
+        expected = float(np.linalg.norm(flat.astype(np.longdouble), p))
         norm = clip_grad_norm_(params, limit, p)
         assert norm.item() == pytest.approx(expected, rel=4 * float(np.finfo(dtype).eps))
         factor = min(1.0, limit / (expected + 1e-6))
