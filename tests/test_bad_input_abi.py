@@ -188,6 +188,39 @@ def test_conv_sizes_that_overflow():
             _core.conv_backward_data(out.astype(np.float32), None, w, x.copy(), options)
 
 
+@pytest.mark.parametrize("ndim", [2, 6, 16])
+def test_conv_pool_backward_of_too_few_or_many_axes(ndim):
+    x, pooled, indices = np.ones((1,) * ndim, "f4"), np.ones((1,) * ndim, "f4"), np.zeros((1,) * ndim, "i4")
+    with pytest.raises(ValueError, match="spatial axes"):
+        _core.conv_pool_backward(pooled, pooled, indices, x, x, x.copy(), None, None, conv_options(kind=1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stride": 0},
+        {"dilation": 0},
+        {"padding": -1},
+        {"dilation": 2**62},
+        {"padding": 2**62, "stride": 2**62},
+    ],
+)
+def test_conv_pool_backward_of_sizes_that_overflow(wrong):
+    x, w, pooled = np.ones((1, 1, 4, 4), "f4"), np.ones((1, 1, 3, 3), "f4"), np.ones((1, 1, 1, 1), "f4")
+    with pytest.raises(ValueError):
+        _core.conv_pool_backward(
+            pooled,
+            pooled,
+            np.zeros((1, 1, 1, 1), "i4"),
+            x,
+            w,
+            x.copy(),
+            None,
+            None,
+            conv_options(kind=1, **wrong),
+        )
+
+
 def test_conv_data_gradient_with_a_huge_stride():
     grad, w, grad_x = (
         np.ones((1, 1, 1), np.float32),

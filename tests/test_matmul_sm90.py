@@ -133,6 +133,16 @@ def test_out_of_every_layout(rng, beta):
             np.testing.assert_array_equal(out.base[~inside], whole[~inside])
 
 
+def test_a_row_that_ends_within_16_bytes(rng):
+    """The copy engine stores whole chunks of 16 bytes: what lies behind the row has to stay."""
+    a, b = matrix(rng, BFLOAT16, 70, 64, False), matrix(rng, BFLOAT16, 64, 68, True)
+    whole = rng.standard_normal((70, 80)).astype(BFLOAT16)
+    behind = whole[:, 76:].copy()
+    out = whole[:, 8:76]
+    check(product(a, b, out=out), a, b)
+    np.testing.assert_array_equal(whole[:, 76:], behind)
+
+
 def test_batches(rng):
     """Two batch dims, one operand repeated along each; results with gaps between items."""
     a = rng.standard_normal((3, 1, 40, 72)).astype(BFLOAT16)

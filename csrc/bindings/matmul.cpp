@@ -77,7 +77,7 @@ void bind_matmul(py::module_& m) {
         [&] {
           return fastdl_linear_backward(nullptr, grad, saved, x, weight, grad_x, grad_weight, grad_bias, &o);
         },
-        grad, x, weight);
+        grad, x, weight, grad_x);
   });
   m.def("matmul_packed_b_size", [](const In& b) {
     int64_t elements = 0;

@@ -65,15 +65,18 @@ fastdl_conv_options conv_options(const fastdl_conv_options* options, const char*
 }
 
 // The shape of the convolution's output, in C order with the channels last.
-View convolved(const View& x, const View& weight, const fastdl_conv_options& o) {
+View convolved(const View& x, const View& weight, const fastdl_conv_options& o, const char* op) {
   View v = x;
   v.data = nullptr;
-  if (weight.ndim != x.ndim || x.ndim < 3) return v;  // refused when the geometry is checked
+  if (weight.ndim != x.ndim || x.ndim < 3 || x.ndim > 5) return v;  // refused when the geometry is checked
   v.shape[1] = weight.shape[0];
+  std::fill(v.shape + 2, v.shape + v.ndim, 0);
+  check_options(o, v.ndim - 2, op);
+  check_extents(x, weight, v, o, v.ndim - 2, op);
   for (int i = 0; i + 2 < v.ndim; ++i) {
     const int64_t reach = o.dilation[i] * (weight.shape[2 + i] - 1) + 1;
     const int64_t room = x.shape[2 + i] + o.padding[i] + o.padding_end[i] - reach;
-    v.shape[2 + i] = room < 0 || o.stride[i] < 1 ? 0 : room / o.stride[i] + 1;
+    v.shape[2 + i] = room < 0 ? 0 : room / o.stride[i] + 1;
   }
   v.strides[1] = 1;
   int64_t step = v.shape[1];
@@ -271,7 +274,7 @@ ConvPoolBackward conv_pool_backward(const fastdl_tensor* grad_, const fastdl_ten
                "%s: the activation's derivative needs out, got NULL", op);
   if (kind == FASTDL_ACT_RELU) b.out = optional_like(out_, b.grad, "grad_out", op, "out");
   check_ndim(b.grad, b.x.ndim, op, "grad_out");
-  b.dense = convolved(b.x, b.weight, b.options);
+  b.dense = convolved(b.x, b.weight, b.options, op);
   b.geometry = conv_geometry(b.x, b.weight, b.dense, b.options, {op, "x", "out", "weight", false});
   FASTDL_CHECK(b.grad.shape[0] == b.geometry.n && b.grad.shape[1] == b.geometry.o, FASTDL_ERROR_SHAPE,
                "%s: grad_out of shape %s does not fit x of shape %s and weight of shape %s", op,

@@ -296,8 +296,9 @@ struct HostJob {
 
   static void chunk(void* argument, int32_t index) noexcept {
     auto& self = *static_cast<HostJob*>(argument);
+    if (index < 0 || index >= self.job.slots()) return;  // no chunk: the right one is then missing
     self.started.fetch_add(1, std::memory_order_relaxed);
-    if (index >= 0 && index < self.job.slots()) self.job.take_part(index);
+    self.job.take_part(index);
     self.ended.fetch_add(1, std::memory_order_release);
   }
 };

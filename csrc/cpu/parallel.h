@@ -20,8 +20,8 @@ void run_tasks(const Context* context, int threads, int64_t tasks, TaskFunction 
 constexpr double kSerialCost = 32768;
 
 // Calls body(task) for every task in [0, tasks), in any order, on up to num_threads(context) threads; returns
-// when all are done. cost_per_task: rough elementary operations of one task. Nested and concurrent calls run
-// on their caller.
+// when all are done. cost_per_task: rough elementary operations of one task. Nested calls run on their
+// caller, and so do concurrent ones but for a host's own threads.
 template <class Body>
 void parallel_for(const Context* context, int64_t tasks, double cost_per_task, Body&& body) {
   const int threads =

@@ -81,7 +81,9 @@ bool map_results(const Gemm<S>& g, const GemmEnd<S>& end, CUtensorMap* map) {
   if constexpr (sizeof(S) != 2) return false;
   else {
     constexpr int64_t kAligned = 8;  // elements in 16 bytes
-    bool can = end.packs && !g.c_float32 && g.c_row > 0 && g.c_row % kAligned == 0 &&
+    // The engine leaves out whole chunks of 16 bytes past the end of a row, not elements: n ends with a
+    // chunk.
+    bool can = end.packs && !g.c_float32 && g.n % kAligned == 0 && g.c_row > 0 && g.c_row % kAligned == 0 &&
                reinterpret_cast<uintptr_t>(g.c) % 16 == 0;
     MapShape shape;
     shape.dims[0] = g.n, shape.dims[1] = g.m;

@@ -223,6 +223,7 @@ __device__ __forceinline__ void multiply_sm90(Sm90Shared<T>& shared, const Sm90W
     ring.advance();
   }
   ptx::wgmma_wait<0>();
+  ptx::wgmma_results(sums);
   release(before, cluster);
 }
 
@@ -255,6 +256,7 @@ __device__ __forceinline__ void multiply_planes(Sm90Shared<T>& shared, const Sm9
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
+    ptx::wgmma_results(some);
     release(empty0 + 8 * ring.stage, cluster);
 #pragma unroll
     for (int i = 0; i < T::kSums; ++i) sums[i] += some[i];

@@ -197,7 +197,8 @@ void bulk_wait(int pending) {
     for_box_chunks(
         map, store.at, store.from,
         [](void* memory, uint32_t shared, unsigned char* global, unsigned valid) {
-          if (valid) std::memcpy(global, static_cast<unsigned char*>(memory) + shared, valid);
+          // The engine clips a store by chunks: the last one of a row is written whole.
+          if (valid) std::memcpy(global, static_cast<unsigned char*>(memory) + shared, 16);
         },
         block.shared);
   }

@@ -84,7 +84,11 @@ def compare(old: dict[str, Any], new: dict[str, Any], margin: float) -> list[Ver
             continue
         common = [n for n in row["ratios"] if n in was["ratios"]]
         # The peer that was measured most often, of those the one closest to us.
-        peer = max(common, key=lambda n: (len(row["samples"][n]), -row["ratios"][n][1]), default="")
+        peer = max(
+            common,
+            key=lambda n: (min(len(was["samples"][n]), len(row["samples"][n])), -row["ratios"][n][1]),
+            default="",
+        )
         if not peer and not same:
             continue
         change = change_between(*(_speeds(entry["samples"], peer) for entry in (was, row)))

@@ -88,31 +88,42 @@ def run(
     """All rows, each reported as soon as it is done. Rows that need more than ``limits`` are "skipped". With a budget
     in seconds, rows are measured for less time and, where that is not enough, left out evenly over the whole list:
     those are "not run", as are the rest after Ctrl-C."""
-    outcomes, interrupted = [], False
+    outcomes: list[Outcome] = []
+    interrupted = False
     gc.collect()
     gc.freeze()  # the libraries' own objects, which would make each later collection take a tenth of a second
     refused = {row.key: limits.refuses(row) for row in rows}
     clock = Budget(budget, [row for row in rows if not refused[row.key]], limits)
-    for row in rows:
+
+    def measured(row: Row) -> Outcome:
         start(row)
         reason = refused[row.key] or limits.refuses(row)  # memory may have gone meanwhile
-        share = None if reason else clock.next_row(row, plan)
-        if share is None or interrupted:
-            status = SKIPPED if reason else LATE
-            late = INTERRUPTED if interrupted else "no time left for it in the budget"
-            outcome = Outcome(row, status, reason or late)
-        else:
-            begin = time.perf_counter()
+        if reason:
+            return Outcome(row, SKIPPED, reason)
+        if interrupted:
+            return Outcome(row, LATE, INTERRUPTED)
+        share = clock.next_row(row, plan)
+        if share is None:
+            return Outcome(row, LATE, "no time left for it in the budget")
+        begin = time.perf_counter()
+        outcome = run_row(row, peers, share)
+        clock.took(row, time.perf_counter() - begin)
+        outcome.hold_against(limits.peaks)
+        return outcome
+
+    try:
+        for row in rows:
             try:
-                outcome = run_row(row, peers, share)
+                outcomes.append(measured(row))
             except KeyboardInterrupt:  # what was measured is still written
                 interrupted = True
-                outcome = Outcome(row, LATE, INTERRUPTED)
-            clock.took(row, time.perf_counter() - begin)
-            outcome.hold_against(limits.peaks)
-        outcomes.append(outcome)
-        report(outcome)
-    gc.unfreeze()
+                outcomes.append(Outcome(row, LATE, INTERRUPTED))
+            try:
+                report(outcomes[-1])
+            except KeyboardInterrupt:
+                interrupted = True
+    finally:
+        gc.unfreeze()
     return outcomes
 
 

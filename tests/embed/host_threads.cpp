@@ -82,12 +82,34 @@ struct NewThreads {  // a thread for each chunk
   }
 };
 
+int failures = 0;
+
 struct Forgetful {  // against the rules: the last chunk is never run
   template <class Task>
   void operator()(int32_t chunks, const Task& task) {
     for (int32_t i = 0; i + 1 < chunks; ++i) task(i);
   }
 };
+
+struct Miscounting {  // against the rules: chunks are counted from 1
+  template <class Task>
+  void operator()(int32_t chunks, const Task& task) {
+    for (int32_t i = 1; i <= chunks; ++i) task(i);
+  }
+};
+
+// What is said when a host's pool does not do its part.
+template <class Pool>
+void refused() {
+  Pool pool;
+  const fastdl::Context broken(4, pool);
+  try {
+    matrix_products(broken);
+    std::printf("a chunk that was not run went unnoticed\n"), ++failures;
+  } catch (const fastdl::Error& e) {
+    std::printf("%d: %s\n", e.status(), e.what());
+  }
+}
 
 struct Reentrant {  // the host waits by doing something else, with fastdl too
   fastdl_context* inner;
@@ -102,8 +124,6 @@ struct Reentrant {  // the host waits by doing something else, with fastdl too
     for (int32_t i = 1; i < chunks; ++i) task(i);
   }
 };
-
-int failures = 0;
 
 void compare(const std::string& what, const Bytes& got, const Bytes& expected) {
   if (got == expected) return;
@@ -148,13 +168,7 @@ int main() {
   for (std::thread& t : threads) t.join();
   for (const Bytes& result : results) compare("attention from several threads", result, expected);
 
-  Forgetful forgetful;
-  const fastdl::Context broken(4, forgetful);
-  try {
-    matrix_products(broken);
-    std::printf("a chunk that was not run went unnoticed\n"), ++failures;
-  } catch (const fastdl::Error& e) {
-    std::printf("%d: %s\n", e.status(), e.what());
-  }
+  refused<Forgetful>();
+  refused<Miscounting>();
   return failures ? 1 : 0;
 }

@@ -147,8 +147,8 @@ FASTDL_API fastdl_status fastdl_set_num_threads(int32_t n);
 
 /* The fastdl_precision of calls with the default context: FASTDL_PRECISION_HIGHEST unless set. A lower one
    allows faster kernels and asks for none: where there is none, results are those of HIGHEST. So far there
-   are some for matrix products (matmul, linear) with "amx". float64 and 16-bit tensors are not touched by
-   it. */
+   are some for matrix products, and what is made of them (linear, recurrent layers, convolutions), with
+   "amx". float64 and 16-bit tensors are not touched by it. */
 FASTDL_API int32_t fastdl_get_float32_precision(void);
 FASTDL_API fastdl_status fastdl_set_float32_precision(int32_t precision);
 

@@ -31,6 +31,7 @@ class Pool {
   }
 
   void run(int n, const std::function<void(int)>& task) {
+    if (n <= 0) return;
     Job job{&task, n, 0, n};
     std::unique_lock<std::mutex> lock(mutex_);
     jobs_.push_back(&job);
