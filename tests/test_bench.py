@@ -12,7 +12,7 @@ import pytest
 from fastdl.bench import report, runner, suites, timing
 from fastdl.bench.budget import Budget, Limits
 from fastdl.bench.machine import Peaks
-from fastdl.bench.peers import Peers
+from fastdl.bench.peers import Peers, to_numpy
 from fastdl.bench.rows import Contest, Row, sample, worst
 from fastdl.bench.runner import Outcome
 from fastdl.bench.workloads import deepbench
@@ -205,6 +205,22 @@ def test_quick_rows_are_right(name):
             error = contest.error(contest.ours())
             assert error <= contest.limit, (row.key, error, contest.limit)
             assert not contest.calls or row.op == "matmul"  # NumPy has nothing else of this
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_steps_are_right_and_wrong_ones_are_noticed(dtype):
+    rows = [
+        r for r in suites.select(["train"], ["train"], [dtype]) if r.direction == "step" and r.flops < 1e9
+    ]
+    assert {"linear", "mlp", "cnn", "rnn64", "lstm64", "autoencoder", "gan"} <= {r.op for r in rows}
+    for row in rows:
+        contest = row.make(Peers([], 2))
+        outputs = contest.ours()
+        assert contest.error(outputs) <= contest.limit, row.key
+        assert contest.error(tuple(1.05 * to_numpy(o) for o in outputs)) > contest.limit, row.key
+        if dtype == "float32":
+            contest.ours()  # another step has other gradients
+            assert contest.error(outputs) > contest.limit, row.key
 
 
 @pytest.mark.parametrize("name, most", [("conv", 1.1e8), ("matmul", 1e8), ("rnn", 5e7)])

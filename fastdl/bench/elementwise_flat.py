@@ -110,10 +110,12 @@ def dropout(shape: tuple[int, ...], dtype: str, direction: str, peers: Peers) ->
     contest.add("torch", torch_calls)
     contest.add("jax", jax_calls)
     contest.skip("numpy", "has no dropout")
-    contest.add(
-        "cupy",
-        lambda cupy: {"": lambda: (cupy.where(cupy.random.random(shape, cupy.float32) < 0.5, mx * 2, 0),)},
-    )
+
+    def cupy_calls(cupy: Any) -> dict:
+        rng = cupy.random.default_rng(0)
+        return {"": lambda: (cupy.where(rng.random(shape, dtype=cupy.float32) < 0.5, mx * 2, 0),)}
+
+    contest.add("cupy", cupy_calls)
     training = [x, np.array(0.5, np.float32), np.array(True)]
     contest.add("onnxruntime", lambda o: {"": onnx_call(o, peers, "Dropout", training)})
     return contest

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .peers import Peers
+from .train_models import CLASSES, Model, adversaries, autoencoder, losses, parts, recurrent, transformer
 
 
 def build(torch: Any, name: str) -> Any:
     """The model, its parameters in the order of fastdl's."""
-    from .train import CLASSES, recurrent, transformer
-
     t: Any = torch.nn
     if name == "cnn":
         return t.Sequential(
@@ -40,6 +40,14 @@ def build(torch: Any, name: str) -> Any:
                 return self.head(self.lstm(x[:, 0])[1][0][0])
 
         return Classifier()
+    if name in ("autoencoder", "gan"):
+        activations = {"relu": t.ReLU, "sigmoid": t.Sigmoid, "tanh": t.Tanh}
+
+        def layer(inputs: int, outputs: int, activation: str | None) -> Any:
+            linear = t.Linear(inputs, outputs)
+            return t.Sequential(linear, activations[activation]()) if activation else linear
+
+        return (autoencoder if name == "autoencoder" else adversaries)(layer, t)
     return transformer(t)
 
 
@@ -53,37 +61,45 @@ def _load(peers: Peers, name: str, weights: Sequence[np.ndarray], dtype: Any) ->
 
 
 def reference(
-    peers: Peers, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, float, list[np.ndarray]]:
-    """Output, loss and gradients in float64."""
+    peers: Peers, model: Model, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, direction: str
+) -> list[np.ndarray]:
+    """Outputs, or losses and then gradients of a step, in float64."""
     torch = peers.modules["torch"]
-    model = _load(peers, name, weights, torch.float64)
-    out = model(peers.tensor(x).double())
-    loss = torch.nn.functional.cross_entropy(out, peers.tensor(y))
-    loss.backward()
-    return (
-        out.detach().cpu().numpy(),
-        float(loss.detach()),
-        [p.grad.cpu().numpy() for p in model.parameters()],
-    )
+    module = _load(peers, model.name, weights, torch.float64)
+    wide = peers.tensor(x).double()
+    if direction == "forward":
+        return [module(wide).detach().cpu().numpy()]
+    found = _step(torch, model, module, wide, peers.tensor(y), contextlib.nullcontext)()
+    return [a.detach().cpu().numpy() for a in (*found, *(p.grad for p in module.parameters()))]
 
 
 def calls(
-    peers: Peers, name: str, weights: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, direction: str
+    peers: Peers,
+    model: Model,
+    weights: Sequence[np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    direction: str,
+    dtype: str,
 ) -> dict[str, Any]:
     """A training step, or inference, by variant."""
     torch = peers.modules["torch"]
     formats = {"": torch.contiguous_format}
-    if name == "cnn":
+    if model.name == "cnn":
         formats["channels_last"] = torch.channels_last
+    device = peers.device.name
+
+    def narrow() -> Any:
+        return torch.autocast(device, torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+
     result = {}
     for variant, format in formats.items():
-        model = _load(peers, name, weights, torch.float32).to(memory_format=format)
+        module = _load(peers, model.name, weights, torch.float32).to(memory_format=format)
         tx = peers.tensor(x.copy()).contiguous(memory_format=format)
         if direction == "forward":
-            result[variant] = _inference(model.eval(), tx)
+            result[variant] = _inference(module.eval(), tx)
         else:
-            result[f"{variant} fused".strip()] = _step(torch, model, tx, peers.tensor(y))
+            result[f"{variant} fused".strip()] = _step(torch, model, module, tx, peers.tensor(y), narrow)
     return result
 
 
@@ -91,15 +107,19 @@ def _inference(model: Any, x: Any) -> Any:
     return lambda: (model(x),)
 
 
-def _step(torch: Any, model: Any, x: Any, y: Any) -> Any:
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    cross_entropy = torch.nn.functional.cross_entropy
+def _step(torch: Any, model: Model, module: Any, x: Any, y: Any, narrow: Callable[[], Any]) -> Any:
+    optimizers = [torch.optim.Adam(part.parameters(), fused=True) for part in parts(model, module)]
 
     def call() -> Any:
-        optimizer.zero_grad()
-        loss = cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return (loss,)
+        found = []
+        work = losses(model.objective, torch.nn.functional, module, x, y)
+        for optimizer in optimizers:
+            with narrow():
+                loss = next(work)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss)
+        return tuple(found)
 
     return call
