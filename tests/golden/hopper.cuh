@@ -172,7 +172,7 @@ struct ClusterOfTwo {
   }
 };
 
-// --- stmatrix, and from there to global memory: what lies at the end of a row of 61 stays ---
+// --- stmatrix, and from there to global memory: rows of 61, stored by whole 16 bytes ---
 
 template <bool Transposed>
 struct Stmatrix {

@@ -42,13 +42,6 @@ template <int Pending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
-// After the wait, before the sums are read: no instruction, but the compiler, which does not know that the
-// wait has to do with them, may not move a reading up to before it.
-template <int Count>
-__device__ __forceinline__ void wgmma_results(float (&d)[Count]) {
-#pragma unroll
-  for (float& sum : d) asm volatile("" : "+f"(sum)::"memory");
-}
 
 #define FASTDL_R4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define FASTDL_R16(d, i) FASTDL_R4(d, i), FASTDL_R4(d, i + 4), FASTDL_R4(d, i + 8), FASTDL_R4(d, i + 12)
@@ -118,8 +111,6 @@ template <int Pending>
 void wgmma_wait() {
   simt::wgmma_wait(Pending);
 }
-template <int Count>
-void wgmma_results(float (&)[Count]) {}
 
 template <bool TransposedA, bool TransposedB, class S, int Count>
 void wgmma(S, float (&d)[Count], uint64_t a, uint64_t b, bool accumulate) {
@@ -130,5 +121,15 @@ void wgmma(S, float (&d)[Count], uint64_t a, uint64_t b, bool accumulate) {
 }
 
 #endif
+
+// After the wait, before the sums are read: no instruction, but the compiler, which does not know that the
+// wait has to do with them, may not move a reading up to before it.
+template <int Count>
+__device__ __forceinline__ void wgmma_results([[maybe_unused]] float (&d)[Count]) {
+#ifndef FASTDL_SIMT
+#pragma unroll
+  for (float& sum : d) asm volatile("" : "+f"(sum)::"memory");
+#endif
+}
 
 }  // namespace fastdl::cuda::ptx
