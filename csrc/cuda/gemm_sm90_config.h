@@ -15,10 +15,10 @@ struct Sm90Plan {
 
 constexpr int64_t kSm90Rows = 128;
 
-// The tile of 128 x 128 is taken where it fills the multiprocessors better than that of 128 x 256. 1.25: what it
-// costs per result, as it needs 160 bytes of shared memory per clock of the tensor cores, of which there are 128
-// (docs/kernels-cuda.md); until a GPU says. `planes`: of float32, 0 for 16-bit types; their sums take the registers of the
-// larger tile.
+// The tile of 128 x 128 is taken where it fills the multiprocessors better than that of 128 x 256. 1.25: what
+// it costs per result, as it needs 160 bytes of shared memory per clock of the tensor cores, of which there
+// are 128 (docs/kernels-cuda.md); until a GPU says. `planes`: of float32, 0 for 16-bit types; their sums take
+// the registers of the larger tile.
 inline Sm90Plan sm90_plan(int64_t m, int64_t n, int64_t k, int64_t batch, int multiprocessors, int planes,
                           bool whatever_shape = false) {
   Sm90Plan plan{};

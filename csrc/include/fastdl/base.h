@@ -152,10 +152,10 @@ FASTDL_API fastdl_status fastdl_set_num_threads(int32_t n);
 FASTDL_API int32_t fastdl_get_float32_precision(void);
 FASTDL_API fastdl_status fastdl_set_float32_precision(int32_t precision);
 
-/* Instruction sets: "generic"; on ARM64 "neon"; on x86-64 "avx2", "avx512", "avx512_bf16" (bfloat16 products),
-   "amx" (the matrix unit) and "amx_emulated" (the same on an emulated unit, for tests: slow, never chosen by
-   itself). The best one is chosen when the library is first used, unless FASTDL_CPU_ISA names another. For
-   tests and measurements: to be set while no other thread computes. */
+/* Instruction sets: "generic"; on ARM64 "neon"; on x86-64 "avx2", "avx512", "avx512_bf16" (its products of
+   bfloat16), "amx" (the matrix unit), "amx_emulated" (an emulated unit, for tests: slow, never chosen by
+   itself). The best one is chosen when the library is first used, unless FASTDL_CPU_ISA names another.
+   For tests and measurements: to be set while no other thread computes. */
 FASTDL_API const char* fastdl_get_cpu_isa(void);
 FASTDL_API fastdl_status fastdl_set_cpu_isa(const char* name);
 /* Comma-separated names of those this machine runs, best last. */
