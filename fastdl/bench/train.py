@@ -12,7 +12,7 @@ import numpy as np
 from . import train_jax, train_torch
 from .peers import Peers, to_numpy
 from .rows import Contest, Row, worst
-from .train_models import CLASSES, MODELS, Model, losses, parts
+from .train_models import CLASSES, MODELS, Model, parts, stepper
 
 FAMILY = "train"
 DIRECTIONS = ("forward", "step")
@@ -73,19 +73,7 @@ def step(model: Model, module: Any, x: Any, y: Any, dtype: str) -> Any:
     def narrow() -> Any:
         return fastdl.autocast("bfloat16") if dtype == "bfloat16" else contextlib.nullcontext()
 
-    def call() -> tuple:
-        found = []
-        work = losses(model.objective, F, module, x, y)
-        for optimizer in optimizers:
-            with narrow():
-                loss = next(work)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            found.append(loss)
-        return tuple(found)
-
-    return call
+    return stepper(model, F, module, optimizers, narrow, x, y)
 
 
 def _by_norm(losses: list[tuple[Any, Any]], gradients: list[tuple[Any, Any]]) -> float:

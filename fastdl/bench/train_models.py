@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,33 @@ def losses(objective: str, functional: Any, module: Any, x: Any, y: Any) -> Iter
         yield entropy(real, real.detach() * 0 + 1) + entropy(fake, fake.detach() * 0)
         fake = module.discriminator(made)
         yield entropy(fake, fake.detach() * 0 + 1)
+
+
+def stepper(
+    model: Model,
+    functional: Any,
+    module: Any,
+    optimizers: Sequence[Any],
+    narrow: Callable[[], Any],
+    x: Any,
+    y: Any,
+) -> Callable[[], tuple]:
+    """A function that does a training step, of fastdl or torch, and returns its losses. optimizers: of the `parts`;
+    narrow: makes the context, autocast or none, in which losses are computed."""
+
+    def call() -> tuple:
+        found = []
+        work = losses(model.objective, functional, module, x, y)
+        for optimizer in optimizers:
+            with narrow():
+                loss = next(work)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss)
+        return tuple(found)
+
+    return call
 
 
 def _cnn() -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .peers import Peers
-from .train_models import CLASSES, Model, adversaries, autoencoder, losses, parts, recurrent, transformer
+from .train_models import CLASSES, Model, adversaries, autoencoder, parts, recurrent, stepper, transformer
 
 
 def build(torch: Any, name: str) -> Any:
@@ -109,17 +109,4 @@ def _inference(model: Any, x: Any) -> Any:
 
 def _step(torch: Any, model: Model, module: Any, x: Any, y: Any, narrow: Callable[[], Any]) -> Any:
     optimizers = [torch.optim.Adam(part.parameters(), fused=True) for part in parts(model, module)]
-
-    def call() -> Any:
-        found = []
-        work = losses(model.objective, torch.nn.functional, module, x, y)
-        for optimizer in optimizers:
-            with narrow():
-                loss = next(work)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            found.append(loss)
-        return tuple(found)
-
-    return call
+    return stepper(model, torch.nn.functional, module, optimizers, narrow, x, y)

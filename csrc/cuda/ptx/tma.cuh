@@ -1,6 +1,6 @@
 // Bulk copies of boxes of a tensor (TMA): one thread starts one, the copy engine does the rest. The tensor
 // map is made on the host (cuda/tensor_map.h) and passed as a __grid_constant__ parameter. What lies outside
-// the tensor is zero in loads, though its bytes count, and is not stored.
+// the tensor is zero in loads, though its bytes count; stores leave it out by whole 16 bytes.
 #pragma once
 
 #include <cuda_runtime.h>
