@@ -78,13 +78,7 @@ View convolved(const View& x, const View& weight, const fastdl_conv_options& o, 
     const int64_t room = x.shape[2 + i] + o.padding[i] + o.padding_end[i] - reach;
     v.shape[2 + i] = room < 0 ? 0 : room / o.stride[i] + 1;
   }
-  v.strides[1] = 1;
-  int64_t step = v.shape[1];
-  for (int i = v.ndim - 1; i >= 2; --i) {
-    v.strides[i] = step;
-    step *= v.shape[i];
-  }
-  v.strides[0] = step;
+  channels_last(v);
   return v;
 }
 
@@ -127,6 +121,16 @@ ConvWindows windows(const View& image, const View& columns, const int64_t* kerne
 }
 
 }  // namespace
+
+void channels_last(View& v) {
+  v.strides[1] = 1;
+  int64_t step = v.shape[1];
+  for (int i = v.ndim - 1; i >= 2; --i) {
+    v.strides[i] = step;
+    step *= v.shape[i];
+  }
+  v.strides[0] = step;
+}
 
 ConvGeometry conv_geometry(const View& big, const View& weight, const View& small,
                            const fastdl_conv_options& o, const ConvNames& names) {

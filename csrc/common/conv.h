@@ -66,6 +66,9 @@ ConvBackwardWeight conv_backward_weight(const fastdl_tensor* grad_out, const fas
                                         const fastdl_tensor* grad_bias, const fastdl_conv_options* options,
                                         bool transposed);
 
+// Gives a batch of images of its shape the strides in which channels lie side by side.
+void channels_last(View& v);
+
 // The gradients of a convolution and the max pooling after it.
 struct ConvPoolBackward {
   View grad, indices, x, weight;

@@ -28,13 +28,7 @@ class ChannelsLast {
         laid_out_(v) {
     if (direct_) return;
     laid_out_.data = workspace_.as<void>();
-    laid_out_.strides[1] = 1;
-    int64_t step = v.shape[1];
-    for (int i = v.ndim - 1; i >= 2; --i) {
-      laid_out_.strides[i] = step;
-      step *= v.shape[i];
-    }
-    laid_out_.strides[0] = step;
+    check::channels_last(laid_out_);
   }
   template <class T>
   Image<T> image() const {
