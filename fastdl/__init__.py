@@ -112,7 +112,7 @@ from .functional.statistics import (
 from .casting import autocast, get_autocast_dtype, is_autocast_enabled
 from .naming import names_itself
 from .precision import float32_precision, get_float32_precision, set_float32_precision
-from .random import Generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
+from .random import get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 
 # Calls by these names say which function was given something that is no Tensor.
 for _name, _value in list(globals().items()):
@@ -123,6 +123,7 @@ for _name, _value in list(globals().items()):
 
 if TYPE_CHECKING:
     from . import cuda, data, io, nn, ops, optim, train
+    from .generator import Generator
     from .io import load, save
     from .train import evaluate, fit, predict, summary  # type: ignore[no-redef]
 
@@ -142,6 +143,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("fit", "evaluate", "predict", "summary"), "train"),
     **dict.fromkeys(("load", "save"), "io"),
     "bfloat16": "dtypes",
+    "Generator": "generator",  # a class of NumPy's, whose random numbers take as long to load as the rest of fastdl
     **dict.fromkeys(
         (
             *("relu", "softmax", "log_softmax", "conv1d", "conv2d", "conv3d", "conv_transpose1d"),
