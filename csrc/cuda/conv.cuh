@@ -28,6 +28,12 @@ void launch_gather_mma(Context* context, const ConvGather<S>& p, const GemmEnd<S
 }
 
 template <class S>
+void combine_gather_parts(Context* context, int64_t parts, const ConvGather<S>& p, const GemmEnd<S>& end) {
+  launch(context, FASTDL_KERNEL(conv_gather_combine<S>),
+         {blocks_for(p.items() * p.most_rows * p.columns, 256), 256}, parts, p, end);
+}
+
+template <class S>
 void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
   using T = compute_t<S>;
   if constexpr (sizeof(S) == 2) conv_gather_sm90(context, p, end);
@@ -60,10 +66,7 @@ void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
       else launch_gather_mma<S, kPlanes, SmallBlock>(context, p, end, plan.parts);
     });
   }
-  if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(conv_gather_combine<S>),
-           {blocks_for(items * p.most_rows * p.columns, 256), 256}, plan.parts, p, end);
-  }
+  if (plan.parts > 1) combine_gather_parts(context, plan.parts, p, end);
 }
 
 // Whether the weights lie as gathers read them: no copy is needed.

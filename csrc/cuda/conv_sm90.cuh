@@ -113,8 +113,7 @@ void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const 
   }
   launch_sm90<S, Columns, 1>(context, problem, operands, end);
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(conv_gather_combine<S>), {blocks_for(p.most_rows * p.columns, 256), 256},
-           plan.parts, p, end);
+    combine_gather_parts(context, plan.parts, p, end);
   }
 }
 

@@ -18,6 +18,15 @@ template <class S>
 bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<S>& p,
                       const View& grad_weight);
 
+// out = end(the sum of p.partial, in the order of the parts). Compiled where the portable kernels are
+// (conv.cuh): a kernel compiled for sm_90a as well might be taken for all devices by the linker.
+template <class S>
+void combine_gather_parts(Context* context, int64_t parts, const ConvGather<S>& p, const GemmEnd<S>& end);
+
+extern template void combine_gather_parts<bfloat16>(Context*, int64_t, const ConvGather<bfloat16>&,
+                                                    const GemmEnd<bfloat16>&);
+extern template void combine_gather_parts<float16>(Context*, int64_t, const ConvGather<float16>&,
+                                                   const GemmEnd<float16>&);
 extern template void conv_gather_sm90<bfloat16>(Context*, ConvGather<bfloat16>&, const GemmEnd<bfloat16>&);
 extern template void conv_gather_sm90<float16>(Context*, ConvGather<float16>&, const GemmEnd<float16>&);
 

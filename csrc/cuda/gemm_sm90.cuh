@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_sm90.h"
 #include "cuda/launch_sm90.cuh"
 #include "cuda/matmul_sm90_operands.cuh"
@@ -76,8 +77,7 @@ void run(Context* context, const Gemm<S>& g, const Sm90Plan& plan, const Contigu
   }
   launch_sm90<S, Columns, Planes>(context, p, operands, end);
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(p.items * g.m * g.n, 256), 256}, plan.parts,
-           g.m, g.n, g.batch, static_cast<int64_t>(p.items), static_cast<const float*>(p.partial), end);
+    combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
 }
 

@@ -22,17 +22,6 @@ inline Wanted wanted(const char* variable) {
   return std::strcmp(text, "sm90") == 0 ? Wanted::always : Wanted::automatic;
 }
 
-// sm_90a code runs on 9.0 and nothing else.
-inline bool is_hopper() {
-  int device = 0, major = 0, minor = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-             "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
-}
-
 // The product in tiles and parts; its results are still to be said.
 template <class T>
 Sm90Problem cut(int64_t m, int64_t n, int64_t k, const GemmBatch& batch, const Sm90Plan& plan) {

@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include <atomic>
+#include <cstdlib>
 
 #include "common/error.h"
 #include "cuda/context.h"
@@ -10,26 +10,34 @@
 namespace fastdl::cuda {
 namespace {
 
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+using EncodeIm2col = decltype(&cuTensorMapEncodeIm2col);
+
 #ifdef FASTDL_SIMT
-#define FASTDL_DRIVER(function) (&function)
+EncodeTiled encode_tiled() {
+  return std::getenv("FASTDL_SIMT_NO_TENSOR_MAPS") ? nullptr : &cuTensorMapEncodeTiled;
+}
+EncodeIm2col encode_im2col() { return &cuTensorMapEncodeIm2col; }
 #else
-// A function of the driver, at run time, so that a machine without one can load the library.
-template <class Function>
-Function of_driver(const char* name, std::atomic<Function>& found) {
-  if (Function known = found.load(std::memory_order_relaxed)) return known;
-  void* pointer = nullptr;
+// From the driver at run time, so that a machine without one can load the library. NULL where the driver has
+// none.
+void* of_driver(const char* name) {
+  void* function = nullptr;
   cudaDriverEntryPointQueryResult result{};
   constexpr unsigned kVersion = 12000;  // the first that has them
-  check_cuda(cudaGetDriverEntryPointByVersion(name, &pointer, kVersion, cudaEnableDefault, &result), name);
-  FASTDL_CHECK(pointer != nullptr && result == cudaDriverEntryPointSuccess, FASTDL_ERROR_NO_CUDA,
-               "the CUDA driver has no %s", name);
-  const auto function = reinterpret_cast<Function>(pointer);
-  found.store(function, std::memory_order_relaxed);
-  return function;
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion(name, &function, kVersion, cudaEnableDefault, &result);
+  if (error != cudaSuccess) cudaGetLastError();  // no error of whoever asks next
+  return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? function : nullptr;
 }
-std::atomic<decltype(&cuTensorMapEncodeTiled)> found_cuTensorMapEncodeTiled{nullptr};
-std::atomic<decltype(&cuTensorMapEncodeIm2col)> found_cuTensorMapEncodeIm2col{nullptr};
-#define FASTDL_DRIVER(function) of_driver(#function, found_##function)
+EncodeTiled encode_tiled() {
+  static const auto found = reinterpret_cast<EncodeTiled>(of_driver("cuTensorMapEncodeTiled"));
+  return found;
+}
+EncodeIm2col encode_im2col() {
+  static const auto found = reinterpret_cast<EncodeIm2col>(of_driver("cuTensorMapEncodeIm2col"));
+  return found;
+}
 #endif
 
 int64_t item_bytes(DType type) { return type == DType::kFloat32 ? 4 : 2; }
@@ -61,11 +69,12 @@ CUtensorMap tensor_map(DType type, const void* data, const MapShape& shape, CUte
     steps[i] = 1;
     if (i > 0) strides[i - 1] = stride_bytes(shape.dims[i], shape.strides[i], type);
   }
+  const EncodeTiled encode = encode_tiled();
+  FASTDL_CHECK(encode != nullptr, FASTDL_ERROR_INTERNAL, "the CUDA driver has no cuTensorMapEncodeTiled");
   CUtensorMap map;
-  const CUresult result = FASTDL_DRIVER(cuTensorMapEncodeTiled)(
-      &map, map_type(type), kMapDims, const_cast<void*>(data), dims, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(&map, map_type(type), kMapDims, const_cast<void*>(data), dims, strides, box,
+                                 steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   FASTDL_CHECK(result == CUDA_SUCCESS, FASTDL_ERROR_INTERNAL, "cuTensorMapEncodeTiled: error %d",
                static_cast<int>(result));
   return map;
@@ -97,15 +106,27 @@ CUtensorMap im2col_map(DType type, const void* data, const Im2colShape& shape, C
     lower[i] = static_cast<int>(shape.lower[i]), upper[i] = static_cast<int>(shape.upper[i]);
     steps[i + 1] = static_cast<cuuint32_t>(shape.step[i]);
   }
+  const EncodeIm2col encode = encode_im2col();
+  FASTDL_CHECK(encode != nullptr, FASTDL_ERROR_INTERNAL, "the CUDA driver has no cuTensorMapEncodeIm2col");
   CUtensorMap map;
-  const CUresult result = FASTDL_DRIVER(cuTensorMapEncodeIm2col)(
-      &map, map_type(type), static_cast<cuuint32_t>(rank), const_cast<void*>(data), dims, strides, lower,
-      upper, static_cast<cuuint32_t>(shape.channels), static_cast<cuuint32_t>(shape.pixels), steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(&map, map_type(type), static_cast<cuuint32_t>(rank), const_cast<void*>(data), dims, strides,
+             lower, upper, static_cast<cuuint32_t>(shape.channels), static_cast<cuuint32_t>(shape.pixels),
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   FASTDL_CHECK(result == CUDA_SUCCESS, FASTDL_ERROR_INTERNAL, "cuTensorMapEncodeIm2col: error %d",
                static_cast<int>(result));
   return map;
+}
+
+bool sm90::is_hopper() {
+  int device = 0, major = 0, minor = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+             "cudaDeviceGetAttribute");
+  return major == 9 && minor == 0 && encode_tiled() != nullptr;
 }
 
 }  // namespace fastdl::cuda

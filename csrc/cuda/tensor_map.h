@@ -36,4 +36,10 @@ struct Im2colShape {
 bool im2col_fits(const Im2colShape& shape, const int64_t (&most)[kMapDims - 2]);
 CUtensorMap im2col_map(DType type, const void* data, const Im2colShape& shape, CUtensorMapSwizzle swizzle);
 
+namespace sm90 {
+// Whether the kernels of sm_90a can be used: their code runs on compute capability 9.0 and nothing else, and
+// the driver has to know tensor maps.
+bool is_hopper();
+}  // namespace sm90
+
 }  // namespace fastdl::cuda
