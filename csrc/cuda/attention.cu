@@ -5,8 +5,9 @@
 
 #include "cuda/attention_config.h"
 #include "cuda/attention_sm90.h"
-#include "cuda/hopper.h"
+#include "cuda/sm90_wanted.h"
 #include "cuda/tensor.h"
+#include "cuda/tensor_map.h"
 #include "fastdl/cuda.h"
 
 namespace fastdl::cuda {
@@ -34,11 +35,11 @@ bool can_map(const View& x) {
 }
 
 bool by_sm90(const AttentionProblem& p, int64_t most_features) {
-  const Wanted kernel = wanted("FASTDL_CUDA_ATTENTION");
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_ATTENTION");
   const int features = sm90_features(p.e, p.ev);
-  return kernel != Wanted::portable && is_narrow(p.q.dtype) && features > 0 && features <= most_features &&
-         (kernel == Wanted::always || sm90_suits(p.queries, p.keys)) && !p.mask.data && p.dropout == 0 &&
-         can_map(p.q) && can_map(p.k) && can_map(p.v) && is_hopper();
+  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && features > 0 &&
+         features <= most_features && (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) &&
+         !p.mask.data && p.dropout == 0 && can_map(p.q) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
 }
 
 }  // namespace

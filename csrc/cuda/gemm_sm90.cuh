@@ -5,9 +5,10 @@
 #include <optional>
 
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_sm90.h"
-#include "cuda/hopper.h"
 #include "cuda/matmul_sm90_end.cuh"
+#include "cuda/sm90_wanted.h"
 #include "cuda/split_planes.cuh"
 #include "cuda/tensor_map.h"
 
@@ -112,8 +113,7 @@ void run(Context* context, const Gemm<S>& g, const Sm90Plan& plan, const Contigu
   shape.cluster = static_cast<unsigned>(p.cluster);
   launch(context, FASTDL_KERNEL(gemm_sm90<S, Columns, Planes>), shape, p, end);
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(items * g.m * g.n, 256), 256}, plan.parts,
-           g.m, g.n, g.batch, items, static_cast<const float*>(p.partial), end);
+    combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
 }
 
@@ -168,13 +168,13 @@ class SplitOperand {
 
 template <class S>
 bool gemm_sm90(Context* context, const Gemm<S>& g) {
-  const Wanted kernel = wanted("FASTDL_CUDA_MATMUL");
-  if (kernel == Wanted::portable || !sm90::can_map(g) || !is_hopper()) return false;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_MATMUL");
+  if (kernel == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
   int planes = 0;
   with_planes<S>(context, [&](auto count) { planes = sizeof(S) == 4 ? decltype(count)::value : 0; });
   if (sizeof(S) == 4 && planes == 1) return false;
   const Sm90Plan plan =
-      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, kernel == Wanted::always);
+      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, kernel == sm90::Wanted::always);
   if (!plan.fits) return false;
   if constexpr (sizeof(S) == 4) {
     const auto with = [&](auto count) {
