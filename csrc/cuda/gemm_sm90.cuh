@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_sm90.h"
 #include "cuda/matmul_sm90_end.cuh"
 #include "cuda/split_planes.cuh"
@@ -22,17 +23,6 @@ inline Wanted wanted() {
   if (!text) return Wanted::automatic;
   if (std::strcmp(text, "portable") == 0) return Wanted::portable;
   return std::strcmp(text, "sm90") == 0 ? Wanted::always : Wanted::automatic;
-}
-
-// sm_90a code runs on 9.0 and nothing else.
-inline bool is_hopper() {
-  int device = 0, major = 0, minor = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-             "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
 }
 
 // Coordinates are 32 bits wide, and a tensor map knows no backward strides.
@@ -133,8 +123,7 @@ void run(Context* context, const Gemm<S>& g, const Sm90Plan& plan, const Contigu
   shape.cluster = static_cast<unsigned>(p.cluster);
   launch(context, FASTDL_KERNEL(gemm_sm90<S, Columns, Planes>), shape, p, end);
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(items * g.m * g.n, 256), 256}, plan.parts,
-           g.m, g.n, g.batch, items, static_cast<const float*>(p.partial), end);
+    combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
 }
 
