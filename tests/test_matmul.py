@@ -77,6 +77,9 @@ def test_operands_beyond_the_caches(isa, rng):
     a, b = randn(rng, (250, 2100)), randn(rng, (2100, 2100))  # B is packed in two parts
     check_matmul(a, b)
     check_matmul(a[:, ::-1], b[::-1].T)
+    b = randn(rng, (700, 3401))  # few rows: what comes next is fetched ahead
+    for m in (1, 2, 3, 4):
+        check_matmul(randn(rng, (m, 700)), b)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 40), (4, 33, 70), (15, 40, 17), (50, 1, 70), (40, 70, 30)], ids=str)

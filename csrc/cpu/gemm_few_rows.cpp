@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kMostRows = 4;
 constexpr int64_t kDotCols = 64;
-// Sums of 4 rows of as many columns fit the L1 cache.
-constexpr int64_t kGemvCols = 1024;
+// Sums of 4 rows of as many columns fit the L1 cache; fewer where there would be too few tasks.
+constexpr int64_t kGemvCols = 1024, kGemvLeastCols = 128, kGemvTasks = 8;
 // A dot product has a chain per lane of several vectors.
 constexpr int64_t kDotPart = 4096;
 
@@ -43,7 +43,8 @@ void gemm_dot(Context* context, const Gemm<T>& g) {
 template <class T>
 void gemm_gemv(Context* context, const Gemm<T>& g) {
   const GemmKernelsOf<T>& kernel = gemm_kernels_of<T>(*kernels().gemm);
-  parallel_ranges(context, g.n, kGemvCols, multiply_adds_cost(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
+  const int64_t strip = std::clamp(round_up(g.n / kGemvTasks, 64), kGemvLeastCols, kGemvCols);
+  parallel_ranges(context, g.n, strip, multiply_adds_cost(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
     constexpr int64_t most = kMostRows * kGemvCols;
     T acc[most];
     const int64_t cols = end - begin;

@@ -132,13 +132,13 @@ class SplitOperand {
 
 template <class S>
 bool gemm_sm90(Context* context, const Gemm<S>& g) {
-  const sm90::Wanted wanted = sm90::wanted("FASTDL_CUDA_MATMUL");
-  if (wanted == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_MATMUL");
+  if (kernel == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
   int planes = 0;
   with_planes<S>(context, [&](auto count) { planes = sizeof(S) == 4 ? decltype(count)::value : 0; });
   if (sizeof(S) == 4 && planes == 1) return false;
   const Sm90Plan plan =
-      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, wanted == sm90::Wanted::always);
+      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, kernel == sm90::Wanted::always);
   if (!plan.fits) return false;
   if constexpr (sizeof(S) == 4) {
     const auto with = [&](auto count) {

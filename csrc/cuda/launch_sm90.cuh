@@ -2,25 +2,14 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 #include "cuda/launch.h"
 #include "cuda/matmul_sm90_end.cuh"
+#include "cuda/sm90_wanted.h"
 #include "cuda/tensor_map.h"
 
 namespace fastdl::cuda {
 namespace sm90 {
-
-enum class Wanted { automatic, portable, always };
-
-// What an environment variable says: "portable", "sm90", or neither.
-inline Wanted wanted(const char* variable) {
-  const char* const text = std::getenv(variable);
-  if (!text) return Wanted::automatic;
-  if (std::strcmp(text, "portable") == 0) return Wanted::portable;
-  return std::strcmp(text, "sm90") == 0 ? Wanted::always : Wanted::automatic;
-}
 
 // The product in tiles and parts; its results are still to be said.
 template <class T>

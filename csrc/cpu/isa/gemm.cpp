@@ -24,6 +24,7 @@ constexpr int kRows = 10, kDotCols4 = 4, kGemvTerms = 16;
 constexpr int kRows = 4, kDotCols4 = 2, kGemvTerms = 8;
 #endif
 constexpr int kTileVectors = 2, kDotRows = 4, kGemvRows = 4;
+constexpr int64_t kGemvFar = 4 << 20;  // bytes of B that do not stay in a cache
 
 template <class T>
 static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t row, int64_t col, int lanes) {
@@ -168,8 +169,9 @@ static void dot(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, 
   dot_rows<T, 4, kDotCols4>(a, a_row, b, b_col, cols, k, acc);
 }
 
-// Adds S terms to each of R rows of sums, which stay in the L1 cache while B streams by.
-template <class T, int R, int S>
+// Adds S terms to each of R rows of sums, which stay in the L1 cache while B streams by. Far: B comes from
+// memory, where each row is another page, at which the processor's own prefetching stops.
+template <class T, int R, int S, bool Far>
 static FASTDL_INLINE void gemv_terms(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k,
                                      int64_t cols, T* acc) {
   using V = Vec<T>;
@@ -183,6 +185,7 @@ static FASTDL_INLINE void gemv_terms(const T* a, int64_t a_row, int64_t a_k, con
     FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::load(acc + r * cols + j, n);
     FASTDL_UNROLL for (int s = 0; s < S; ++s) {
       const V bv = V::load(b + s * b_k + j, n);
+      if (Far) __builtin_prefetch(b + (S + s) * b_k + j, 0, 2);
       FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(av[r][s], bv, sum[r]);
     }
     FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r].store(acc + r * cols + j, n);
@@ -195,8 +198,13 @@ static void gemv_rows(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_
   constexpr int S = kGemvTerms / R < 8 ? kGemvTerms / R : 8;
   for (int64_t i = 0; i < R * cols; ++i) acc[i] = T(0);
   int64_t i = 0;
-  for (; i + S <= k; i += S) gemv_terms<T, R, S>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
-  for (; i < k; ++i) gemv_terms<T, R, 1>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
+  const bool far = k * b_k * int64_t{sizeof(T)} > kGemvFar;
+  for (; i + S <= k; i += S) {
+    const T *const ai = a + i * a_k, *const bi = b + i * b_k;
+    if (far) gemv_terms<T, R, S, true>(ai, a_row, a_k, bi, b_k, cols, acc);
+    else gemv_terms<T, R, S, false>(ai, a_row, a_k, bi, b_k, cols, acc);
+  }
+  for (; i < k; ++i) gemv_terms<T, R, 1, false>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
 }
 
 template <class T>
