@@ -36,7 +36,7 @@ void combine_gather_parts(Context* context, int64_t parts, const ConvGather<S>& 
 template <class S>
 void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
   using T = compute_t<S>;
-  if constexpr (sizeof(S) == 2) conv_gather_sm90(context, p, end);
+  if constexpr (sizeof(S) < 8) conv_gather_sm90(context, p, end);
   if (p.lattices == 0) return;
   int64_t most_taps = 0;
   p.most_rows = 0;

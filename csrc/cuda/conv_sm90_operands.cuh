@@ -33,16 +33,19 @@ __device__ __forceinline__ void load_pixels(uint32_t to, const CUtensorMap& map,
   }
 }
 
-// Gathers: a row of A is an output position, a step 64 channels of one tap; B has the weights.
+// Gathers: a row of A is an output position, a step 64 channels of one tap (float32: 32, of all planes, which
+// follow each other like more images); B has the weights.
 
 template <class S>
 struct Sm90Gather {
   CUtensorMap image, weights;
   int axes;                 // of the images' map, the innermost ones
-  int channel_blocks;       // of 64 channels, the last one filled with zeros
+  int channel_blocks;       // of a step's channels, the last one filled with zeros
   bool dense;               // results are rows at one distance
   int64_t out0, residual0;  // of those, the first
   ConvGather<S> gather;     // of one group and one lattice
+  // float32: which 128 pixels and which 128 columns have values that cannot be split.
+  const uint32_t *odd_pixels, *odd_columns;
 
   __device__ __forceinline__ void prefetch() const {
     ptx::prefetch_map(&image);
@@ -82,12 +85,17 @@ struct Sm90Gather {
       const ConvAxis(&axis)[3] = o.gather.lattice[0].axis;
       const int channel = block * T::kDepth;
       const auto offset = [&](int i) { return static_cast<uint16_t>(taps[i] * axis[i].tap_step); };
-      load_pixels(tile, o.image, full, o.axes, channel, at, image, {offset(0), offset(1), offset(2)}, 0);
-      load_halves<T>(tile + T::kBytesA, column, cluster, rank, [&](uint32_t to, int first, uint16_t blocks) {
-        const int from[5] = {channel, tap, first, 0, 0};
-        if (blocks) ptx::tensor_load(to, &o.weights, full, from, blocks);
-        else ptx::tensor_load(to, &o.weights, full, from);
-      });
+#pragma unroll
+      for (int plane = 0; plane < T::kPlanes; ++plane) {
+        load_pixels(tile + plane * T::kBytesA, o.image, full, o.axes, channel, at,
+                    image + plane * static_cast<int>(o.gather.images), {offset(0), offset(1), offset(2)}, 0);
+        load_halves<T>(tile + T::kPlanes * T::kBytesA + plane * T::kBytesB, column, cluster, rank,
+                       [&](uint32_t to, int first, uint16_t blocks) {
+                         const int from[5] = {channel, tap, first, plane, 0};
+                         if (blocks) ptx::tensor_load(to, &o.weights, full, from, blocks);
+                         else ptx::tensor_load(to, &o.weights, full, from);
+                       });
+      }
       if (++block < o.channel_blocks) return;
       block = 0, ++tap;
       if (++taps[2] < axis[2].taps) return;
@@ -101,12 +109,13 @@ struct Sm90Gather {
   struct Results {
     const Sm90Gather& o;
     const Sm90Work& w;
-    bool again = false;
+    bool again = false, by_fma = false;
 
     // Zeros stand where nothing is, and zero times Inf is NaN: with holes, what is not finite is made again.
     __device__ __forceinline__ Results(const Sm90Gather& operands, const Sm90Problem&, const Sm90Work& work,
                                        Sm90Shared<T>& shared, int group, const float (&sums)[T::kSums])
         : o(operands), w(work) {
+      if constexpr (T::kSplit) again = by_fma = odd();
       if (!o.gather.holes) return;
       bool odd = false;
 #pragma unroll
@@ -128,7 +137,7 @@ struct Sm90Gather {
       return {r.out, r.residual, 0};
     }
     __device__ __forceinline__ float remake(int64_t row, int64_t column, float sum) const {
-      if (is_finite(sum)) return sum;
+      if (is_finite(sum) && !by_fma) return sum;
       const auto k = [&](int step) {
         return static_cast<int64_t>(step / o.channel_blocks) * o.gather.padded +
                step % o.channel_blocks * T::kDepth;
@@ -137,6 +146,22 @@ struct Sm90Gather {
       const GatherTask<S> task(o.gather, k(begin), k(begin + w.steps));
       const GatherRow r = located(row);
       return gather_sum(o.gather, task, r.at, r.in, column);
+    }
+
+   private:
+    // Whether the images or the weights of this tile have values that cannot be split.
+    __device__ __forceinline__ bool odd() const {
+      const ConvGather<S>& p = o.gather;
+      const int64_t positions = p.lattice[0].positions(), first = w.row / positions;
+      int64_t behind = (w.row + T::kRows - 1) / positions + 1;
+      if (behind > p.images) behind = p.images;
+      if (first >= behind) return false;
+      const int64_t pixels = static_cast<int64_t>(p.in_size[0]) * p.in_size[1] * p.in_size[2];
+      bool found = o.odd_columns[w.column / 128] != 0;
+      for (int64_t i = first * pixels / 128 + lane(); i <= (behind * pixels - 1) / 128; i += kWarp) {
+        found = found || o.odd_pixels[i] != 0;
+      }
+      return __any_sync(kAllLanes, found);
     }
   };
 };
