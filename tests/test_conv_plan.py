@@ -24,7 +24,7 @@ SOURCE = r"""
 int main(int, char** a) {
   constexpr int H100 = 132;  // multiprocessors
   const auto n = [&](int i) { return std::atoll(a[i]); };
-  const auto p = n(1) ? fastdl::cuda::conv_sm90_weight_plan(n(2), n(3), n(4), n(5), H100, false)
+  const auto p = n(1) ? fastdl::cuda::conv_sm90_weight_plan(n(2), n(3), n(4), n(5), H100, static_cast<int>(n(6)), false)
                       : fastdl::cuda::conv_sm90_plan(n(2), n(3), n(4), n(5), H100, static_cast<int>(n(6)), false);
   std::printf("%d %d %d %lld %lld\n", p.fits, p.columns, p.cluster, static_cast<long long>(p.parts),
               static_cast<long long>(p.k_each));

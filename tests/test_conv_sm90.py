@@ -145,6 +145,20 @@ def test_parts_along_k(rng, dtype):
     check(rng, (2, 8, 19, 32), (8, 8, 1, 3), dtype, padding=(0, 1))
 
 
+def test_weight_gradients_of_values_that_cannot_be_split(rng, portable):
+    """Parts that reach such an image, and the last one's reading on into the next plane, whose first image has some."""
+    x, grad = normal(rng, (5, 8, 15, 16), np.float32), normal(rng, (5, 8, 15, 16), np.float32)
+    x[0, 3, 0, 0], x[0, 4] = np.inf, 1e-35
+    with np.errstate(all="ignore"):
+        got, expected = (
+            f(lambda: weight_gradient(grad, x, (8, 8, 3, 3), padding=1)) for f in (lambda f: f(), portable)
+        )
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    assert finite.any() and not finite.all()
+    np.testing.assert_allclose(got[finite], expected[finite], rtol=1e-5, atol=1e-4)
+
+
 def test_wide_weight_gradients(rng):
     """128 x 256 results, clusters of two: each block brings two taps for both."""
     x, grad, shape = *(normal(rng, (2, c, 8, 9), BFLOAT16) for c in (64, 136)), (136, 64, 1, 7)

@@ -205,7 +205,7 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.positions = g.n * p.image.value;
   p.grad = {dy.data, grad.pitch(), p.rows, p.positions};
   p.grad_group_step = dy.group_step, p.grad_c_step = dy.c_step;
-  if constexpr (sizeof(S) == 2) {
+  if constexpr (sizeof(S) < 8) {
     p.groups = g.groups;
     if (conv_weight_sm90(context, g, p, grad_weight)) return;
   }

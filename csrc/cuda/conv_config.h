@@ -40,9 +40,9 @@ inline Sm90Plan conv_sm90_plan(int64_t rows, int64_t columns, int64_t channels, 
 // The same of weight gradients, whose columns are taps times channels rounded up to 64: as many parts as
 // there are multiprocessors for.
 inline Sm90Plan conv_sm90_weight_plan(int64_t rows, int64_t channels, int64_t taps, int64_t positions,
-                                      int multiprocessors, bool whatever_shape) {
+                                      int multiprocessors, int planes, bool whatever_shape) {
   const int64_t padded = (channels + 63) / 64 * 64, columns = taps * padded;
-  Sm90Plan plan = sm90_plan(rows, columns, positions, 1, multiprocessors, 0, whatever_shape);
+  Sm90Plan plan = sm90_plan(rows, columns, positions, 1, multiprocessors, planes, whatever_shape);
   plan.fits = plan.fits && (whatever_shape || channels * 8 >= padded * 5);
   if (!plan.fits) return plan;
   constexpr int64_t kShortest = 512, kMostParts = 256, kStep = 64;

@@ -98,6 +98,16 @@ inline std::optional<int64_t> pitch_of(const int64_t (&extent)[4], const int64_t
   }
   return pitch;
 }
+// Of the pixels of images. P: ConvGather or ConvWeight.
+template <class P>
+std::optional<int64_t> image_pitch(const P& p, int64_t images) {
+  return pitch_of({images, p.in_size[0], p.in_size[1], p.in_size[2]},
+                  {p.in.n_step, p.in.step[0], p.in.step[1], p.in.step[2]});
+}
+template <class P>
+int64_t pixels_of(const P& p, int64_t images) {
+  return images * p.in_size[0] * p.in_size[1] * p.in_size[2];
+}
 // Of the rows of results.
 inline std::optional<int64_t> row_pitch(const ConvLattice& l, int64_t images, int64_t n_step,
                                         const int64_t (&step)[3]) {
@@ -205,8 +215,7 @@ void gather_lattices(Context* context, ConvGather<S>& p, const GemmEnd<S>& end, 
   if (p.in.c_step != 1 || !aligned(p.in.data)) return;
   constexpr bool kSplit = sizeof(S) == 4;
   const PixelSource source = kSplit ? in_planes(p, p.images, Planes) : in_place(p, p.images);
-  const auto pitch = pitch_of({p.images, p.in_size[0], p.in_size[1], p.in_size[2]},
-                              {p.in.n_step, p.in.step[0], p.in.step[1], p.in.step[2]});
+  const auto pitch = image_pitch(p, p.images);
   if (kSplit && (!pitch || p.padded % 8 != 0)) return;  // planes are made of rows at one distance
   std::vector<GatherPiece> pieces;
   ConvGather<S> rest = p;
@@ -218,8 +227,8 @@ void gather_lattices(Context* context, ConvGather<S>& p, const GemmEnd<S>& end, 
   }
   if (pieces.empty()) return;
   if constexpr (kSplit) {
-    const int64_t pixels = p.images * p.in_size[0] * p.in_size[1] * p.in_size[2];
-    const SplitOperand<Planes> image(context, p.in.data, pixels, p.channels, *pitch, 1, GemmBatch{}, nullptr);
+    const SplitOperand<Planes> image(context, p.in.data, pixels_of(p, p.images), p.channels, *pitch, 1,
+                                     GemmBatch{}, nullptr);
     const SplitOperand<Planes> weights(context, p.weights, p.columns, p.weights_row, p.weights_row, 1,
                                        GemmBatch{}, nullptr);
     run_pieces<S, Planes>(context, p, end, pieces,
@@ -231,16 +240,25 @@ void gather_lattices(Context* context, ConvGather<S>& p, const GemmEnd<S>& end, 
   p = rest;
 }
 
-template <class S, int Columns>
+// Of a weight gradient, for the copy engine: rows of the gradient, which are `grad_stride` apart.
+struct WeightSource {
+  const void *grad, *image;
+  int64_t grad_stride, grad_plane;
+};
+
+template <class S, int Columns, int Planes>
 void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeometry& g,
-                const ConvWeight<S>& p, const View& grad_weight, const Im2colShape& pixels,
+                const View& grad_weight, const WeightSource& from, const Im2colShape& pixels,
                 const Sm90Plan& plan) {
-  using T = Sm90Tile<S, Columns, 1>;
-  operands.image = im2col_map(DTypeOf<S>::value, p.in.data, pixels, CU_TENSOR_MAP_SWIZZLE_128B);
+  using T = Sm90Tile<S, Columns, Planes>;
+  using E = typename T::E;
+  const ConvWeight<S>& p = operands.weight;
+  operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, CU_TENSOR_MAP_SWIZZLE_128B);
   MapShape grad;
-  grad.dims[0] = p.rows, grad.dims[1] = p.positions, grad.strides[1] = p.grad.stride;
+  grad.dims[0] = p.rows, grad.dims[1] = p.positions, grad.dims[2] = Planes;
+  grad.strides[1] = from.grad_stride, grad.strides[2] = from.grad_plane;
   grad.box[0] = 64, grad.box[1] = T::kDepth;
-  operands.grad = tensor_map(DTypeOf<S>::value, p.grad.data, grad, CU_TENSOR_MAP_SWIZZLE_128B);
+  operands.grad = tensor_map(DTypeOf<E>::value, from.grad, grad, CU_TENSOR_MAP_SWIZZLE_128B);
   const int64_t padded = operands.channel_blocks * int64_t{64}, columns = operands.taps * padded,
                 size = p.rows * columns;
   Sm90Problem problem = cut<T>(p.rows, columns, p.positions, GemmBatch{}, plan);
@@ -248,8 +266,45 @@ void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeom
   problem.partial = partial.as<float>();
   Gemm<S> out{};  // what matters: whole chunks of columns
   out.n = columns, out.c_column = 1;
-  launch_sm90<S, Columns, 1>(context, problem, operands, GemmEnd<S>(out));
+  launch_sm90<S, Columns, Planes>(context, problem, operands, GemmEnd<S>(out));
   finish_weight<S>(context, g, {problem.partial, plan.parts, size, size, columns, padded, 1}, grad_weight);
+}
+
+template <class S, int Planes>
+bool weight_gradient(Context* context, const ConvGeometry& g, const ConvWeight<S>& p, const View& grad_weight,
+                     bool always) {
+  constexpr bool kSplit = sizeof(S) == 4;
+  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
+  const int64_t taps = p.lattice.taps(), blocks = (p.channels + 63) / 64;
+  const auto pitch = image_pitch(p, g.n);
+  bool can = p.rows > 0 && taps > 0 && p.positions > 0 && p.grad_c_step == 1 && p.in.c_step == 1 &&
+             aligned(p.grad.data) && aligned(p.in.data) && can_count(p.rows, taps * blocks * 64, p.positions);
+  can = can && (kSplit ? pitch && p.grad.stride > 1 : p.grad.stride > 0 && p.grad.stride % 8 == 0);
+  if (!can) return false;
+  const Sm90Plan plan = conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(),
+                                              kSplit ? Planes : 0, always);
+  const PixelSource source = kSplit ? in_planes(p, g.n, Planes) : in_place(p, g.n);
+  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, 64, always) : std::nullopt;
+  if (!pixels) return false;
+  Sm90WeightGradient<S> operands{};
+  operands.axes = pixels->axes, operands.channel_blocks = static_cast<int>(blocks);
+  operands.taps = static_cast<int>(taps), operands.images = static_cast<int>(g.n);
+  operands.weight = p;
+  if constexpr (kSplit) {
+    const SplitOperand<Planes> image(context, p.in.data, pixels_of(p, g.n), p.channels, *pitch, 1,
+                                     GemmBatch{}, nullptr);
+    const SplitOperand<Planes> grad(context, p.grad.data, p.rows, p.positions, 1, p.grad.stride, GemmBatch{},
+                                    nullptr);
+    operands.odd_rows = grad.odd(), operands.odd_pixels = image.odd();
+    run_weight<S, 128, Planes>(context, operands, g, grad_weight,
+                               {grad.layout.data, image.layout.data, grad.layout.stride, grad.layout.plane},
+                               *pixels, plan);
+  } else {
+    const WeightSource from{p.grad.data, p.in.data, p.grad.stride, 0};
+    if (plan.columns == 256) run_weight<S, 256, 1>(context, operands, g, grad_weight, from, *pixels, plan);
+    else run_weight<S, 128, 1>(context, operands, g, grad_weight, from, *pixels, plan);
+  }
+  return true;
 }
 
 }  // namespace sm90
@@ -257,34 +312,24 @@ void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeom
 template <class S>
 bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<S>& p,
                       const View& grad_weight) {
-  using namespace sm90;
-  const Wanted wanted = sm90::wanted("FASTDL_CUDA_CONV");
-  const bool always = wanted == Wanted::always;
-  if (wanted == Wanted::portable || g.groups != 1 || !is_hopper()) return false;
-  const int64_t taps = p.lattice.taps(), blocks = (p.channels + 63) / 64;
-  if (p.rows <= 0 || taps <= 0 || p.positions <= 0 || p.grad_c_step != 1 || p.grad.stride % 8 != 0 ||
-      p.grad.stride <= 0 || !aligned(p.grad.data) || p.in.c_step != 1 || !aligned(p.in.data) ||
-      !can_count(p.rows, taps * blocks * 64, p.positions)) {
-    return false;
-  }
-  const Sm90Plan plan =
-      conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(), always);
-  const auto pixels = plan.fits ? boxes_of(in_place(p, g.n), p.lattice, 64, 64, always) : std::nullopt;
-  if (!pixels) return false;
-  Sm90WeightGradient<S> operands{};
-  operands.axes = pixels->axes, operands.channel_blocks = static_cast<int>(blocks);
-  operands.taps = static_cast<int>(taps), operands.lattice = p.lattice;
-  operands.positions = p.image, operands.plane = p.plane, operands.line = p.line;
-  if (plan.columns == 256) run_weight<S, 256>(context, operands, g, p, grad_weight, *pixels, plan);
-  else run_weight<S, 128>(context, operands, g, p, grad_weight, *pixels, plan);
-  return true;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
+  if (kernel == sm90::Wanted::portable || g.groups != 1 || !sm90::is_hopper()) return false;
+  const bool always = kernel == sm90::Wanted::always;
+  bool done = false;
+  with_planes<S>(context, [&](auto planes) {
+    constexpr int kPlanes = decltype(planes)::value;
+    if constexpr (sizeof(S) == 2 || kPlanes > 1) {
+      done = sm90::weight_gradient<S, kPlanes>(context, g, p, grad_weight, always);
+    }
+  });
+  return done;
 }
 
 template <class S>
 void conv_gather_sm90(Context* context, ConvGather<S>& p, const GemmEnd<S>& end) {
-  const sm90::Wanted wanted = sm90::wanted("FASTDL_CUDA_CONV");
-  if (wanted == sm90::Wanted::portable || p.groups != 1 || !sm90::is_hopper()) return;
-  const bool always = wanted == sm90::Wanted::always;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
+  if (kernel == sm90::Wanted::portable || p.groups != 1 || !sm90::is_hopper()) return;
+  const bool always = kernel == sm90::Wanted::always;
   with_planes<S>(context, [&](auto planes) {
     constexpr int kPlanes = decltype(planes)::value;
     if constexpr (sizeof(S) == 2 || kPlanes > 1) sm90::gather_lattices<S, kPlanes>(context, p, end, always);

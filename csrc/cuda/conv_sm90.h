@@ -33,6 +33,8 @@ extern template void combine_gather_parts<float16>(Context*, int64_t, const Conv
 extern template void conv_gather_sm90<bfloat16>(Context*, ConvGather<bfloat16>&, const GemmEnd<bfloat16>&);
 extern template void conv_gather_sm90<float16>(Context*, ConvGather<float16>&, const GemmEnd<float16>&);
 
+extern template bool conv_weight_sm90<float>(Context*, const ConvGeometry&, const ConvWeight<float>&,
+                                             const View&);
 extern template bool conv_weight_sm90<bfloat16>(Context*, const ConvGeometry&, const ConvWeight<bfloat16>&,
                                                 const View&);
 extern template bool conv_weight_sm90<float16>(Context*, const ConvGeometry&, const ConvWeight<float16>&,
