@@ -288,13 +288,21 @@ void gemm_blocked(Context* context, Job job) {
   }
 }
 
-constexpr int64_t kRowsCols = 1024;  // sums of 4 rows of as many columns fit the L1 cache
 constexpr int64_t kFewRows = 4;
+// Sums of 4 rows of so many columns fit the L1 cache.
+constexpr int64_t kRowsCols = 1024;
+
+// Columns of a task: even tasks, a multiple of eight of them, so that a few threads finish together.
+int64_t few_rows_cols(int64_t n) {
+  constexpr int64_t kTasks = 8, line = 32, least = 128;
+  return std::max(round_up(ceil_div(n, round_up(ceil_div(n, kRowsCols), kTasks)), line), least);
+}
 
 // Few rows: bound by reading B, once, as it lies.
 void gemm_few_rows(Context* context, const Bf16Kernels& kernel, const BGemm& g) {
   const bool dot = g.a_k == 1 && g.b_k == 1;
-  parallel_ranges(context, g.n, dot ? 64 : kRowsCols, cost_of(g.m, 16, g.k), [&](int64_t begin, int64_t end) {
+  const int64_t width = dot ? 64 : few_rows_cols(g.n);
+  parallel_ranges(context, g.n, width, cost_of(g.m, 16, g.k), [&](int64_t begin, int64_t end) {
     float sums[kFewRows * kRowsCols];
     const int64_t cols = end - begin;
     const int rows = static_cast<int>(g.m);

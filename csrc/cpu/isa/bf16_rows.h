@@ -67,6 +67,10 @@ static void dot_rows(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_
   dot_rows_of<4, 4>(a, a_row, b, b_col, cols, k, sums);
 }
 
+// Rows of B fetched ahead into the L2 cache: each begins on another page, where the processor's own fetching
+// stops.
+constexpr int64_t kGemvAhead = 16;
+
 // Adds S pairs of terms to each of R rows of sums, which stay in the L1 cache while B streams by. `odd`: the
 // last pair has one term.
 template <int R, int S>
@@ -94,6 +98,10 @@ static FASTDL_INLINE void gemv_terms(const bfloat16* a, int64_t a_row, int64_t a
     }
     FASTDL_UNROLL for (int s = 0; s < S; ++s) {
       const bfloat16* p = b + 2 * s * b_k + j;
+      if constexpr (S > 1) {
+        __builtin_prefetch(p + kGemvAhead * b_k, 0, 2);
+        __builtin_prefetch(p + (kGemvAhead + 1) * b_k, 0, 2);
+      }
       const __m512i x = _mm512_maskz_loadu_epi16(m, p);
       const __m512i y = odd ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi16(m, p + b_k);
       const __m512i lo = _mm512_permutex2var_epi16(x, low, y), hi = _mm512_permutex2var_epi16(x, high, y);

@@ -168,6 +168,42 @@ static void dot(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, 
   dot_rows<T, 4, kDotCols4>(a, a_row, b, b_col, cols, k, acc);
 }
 
+// Vectors side by side: two chains of multiply-adds, where the registers hold them.
+constexpr int kGemvVectors = kRows >= 10 ? 2 : 1;
+
+// Rows of B fetched ahead into the L2 cache: each begins on another page, where the processor's own fetching
+// stops.
+constexpr int64_t kGemvAhead = 8;
+
+// Adds S terms to N vectors of each of R rows of sums; the last vector has `lanes`.
+template <int N, bool kWhole, class T, int R, int S>
+static FASTDL_INLINE void gemv_block(const Vec<T> (&a)[R][S], const T* b, int64_t b_k, int64_t cols,
+                                     int lanes, T* acc) {
+  using V = Vec<T>;
+  V sum[R][N];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int i = 0; i < N; ++i) {
+      const T* const from = acc + r * cols + i * V::width;
+      sum[r][i] = kWhole ? V::load(from) : V::load(from, lanes);
+    }
+  }
+  FASTDL_UNROLL for (int s = 0; s < S; ++s) {
+    FASTDL_UNROLL for (int i = 0; i < N; ++i) {
+      const T* const p = b + s * b_k + i * V::width;
+      if constexpr (S > 1) __builtin_prefetch(p + kGemvAhead * b_k, 0, 2);
+      const V bv = kWhole ? V::load(p) : V::load(p, lanes);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r][i] = fma(a[r][s], bv, sum[r][i]);
+    }
+  }
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int i = 0; i < N; ++i) {
+      T* const to = acc + r * cols + i * V::width;
+      if constexpr (kWhole) sum[r][i].store(to);
+      else sum[r][i].store(to, lanes);
+    }
+  }
+}
+
 // Adds S terms to each of R rows of sums, which stay in the L1 cache while B streams by.
 template <class T, int R, int S>
 static FASTDL_INLINE void gemv_terms(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k,
@@ -177,15 +213,14 @@ static FASTDL_INLINE void gemv_terms(const T* a, int64_t a_row, int64_t a_k, con
   FASTDL_UNROLL for (int r = 0; r < R; ++r) {
     FASTDL_UNROLL for (int s = 0; s < S; ++s) av[r][s] = V::broadcast(a[r * a_row + s * a_k]);
   }
-  for (int64_t j = 0; j < cols; j += V::width) {
-    const int n = cols - j < V::width ? static_cast<int>(cols - j) : V::width;
-    V sum[R];
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::load(acc + r * cols + j, n);
-    FASTDL_UNROLL for (int s = 0; s < S; ++s) {
-      const V bv = V::load(b + s * b_k + j, n);
-      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(av[r][s], bv, sum[r]);
-    }
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r].store(acc + r * cols + j, n);
+  constexpr int64_t step = kGemvVectors * V::width;
+  int64_t j = 0;
+  for (; j + step <= cols; j += step) {
+    gemv_block<kGemvVectors, true>(av, b + j, b_k, cols, V::width, acc + j);
+  }
+  for (; j < cols; j += V::width) {
+    const int lanes = cols - j < V::width ? static_cast<int>(cols - j) : V::width;
+    gemv_block<1, false>(av, b + j, b_k, cols, lanes, acc + j);
   }
 }
 
