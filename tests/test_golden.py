@@ -84,6 +84,11 @@ def test_formulas(recorded):
             np.testing.assert_allclose(
                 result.view(np.float32), golden._fragment(a @ b + c), rtol=1e-6, atol=1e-5
             )
+    given, out = cases["exp2"]
+    with np.errstate(over="ignore"):
+        exact = np.exp2(given.view(np.float32))
+    exact[exact < 2.0**-126] = 0  # subnormal
+    np.testing.assert_allclose(out.view(np.float32), exact, rtol=2.0**-21)
     given, out = cases["cp_async"]
     for lane, result in zip(given.reshape(-1, 8), out.reshape(-1, 4), strict=True):
         valid = int(lane[4]) % 17
@@ -128,6 +133,15 @@ def test_formulas_of_wgmma(recorded, name, dtype, columns, transposed_a, transpo
         tiles = [lower, upper] * 2  # of 64 columns
         b = np.concatenate([t if transposed_b else t.T for t in tiles[: columns // 64]], 1)
         np.testing.assert_array_equal(_sums(np.ascontiguousarray(result), columns), a @ b)
+
+
+@pytest.mark.parametrize("dtype, columns", [("bfloat16", 128), ("float16", 96)])
+def test_formulas_of_wgmma_with_a_factor_in_registers(recorded, dtype, columns):
+    given, out = recorded[1][f"wgmma_{dtype}_left_in_registers"]
+    for words, result in zip(given.reshape(-1, 128, 32), out.reshape(-1, 128, out.shape[2]), strict=True):
+        rows = _matrix(words, dtype)
+        b = np.concatenate([rows[64:], rows[:64]], 1)[:, :columns]
+        np.testing.assert_array_equal(_sums(np.ascontiguousarray(result), columns), rows[:64] @ b)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -189,11 +203,12 @@ def test_formulas_of_clusters_and_stores(recorded):
 def test_a_wrong_word_is_found(recorded, name):
     given, expected = recorded[1][name]
     rng = np.random.default_rng(1)
+    by_value = name.startswith("mma") or name == "exp2"
     for _ in range(5):
         where = tuple(rng.integers(0, expected.shape))
         wrong = expected.copy()
-        wrong[where] ^= 0x00800000 if name.startswith("mma") else 1  # twice or half a sum; one bit
-        if name.startswith("mma") and not np.isfinite(wrong.view(np.float32)[where]):
+        wrong[where] ^= 0x00800000 if by_value else 1  # twice or half a number; one bit
+        if by_value and not np.isfinite(wrong.view(np.float32)[where]):
             wrong[where] = 0x42F6E979
         message = golden.difference(name, given, wrong, expected)
         if message is None:  # a sum of terms that cancel may be off by as much as they are

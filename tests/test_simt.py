@@ -151,6 +151,7 @@ HOPPER_WRONG = {
     "wgmma_missing_fence": r"wgmma\.mma_async without wgmma\.fence before it",
     "wgmma_missing_wait": r"ended with a wgmma that it never waited for",
     "wgmma_touched_sums": r"wgmma: its sums were written before the wait for them",
+    "wgmma_touched_left": r"wgmma: the registers of its left factor were written before the wait for it",
     "wgmma_missing_proxy_fence": r"wgmma reads shared memory at offset \d+ that thread .* without fence\.proxy\.async",
     "wgmma_lanes_disagree": r"wgmma: the threads of a warp disagree on their products",
     "wgmma_early_release": rf"{IN_FLIGHT}|{RACE}",

@@ -8,6 +8,7 @@
 #include "cuda/attention_decode.cuh"
 #include "cuda/attention_fma_backward.cuh"
 #include "cuda/attention_forward.cuh"
+#include "cuda/attention_sm90.h"
 #include "cuda/split.cuh"
 
 namespace fastdl::cuda {
@@ -74,6 +75,9 @@ void forward_by_tensor_cores(Context* context, const AttentionProblem& p, comput
 
 template <class S>
 void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse) {
+  if constexpr (sizeof(S) == 2) {
+    if (forward_by_sm90(p)) return attention_forward_sm90<S>(context, p, lse);
+  }
   const DecodePlan plan = decode_plan(p.group_size() * p.queries, p.batch * p.groups, p.key_end(p.queries),
                                       p.e, p.ev, kDecodeRows<S>, multiprocessors());
   if (plan.fits) return attention_decode_forward<S>(context, p, lse, plan);

@@ -43,6 +43,14 @@ struct AttentionExtents {
   __device__ __forceinline__ int64_t query_begin(int64_t j) const { return causal ? j : 0; }
 };
 
+// Whether rows of x can be read and written 16 bytes at a time.
+inline bool in_packs(const View& x) {
+  const int64_t per = 16 / item_size(x.dtype);
+  bool fits = x.strides[3] == 1 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  for (int dim = 0; dim < 3; ++dim) fits = fits && (x.shape[dim] <= 1 || x.strides[dim] % per == 0);
+  return fits;
+}
+
 // S: float, double, bfloat16 or float16. lse may be NULL.
 template <class S>
 void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse);

@@ -1,39 +1,19 @@
 // gemm_sm90<S>: checks, makes tensor maps, launches.
 #pragma once
 
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <optional>
 
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_sm90.h"
 #include "cuda/matmul_sm90_end.cuh"
+#include "cuda/sm90_wanted.h"
 #include "cuda/split_planes.cuh"
 #include "cuda/tensor_map.h"
 
 namespace fastdl::cuda {
 namespace sm90 {
-
-enum class Wanted { automatic, portable, always };
-
-inline Wanted wanted() {
-  const char* const text = std::getenv("FASTDL_CUDA_MATMUL");
-  if (!text) return Wanted::automatic;
-  if (std::strcmp(text, "portable") == 0) return Wanted::portable;
-  return std::strcmp(text, "sm90") == 0 ? Wanted::always : Wanted::automatic;
-}
-
-// sm_90a code runs on 9.0 and nothing else.
-inline bool is_hopper() {
-  int device = 0, major = 0, minor = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-             "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
-}
 
 // Coordinates are 32 bits wide, and a tensor map knows no backward strides.
 template <class S>
@@ -133,8 +113,7 @@ void run(Context* context, const Gemm<S>& g, const Sm90Plan& plan, const Contigu
   shape.cluster = static_cast<unsigned>(p.cluster);
   launch(context, FASTDL_KERNEL(gemm_sm90<S, Columns, Planes>), shape, p, end);
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(items * g.m * g.n, 256), 256}, plan.parts,
-           g.m, g.n, g.batch, items, static_cast<const float*>(p.partial), end);
+    combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
 }
 
@@ -189,13 +168,13 @@ class SplitOperand {
 
 template <class S>
 bool gemm_sm90(Context* context, const Gemm<S>& g) {
-  const sm90::Wanted wanted = sm90::wanted();
-  if (wanted == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_MATMUL");
+  if (kernel == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
   int planes = 0;
   with_planes<S>(context, [&](auto count) { planes = sizeof(S) == 4 ? decltype(count)::value : 0; });
   if (sizeof(S) == 4 && planes == 1) return false;
   const Sm90Plan plan =
-      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, wanted == sm90::Wanted::always);
+      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, kernel == sm90::Wanted::always);
   if (!plan.fits) return false;
   if constexpr (sizeof(S) == 4) {
     const auto with = [&](auto count) {

@@ -25,11 +25,12 @@
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/warpgroup.cuh"
 #include "cuda/ptx/wgmma.cuh"
+#include "cuda/ring.cuh"
 #include "cuda/shared.cuh"
 
 namespace fastdl::cuda {
 
-constexpr int kWarpgroup = 128, kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
+constexpr int kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
 constexpr int kMapBatchDims = 2;
 
 // A tile's shape in shared memory. E: the elements multiplied.
@@ -115,16 +116,6 @@ class Sm90Schedule {
  private:
   const Sm90Problem& p_;
   unsigned next_;
-};
-
-// The place in the ring, and the parity of its phase.
-template <class T>
-struct Ring {
-  int stage = 0;
-  unsigned parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == T::kStages) stage = 0, parity ^= 1;
-  }
 };
 
 // Starts the copies of Length positions from `first` on: along k one box, else boxes of 64 positions. blocks:

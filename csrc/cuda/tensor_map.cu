@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include <atomic>
+#include <cstdlib>
 
 #include "common/error.h"
 #include "cuda/context.h"
@@ -12,24 +12,23 @@ namespace {
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
-// From the driver at run time, so that a machine without one can load the library.
+// From the driver at run time, so that a machine without one can load the library. NULL where the driver has
+// none.
 Encode encoder() {
 #ifdef FASTDL_SIMT
-  return &cuTensorMapEncodeTiled;
+  return std::getenv("FASTDL_SIMT_NO_TENSOR_MAPS") ? nullptr : &cuTensorMapEncodeTiled;
 #else
-  static std::atomic<Encode> found{nullptr};
-  if (Encode known = found.load(std::memory_order_relaxed)) return known;
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  constexpr unsigned kVersion = 12000;  // the first that has it
-  check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kVersion,
-                                              cudaEnableDefault, &result),
-             "cuTensorMapEncodeTiled");
-  FASTDL_CHECK(function != nullptr && result == cudaDriverEntryPointSuccess, FASTDL_ERROR_NO_CUDA,
-               "the CUDA driver has no cuTensorMapEncodeTiled");
-  const auto encode = reinterpret_cast<Encode>(function);
-  found.store(encode, std::memory_order_relaxed);
-  return encode;
+  static const Encode found = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    constexpr unsigned kVersion = 12000;  // the first that has it
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kVersion,
+                                                               cudaEnableDefault, &result);
+    if (error != cudaSuccess) cudaGetLastError();  // no error of whoever asks next
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(function)
+                                                                         : nullptr;
+  }();
+  return found;
 #endif
 }
 
@@ -57,13 +56,25 @@ CUtensorMap tensor_map(DType type, const void* data, const MapShape& shape, CUte
     // Where a dim has one element its stride is never used, yet has to be one.
     if (i > 0) strides[i - 1] = static_cast<cuuint64_t>(shape.dims[i] > 1 ? shape.strides[i] * item : 16);
   }
+  const Encode encode = encoder();
+  FASTDL_CHECK(encode != nullptr, FASTDL_ERROR_INTERNAL, "the CUDA driver has no cuTensorMapEncodeTiled");
   CUtensorMap map;
-  const CUresult result = encoder()(&map, map_type(type), kMapDims, const_cast<void*>(data), dims, strides,
-                                    box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(&map, map_type(type), kMapDims, const_cast<void*>(data), dims, strides, box,
+                                 steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   FASTDL_CHECK(result == CUDA_SUCCESS, FASTDL_ERROR_INTERNAL, "cuTensorMapEncodeTiled: error %d",
                static_cast<int>(result));
   return map;
+}
+
+bool sm90::is_hopper() {
+  int device = 0, major = 0, minor = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+             "cudaDeviceGetAttribute");
+  return major == 9 && minor == 0 && encoder() != nullptr;
 }
 
 }  // namespace fastdl::cuda

@@ -22,4 +22,10 @@ struct MapShape {
 };
 CUtensorMap tensor_map(DType type, const void* data, const MapShape& shape, CUtensorMapSwizzle swizzle);
 
+namespace sm90 {
+// Whether the kernels of sm_90a can be used: their code runs on compute capability 9.0 and nothing else, and
+// the driver has to know tensor maps.
+bool is_hopper();
+}  // namespace sm90
+
 }  // namespace fastdl::cuda

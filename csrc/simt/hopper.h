@@ -71,7 +71,8 @@ struct Wgmma {
   WgmmaType type;
   bool transposed_a, transposed_b, accumulate;
   int columns;
-  uint64_t a, b;  // descriptors
+  uint64_t a, b;         // descriptors
+  const uint32_t* left;  // A in registers, four of a lane; NULL: in shared memory
 };
 
 void wgmma_fence();

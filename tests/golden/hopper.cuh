@@ -108,6 +108,54 @@ struct Wgmma {
   }
 };
 
+// A in registers: rows 0 to 63 by all 64 elements; B: rows 64 to 127 are k, beside them rows 0 to 63.
+template <class S, int N, int RowBytes>
+struct WgmmaLeft {
+  using Same = Wgmma<S, N, false, true, RowBytes>;
+  static constexpr int kIn = kRowWords, kOut = N / 2, kBox = RowBytes / 2, kBoxBytes = 64 * RowBytes;
+  static CUtensorMap map(const uint32_t* in, size_t lanes) { return Same::map(in, lanes); }
+  // The word of row and column of 64 x 64 elements.
+  static __device__ __forceinline__ int word(int row, int column) {
+    const int byte = column / kBox * kBoxBytes + row * RowBytes + column % kBox * 2;
+    return (byte ^ (byte >> 7 & (RowBytes / 16 - 1)) << 4) / 4;
+  }
+  static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
+    const uint32_t full = ptx::shared_address(shared.full.data()),
+                   a = ptx::shared_address(shared.left.data()), b = ptx::shared_address(shared.right.data());
+    start(shared, 1);
+    const int row = static_cast<int>(blockIdx.x) * kGroup, t = static_cast<int>(threadIdx.x), l = t % 32;
+    if (t == 0) {
+      ptx::mbarrier_arrive_expect(full, (64 / kBox + N / kBox) * kBoxBytes);
+      for (int i = 0; i < 64 / kBox; ++i)
+        ptx::tensor_load(a + i * kBoxBytes, &in, full, {i * kBox, row, 0, 0, 0});
+      for (int i = 0; i < N / kBox; ++i) {
+        ptx::tensor_load(b + i * kBoxBytes, &in, full,
+                         {i * kBox % 64, row + (i * kBox / 64 % 2 ? 0 : 64), 0, 0, 0});
+      }
+    }
+    ptx::mbarrier_wait(full, 0);
+    uint32_t fragments[4][4];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      fragments[i / 4][i % 4] =
+          shared.left[word(t / 32 * 16 + l / 4 + i % 2 * 8, i / 4 * 16 + i % 4 / 2 * 8 + l % 4 * 2)];
+    }
+    float d[N / 2];
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      ptx::wgmma<true>(
+          S{}, d, fragments[step],
+          ptx::matrix_descriptor(b + step * 16 * RowBytes, kBoxBytes, 8 * RowBytes, Same::kMatrix), step > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_results(d);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) out[i] = __float_as_uint(d[i]);
+  }
+};
+
 // --- bulk copies: a box over the edges of the tensor as it lies in shared memory ---
 
 template <int RowBytes, bool Swizzled>

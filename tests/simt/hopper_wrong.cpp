@@ -141,6 +141,25 @@ CASE(wgmma_touched_sums) { multiply("wgmma_touched_sums", Wrong::touched); }
 CASE(wgmma_missing_proxy_fence) { multiply("wgmma_missing_proxy_fence", Wrong::no_proxy_fence); }
 CASE(wgmma_lanes_disagree) { multiply("wgmma_lanes_disagree", Wrong::one_warp_other); }
 
+// The left factor's registers are written while the product runs.
+CASE(wgmma_touched_left) {
+  launch("wgmma_touched_left", config(1, 128, sizeof(Box)), [] {
+    auto& s = shared_memory<Box>();
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * 64; i += 128) s.data[i] = 0;
+    ptx::fence_proxy_async();
+    __syncthreads();
+    float d[32];
+    volatile uint32_t left[4] = {1, 2, 3, threadIdx.x};
+    const uint64_t m =
+        ptx::matrix_descriptor(ptx::shared_address(s.data.data()), 0, 1024, ptx::MatrixSwizzle::bytes_128);
+    ptx::wgmma_fence();
+    ptx::wgmma<false>(bfloat16{}, d, const_cast<uint32_t (&)[4]>(left), m, false);
+    ptx::wgmma_commit();
+    left[1] = 5;
+    ptx::wgmma_wait<0>();
+  });
+}
+
 // The tile is given back before the product that reads it was waited for.
 CASE(wgmma_early_release) {
   const CUtensorMap map = box_map();
