@@ -38,6 +38,13 @@ def check_forward(case):
     )
 
 
+def laid_out(x, order, padding=0):
+    """x with its dims in another order in memory, rows further apart."""
+    whole = np.zeros([x.shape[i] for i in order[:-1]] + [x.shape[order[-1]] + padding], x.dtype)
+    whole[..., : x.shape[order[-1]]] = x.transpose(order)
+    return whole[..., : x.shape[order[-1]]].transpose(np.argsort(order))
+
+
 # Two blocks of queries and three tiles of keys, a tail of each, heads that share keys; every class of features.
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 @pytest.mark.parametrize("e, ev", [(64, 64), (128, 128), (96, 96), (192, 192), (256, 256)])
@@ -64,21 +71,52 @@ def test_heads(rng, batch, heads, groups):
     check_forward(Case(rng, (batch, heads, groups, 66, 130, 64, 64), BF16, causal=True, scale=0.3))
 
 
-def test_same_as_the_portable_kernel(rng, portable):
-    """The backward pass takes the log-sum-exp of either."""
+def test_same_as_the_portable_kernels(rng, portable):
+    """Each backward pass takes the log-sum-exp of either forward pass."""
     case = Case(rng, (1, 2, 1, 200, 150, 64, 64), F16, causal=True)
-    case.check()
-    out, lse = case.out.copy(), case.lse.copy()
-    portable(case.forward)
-    np.testing.assert_allclose(out.astype("f8"), case.out.astype("f8"), rtol=0, atol=2.0**-10)
-    np.testing.assert_allclose(lse, case.lse, rtol=1e-6, atol=1e-6)
+    results = [case.forward().copy(), case.lse.copy(), *case.backward()]
+    crossed = portable(case.backward)
+    others = [portable(case.forward), case.lse, *portable(case.backward)]
+    for got, other in zip([*results, *case.backward()], [*others, *crossed], strict=True):
+        allowed = 2 * ROUNDOFF[F16] * np.abs(other).max()
+        np.testing.assert_allclose(got.astype("f8"), other.astype("f8"), rtol=0, atol=allowed)
 
 
-def laid_out(x, order, padding=0):
-    """x with its dims in another order in memory, rows further apart."""
-    whole = np.zeros([x.shape[i] for i in order[:-1]] + [x.shape[order[-1]] + padding], x.dtype)
-    whole[..., : x.shape[order[-1]]] = x.transpose(order)
-    return whole[..., : x.shape[order[-1]]].transpose(np.argsort(order))
+# Tiles of 128 rows that are owned, of 64 to 128 that are gone over.
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+@pytest.mark.parametrize("e, ev", [(64, 64), (96, 96), (128, 128)])
+def test_gradients(rng, dtype, e, ev):
+    Case(rng, (1, 2, 1, 200, 270, e, ev), dtype).check()
+
+
+@pytest.mark.parametrize("e, ev", [(1, 1), (40, 24), (8, 100), (72, 40)])
+def test_gradients_of_features_between(rng, e, ev):
+    Case(rng, (1, 2, 2, 70, 140, e, ev), BF16, causal=True).check()
+
+
+@pytest.mark.parametrize("e", [64, 128])
+@pytest.mark.parametrize("queries, keys", [(1, 1), (3, 200), (65, 3), (192, 128), (320, 270), (140, 500)])
+def test_gradients_causal(rng, queries, keys, e):
+    """Keys that no query sees get zeros."""
+    Case(rng, (1, 1, 1, queries, keys, e, e), BF16, causal=True).check()
+
+
+@pytest.mark.parametrize("batch, heads, groups", [(2, 4, 4), (2, 6, 2), (1, 4, 1)])
+@pytest.mark.parametrize("scale", [0.3, -0.1])
+def test_gradients_of_heads(rng, batch, heads, groups, scale):
+    Case(rng, (batch, heads, groups, 66, 130, 64, 64), BF16, causal=True, scale=scale).check()
+
+
+@pytest.mark.parametrize("order, padding", [((0, 2, 1, 3), 8), ((2, 0, 1, 3), 3), ((0, 1, 3, 2), 0)], ids=str)
+def test_layouts_of_gradients(rng, order, padding):
+    case = Case(rng, (2, 2, 2, 70, 90, 64, 48), BF16)
+    case.forward()
+    expected = [g.copy() for g in case.backward()]
+    arrays = [laid_out(x, order, padding) for x in (case.grad, case.q, case.k, case.v)]
+    grads = [laid_out(np.full_like(x, np.nan), order, padding) for x in (case.q, case.k, case.v)]
+    sim.attention_backward(*arrays, None, case.out, case.lse, *grads, None, *case.options)
+    for got, want in zip(grads, expected, strict=True):
+        assert_same_bits(np.ascontiguousarray(got), want)
 
 
 @pytest.mark.parametrize("order", [(0, 2, 1, 3), (2, 0, 1, 3), (0, 1, 3, 2)], ids=str)
@@ -133,5 +171,6 @@ def test_what_is_left_to_the_portable_kernels(rng, options):
 
 def test_same_bits_again(rng):
     case = Case(rng, (1, 3, 1, 400, 300, 64, 64), BF16, causal=True)
-    first = case.forward().copy()
-    assert_same_bits(case.forward(), first)
+    first = [case.forward().copy(), *case.backward()]
+    for again, before in zip([case.forward(), *case.backward()], first, strict=True):
+        assert_same_bits(again, before)

@@ -47,6 +47,10 @@ bool by_sm90(const AttentionProblem& p, int64_t most_features) {
 // The largest of products that a negative scale turns round is not that of the scores.
 bool forward_by_sm90(const AttentionProblem& p) { return by_sm90(p, 256) && p.scale > 0; }
 
+bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
+  return by_sm90(p, 128) && can_map(g.dout);
+}
+
 bool has_shared_memory(size_t bytes) {
   int device = 0, most = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");

@@ -36,6 +36,7 @@ struct AttentionExtents {
         e(p.e),
         ev(p.ev),
         causal(p.causal) {}
+  AttentionExtents() = default;
   __device__ __forceinline__ int64_t group_of(int64_t head) const { return head / (heads / groups); }
   // Keys that queries up to `end` (exclusive) see.
   __device__ __forceinline__ int64_t key_end(int64_t end) const { return causal && end < keys ? end : keys; }

@@ -1,7 +1,8 @@
+#include "cuda/attention_sm90_backward.cuh"
 #include "cuda/attention_sm90_forward.cuh"
 
 namespace fastdl::cuda {
 
-template void attention_forward_sm90<bfloat16>(Context*, const AttentionProblem&, float*);
+FASTDL_ATTENTION_SM90_OF(, bfloat16)
 
 }  // namespace fastdl::cuda
