@@ -262,13 +262,15 @@ void gemm_blocked(Context* context, Job job) {
   }
 }
 
-constexpr int64_t kRowsCols = 1024;  // sums of 4 rows of as many columns fit the L1 cache
+// Sums of 4 rows of as many columns fit the L1 cache; fewer where there would be too few tasks.
+constexpr int64_t kRowsCols = 1024, kRowsLeastCols = 128, kRowsTasks = 8;
 constexpr int64_t kFewRows = 4;
 
 // Few rows: bound by reading B, once, as it lies.
 void gemm_few_rows(Context* context, const Bf16Kernels& kernel, const BGemm& g) {
   const bool dot = g.a_k == 1 && g.b_k == 1;
-  parallel_ranges(context, g.n, dot ? 64 : kRowsCols, cost_of(g.m, 16, g.k), [&](int64_t begin, int64_t end) {
+  const int64_t strip = dot ? 64 : std::clamp(round_up(g.n / kRowsTasks, 64), kRowsLeastCols, kRowsCols);
+  parallel_ranges(context, g.n, strip, cost_of(g.m, 16, g.k), [&](int64_t begin, int64_t end) {
     float sums[kFewRows * kRowsCols];
     const int64_t cols = end - begin;
     const int rows = static_cast<int>(g.m);
