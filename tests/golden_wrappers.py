@@ -155,6 +155,7 @@ HOPPER = {
     "tensor_load_swizzled_128": _any,
     "tensor_load_swizzled_64": _any,
     "tensor_load_swizzled_32": _any,
+    **{f"tensor_load_im2col_{d}d{m}": _any for m in ("", "_multicast") for d in (1, 2, 3)},
     "cluster_of_two": _any,
     "stmatrix": _any,
     "stmatrix_transposed": _any,

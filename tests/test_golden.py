@@ -174,6 +174,43 @@ def test_formulas_of_tensor_load(recorded, name, row_bytes):
         np.testing.assert_array_equal(image.view(np.uint8), expected)
 
 
+#: Of tests/golden/hopper.cuh: sizes, corners, steps, offsets, W first.
+IM2COL = {
+    1: ((11,), (-2,), (-1,), (2,), (3,)),
+    2: ((7, 5), (-1, -2), (-2, 1), (1, 2), (2, 1)),
+    3: ((3, 4, 5), (-1, 0, -1), (0, 1, -2), (1, 3, 2), (1, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("multicast", [False, True])
+@pytest.mark.parametrize("axes", IM2COL)
+def test_formulas_of_im2col(recorded, axes, multicast):
+    """Against the columns that NumPy makes of the whole images, padded with zeros."""
+    size, lower, upper, step, offset = IM2COL[axes]
+    given, out = recorded[1][f"tensor_load_im2col_{axes}d{'_multicast' if multicast else ''}"]
+    pixels = given.view(np.uint16).reshape(-1, 64).copy()
+    pixels[:, 61:] = 0
+    count = len(pixels) // np.prod(size)
+    images = pixels[: count * np.prod(size)].reshape(count, *size[::-1], 64)
+    margin = 8
+    padded = np.pad(images, [(0, 0), *[(margin, margin)] * axes, (0, 0)])
+    positions = [range(lo, n + hi, s) for n, lo, hi, s in zip(size, lower, upper, step)][::-1]
+    taps = [np.array(p) + margin + o for p, o in zip(positions, offset[::-1])]
+    columns = padded[np.ix_(range(count), *taps, range(64))].reshape(-1, 64)
+    each = len(columns) // count
+    columns = np.concatenate([columns, np.zeros((32, 64), np.uint16)])
+    place = np.arange(32 * 128)
+    for problem, result in enumerate(out.reshape(-1, 1024)):
+        if multicast:
+            problem = problem // 2 * 2
+        image = count - 1 if problem == 3 else problem
+        first = image * each + each // len(positions[0])  # one step into the outermost axis
+        expected = np.zeros(4096, np.uint8)
+        box = np.ascontiguousarray(columns[first : first + 32])
+        expected[place ^ (place >> 7 & 7) << 4] = box.view(np.uint8).ravel()
+        np.testing.assert_array_equal(result.view(np.uint8), expected)
+
+
 def test_formulas_of_clusters_and_stores(recorded):
     given, out = recorded[1]["cluster_of_two"]
     lanes = given.reshape(-1, 2, 128, 32)  # cluster, block, lane

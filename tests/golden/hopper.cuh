@@ -186,6 +186,85 @@ struct TensorLoad {
   }
 };
 
+// --- im2col: the rows are pixels, in images of an odd shape; 32 pixels of 64 channels, three of them not
+// there. Corners differ from axis to axis, so that their order shows ---
+
+struct Im2colCase {
+  int axes, size[3], lower[3], upper[3], step[3], offset[3];
+};
+constexpr Im2colCase kIm2col[3] = {
+    {1, {11, 1, 1}, {-2, 0, 0}, {-1, 0, 0}, {2, 1, 1}, {3, 0, 0}},
+    {2, {7, 5, 1}, {-1, -2, 0}, {-2, 1, 0}, {1, 2, 1}, {2, 1, 0}},
+    {3, {3, 4, 5}, {-1, 0, -1}, {0, 1, -2}, {1, 3, 2}, {1, 0, 2}},
+};
+
+template <int Axes, bool Multicast = false>
+struct TensorLoadIm2col {
+  static constexpr int kIn = kRowWords, kOut = 8;
+  static CUtensorMap map(const uint32_t* in, size_t lanes) {
+    constexpr Im2colCase kCase = kIm2col[Axes - 1];
+    void* encode = nullptr;
+#ifdef FASTDL_SIMT
+    encode = reinterpret_cast<void*>(&cuTensorMapEncodeIm2col);
+#else
+    cudaDriverEntryPointQueryResult found{};
+    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeIm2col", &encode, 12000, cudaEnableDefault, &found);
+#endif
+    cuuint64_t dims[5] = {61}, strides[4] = {128};
+    cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+    for (int i = 0; i < Axes; ++i) {
+      dims[i + 1] = static_cast<cuuint64_t>(kCase.size[i]), strides[i + 1] = strides[i] * dims[i + 1];
+      steps[i + 1] = static_cast<cuuint32_t>(kCase.step[i]);
+    }
+    dims[Axes + 1] = lanes * 128 / strides[Axes];
+    CUtensorMap map{};
+    if (!encode || reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(encode)(
+                       &map, CU_TENSOR_MAP_DATA_TYPE_UINT16, Axes + 2, const_cast<uint32_t*>(in), dims,
+                       strides, kCase.lower, kCase.upper, 64, 32, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
+      std::fprintf(stderr, "no tensor map of im2col\n");
+      std::exit(2);
+    }
+    return map;
+  }
+  static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
+    const uint32_t full = ptx::shared_address(shared.full.data()),
+                   left = ptx::shared_address(shared.left.data());
+    start(shared, 1);
+    if constexpr (Multicast) {
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_arrive_expect(full, 32 * kRowBytes);
+      constexpr Im2colCase kCase = kIm2col[Axes - 1];
+      // Each problem starts in another image, one step into its last axis; the last one ends behind the
+      // images.
+      int at[Axes + 2];
+      uint16_t offset[Axes];
+      constexpr int kImages = 4 * kGroup / (kCase.size[0] * kCase.size[1] * kCase.size[2]);
+      const int problem = static_cast<int>(blockIdx.x);
+      at[0] = 0, at[Axes + 1] = problem == 3 ? kImages - 1 : problem;
+      for (int i = 0; i < Axes; ++i) {
+        at[i + 1] = kCase.lower[i] + (i == Axes - 1 ? kCase.step[i] : 0);
+        offset[i] = static_cast<uint16_t>(kCase.offset[i]);
+      }
+      if constexpr (!Multicast) {
+        ptx::tensor_load_im2col(left, &in, full, at, offset);
+      } else if (ptx::cluster_rank() == 0) {  // for the other one, too
+        ptx::tensor_load_im2col(left, &in, full, at, offset, uint16_t{3});
+      }
+    }
+    ptx::mbarrier_wait(full, 0);
+    for (int i = 0; i < kOut; ++i) out[i] = shared.left[static_cast<int>(threadIdx.x) * kOut + i];
+    if constexpr (Multicast) {
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
+  }
+};
+
 // --- clusters: each block brings one half of 64 rows for both; words go to the other block and come back ---
 
 struct ClusterOfTwo {
