@@ -82,6 +82,24 @@ def test_operands_beyond_the_caches(isa, rng):
         check_matmul(randn(rng, (m, 700)), b)
 
 
+@pytest.mark.parametrize("n", [255, 1025, 4113])
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_of_cut_sums_and_columns(m, n, dtype, isa, rng):
+    """Sums over K are cut, and so are columns, where few rows meet rows of B; each column's end comes once."""
+    whole = randn(rng, (m, n + 9), dtype)
+    for k in (320, 321, 997):
+        a, wide = randn(rng, (k, m), dtype).T, randn(rng, (k, n + 5), dtype)
+        out = whole.copy()[:, 4 : n + 4]
+        options = dict(bias=randn(rng, n, dtype), residual=randn(rng, (m, n), dtype), activation="tanh")
+        check_matmul(a, wide[:, 3 : n + 3], **options)
+        b, end = wide[:, 3 : n + 3], dict(alpha=0.5, beta=2.0, c=out.copy())
+        ops.matmul(a, b, alpha=0.5, beta=2.0, out=out)
+        assert_close_sum(out, ref.matmul(a, b, **end), ref.matmul_abs(a, b, **end), k, extra=12.0)
+        assert_same_bits(out.base[:, :4], whole[:, :4])
+        assert_same_bits(out.base[:, n + 4 :], whole[:, n + 4 :])
+
+
 @pytest.mark.parametrize("shape", [(1, 5, 40), (4, 33, 70), (15, 40, 17), (50, 1, 70), (40, 70, 30)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layouts(shape, dtype, isa, rng):
