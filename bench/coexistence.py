@@ -5,8 +5,8 @@
 
 Two processes with both libraries loaded take turns; one never imports fastdl, the other has its thread pool running.
 Only one computes at a time, and every turn begins and ends when no thread of the process runs any more. A turn is one
-call of a workload (a call of the other library, on all CPUs) that wakes its threads, then 20 ms of calls; it counts
-with the median of their times. In each round, for each workload:
+call of a workload (a call of the other library, on all CPUs) that wakes its threads, then 20 ms of calls, three at
+least; it counts with the median of their times. In each round, for each workload:
 
 * without: the process without fastdl, idle for 100 ms beforehand;
 * idle: a fastdl kernel on all threads, 100 ms without work, then the calls;
@@ -109,7 +109,7 @@ def serve(with_fastdl: bool) -> None:
             time.sleep(IDLE)
         call()
         times: list[float] = []
-        while sum(times) < BLOCK:
+        while sum(times) < BLOCK or len(times) < 3:
             if mode in ("after", "serial"):
                 kernel(threads if mode == "after" else 1)
             begin = time.perf_counter()
