@@ -24,7 +24,8 @@ PATH=$work/audit/bin:$PATH auditwheel -v repair -w "$work/repaired" "$wheel" > "
 repaired=$(echo "$work"/repaired/*.whl)
 basename "$repaired"
 # Grafted libraries lie in fastdl.libs.
-python3 -m zipfile -l "$repaired" | grep -F '.libs/' && fail "auditwheel had to add libraries to the wheel"
+python3 -m zipfile -l "$repaired" > "$work/files"
+! grep -F '.libs/' "$work/files" || fail "auditwheel had to add libraries to the wheel"
 
 python3 -m venv "$work/fresh"
 "$work/fresh/bin/pip" install -q --only-binary=:all: "$repaired"

@@ -105,6 +105,11 @@ def _cp_async(rng):
     return words
 
 
+def _exponents(rng):
+    special = [0.0, -0.0, 1.0, -1.0, 127.5, 128.0, -126.0, -126.5, -149.0, -1e30, np.inf, -np.inf, np.nan]
+    return _words(np.concatenate([rng.uniform(-130, 130, 4083), special])).reshape(-1, LANES, 1)
+
+
 def _pairs(rng):
     x = _floats(rng, 64)
     return np.stack([x, rng.permutation(x)], 1).reshape(-1, LANES, 2)
@@ -144,10 +149,13 @@ HOPPER = {
     "mma_warpgroup_bfloat16": lambda rng: _ordinary(rng, "bfloat16"),
     "mma_warpgroup_float16": lambda rng: _ordinary(rng, "float16"),
     "wgmma_tfloat32": lambda rng: _whole(rng, "tfloat32"),
+    "wgmma_bfloat16_left_in_registers": lambda rng: _whole(rng, "bfloat16"),
+    "wgmma_float16_left_in_registers": lambda rng: _whole(rng, "float16"),
     "tensor_load": _any,
     "tensor_load_swizzled_128": _any,
     "tensor_load_swizzled_64": _any,
     "tensor_load_swizzled_32": _any,
+    **{f"tensor_load_im2col_{d}d{m}": _any for m in ("", "_multicast") for d in (1, 2, 3)},
     "cluster_of_two": _any,
     "stmatrix": _any,
     "stmatrix_transposed": _any,
@@ -161,6 +169,7 @@ INPUTS = {
     "ldmatrix_transposed": _ldmatrix,
     "cp_async": _cp_async,
     "opaque": lambda rng: EVERY[:1],
+    "exp2": _exponents,
     "widen_bfloat16": lambda rng: EVERY,
     "widen_float16": lambda rng: EVERY,
     "narrow_bfloat16": lambda rng: _floats(rng, 512).reshape(-1, LANES, 1),
@@ -242,11 +251,16 @@ def load(path):
 
 def difference(name, given, actual, golden):
     """What is wrong with ``actual``, or None: the same bits, or, for matrix products, as near as sums that are cut off
-    somewhere can be."""
+    somewhere can be, or, for 2^x, within twice the error that the PTX manual allows."""
     if actual.shape != golden.shape:
         return f"{name}: shapes {actual.shape} and {golden.shape}"
     if name.startswith("mma"):
         wrong = ~_near(name.removeprefix("mma_"), given, actual, golden)
+    elif name == "exp2":
+        x, y = (words.view(np.float32).astype(np.float64) for words in (actual, golden))
+        with np.errstate(invalid="ignore"):  # infinities
+            near = np.isfinite(y) & (np.abs(x - y) <= 2.0**-21 * y)
+            wrong = ~(near | (x == y) | (np.isnan(x) & np.isnan(y)))
     else:
         wrong = actual != golden
     if not wrong.any():

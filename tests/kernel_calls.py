@@ -66,18 +66,8 @@ class Cases:
     # matmul
     def matmul(self):
         m, n, k, b = self.size(0, 9), self.size(), self.size(0, 40), self.size()
-        return [
-            self.x(b, m, k),
-            self.x(k, n),
-            self.x(n),
-            self.x(b, m, n),
-            Out(b, m, n),
-            1.0,
-            0.0,
-            1,
-            0.0,
-            0.0,
-        ]
+        return [self.x(b, m, k), self.x(k, n), self.x(n), self.x(b, m, n), Out(b, m, n), 1.0, 0.0, 1, 0.0,
+                0.0]  # fmt: skip
 
     def linear(self):
         m, n, k = self.sizes(3)
@@ -89,18 +79,8 @@ class Cases:
 
     def linear_backward(self):
         m, n, k = self.size(0, 5), self.size(), self.size()
-        return [
-            self.x(m, n),
-            self.x(m, n),
-            self.x(m, k),
-            self.x(n, k),
-            Out(m, k),
-            Out(n, k),
-            Out(n),
-            1,
-            0.0,
-            0.0,
-        ]
+        return [self.x(m, n), self.x(m, n), self.x(m, k), self.x(n, k), Out(m, k), Out(n, k), Out(n), 1, 0.0,
+                0.0]  # fmt: skip
 
     def matmul_packed_b_size(self):
         return [self.x(*self.sizes(2))]
@@ -136,14 +116,8 @@ class Cases:
     def conv_backward_weight(self, transposed=False):
         n, c, o, h, w = self.size(0, 4), self.size(0, 9), self.size(0, 9), self.size(2, 9), self.size(2, 9)
         weight = Out(*((c, o) if transposed else (o, c)), 3, 3)
-        return [
-            self.x(n, o, h, w),
-            self.x(n, o, h, w),
-            self.x(n, c, h, w),
-            weight,
-            Out(o),
-            conv_options(kind=1),
-        ]
+        return [self.x(n, o, h, w), self.x(n, o, h, w), self.x(n, c, h, w), weight, Out(o),
+                conv_options(kind=1)]  # fmt: skip
 
     def conv_pool_backward(self):
         n, c, o, h, w = self.size(0, 4), self.size(), self.size(), self.size(4, 11), self.size(4, 11)
@@ -227,31 +201,14 @@ class Cases:
 
     def layer_norm_forward(self):
         a, b, c = self.sizes(3)
-        return [
-            self.x(a, b, c),
-            self.x(b, c),
-            self.x(b, c),
-            Out(a, b, c),
-            self.statistics(a),
-            self.statistics(a),
-            2,
-            1e-5,
-        ]
+        return [self.x(a, b, c), self.x(b, c), self.x(b, c), Out(a, b, c), self.statistics(a),
+                self.statistics(a), 2, 1e-5]  # fmt: skip
 
     def layer_norm_backward(self):
         a, b, c = self.sizes(3)
         x = self.x(a, b, c)
-        return [
-            self.x(a, b, c),
-            x,
-            self.x(b, c),
-            self.wide_x(a),
-            self.wide_unit(a),
-            Out(a, b, c),
-            Out(b, c),
-            Out(b, c),
-            2,
-        ]
+        return [self.x(a, b, c), x, self.x(b, c), self.wide_x(a), self.wide_unit(a), Out(a, b, c), Out(b, c),
+                Out(b, c), 2]  # fmt: skip
 
     def rms_norm_forward(self):
         a, b, c = self.sizes(3)
@@ -263,16 +220,8 @@ class Cases:
 
     def group_norm_forward(self):
         n, c, h = self.sizes(3)
-        return [
-            self.x(n, 2 * c, h),
-            self.x(2 * c),
-            self.x(2 * c),
-            Out(n, 2 * c, h),
-            self.statistics(n, 2),
-            self.statistics(n, 2),
-            2,
-            1e-5,
-        ]
+        return [self.x(n, 2 * c, h), self.x(2 * c), self.x(2 * c), Out(n, 2 * c, h), self.statistics(n, 2),
+                self.statistics(n, 2), 2, 1e-5]  # fmt: skip
 
     def group_norm_backward(self):
         n, c, h = self.sizes(3)
@@ -299,12 +248,8 @@ class Cases:
 
     def max_pool_backward(self):
         n, c, h, w = self.sizes(4)
-        return [
-            self.x(n, c, h, w),
-            self.labels(4 * h * w, n, c, h, w),
-            Out(n, c, 2 * h, 2 * w),
-            pool_options(),
-        ]
+        return [self.x(n, c, h, w), self.labels(4 * h * w, n, c, h, w), Out(n, c, 2 * h, 2 * w),
+                pool_options()]  # fmt: skip
 
     def avg_pool_forward(self):
         n, c, h, w = self.size(0, 4), *self.sizes(3)

@@ -1,20 +1,19 @@
-"""What is special to the CUDA attention kernels: tiles, classes of features, pieces of float32, parts of the keys,
-values that do not split. On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
+"""What is special to the portable CUDA attention kernels: tiles, classes of features, pieces of float32, parts of the
+keys, values that do not split. On the host executor where it was built (FASTDL_SIMT=ON), else skipped."""
 
-import devices
-import ml_dtypes
 import numpy as np
 import pytest
+from attention_case import BF16, F16, ROUNDOFF, Case, sim
 from references import attention as ref
-from references.dropout import dropout_mask
 from tolerance import assert_same_bits
 
-sim = devices.cuda_kernels()
-
-BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
 HIGHEST, HIGH, MEDIUM = range(3)
-#: Of results of order 1: the roundings of weights, of gradients of scores, and of results.
-ROUNDOFF = {BF16: 2.0**-8, F16: 2.0**-11, np.dtype("f4"): 2.0**-24, np.dtype("f8"): 2.0**-53}
+
+
+@pytest.fixture(autouse=True)
+def portable(monkeypatch):
+    """Hopper's kernels have tests/test_attention_sm90.py."""
+    monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "portable")
 
 
 @pytest.fixture
@@ -22,62 +21,6 @@ def precision():
     """Sets the precision of float32 products for one test."""
     yield sim.set_float32_precision
     sim.set_float32_precision(HIGHEST)
-
-
-class Case:
-    """Operands (batch, heads, groups, queries, keys, E, Ev), and both passes over them."""
-
-    def __init__(self, rng, shape, dtype="f4", mask=None, causal=False, dropout=0.0, scale=None):
-        b, h, g, n, s, e, ev = shape
-        make = rng.standard_normal
-        shapes = ((b, h, n, e), (b, g, s, e), (b, g, s, ev), (b, h, n, ev))
-        self.dtype = np.dtype(dtype)
-        self.q, self.k, self.v, self.grad = (make(x).astype(dtype) for x in shapes)
-        self.mask = None
-        if mask == "bool":
-            self.mask = np.broadcast_to(rng.random((n, s)) < 0.7, (b, h, n, s))
-        elif mask == "float":
-            self.mask = np.broadcast_to(make((b, 1, n, s)).astype(dtype), (b, h, n, s))
-        self.options = (scale, causal, dropout, 7, 11)
-        self.wide = "f4" if self.dtype.itemsize == 2 else self.dtype
-
-    def forward(self):
-        shape = (*self.q.shape[:3], self.v.shape[3])
-        self.out = np.full(shape, np.nan, self.dtype)
-        self.lse = np.full(shape[:3], np.nan, self.wide)
-        sim.attention_forward(self.q, self.k, self.v, self.mask, self.out, self.lse, *self.options)
-        return self.out
-
-    def backward(self):
-        self.grads = [np.full(x.shape, np.nan, x.dtype) for x in (self.q, self.k, self.v)]
-        additive = self.mask is not None and self.mask.dtype != bool
-        grad_mask = np.full(self.mask.shape, np.nan, self.dtype) if additive else None
-        sim.attention_backward(
-            *(self.grad, self.q, self.k, self.v, self.mask, self.out, self.lse),
-            *(*self.grads, grad_mask, *self.options),
-        )
-        if additive:
-            self.grads.append(grad_mask)
-        return self.grads
-
-    def expected(self):
-        scale, causal, p, seed, offset = self.options
-        q, k, v, grad = (x.astype("f8") for x in (self.q, self.k, self.v, self.grad))
-        mask = self.mask if self.mask is None or self.mask.dtype == bool else self.mask.astype("f8")
-        d = dropout_mask((*q.shape[:3], k.shape[2]), p, seed, offset) if p else None
-        rest = (mask, d, causal, scale, True)
-        out = ref.scaled_dot_product_attention(q, k, v, *rest)
-        return out, ref.scaled_dot_product_attention_backward(grad, q, k, v, *rest)
-
-    def check(self, factor=8.0):
-        out, grads = self.expected()
-        results = [self.forward(), *self.backward()]
-        for got, want in zip(results, [out, *(g for g in grads if g is not None)]):
-            # Sums of gradients go over many terms, whose errors mostly cancel.
-            terms = np.sqrt(max(self.q.shape[2] * self.q.shape[1] / self.k.shape[1], self.k.shape[2]))
-            unit = ROUNDOFF[self.dtype] * (1 if self.dtype.itemsize == 2 else terms)
-            allowed = factor * unit * max(1.0, np.abs(want).max(initial=0))
-            np.testing.assert_allclose(got.astype("f8"), want, rtol=0, atol=allowed)
 
 
 # Several blocks of queries and of keys, a tail of each, heads that share keys; every class of features.

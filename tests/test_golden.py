@@ -84,6 +84,11 @@ def test_formulas(recorded):
             np.testing.assert_allclose(
                 result.view(np.float32), golden._fragment(a @ b + c), rtol=1e-6, atol=1e-5
             )
+    given, out = cases["exp2"]
+    with np.errstate(over="ignore"):
+        exact = np.exp2(given.view(np.float32))
+    exact[exact < 2.0**-126] = 0  # subnormal
+    np.testing.assert_allclose(out.view(np.float32), exact, rtol=2.0**-21)
     given, out = cases["cp_async"]
     for lane, result in zip(given.reshape(-1, 8), out.reshape(-1, 4), strict=True):
         valid = int(lane[4]) % 17
@@ -130,6 +135,15 @@ def test_formulas_of_wgmma(recorded, name, dtype, columns, transposed_a, transpo
         np.testing.assert_array_equal(_sums(np.ascontiguousarray(result), columns), a @ b)
 
 
+@pytest.mark.parametrize("dtype, columns", [("bfloat16", 128), ("float16", 96)])
+def test_formulas_of_wgmma_with_a_factor_in_registers(recorded, dtype, columns):
+    given, out = recorded[1][f"wgmma_{dtype}_left_in_registers"]
+    for words, result in zip(given.reshape(-1, 128, 32), out.reshape(-1, 128, out.shape[2]), strict=True):
+        rows = _matrix(words, dtype)
+        b = np.concatenate([rows[64:], rows[:64]], 1)[:, :columns]
+        np.testing.assert_array_equal(_sums(np.ascontiguousarray(result), columns), rows[:64] @ b)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_formulas_of_wgmma_with_ordinary_numbers(recorded, dtype):
     given, out = recorded[1][f"mma_warpgroup_{dtype}"]
@@ -158,6 +172,43 @@ def test_formulas_of_tensor_load(recorded, name, row_bytes):
         bits = {"": 0, "_swizzled_128": 7, "_swizzled_64": 3, "_swizzled_32": 1}[name]
         expected[place ^ (place >> 7 & bits) << 4] = box.ravel()
         np.testing.assert_array_equal(image.view(np.uint8), expected)
+
+
+#: Of tests/golden/hopper.cuh: sizes, corners, steps, offsets, W first.
+IM2COL = {
+    1: ((11,), (-2,), (-1,), (2,), (3,)),
+    2: ((7, 5), (-1, -2), (-2, 1), (1, 2), (2, 1)),
+    3: ((3, 4, 5), (-1, 0, -1), (0, 1, -2), (1, 3, 2), (1, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("multicast", [False, True])
+@pytest.mark.parametrize("axes", IM2COL)
+def test_formulas_of_im2col(recorded, axes, multicast):
+    """Against the columns that NumPy makes of the whole images, padded with zeros."""
+    size, lower, upper, step, offset = IM2COL[axes]
+    given, out = recorded[1][f"tensor_load_im2col_{axes}d{'_multicast' if multicast else ''}"]
+    pixels = given.view(np.uint16).reshape(-1, 64).copy()
+    pixels[:, 61:] = 0
+    count = len(pixels) // np.prod(size)
+    images = pixels[: count * np.prod(size)].reshape(count, *size[::-1], 64)
+    margin = 8
+    padded = np.pad(images, [(0, 0), *[(margin, margin)] * axes, (0, 0)])
+    positions = [range(lo, n + hi, s) for n, lo, hi, s in zip(size, lower, upper, step)][::-1]
+    taps = [np.array(p) + margin + o for p, o in zip(positions, offset[::-1])]
+    columns = padded[np.ix_(range(count), *taps, range(64))].reshape(-1, 64)
+    each = len(columns) // count
+    columns = np.concatenate([columns, np.zeros((32, 64), np.uint16)])
+    place = np.arange(32 * 128)
+    for problem, result in enumerate(out.reshape(-1, 1024)):
+        if multicast:
+            problem = problem // 2 * 2
+        image = count - 1 if problem == 3 else problem
+        first = image * each + each // len(positions[0])  # one step into the outermost axis
+        expected = np.zeros(4096, np.uint8)
+        box = np.ascontiguousarray(columns[first : first + 32])
+        expected[place ^ (place >> 7 & 7) << 4] = box.view(np.uint8).ravel()
+        np.testing.assert_array_equal(result.view(np.uint8), expected)
 
 
 def test_formulas_of_clusters_and_stores(recorded):
@@ -189,11 +240,12 @@ def test_formulas_of_clusters_and_stores(recorded):
 def test_a_wrong_word_is_found(recorded, name):
     given, expected = recorded[1][name]
     rng = np.random.default_rng(1)
+    by_value = name.startswith("mma") or name == "exp2"
     for _ in range(5):
         where = tuple(rng.integers(0, expected.shape))
         wrong = expected.copy()
-        wrong[where] ^= 0x00800000 if name.startswith("mma") else 1  # twice or half a sum; one bit
-        if name.startswith("mma") and not np.isfinite(wrong.view(np.float32)[where]):
+        wrong[where] ^= 0x00800000 if by_value else 1  # twice or half a number; one bit
+        if by_value and not np.isfinite(wrong.view(np.float32)[where]):
             wrong[where] = 0x42F6E979
         message = golden.difference(name, given, wrong, expected)
         if message is None:  # a sum of terms that cancel may be off by as much as they are

@@ -1,4 +1,4 @@
-"""Matrix products and linear layers against the references: shapes around every block boundary, every layout, ISA and
+"""Matrix products against the references: shapes around every block boundary, every layout, ISA and
 thread count.
 """
 
@@ -9,14 +9,12 @@ import pytest
 from devices import thread_counts
 from gradcheck import gradcheck
 from layouts import strided_variants
-from references import activation as ref_act
 from references import matmul as ref
 from tolerance import assert_close_sum, assert_same_bits
 
 import fastdl
 import fastdl.nn.functional as F
 from fastdl import _core, ops
-from fastdl.ops.activation import resolve_activation
 
 DTYPES = [np.float32, np.float64]
 ACTIVATIONS = ["relu", "tanh", "gelu", "silu", "leaky_relu"]
@@ -79,6 +77,27 @@ def test_operands_beyond_the_caches(isa, rng):
     a, b = randn(rng, (250, 2100)), randn(rng, (2100, 2100))  # B is packed in two parts
     check_matmul(a, b)
     check_matmul(a[:, ::-1], b[::-1].T)
+    b = randn(rng, (700, 3401))  # few rows: what comes next is fetched ahead
+    for m in (1, 2, 3, 4):
+        check_matmul(randn(rng, (m, 700)), b)
+
+
+@pytest.mark.parametrize("n", [255, 1025, 4113])
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_of_cut_sums_and_columns(m, n, dtype, isa, rng):
+    """Sums over K are cut, and so are columns, where few rows meet rows of B; each column's end comes once."""
+    whole = randn(rng, (m, n + 9), dtype)
+    for k in (320, 321, 997):
+        a, wide = randn(rng, (k, m), dtype).T, randn(rng, (k, n + 5), dtype)
+        out = whole.copy()[:, 4 : n + 4]
+        options = dict(bias=randn(rng, n, dtype), residual=randn(rng, (m, n), dtype), activation="tanh")
+        check_matmul(a, wide[:, 3 : n + 3], **options)
+        b, end = wide[:, 3 : n + 3], dict(alpha=0.5, beta=2.0, c=out.copy())
+        ops.matmul(a, b, alpha=0.5, beta=2.0, out=out)
+        assert_close_sum(out, ref.matmul(a, b, **end), ref.matmul_abs(a, b, **end), k, extra=12.0)
+        assert_same_bits(out.base[:, :4], whole[:, :4])
+        assert_same_bits(out.base[:, n + 4 :], whole[:, n + 4 :])
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 40), (4, 33, 70), (15, 40, 17), (50, 1, 70), (40, 70, 30)], ids=str)
@@ -269,79 +288,9 @@ def test_long_sums_are_cut(m, n, k, order, isa, rng):
     assert error.max() <= 3 * 2.0**-24 * (384 / np.sqrt(3 * k) + np.sqrt(k / 384))
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (7,), (3, 5), (2, 0)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
-def test_linear(lead, dtype, activation, isa, rng):
-    x, w, b = randn(rng, (*lead, 19), dtype), randn(rng, (11, 19), dtype), randn(rng, 11, dtype)
-    for weight, bias in ((w, b), (w, None), (w[0], None), (w[0], b[0])):
-        bias = None if bias is None else np.asarray(bias)
-        got = ops.linear(x, weight, bias, activation)
-        expected = ref.linear(x, weight, bias, activation)
-        scale = ref.matmul_abs(x, weight.T, bias=bias) * 1.2
-        assert_close_sum(got, expected, scale, 19, extra=12.0)
-        before = ref.linear(x, weight, bias)
-        grad = randn(rng, got.shape, dtype)
-        f = resolve_activation(activation)
-        saved = None if activation is None else got if f.from_output else before.astype(dtype)
-        z = grad if activation is None else grad * _derivative(activation, before)
-        parts = ops.linear_backward(grad, x, weight, (True, True, True), activation, saved)
-        dx, dw, db = ref.linear_backward(z, x, weight)
-        scales = ref.linear_backward(np.abs(grad) * 1.2, np.abs(x), np.abs(weight))
-        rows = int(np.prod(lead))
-        for g, e, s, k in zip(parts, (dx, dw, db), scales, (11, rows, rows)):
-            assert_close_sum(g, np.asarray(e), s, k, extra=40.0)
-
-
-def _derivative(name, z):
-    return getattr(ref_act, name + "_backward")(np.ones_like(z), z)
-
-
-def test_linear_backward_layouts(isa, rng):
-    x, w, grad = randn(rng, (4, 5, 6)), randn(rng, (7, 6)), randn(rng, (4, 5, 7))
-    expected = ref.linear_backward(grad, x, w)
-    scales = ref.linear_backward(np.abs(grad), np.abs(x), np.abs(w))
-    for vx, vw, vg in zip(strided_variants(x), strided_variants(w), strided_variants(grad)):
-        for g, e, s in zip(ops.linear_backward(vg[1], vx[1], vw[1]), expected, scales):
-            assert_close_sum(g, e, s, 20)
-
-
-def test_linear_backward_of_no_rows(rng):
-    """Leading dimensions 0 and 3, in memory of other strides than those of a contiguous array: nothing is written."""
-    guarded = np.full(64, 7.0)
-    x, w, g = (
-        rng.standard_normal((0, 6, 10))[:, ::2, ::2],
-        rng.standard_normal((4, 5)),
-        rng.standard_normal((0, 6, 8)),
-    )
-    dx = guarded[32:32].reshape(0, 3, 5)
-    _core.linear_backward(g[:, ::2, ::2], None, x, w, dx, None, None, 0, 0.0, 0.0)
-    assert (guarded == 7.0).all()
-    _, dw, db = ops.linear_backward(g[:, ::2, ::2], x, w)
-    assert not dw.any() and not db.any()
-
-
-def test_functional_linear_gradients(rng):
-    x, w, b = rng.standard_normal((4, 3)), rng.standard_normal((5, 3)), rng.standard_normal(5)
-    for activation in (None, *ACTIVATIONS):
-        gradcheck(lambda x, w, b, f=activation: F.linear(x, w, b, activation=f), x, w, b)
-    gradcheck(lambda x, w: F.linear(x, w, activation="mish"), x, w)
-    gradcheck(lambda x, w: F.linear(x, w), x, w[0])
-    gradcheck(lambda x, w, b: F.linear(x, w, b), x[0], w, b)
-    for wrt in ([0], [1], [2], [0, 2]):
-        gradcheck(lambda x, w, b: F.linear(x, w, b, activation="gelu"), x, w, b, wrt=wrt)
-
-
 @pytest.mark.parametrize("shapes", BATCHES[:12], ids=str)
 def test_matmul_gradients(shapes, rng):
     gradcheck(fastdl.matmul, rng.standard_normal(shapes[0]), rng.standard_normal(shapes[1]))
-
-
-def test_fused_activations_equal_those_afterwards(isa, rng):
-    x, w, b = (fastdl.tensor(randn(rng, s)) for s in ((33, 40), (50, 40), (50,)))
-    for name in ACTIVATIONS:
-        fused = F.linear(x, w, b, activation=name).numpy()
-        assert np.allclose(fused, getattr(F, name)(F.linear(x, w, b)).numpy(), rtol=1e-6, atol=1e-7)
 
 
 def test_named_products(rng):

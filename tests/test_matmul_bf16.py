@@ -67,6 +67,12 @@ def test_block_boundaries_and_transpositions(shape, isa, rng):
     check(a, bt, packed=ops.pack_b(bt), bias=bias, activation="relu")
 
 
+def test_few_rows_times_a_matrix_beyond_the_caches(isa, rng):
+    b = randn(rng, 901, 4999)
+    for m in (1, 2, 3, 4):
+        check(randn(rng, m, 901), b)
+
+
 def test_strided_operands(isa, rng):
     for m, n, k in [(9, 40, 70), (60, 200, 300), (300, 100, 200)]:
         a, b = randn(rng, m, 2 * k)[:, ::2], randn(rng, k, 3 * n)[:, ::3]

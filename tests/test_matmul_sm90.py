@@ -203,3 +203,12 @@ def test_values_that_cannot_be_split(rng):
     check(np.delete(c[ordinary], 20, 1), a[ordinary], np.delete(b, 20, 1))
     np.testing.assert_allclose(c[[3, 7, 9, 11]], expected[[3, 7, 9, 11]], rtol=1e-4, atol=1e-43)
     np.testing.assert_allclose(c[:, 20], expected[:, 20], rtol=1e-4, atol=1e-43)
+
+
+@pytest.mark.skipif(sim is devices.core, reason="takes a driver that is too old")
+def test_a_driver_without_tensor_maps_gets_the_portable_kernel(rng, portable, monkeypatch):
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((70, 300), (300, 72)))
+    expected = portable(lambda: product(a, b))
+    assert not np.array_equal(product(a, b), expected)  # its sums are in another order
+    monkeypatch.setenv("FASTDL_SIMT_NO_TENSOR_MAPS", "1")
+    np.testing.assert_array_equal(product(a, b), expected)

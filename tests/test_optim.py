@@ -57,7 +57,8 @@ def test_against_reference(cls, reference, options, dtype, isa, rng):
     for p, s in zip(params, states, strict=True):
         for key, value in s.items():
             got = optimizer.state[p][key]
-            top = max(1.0, float(np.abs(value).max(initial=0)))  # of what may have cancelled
+            # Where terms cancelled, what is left has their error: they are as large as the largest that is left.
+            top = max(1.0, float(np.abs(value).max(initial=0)))
             np.testing.assert_allclose(got.numpy(), value, rtol=60 * u, atol=20 * u * top)
 
 

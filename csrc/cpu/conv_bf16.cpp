@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu/gemm_bf16_end.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
 #include "cpu/parallel.h"
@@ -79,43 +80,24 @@ void for_runs(const Gather& g, const Region<bfloat16>& region, int64_t n, int64_
   }
 }
 
-// A tile's end: activations that the tiles do not apply go through float32, so that outputs are rounded once.
-class TileEnd {
- public:
-  TileEnd(const Gather& g, Bf16Tile& t)
-      : g_(g),
-        t_(t),
-        later_(g.end.activation.kind != FASTDL_ACT_NONE && g.end.activation.kind != FASTDL_ACT_RELU) {
-    t.alpha = 1;
-    t.finish = true;
-    t.relu = g.end.activation.kind == FASTDL_ACT_RELU;
-    t.ldc = g.l.out_step[2] * g.out.step[2];
-    t.ld_residual = g.end.residual.data ? g.l.out_step[2] * g.end.residual.step[2] : 0;
-    t.stream = g.stream;
-  }
-  void run(bfloat16* c) {
-    t_.c = c;
-    if (!later_) return table().tile(t_);
-    const int nr = table().nr;
-    Workspace scratch(g_.context, static_cast<size_t>(t_.rows * nr) * sizeof(float));
-    const int64_t ldc = t_.ldc;
-    t_.c32 = scratch.as<float>();
-    t_.ldc = nr;
-    table().tile(t_);
-    for (int r = 0; r < t_.rows; ++r) {
-      float* const row = t_.c32 + r * nr;
-      table_for<float>(*kernels().activation).forward(g_.end.activation, t_.cols, row, row);
-      kernels().convert->bf16.narrow(t_.cols, row, 1, c + r * ldc, 1);
-    }
-    t_.c32 = nullptr;
-    t_.ldc = ldc;
-  }
+// What all tiles of a gather have in common.
+Bf16Tile tile_of(const Gather& g) {
+  Bf16Tile t{};
+  t.a_step = table().k_step;
+  t.alpha = 1;
+  t.finish = true;
+  t.relu = g.end.activation.kind == FASTDL_ACT_RELU;
+  t.ldc = g.l.out_step[2] * g.out.step[2];
+  t.ld_residual = g.end.residual.data ? g.l.out_step[2] * g.end.residual.step[2] : 0;
+  t.stream = g.stream;
+  return t;
+}
 
- private:
-  const Gather& g_;
-  Bf16Tile& t_;
-  const bool later_;
-};
+void run_tile(const Gather& g, const Bf16Tile& t) {
+  if (in_registers(g.end.activation)) return table().tile(t);
+  Workspace scratch(g.context, static_cast<size_t>(t.rows * t.cols) * sizeof(float));
+  run_end(g.end.activation, t, scratch.as<float>(), table().tile);
+}
 
 void run_lines(const Gather& g, const Region<bfloat16>& region, const Block& b, int64_t panel0,
                int64_t panel1) {
@@ -124,10 +106,8 @@ void run_lines(const Gather& g, const Region<bfloat16>& region, const Block& b, 
   // Equal tiles rather than full ones and a rest; alone where the taps differ from one position to the next.
   const int64_t tiles = g.exact ? count : (count + k.mr - 1) / k.mr, tile = (count + tiles - 1) / tiles;
   std::vector<Bf16Piece> pieces;
-  Bf16Tile t{};
+  Bf16Tile t = tile_of(g);
   t.a_row = g.l.in_step[2] * region.step[2];
-  t.a_step = k.k_step;
-  TileEnd end(g, t);
   for (int64_t p = panel0; p < panel1; ++p) {
     const int64_t group = p / g.w.per_group, column = p % g.w.per_group * k.nr;
     const int64_t channel = group * g.w.columns + column;
@@ -151,7 +131,8 @@ void run_lines(const Gather& g, const Region<bfloat16>& region, const Block& b, 
             t.rows = static_cast<int>(std::min(tile, count - q));
             const bfloat16* const residual = g.residual_at(b.n0 + n, d, h, q);
             t.residual = residual ? residual + channel : nullptr;
-            end.run(g.out_at(b.n0 + n, d, h, q) + channel);
+            t.c = g.out_at(b.n0 + n, d, h, q) + channel;
+            run_tile(g, t);
           }
         }
       }
@@ -178,12 +159,10 @@ void run_patches(const Gather& g, const Region<bfloat16>& region, const Block& b
     });
   }
   Bf16Piece piece{nullptr, nullptr, patch};
-  Bf16Tile t{};
+  Bf16Tile t = tile_of(g);
   t.pieces = &piece;
   t.count = 1;
   t.a_row = patch;
-  t.a_step = k.k_step;
-  TileEnd end(g, t);
   for (int64_t p = panel0; p < panel1; ++p) {
     const int64_t column = p * k.nr;
     piece.b = g.w.data + p * g.w.runs() * g.w.size;
@@ -194,7 +173,8 @@ void run_patches(const Gather& g, const Region<bfloat16>& region, const Block& b
       piece.a = scratch.as<bfloat16>() + r * patch;
       const bfloat16* const residual = g.residual_at(b.n0, b.d0, b.h0, 0);
       t.residual = residual ? residual + r * t.ld_residual + column : nullptr;
-      end.run(g.out_at(b.n0, b.d0, b.h0, 0) + r * t.ldc + column);
+      t.c = g.out_at(b.n0, b.d0, b.h0, 0) + r * t.ldc + column;
+      run_tile(g, t);
     }
   }
 }

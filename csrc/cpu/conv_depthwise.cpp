@@ -1,7 +1,6 @@
 #include "cpu/conv_depthwise.h"
 
 #include <algorithm>
-#include <cmath>
 #include <type_traits>
 
 #include "cpu/kernels.h"
@@ -24,34 +23,20 @@ void run(const ConvDepthwiseWeight<S>& p) {
   else table_for<S>(*kernels().conv).depthwise_weight(p);
 }
 
-template <class S>
-void widen(const S* from, int64_t n, compute_t<S>* to) {
-  if constexpr (std::is_same_v<S, bfloat16>) kernels().convert->bf16.widen(n, from, 1, to, 1);
-  else std::copy(from, from + n, to);
-}
-template <class S>
-void narrow(const compute_t<S>* from, int64_t n, S* to, int64_t step) {
-  if constexpr (std::is_same_v<S, bfloat16>) kernels().convert->bf16.narrow(n, from, 1, to, step);
-  else
-    for (int64_t i = 0; i < n; ++i) to[i * step] = from[i];
-}
-
 // (C, 1, taps) -> [slot][C], in the gather's order. Returns whether all are finite.
 template <class S>
 bool pack(Context* context, const Geometry& g, const S* weight, bool data_gradient, compute_t<S>* to) {
+  using T = compute_t<S>;
   const int64_t taps = g.taps();
-  Workspace scratch(context, static_cast<size_t>(g.c * taps) * sizeof(compute_t<S>));
-  auto* const w = scratch.as<compute_t<S>>();
-  widen(weight, g.c * taps, w);
-  bool finite = true;
+  Workspace scratch(context, std::is_same_v<S, T> ? 0 : static_cast<size_t>(g.c * taps) * sizeof(T));
+  const T* w;
+  if constexpr (std::is_same_v<S, T>) w = weight;
+  else widen(weight, g.c * taps, scratch.as<T>()), w = scratch.as<T>();
   for (int64_t t = 0; t < taps; ++t) {
-    compute_t<S>* const row = to + (data_gradient ? taps - 1 - t : t) * g.c;
-    for (int64_t c = 0; c < g.c; ++c) {
-      row[c] = w[c * taps + t];
-      finite &= std::isfinite(row[c]);
-    }
+    T* const row = to + (data_gradient ? taps - 1 - t : t) * g.c;
+    for (int64_t c = 0; c < g.c; ++c) row[c] = w[c * taps + t];
   }
-  return finite;
+  return all_finite(w, g.c * taps);
 }
 
 // The taps of one line of outputs, cut where the line begins or ceases to reach outside: calls
@@ -138,6 +123,10 @@ void depthwise_gather(Context* context, const Geometry& g, const Image<const S>&
   const bool finite = pack(context, g, weight, data_gradient, w);
   T* const bias = w + g.taps() * g.c;
   if (end.bias) widen(end.bias, g.c, bias);
+  if (finite &&
+      depthwise_lines<S>(context, g, in, w, g.c, end.bias ? bias : nullptr, data_gradient, out, end)) {
+    return;
+  }
   const std::vector<Lattice> lattices =
       data_gradient ? data_lattices(g) : std::vector<Lattice>{forward_lattice(g)};
   const bool relu = end.activation.kind == FASTDL_ACT_RELU;
@@ -186,6 +175,7 @@ template <class S>
 void depthwise_weight_gradient(Context* context, const Geometry& g, const Image<const S>& in,
                                const Image<const S>& grad, const View* grad_weight, const View* grad_bias) {
   using T = compute_t<S>;
+  if (depthwise_lines_weight_gradient(context, g, in, grad, grad_weight, grad_bias)) return;
   const Lattice l = forward_lattice(g);
   const int64_t taps_size = g.taps() * g.c, size = taps_size + g.c, lines = g.out[0] * g.out[1],
                 all = g.n * lines;

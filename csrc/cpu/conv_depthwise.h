@@ -2,16 +2,21 @@
 // where it lies, border and all, and nothing is copied.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
 #include "common/narrow.h"
 #include "cpu/conv_plan.h"
+#include "cpu/kernels.h"
 
 namespace fastdl::cpu::conv {
 
 // S: float, double or bfloat16. The channels of every operand lie side by side.
 bool is_depthwise(const Geometry& g);
 
-// Forward pass or data gradient; weight is C-contiguous. False, and nothing is written, if NaN or Inf among
-// the weights meet the padding: the general way takes care of that.
+// Forward pass or data gradient; weight is C-contiguous.
 template <class S>
 void depthwise_gather(Context* context, const Geometry& g, const Image<const S>& in, const S* weight,
                       bool data_gradient, const Image<S>& out, const Epilogue<S>& end);
@@ -20,5 +25,41 @@ void depthwise_gather(Context* context, const Geometry& g, const Image<const S>&
 template <class S>
 void depthwise_weight_gradient(Context* context, const Geometry& g, const Image<const S>& in,
                                const Image<const S>& grad, const View* grad_weight, const View* grad_bias);
+
+// The same for kernels three pixels wide (conv_depthwise_lines.cpp). False, and nothing is written, for other
+// kernels and for data gradients with strides. w: finite, [slot][w_row] as the gather's taps count.
+template <class S>
+bool depthwise_lines(Context* context, const Geometry& g, const Image<const S>& in, const compute_t<S>* w,
+                     int64_t w_row, const compute_t<S>* bias, bool data_gradient, const Image<S>& out,
+                     const Epilogue<S>& end);
+template <class S>
+bool depthwise_lines_weight_gradient(Context* context, const Geometry& g, const Image<const S>& in,
+                                     const Image<const S>& grad, const View* grad_weight,
+                                     const View* grad_bias);
+
+// n elements side by side, as the type they are computed with, and back.
+template <class S>
+void widen(const S* from, int64_t n, compute_t<S>* to) {
+  if constexpr (std::is_same_v<S, bfloat16>) kernels().convert->bf16.widen(n, from, 1, to, 1);
+  else std::copy(from, from + n, to);
+}
+template <class S>
+void narrow(const compute_t<S>* from, int64_t n, S* to, int64_t step) {
+  if constexpr (std::is_same_v<S, bfloat16>) kernels().convert->bf16.narrow(n, from, 1, to, step);
+  else
+    for (int64_t i = 0; i < n; ++i) to[i * step] = from[i];
+}
+
+inline bool all_finite(const float* x, int64_t n) {
+  uint32_t bad = 0, bits;
+  for (int64_t i = 0; i < n; ++i) {
+    std::memcpy(&bits, x + i, sizeof bits);
+    bad |= (bits & 0x7f800000u) == 0x7f800000u;
+  }
+  return !bad;
+}
+inline bool all_finite(const double* x, int64_t n) {
+  return std::all_of(x, x + n, [](double v) { return std::isfinite(v); });
+}
 
 }  // namespace fastdl::cpu::conv

@@ -39,11 +39,11 @@ struct Plan {
   WinogradTile tile;
   int64_t tiles_h, tiles_w;
   Blocks blocks;
-  int64_t row_in, row_grad;     // of the transformed tiles
-  int64_t panels, parts, part;  // of output channels, and of input channels
-  float* sizes;            // per block: sums of |x| and x^2, of |g| and g^2, and the sum of g, by channel
-  float *v, *w;            // transformed tiles of a chunk, [point][tile][channel]
-  int64_t v_step, w_step;  // of a point
+  int64_t row_in, row_grad;             // of the transformed tiles
+  int64_t panels, parts = 0, part = 0;  // of output channels, and of input channels
+  float* sizes = nullptr;  // per block: sums of |x| and x^2, of |g| and g^2, and the sum of g, by channel
+  float *v = nullptr, *w = nullptr;  // transformed tiles of a chunk, [point][tile][channel]
+  int64_t v_step = 0, w_step = 0;    // of a point
 
   int64_t sizes_count() const { return 2 * g.c + 3 * g.o; }
   int64_t tiles_of(const Block& b) const { return b.n * b.d * b.h * tiles_w; }
@@ -294,14 +294,7 @@ bool winograd_weight_gradient(Context* context, const Geometry& g, const Source<
          Blocks(g.n, counts, kBlockTiles),
          winograd_row(g.c),
          winograd_row(g.o),
-         ceil_div(g.o, k.nr),
-         0,
-         0,
-         nullptr,
-         nullptr,
-         nullptr,
-         0,
-         0};
+         ceil_div(g.o, k.nr)};
   for (Lattice* l : {&p.l, &p.grad_lattice}) {
     l->count[1] = tiles_h * tile.mh;
     l->count[2] = tiles_w * tile.mw;

@@ -16,9 +16,15 @@ namespace fastdl::cpu {
 namespace {
 
 // A small C with a long sum (gradients of weights): K is cut into parts of a fixed length whose sums are
-// added in order.
+// added in order. More columns make strips enough for all threads, which read B faster.
 constexpr int64_t kSplitK = 2048;
 constexpr int64_t kSmallC = 65536;  // the partial sums of a task stay in the L2 cache
+constexpr int64_t kSplitCols = 512;
+
+template <class T>
+bool splits_k(const Gemm<T>& g) {
+  return g.k >= 2 * kSplitK && g.m > 1 && g.n <= kSplitCols && g.m * g.n <= kSmallC;
+}
 
 // float32 products made of bfloat16 ones, where that is faster.
 template <class T>
@@ -67,7 +73,7 @@ void gemm(Context* context, const Gemm<T>& g) {
   if (!g.packed_b && g.k > 0) {
     if (g.m <= kernel.dot_rows && g.a_k == 1 && g.b_k == 1) return gemm_dot(context, g);
     if (g.n == 1 && g.m > 1) return gemm_column(context, g);
-    if (g.k >= 2 * kSplitK && g.m * g.n <= kSmallC && g.m > 1) return gemm_split_k(context, kernel, g);
+    if (splits_k(g)) return gemm_split_k(context, kernel, g);
     if (g.m <= kernel.gemv_rows && g.b_n == 1) return gemm_gemv(context, g);
   }
   if (gemm_in_parts(context, g)) return;
@@ -110,8 +116,7 @@ void gemm_batched(Context* context, const Gemm<T>& g, const GemmBatch& batch) {
       base.split_b = parts_space.as<void>();
     }
   }
-  const bool share = one_b && !parts && !g.packed_b && g.b_n != 1 && g.m > 4 && g.n > 1 &&
-                     (g.k < 2 * kSplitK || g.m * g.n > kSmallC);
+  const bool share = one_b && !parts && !g.packed_b && g.b_n != 1 && g.m > 4 && g.n > 1 && !splits_k(g);
   Workspace space(context, share ? static_cast<size_t>(packed_b_size<T>(g.k, g.n)) * sizeof(T) : 0);
   if (share) {
     pack_b(context, g.b, g.b_k, g.b_n, g.k, g.n, space.as<T>());

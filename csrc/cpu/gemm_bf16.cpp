@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cpu/gemm_batch.h"
+#include "cpu/gemm_bf16_end.h"
 #include "cpu/gemm_cut.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
@@ -42,33 +43,6 @@ Bf16Tile tile_at(const BGemm& g, int64_t row, int64_t col, int64_t rows, int64_t
   t.relu = g.end.activation.kind == FASTDL_ACT_RELU;
   t.finish = true;
   return t;
-}
-
-bool in_registers(const fastdl_activation& f) {
-  return f.kind == FASTDL_ACT_NONE || f.kind == FASTDL_ACT_RELU;
-}
-
-// run(tile), through the activation. Those that are not done in registers are computed on float32 numbers,
-// before the one rounding: a bfloat16 C goes through `scratch` (rows x cols) on its way.
-template <class Run>
-void run_end(const fastdl_activation& activation, const Bf16Tile& t, float* scratch, Run&& run) {
-  if (!t.finish || in_registers(activation)) return run(t);
-  Bf16Tile through = t;
-  if (!t.c32) {
-    through.c32 = scratch;
-    through.ldc = t.cols;
-    if (t.beta != 0) {
-      for (int64_t r = 0; r < t.rows; ++r)
-        kernels().convert->bf16.widen(t.cols, t.c + r * t.ldc, 1, scratch + r * t.cols, 1);
-    }
-  }
-  run(through);
-  const auto& table = table_for<float>(*kernels().activation);
-  for (int64_t r = 0; r < t.rows; ++r) {
-    float* const row = through.c32 + r * through.ldc;
-    table.forward(activation, t.cols, row, row);
-    if (!t.c32) kernels().convert->bf16.narrow(t.cols, row, 1, t.c + r * t.ldc, 1);
-  }
 }
 
 // A product and how it is done.
@@ -288,13 +262,15 @@ void gemm_blocked(Context* context, Job job) {
   }
 }
 
-constexpr int64_t kRowsCols = 1024;  // sums of 4 rows of as many columns fit the L1 cache
+// Sums of 4 rows of as many columns fit the L1 cache; fewer where there would be too few tasks.
+constexpr int64_t kRowsCols = 1024, kRowsLeastCols = 128, kRowsTasks = 8;
 constexpr int64_t kFewRows = 4;
 
 // Few rows: bound by reading B, once, as it lies.
 void gemm_few_rows(Context* context, const Bf16Kernels& kernel, const BGemm& g) {
   const bool dot = g.a_k == 1 && g.b_k == 1;
-  parallel_ranges(context, g.n, dot ? 64 : kRowsCols, cost_of(g.m, 16, g.k), [&](int64_t begin, int64_t end) {
+  const int64_t strip = dot ? 64 : std::clamp(round_up(g.n / kRowsTasks, 64), kRowsLeastCols, kRowsCols);
+  parallel_ranges(context, g.n, strip, cost_of(g.m, 16, g.k), [&](int64_t begin, int64_t end) {
     float sums[kFewRows * kRowsCols];
     const int64_t cols = end - begin;
     const int rows = static_cast<int>(g.m);

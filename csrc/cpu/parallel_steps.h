@@ -62,7 +62,7 @@ class StepClaims {
 
 // Below this much work in a step the barrier and the exchange of its results between cores (0.3 to 1 us) cost
 // more than a second thread saves.
-constexpr double kStepCost = 8192;
+constexpr double kStepCost = 4096;
 
 // Calls body(step, task) for every step in [0, steps) and task in [0, tasks); all tasks of a step are done
 // before any of the next begins. One dispatch for the whole loop and one barrier per step. body must not

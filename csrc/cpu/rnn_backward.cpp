@@ -91,7 +91,8 @@ class BackwardLayer {
         (one_step_ ? 0.0 : static_cast<double>(elements) / 32) + static_cast<double>(s.gates * s.hidden);
     const RnnSplit split =
         rnn_split(context_, rows_.sequences, directions, groups, elements * static_cast<int64_t>(sizeof(S)));
-    const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
+    const double task_cost =
+        row_cost * static_cast<double>(rnn_cost_rows(rows_)) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
         const typename RnnTiles<S>::Unit unit;

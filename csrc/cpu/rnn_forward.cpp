@@ -151,7 +151,8 @@ class ForwardLayer {
     const RnnSplit split = rnn_split(context_, rows_.sequences, directions, groups,
                                      (direction_[0].hh.size() + (plan_.ahead ? 0 : direction_[0].ih.size())) *
                                          static_cast<int64_t>(sizeof(S)));
-    const double task_cost = row_cost * static_cast<double>(rows_.rows) / static_cast<double>(split.chunks);
+    const double task_cost =
+        row_cost * static_cast<double>(rnn_cost_rows(rows_)) / static_cast<double>(split.chunks);
     if (split.by_rows) {
       parallel_for(context_, directions * split.chunks, task_cost, [&](int64_t task) {
         const typename RnnTiles<S>::Unit unit;

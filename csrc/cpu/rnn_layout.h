@@ -1,6 +1,7 @@
 // What forward and backward share beside common/rnn.h.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -44,6 +45,10 @@ struct RnnSplit {
   bool by_rows;
   int64_t chunk, chunks;  // sequences per task; tasks per direction
 };
+// Rows of all steps, as their time counts them: a step of few takes as long as reading the weights, about as
+// four rows.
+inline int64_t rnn_cost_rows(const RnnRows& rows) { return std::max(rows.rows, 4 * rows.steps); }
+
 RnnSplit rnn_split(const Context* context, int64_t sequences, int64_t directions, int64_t groups,
                    int64_t weight_bytes);
 

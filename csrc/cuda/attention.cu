@@ -1,7 +1,13 @@
 // Attention's entry points.
 #include "cuda/attention.h"
 
+#include <limits>
+
+#include "cuda/attention_config.h"
+#include "cuda/attention_sm90.h"
+#include "cuda/sm90_wanted.h"
 #include "cuda/tensor.h"
+#include "cuda/tensor_map.h"
 #include "fastdl/cuda.h"
 
 namespace fastdl::cuda {
@@ -16,7 +22,34 @@ void check_size(const AttentionProblem& p, const char* op) {
                blocks);
 }
 
+// Whether the copy engine can bring x: coordinates are 32 bits wide, and it goes neither backwards nor over
+// the same row again and again.
+bool can_map(const View& x) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 512, kLongest = int64_t{1} << 38;
+  bool can = x.shape[2] > 0 && x.shape[3] > 0 && (x.shape[2] == 1 || x.strides[2] > 0);
+  for (int dim = 0; dim < 3; ++dim) {
+    can = can && x.shape[dim] < kMost &&
+          (x.shape[dim] == 1 || (x.strides[dim] >= 0 && x.strides[dim] < kLongest));
+  }
+  return can;
+}
+
+bool by_sm90(const AttentionProblem& p, int64_t most_features) {
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_ATTENTION");
+  const int features = sm90_features(p.e, p.ev);
+  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && features > 0 &&
+         features <= most_features && (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) &&
+         !p.mask.data && p.dropout == 0 && can_map(p.q) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
+}
+
 }  // namespace
+
+// The largest of products that a negative scale turns round is not that of the scores.
+bool forward_by_sm90(const AttentionProblem& p) { return by_sm90(p, 256) && p.scale > 0; }
+
+bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
+  return by_sm90(p, 128) && can_map(g.dout);
+}
 
 bool has_shared_memory(size_t bytes) {
   int device = 0, most = 0;

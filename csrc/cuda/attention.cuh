@@ -8,6 +8,7 @@
 #include "cuda/attention_decode.cuh"
 #include "cuda/attention_fma_backward.cuh"
 #include "cuda/attention_forward.cuh"
+#include "cuda/attention_sm90.h"
 #include "cuda/split.cuh"
 
 namespace fastdl::cuda {
@@ -74,6 +75,9 @@ void forward_by_tensor_cores(Context* context, const AttentionProblem& p, comput
 
 template <class S>
 void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse) {
+  if constexpr (sizeof(S) == 2) {
+    if (forward_by_sm90(p)) return attention_forward_sm90<S>(context, p, lse);
+  }
   const DecodePlan plan = decode_plan(p.group_size() * p.queries, p.batch * p.groups, p.key_end(p.queries),
                                       p.e, p.ev, kDecodeRows<S>, multiprocessors());
   if (plan.fits) return attention_decode_forward<S>(context, p, lse, plan);
@@ -155,13 +159,19 @@ template <class S>
 void attention_backward(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                         const compute_t<S>* lse) {
   using T = compute_t<S>;
-  const int64_t rows = p.batch * p.heads * p.queries;
+  bool by_sm90 = false;
+  if constexpr (sizeof(S) == 2) by_sm90 = backward_by_sm90(p, g);
+  const int64_t each = by_sm90 ? sm90_backward_queries(sm90_features(p.e, p.ev)) : 1,
+                padded = (p.queries + each - 1) / each * each, rows = p.batch * p.heads * padded;
   const Workspace space(context, static_cast<size_t>(2 * rows) * sizeof(T));
   T* const terms = space.as<T>();
   if (rows > 0) {
     launch(context, FASTDL_KERNEL(attention_row_terms<S>),
            {blocks_for(rows, kPrepareThreads / kWarp), kPrepareThreads}, AttentionExtents(p),
-           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, terms);
+           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, padded, terms);
+  }
+  if constexpr (sizeof(S) == 2) {
+    if (by_sm90) return attention_backward_sm90<S>(context, p, g, terms, padded);
   }
   // Keys that no query sees by causality are never looked at.
   if (g.dmask.data && p.causal && g.dmask.size() > 0) {

@@ -36,12 +36,21 @@ struct AttentionExtents {
         e(p.e),
         ev(p.ev),
         causal(p.causal) {}
+  AttentionExtents() = default;
   __device__ __forceinline__ int64_t group_of(int64_t head) const { return head / (heads / groups); }
   // Keys that queries up to `end` (exclusive) see.
   __device__ __forceinline__ int64_t key_end(int64_t end) const { return causal && end < keys ? end : keys; }
   // The first query that sees key j.
   __device__ __forceinline__ int64_t query_begin(int64_t j) const { return causal ? j : 0; }
 };
+
+// Whether rows of x can be read and written 16 bytes at a time.
+inline bool in_packs(const View& x) {
+  const int64_t per = 16 / item_size(x.dtype);
+  bool fits = x.strides[3] == 1 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  for (int dim = 0; dim < 3; ++dim) fits = fits && (x.shape[dim] <= 1 || x.strides[dim] % per == 0);
+  return fits;
+}
 
 // S: float, double, bfloat16 or float16. lse may be NULL.
 template <class S>

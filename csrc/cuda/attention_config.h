@@ -16,6 +16,28 @@ inline int64_t feature_class(int64_t e, int64_t ev, int planes) {
   return most <= 256 && planes == 1 ? 256 : 0;  // 0: multiply-adds
 }
 
+// Features that Hopper's kernels (attention_sm90_*.cuh) are made for; 0: none.
+inline int sm90_features(int64_t e, int64_t ev) {
+  for (const int features : {64, 96, 128, 192, 256}) {
+    if (std::max(e, ev) <= features) return features;
+  }
+  return 0;
+}
+// Whether they are the better ones: a block has rows for 128 or 192 queries. Fewer than 64 of them leave most
+// of it idle, where a block of the portable kernels leaves half; until a GPU says.
+inline bool sm90_suits(int64_t queries, int64_t keys) { return queries >= 64 && keys >= 64; }
+
+// Queries of a tile of those that Hopper's blocks of keys go over: as many as registers hold the scores of,
+// and their gradients, beside 128 sums of dK and dV of D features.
+constexpr int sm90_backward_queries(int features) { return features <= 64 ? 96 : features <= 96 ? 80 : 64; }
+
+// How many of `heads` (of queries, of all samples) blocks work on at a time: those whose keys and values, of
+// `features` together, fit into 32 of the 50 MiB of L2 cache, of 16-bit elements.
+inline int64_t heads_at_once(int64_t keys, int64_t features, int64_t group_size, int64_t heads) {
+  const int64_t groups = (int64_t{32} << 20) / std::max<int64_t>(1, keys * features * 2);
+  return std::min(heads, std::max<int64_t>(1, groups) * group_size);
+}
+
 // Few queries (see attention_decode.cuh): how the keys are cut up.
 struct DecodePlan {
   bool fits;

@@ -227,14 +227,6 @@ __global__ void __launch_bounds__(kDecodeThreads) attention_decode_combine(Decod
   }
 }
 
-// Whether rows of x can be read 16 bytes at a time.
-inline bool in_packs(const View& x) {
-  const int64_t per = 16 / item_size(x.dtype);
-  bool fits = x.strides[3] == 1 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
-  for (int dim = 0; dim < 3; ++dim) fits = fits && (x.shape[dim] <= 1 || x.strides[dim] % per == 0);
-  return fits;
-}
-
 template <class S>
 void attention_decode_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse,
                               const DecodePlan& plan) {

@@ -6,6 +6,7 @@
 
 #include "cuda/conv_config.h"
 #include "cuda/conv_gather.cuh"
+#include "cuda/conv_sm90.h"
 #include "cuda/conv_weight.cuh"
 #include "cuda/split.cuh"
 #include "cuda/tensor.h"
@@ -27,8 +28,16 @@ void launch_gather_mma(Context* context, const ConvGather<S>& p, const GemmEnd<S
 }
 
 template <class S>
+void combine_gather_parts(Context* context, int64_t parts, const ConvGather<S>& p, const GemmEnd<S>& end) {
+  launch(context, FASTDL_KERNEL(conv_gather_combine<S>),
+         {blocks_for(p.items() * p.most_rows * p.columns, 256), 256}, parts, p, end);
+}
+
+template <class S>
 void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
   using T = compute_t<S>;
+  if constexpr (sizeof(S) == 2) conv_gather_sm90(context, p, end);
+  if (p.lattices == 0) return;
   int64_t most_taps = 0;
   p.most_rows = 0;
   for (int i = 0; i < p.lattices; ++i) {
@@ -57,10 +66,7 @@ void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
       else launch_gather_mma<S, kPlanes, SmallBlock>(context, p, end, plan.parts);
     });
   }
-  if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(conv_gather_combine<S>),
-           {blocks_for(items * p.most_rows * p.columns, 256), 256}, plan.parts, p, end);
-  }
+  if (plan.parts > 1) combine_gather_parts(context, plan.parts, p, end);
 }
 
 // Whether the weights lie as gathers read them: no copy is needed.
@@ -199,6 +205,10 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.positions = g.n * p.image.value;
   p.grad = {dy.data, grad.pitch(), p.rows, p.positions};
   p.grad_group_step = dy.group_step, p.grad_c_step = dy.c_step;
+  if constexpr (sizeof(S) == 2) {
+    p.groups = g.groups;
+    if (conv_weight_sm90(context, g, p, grad_weight)) return;
+  }
   // As many groups at a time as the grid can count and scratch memory should hold.
   const GemmPlan plan = weight_plan(p.rows, p.columns, p.positions, g.groups, multiprocessors());
   p.k_each = plan.k_each;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/gemm_config.h"
+#include "cuda/gemm_sm90_config.h"
 
 namespace fastdl::cuda {
 
@@ -19,6 +20,35 @@ inline GatherPlan gather_plan(int64_t rows, int64_t columns, int64_t k, int64_t 
       gemm_plan(std::max(rows, least), std::max(columns, least), std::max(k, least), items, multiprocessors),
       false};
   plan.tall = columns <= 64 && (rows + 127) / 128 * items >= multiprocessors;
+  return plan;
+}
+
+// Gathers by Hopper's kernel (conv_sm90.cuh): as products whose k is taps times channels rounded up to 64.
+// Where less than five eighths of that counts, mma.sync, at some 0.6 of wgmma's rate, is assumed to be no
+// slower; until a GPU says. Up to 64 columns, tiles are 128 x 64.
+inline Sm90Plan conv_sm90_plan(int64_t rows, int64_t columns, int64_t channels, int64_t taps,
+                               int multiprocessors, bool whatever_shape) {
+  const int64_t padded = (channels + 63) / 64 * 64;
+  Sm90Plan plan = sm90_plan(rows, columns, taps * padded, 1, multiprocessors, 0, whatever_shape);
+  plan.fits = plan.fits && (whatever_shape || channels * 8 >= padded * 5);
+  if (columns <= 64) plan.columns = 64;
+  return plan;
+}
+
+// The same of weight gradients, whose columns are taps times channels rounded up to 64: as many parts as
+// there are multiprocessors for.
+inline Sm90Plan conv_sm90_weight_plan(int64_t rows, int64_t channels, int64_t taps, int64_t positions,
+                                      int multiprocessors, bool whatever_shape) {
+  const int64_t padded = (channels + 63) / 64 * 64, columns = taps * padded;
+  Sm90Plan plan = sm90_plan(rows, columns, positions, 1, multiprocessors, 0, whatever_shape);
+  plan.fits = plan.fits && (whatever_shape || channels * 8 >= padded * 5);
+  if (!plan.fits) return plan;
+  constexpr int64_t kShortest = 512, kMostParts = 256, kStep = 64;
+  const int64_t tall = (rows + kSm90Rows * plan.cluster - 1) / (kSm90Rows * plan.cluster),
+                tiles = tall * plan.cluster * ((columns + plan.columns - 1) / plan.columns);
+  plan.parts = std::clamp<int64_t>(std::min(multiprocessors / tiles, positions / kShortest), 1, kMostParts);
+  plan.k_each = ((positions + plan.parts - 1) / plan.parts + kStep - 1) / kStep * kStep;
+  plan.parts = (positions + plan.k_each - 1) / plan.k_each;
   return plan;
 }
 

@@ -161,6 +161,19 @@ struct GatherTask {
     in = p.in.data + group * p.in.group_step;
     weights = p.weights + group * p.columns * p.weights_row + l.first_tap * p.padded;
   }
+  // Part of k of all rows of the first lattice and group.
+  __device__ __forceinline__ GatherTask(const ConvGather<S>& p, int64_t begin, int64_t end)
+      : l(p.lattice[0]),
+        item(0),
+        group(0),
+        part(0),
+        rows(p.most_rows),
+        k_begin(begin),
+        k_end(end),
+        block_row(0),
+        block_column(0),
+        in(p.in.data),
+        weights(p.weights + p.lattice[0].first_tap * p.padded) {}
 };
 
 // One sum by multiply-adds, exactly as conv.h has it.

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "cuda/gemm.h"
+#include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_config.h"
 #include "cuda/gemm_fma.cuh"
 #include "cuda/gemm_mma.cuh"
@@ -101,8 +102,7 @@ void gemm_by_tensor_cores(Context* context, const Gemm<S>& g, const GemmPlan& pl
     b.along_k ? with(std::true_type{}, std::true_type{}) : with(std::true_type{}, std::false_type{});
   else b.along_k ? with(std::false_type{}, std::true_type{}) : with(std::false_type{}, std::false_type{});
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(p.batch_count * g.m * g.n, 256), 256},
-           plan.parts, g.m, g.n, g.batch, p.batch_count, static_cast<const float*>(p.partial), end);
+    combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
 }
 

@@ -1,39 +1,18 @@
 // gemm_sm90<S>: checks, makes tensor maps, launches.
 #pragma once
 
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <optional>
 
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_sm90.h"
-#include "cuda/matmul_sm90_end.cuh"
+#include "cuda/launch_sm90.cuh"
+#include "cuda/matmul_sm90_operands.cuh"
 #include "cuda/split_planes.cuh"
-#include "cuda/tensor_map.h"
 
 namespace fastdl::cuda {
 namespace sm90 {
-
-enum class Wanted { automatic, portable, always };
-
-inline Wanted wanted() {
-  const char* const text = std::getenv("FASTDL_CUDA_MATMUL");
-  if (!text) return Wanted::automatic;
-  if (std::strcmp(text, "portable") == 0) return Wanted::portable;
-  return std::strcmp(text, "sm90") == 0 ? Wanted::always : Wanted::automatic;
-}
-
-// sm_90a code runs on 9.0 and nothing else.
-inline bool is_hopper() {
-  int device = 0, major = 0, minor = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-             "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
-}
 
 // Coordinates are 32 bits wide, and a tensor map knows no backward strides.
 template <class S>
@@ -75,66 +54,30 @@ Sm90Operand operand(const Contiguous& c, const GemmBatch& batch, int box_length)
   return o;
 }
 
-// Whether the copy engine can store C, and the map for it.
-template <class S>
-bool map_results(const Gemm<S>& g, const GemmEnd<S>& end, CUtensorMap* map) {
-  if constexpr (sizeof(S) != 2) return false;
-  else {
-    constexpr int64_t kAligned = 8;  // elements in 16 bytes
-    // The engine leaves out whole chunks of 16 bytes past the end of a row, not elements: n ends with a
-    // chunk.
-    bool can = end.packs && !g.c_float32 && g.n % kAligned == 0 && g.c_row > 0 && g.c_row % kAligned == 0 &&
-               reinterpret_cast<uintptr_t>(g.c) % 16 == 0;
-    MapShape shape;
-    shape.dims[0] = g.n, shape.dims[1] = g.m;
-    shape.strides[1] = g.c_row;
-    shape.box[0] = shape.box[1] = 64;
-    for (int i = 0; i < g.batch.ndim; ++i) {
-      can = can && (g.batch.shape[i] == 1 || (g.batch.c[i] > 0 && g.batch.c[i] % kAligned == 0));
-      shape.dims[2 + i] = g.batch.shape[i], shape.strides[2 + i] = g.batch.c[i];
-    }
-    if (can) *map = tensor_map(DTypeOf<S>::value, g.c, shape, CU_TENSOR_MAP_SWIZZLE_128B);
-    return can;
-  }
-}
-
 // Launches the kernel on operands in place, and adds up the parts.
 template <class S, int Columns, int Planes>
 void run(Context* context, const Gemm<S>& g, const Sm90Plan& plan, const Contiguous& a, const Contiguous& b,
          const uint32_t* odd_a, const uint32_t* odd_b) {
   using T = Sm90Tile<S, Columns, Planes>;
   const GemmEnd<S> end(g);
-  Sm90Problem p{};
-  p.a = operand<T>(a, g.batch, T::kRows);
-  p.b = operand<T>(b, g.batch, T::kColumns / 2);
-  p.batch = g.batch;
-  p.m = static_cast<int>(g.m), p.n = static_cast<int>(g.n), p.k = static_cast<int>(g.k);
-  p.k_each = static_cast<int>(plan.k_each);
-  p.cluster = plan.cluster;
-  const int64_t items = g.batch.count(), tall = (g.m + T::kRows * p.cluster - 1) / (T::kRows * p.cluster),
-                wide = (g.n + T::kColumns - 1) / T::kColumns;
-  p.tall = static_cast<unsigned>(tall), p.wide = static_cast<unsigned>(wide);
-  p.tiles = p.tall * p.wide;
-  p.items = static_cast<unsigned>(items);
-  p.work = static_cast<unsigned>(tall * wide * items * plan.parts);
-  p.inner_items = g.batch.ndim > 0 ? static_cast<int>(g.batch.shape[0]) : 1;
-  p.odd_a = odd_a, p.odd_b = odd_b;
-  if constexpr (T::kSplit) p.plain_a = g.a, p.plain_b = g.b;
-  p.a_row = g.a_row, p.a_column = g.a_column, p.b_row = g.b_row, p.b_column = g.b_column;
+  Sm90Matrices<S> operands{};
+  operands.a = operand<T>(a, g.batch, T::kRows);
+  operands.b = operand<T>(b, g.batch, T::kColumns / 2);
+  operands.odd_a = odd_a, operands.odd_b = odd_b;
+  if constexpr (T::kSplit) operands.plain_a = g.a, operands.plain_b = g.b;
+  operands.a_row = g.a_row, operands.a_column = g.a_column;
+  operands.b_row = g.b_row, operands.b_column = g.b_column;
+  Sm90Problem p = cut<T>(g.m, g.n, g.k, g.batch, plan);
   std::optional<Workspace> partial;
   if (plan.parts > 1) {
-    partial.emplace(context, static_cast<size_t>(plan.parts * items * g.m * g.n) * sizeof(float));
+    partial.emplace(context, static_cast<size_t>(plan.parts * p.items * g.m * g.n) * sizeof(float));
     p.partial = partial->as<float>();
   } else {
-    p.store_by_map = map_results(g, end, &p.c);
+    p.store_by_map = map_results(end, g.c, p, &p.c);
   }
-  const int64_t clusters = std::min<int64_t>(p.work, std::max(1, multiprocessors() / p.cluster));
-  Launch shape{static_cast<unsigned>(clusters * p.cluster), kSm90Threads, sizeof(Sm90Shared<T>)};
-  shape.cluster = static_cast<unsigned>(p.cluster);
-  launch(context, FASTDL_KERNEL(gemm_sm90<S, Columns, Planes>), shape, p, end);
+  launch_sm90<S, Columns, Planes>(context, p, operands, end);
   if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(gemm_combine<S>), {blocks_for(items * g.m * g.n, 256), 256}, plan.parts,
-           g.m, g.n, g.batch, items, static_cast<const float*>(p.partial), end);
+    combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
 }
 
@@ -189,13 +132,13 @@ class SplitOperand {
 
 template <class S>
 bool gemm_sm90(Context* context, const Gemm<S>& g) {
-  const sm90::Wanted wanted = sm90::wanted();
-  if (wanted == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_MATMUL");
+  if (kernel == sm90::Wanted::portable || !sm90::can_map(g) || !sm90::is_hopper()) return false;
   int planes = 0;
   with_planes<S>(context, [&](auto count) { planes = sizeof(S) == 4 ? decltype(count)::value : 0; });
   if (sizeof(S) == 4 && planes == 1) return false;
   const Sm90Plan plan =
-      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, wanted == sm90::Wanted::always);
+      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, kernel == sm90::Wanted::always);
   if (!plan.fits) return false;
   if constexpr (sizeof(S) == 4) {
     const auto with = [&](auto count) {

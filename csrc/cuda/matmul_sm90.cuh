@@ -25,11 +25,12 @@
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/warpgroup.cuh"
 #include "cuda/ptx/wgmma.cuh"
+#include "cuda/ring.cuh"
 #include "cuda/shared.cuh"
 
 namespace fastdl::cuda {
 
-constexpr int kWarpgroup = 128, kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
+constexpr int kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
 constexpr int kMapBatchDims = 2;
 
 // A tile's shape in shared memory. E: the elements multiplied.
@@ -45,14 +46,8 @@ struct Sm90Tile {
   static constexpr int kSums = Columns / 2;                 // of a thread
 };
 
-struct Sm90Operand {
-  CUtensorMap map;
-  bool along_k;
-  bool moves[kMapBatchDims];  // from one batch item to the next, along each dim
-};
-
+// How a product is cut up, and where its results go.
 struct Sm90Problem {
-  Sm90Operand a, b;
   CUtensorMap c;
   bool store_by_map;  // results go by way of the copy engine
   GemmBatch batch;
@@ -62,11 +57,6 @@ struct Sm90Problem {
   // Pieces of work: (part, batch item, tile); tall x wide tiles, in rows of a cluster's height.
   unsigned work, tiles, tall, wide, items;
   int inner_items;  // of the innermost batch dim
-  // float32: operands as they are, and which 128 rows of A and columns of B, per batch item, have values that
-  // cannot be split.
-  const float *plain_a, *plain_b;
-  int64_t a_row, a_column, b_row, b_column;
-  const uint32_t *odd_a, *odd_b;
 };
 
 template <class T>
@@ -74,6 +64,7 @@ struct alignas(1024) Sm90Shared {
   SharedArray<uint16_t, T::kStages * T::kStageBytes / 2> stages;
   SharedArray<uint16_t, kConsumers * 2 * 64 * 64> results;  // of each consumer two boxes of 64 x 64
   SharedArray<uint64_t, T::kStages> full, empty;
+  SharedArray<uint32_t, kConsumers * kWarpgroup / kWarp> votes;
 };
 
 // One tile: which rows, columns, batch item and part of k.
@@ -117,36 +108,11 @@ class Sm90Schedule {
   unsigned next_;
 };
 
-// The place in the ring, and the parity of its phase.
-template <class T>
-struct Ring {
-  int stage = 0;
-  unsigned parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == T::kStages) stage = 0, parity ^= 1;
-  }
-};
-
-// Starts the copies of Length positions from `first` on: along k one box, else boxes of 64 positions. blocks:
-// 0 for this one alone.
-template <class T, int Length>
-__device__ __forceinline__ void load_tile(const Sm90Operand& operand, uint32_t to, uint32_t full, int first,
-                                          int k, const Sm90Work& w, int plane, uint16_t blocks) {
-  const int b0 = operand.moves[0] ? w.batch[0] : 0, b1 = operand.moves[1] ? w.batch[1] : 0;
-  const auto load = [&](uint32_t place, const int (&at)[5]) {
-    if (blocks) ptx::tensor_load(place, &operand.map, full, at, blocks);
-    else ptx::tensor_load(place, &operand.map, full, at);
-  };
-  if (operand.along_k) {
-    load(to, {k, first, b0, b1, plane});
-  } else {
-#pragma unroll
-    for (int i = 0; i < Length; i += 64) load(to + i * T::kDepth * 2, {first + i, k, b0, b1, plane});
-  }
-}
-
-template <class T>
-__device__ __forceinline__ void produce(Sm90Shared<T>& shared, const Sm90Problem& p, int rank) {
+// `operands` says what is multiplied (matmul_sm90_operands.cuh, conv_sm90.cuh): its Loads<T> starts the
+// copies of a piece of work step by step.
+template <class T, class Operands>
+__device__ __forceinline__ void produce(Sm90Shared<T>& shared, const Sm90Problem& p, const Operands& operands,
+                                        int rank) {
   const uint32_t stages = ptx::shared_address(shared.stages.data()),
                  full0 = ptx::shared_address(shared.full.data()),
                  empty0 = ptx::shared_address(shared.empty.data());
@@ -154,24 +120,12 @@ __device__ __forceinline__ void produce(Sm90Shared<T>& shared, const Sm90Problem
   Sm90Work w;
   Ring<T> ring;
   while (schedule.next(w, rank)) {
+    typename Operands::template Loads<T> loads(operands, w, p.cluster, rank);
     for (int step = 0; step < w.steps; ++step) {
-      const uint32_t full = full0 + 8 * ring.stage, tile = stages + ring.stage * T::kStageBytes;
-      const int k = w.k_begin + step * T::kDepth;
+      const uint32_t full = full0 + 8 * ring.stage;
       ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
       ptx::mbarrier_arrive_expect(full, T::kStageBytes);
-#pragma unroll
-      for (int plane = 0; plane < T::kPlanes; ++plane) {
-        load_tile<T, T::kRows>(p.a, tile + plane * T::kBytesA, full, w.row, k, w, plane, 0);
-        const uint32_t b = tile + T::kPlanes * T::kBytesA + plane * T::kBytesB;
-        constexpr int kHalf = T::kColumns / 2;
-        if (p.cluster == 2) {
-          load_tile<T, kHalf>(p.b, b + rank * (T::kBytesB / 2), full, w.column + rank * kHalf, k, w, plane,
-                              3);
-        } else {
-          load_tile<T, kHalf>(p.b, b, full, w.column, k, w, plane, 0);
-          load_tile<T, kHalf>(p.b, b + T::kBytesB / 2, full, w.column + kHalf, k, w, plane, 0);
-        }
-      }
+      loads.start(stages + ring.stage * T::kStageBytes, full);
       ring.advance();
     }
   }
@@ -264,21 +218,15 @@ __device__ __forceinline__ void multiply_planes(Sm90Shared<T>& shared, const Sm9
   }
 }
 
-template <class T>
-__device__ __forceinline__ void multiply(Sm90Shared<T>& shared, const Sm90Problem& p, const Sm90Work& w,
-                                         int group, Ring<T>& ring, float (&sums)[T::kSums]) {
-  const auto with = [&](auto transposed_a, auto transposed_b) {
+template <class T, class Operands>
+__device__ __forceinline__ void multiply(Sm90Shared<T>& shared, const Sm90Problem& p,
+                                         const Operands& operands, const Sm90Work& w, int group,
+                                         Ring<T>& ring, float (&sums)[T::kSums]) {
+  operands.with_layout([&](auto transposed_a, auto transposed_b) {
     constexpr bool kA = decltype(transposed_a)::value, kB = decltype(transposed_b)::value;
     if constexpr (T::kSplit) multiply_planes<T, kA, kB>(shared, w, group, p.cluster, ring, sums);
     else multiply_sm90<T, kA, kB>(shared, w, group, p.cluster, ring, sums);
-  };
-  if (p.a.along_k) {
-    if (p.b.along_k) with(std::false_type{}, std::false_type{});
-    else with(std::false_type{}, std::true_type{});
-  } else {
-    if (p.b.along_k) with(std::true_type{}, std::false_type{});
-    else with(std::true_type{}, std::true_type{});
-  }
+  });
 }
 
 }  // namespace fastdl::cuda

@@ -1,20 +1,20 @@
 // The end of matmul_sm90.cuh: what becomes of a warpgroup's sums.
 #pragma once
 
-#include "cuda/matmul_sm90.cuh"
+#include "cuda/matmul_sm90_operands.cuh"
 
 namespace fastdl::cuda {
 
 // 16-bit results of a simple end (GemmEnd::packs) by the copy engine: 64 columns at a time through shared
 // memory in the order of a 128-byte swizzle, one box being filled while the one before is copied.
-template <class S, class T>
+template <class S, class T, class Results>
 __device__ __forceinline__ void store_boxes(Sm90Shared<T>& shared, const Sm90Problem& p,
-                                            const GemmEnd<S>& end, const Sm90Work& w, int group, int& turn,
-                                            const float (&sums)[T::kSums]) {
+                                            const GemmEnd<S>& end, const Results& results, const Sm90Work& w,
+                                            int group, int& turn, const float (&sums)[T::kSums]) {
   constexpr int kBox = 64;
   const int t = static_cast<int>(threadIdx.x) % kWarpgroup, l = t % kWarp, warp_row = t / kWarp * 16;
   const int row0 = w.row + group * 64, row = row0 + warp_row + l / 4;
-  const int64_t residual_at = end.residual ? offsets_of(p.batch, w.item).residual : 0;
+  const int64_t residual_at = results.at(0).residual;
 #pragma unroll
   for (int box = 0; box < T::kColumns / kBox; ++box) {
     if (w.column + box * kBox >= p.n) break;
@@ -62,46 +62,24 @@ __device__ __forceinline__ void store_boxes(Sm90Shared<T>& shared, const Sm90Pro
 
 // Any other end: 32 columns at a time through shared memory as float32, from where every thread takes
 // neighbours.
-template <class S, class T>
+template <class S, class T, class Results>
 __device__ __forceinline__ void store_elements(Sm90Shared<T>& shared, const Sm90Problem& p,
-                                               const GemmEnd<S>& end, const Sm90Work& w, int group,
-                                               const float (&sums)[T::kSums]) {
+                                               const GemmEnd<S>& end, const Results& results,
+                                               const Sm90Work& w, int group, const float (&sums)[T::kSums]) {
   constexpr int kPart = 32;
   const int t = static_cast<int>(threadIdx.x) % kWarpgroup, l = t % kWarp, row0 = w.row + group * 64;
-  const BatchOffsets batch = offsets_of(p.batch, w.item);
   float* const block = reinterpret_cast<float*>(shared.results.at(group * 2 * 64 * 64));
   const auto place = [](int row, int column) { return row * kPart + (column ^ (row % 4 * 8)); };
-  bool by_fma = false;
-  if constexpr (T::kSplit) {
-    const auto flag = [&](const Sm90Operand& o, const uint32_t* odd, int64_t length, int first) {
-      int64_t item = 0, size = 1;
-#pragma unroll
-      for (int i = 0; i < kMapBatchDims; ++i) {
-        if (!o.moves[i]) continue;
-        item += w.batch[i] * size;
-        size *= p.batch.shape[i];
-      }
-      return odd[item * ((length + 127) / 128) + first / 128] != 0;
-    };
-    by_fma = (w.row < p.m && flag(p.a, p.odd_a, p.m, w.row)) || flag(p.b, p.odd_b, p.n, w.column);
-  }
   const auto finish = [&](int64_t row, int64_t column, auto sum) {
-    if constexpr (T::kSplit && sizeof(sum) == sizeof(float)) {
-      if (by_fma) {
-        const int k_end = w.k_begin + p.k_each < p.k ? w.k_begin + p.k_each : p.k;
-        float& total = sum.at[0] = 0;
-#pragma unroll 1
-        for (int64_t k = w.k_begin; k < k_end; ++k) {
-          total = fmaf(p.plain_a[batch.a + row * p.a_row + k * p.a_column],
-                       p.plain_b[batch.b + k * p.b_row + column * p.b_column], total);
-        }
-      }
+    if constexpr (sizeof(sum) == sizeof(float)) {
+      if (results.again) sum.at[0] = results.remake(row, column, sum.at[0]);
     }
     if (p.partial) {
       *reinterpret_cast<decltype(sum)*>(
           p.partial + ((static_cast<int64_t>(w.part) * p.items + w.item) * p.m + row) * p.n + column) = sum;
     } else {
-      end.store(batch.c, batch.residual, row, column, sum);
+      const Sm90Place place = results.at(row);
+      end.store(place.c, place.residual, place.row, column, sum);
     }
   };
 #pragma unroll 1
@@ -134,16 +112,17 @@ __device__ __forceinline__ void store_elements(Sm90Shared<T>& shared, const Sm90
         }
       }
     };
-    if (end.packs && !by_fma) each(std::integral_constant<int, 4>{});
+    if (end.packs && !results.again) each(std::integral_constant<int, 4>{});
     else each(std::integral_constant<int, 1>{});
   }
 }
 
 // Registers: 168 per thread at the start; the producer's warpgroup gives back what lets the consumers have
 // 232.
-template <class S, int Columns, int Planes>
+template <class S, int Columns, int Planes, class Operands>
 __global__ void __launch_bounds__(kSm90Threads, 1)
-    gemm_sm90(const __grid_constant__ Sm90Problem p, const __grid_constant__ GemmEnd<S> end) {
+    gemm_sm90(const __grid_constant__ Sm90Problem p, const __grid_constant__ Operands operands,
+              const __grid_constant__ GemmEnd<S> end) {
   using T = Sm90Tile<S, Columns, Planes>;
   auto& shared = shared_memory<Sm90Shared<T>>();
   const int rank = p.cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
@@ -155,8 +134,7 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
                          static_cast<unsigned>(p.cluster) * kConsumers * kWarpgroup / kWarp);
     }
     ptx::mbarrier_fence_init();
-    ptx::prefetch_map(&p.a.map);
-    ptx::prefetch_map(&p.b.map);
+    operands.prefetch();
   }
   __syncthreads();
   if (p.cluster > 1) {
@@ -166,7 +144,7 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
   const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
   if (role == 0) {
     ptx::fewer_registers<40>();
-    if (threadIdx.x == 0) produce<T>(shared, p, rank);
+    if (threadIdx.x == 0) produce<T>(shared, p, operands, rank);
     __syncwarp();
   } else {
     ptx::more_registers<232>();
@@ -177,14 +155,15 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
     float sums[T::kSums];
     int turn = 0;  // which of its two boxes a consumer fills next
     while (schedule.next(w, rank)) {
-      multiply<T>(shared, p, w, group, ring, sums);
+      multiply<T>(shared, p, operands, w, group, ring, sums);
+      const typename Operands::template Results<T> results(operands, p, w, shared, group, sums);
       if constexpr (!T::kSplit) {
-        if (p.store_by_map) {
-          store_boxes<S, T>(shared, p, end, w, group, turn, sums);
+        if (p.store_by_map && !results.again) {
+          store_boxes<S, T>(shared, p, end, results, w, group, turn, sums);
           continue;
         }
       }
-      store_elements<S, T>(shared, p, end, w, group, sums);
+      store_elements<S, T>(shared, p, end, results, w, group, sums);
     }
     if (p.store_by_map && threadIdx.x % kWarpgroup == 0) ptx::bulk_wait_read<0>();
     __syncwarp();

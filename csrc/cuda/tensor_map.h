@@ -22,4 +22,24 @@ struct MapShape {
 };
 CUtensorMap tensor_map(DType type, const void* data, const MapShape& shape, CUtensorMapSwizzle swizzle);
 
+// Pixels of images (im2col). dims: channels, the axes from the innermost on (1 to 3), images; strides as
+// above. Positions along axis i go from lower[i] to dims[i + 1] - 1 + upper[i] in steps of step[i]; those
+// outside the image are zero. A box is `channels` of `pixels` positions, which go on from line to line and
+// image to image.
+struct Im2colShape {
+  int axes;
+  int64_t dims[kMapDims], strides[kMapDims];
+  int64_t lower[kMapDims - 2], upper[kMapDims - 2], step[kMapDims - 2];
+  int channels, pixels;
+};
+// Whether a map has room for these corners and steps, and an instruction for offsets up to `most`.
+bool im2col_fits(const Im2colShape& shape, const int64_t (&most)[kMapDims - 2]);
+CUtensorMap im2col_map(DType type, const void* data, const Im2colShape& shape, CUtensorMapSwizzle swizzle);
+
+namespace sm90 {
+// Whether the kernels of sm_90a can be used: their code runs on compute capability 9.0 and nothing else, and
+// the driver has to know tensor maps.
+bool is_hopper();
+}  // namespace sm90
+
 }  // namespace fastdl::cuda

@@ -8,7 +8,7 @@
 namespace fastdl::simt {
 namespace {
 
-const TensorMap& map_of(const char* operation, const void* pointer, int rank) {
+const TensorMap& map_of(const char* operation, const void* pointer, int rank, bool im2col = false) {
   const auto& map = *static_cast<const TensorMap*>(pointer);
   if (reinterpret_cast<uintptr_t>(pointer) % 64)
     fail(std::string(operation) + ": the tensor map is not aligned to 64");
@@ -16,6 +16,9 @@ const TensorMap& map_of(const char* operation, const void* pointer, int rank) {
   if (map.rank != rank) {
     fail(std::string(operation) + " of " + std::to_string(rank) + " dims with a tensor map of " +
          std::to_string(map.rank));
+  }
+  if (map.im2col != im2col) {
+    fail(std::string(operation) + (im2col ? ": a tensor map of tiles" : ": a tensor map of im2col"));
   }
   return map;
 }
@@ -35,13 +38,27 @@ void check_place(const char* operation, const TensorMap& map, uint32_t address) 
   }
 }
 
-}  // namespace
+using EachChunk = void (*)(void* context, uint32_t shared, unsigned char* global, unsigned valid);
+constexpr unsigned kChunk = 16;
 
-void for_box_chunks(const TensorMap& map, const int32_t* at, uint32_t shared,
-                    void (*each)(void* context, uint32_t shared, unsigned char* global, unsigned valid),
-                    void* context) {
-  constexpr unsigned kChunk = 16;
+// One row of a box: `inside` says whether there is anything at `global`, where element 0 of it would be.
+void for_row_chunks(const TensorMap& map, int32_t first_element, bool inside, const unsigned char* global,
+                    uint32_t row, uint32_t shared, EachChunk each, void* context) {
   const unsigned row_bytes = map.box[0] * map.item_bytes;
+  for (unsigned b = 0; b < row_bytes; b += kChunk) {
+    const int64_t first = static_cast<int64_t>(first_element) * map.item_bytes + b;
+    const int64_t left = static_cast<int64_t>(map.dims[0]) * map.item_bytes - first;
+    // (A box that begins before the tensor does so by whole chunks: coordinates are multiples of 16 bytes.)
+    const unsigned valid = !inside || first < 0 || left <= 0 ? 0
+                           : left < kChunk                   ? static_cast<unsigned>(left)
+                                                             : kChunk;
+    each(context, swizzled(map.swizzle, shared + row * row_bytes + b),
+         const_cast<unsigned char*>(global) + first, valid);
+  }
+}
+
+// Box copies of both directions; `shared`: the offset in the block's memory.
+void for_box_chunks(const TensorMap& map, const int32_t* at, uint32_t shared, EachChunk each, void* context) {
   uint32_t rows = 1;
   for (int i = 1; i < map.rank; ++i) rows *= map.box[i];
   for (uint32_t row = 0; row < rows; ++row) {
@@ -54,18 +71,36 @@ void for_box_chunks(const TensorMap& map, const int32_t* at, uint32_t shared,
       inside = inside && index >= 0 && index < static_cast<int64_t>(map.dims[i]);
       global += index * static_cast<int64_t>(map.strides[i]);
     }
-    for (unsigned b = 0; b < row_bytes; b += kChunk) {
-      const int64_t first = static_cast<int64_t>(at[0]) * map.item_bytes + b;
-      const int64_t left = static_cast<int64_t>(map.dims[0]) * map.item_bytes - first;
-      // (A box that begins before the tensor does so by whole chunks: coordinates are multiples of 16 bytes.)
-      const unsigned valid = !inside || first < 0 || left <= 0 ? 0
-                             : left < kChunk                   ? static_cast<unsigned>(left)
-                                                               : kChunk;
-      each(context, swizzled(map.swizzle, shared + row * row_bytes + b),
-           const_cast<unsigned char*>(global) + first, valid);
-    }
+    for_row_chunks(map, at[0], inside, global, row, shared, each, context);
   }
 }
+
+// The same of im2col: pixel after pixel within the bounding box, then of the next image.
+void for_pixel_chunks(const TensorMap& map, const int32_t* start, const uint16_t* offsets, uint32_t shared,
+                      EachChunk each, void* context) {
+  const int axes = map.rank - 2;
+  int32_t at[kMaxTensorDims];
+  std::memcpy(at, start, sizeof at);
+  for (uint32_t row = 0; row < map.box[1]; ++row) {
+    bool inside = at[axes + 1] >= 0 && static_cast<uint32_t>(at[axes + 1]) < map.dims[axes + 1];
+    const unsigned char* global = map.data + at[axes + 1] * static_cast<int64_t>(map.strides[axes + 1]);
+    for (int i = 0; i < axes; ++i) {
+      const int64_t index = static_cast<int64_t>(at[i + 1]) + offsets[i];
+      inside = inside && index >= 0 && index < static_cast<int64_t>(map.dims[i + 1]);
+      global += index * static_cast<int64_t>(map.strides[i + 1]);
+    }
+    for_row_chunks(map, at[0], inside, global, row, shared, each, context);
+    int i = 0;
+    for (; i < axes; ++i) {
+      at[i + 1] += map.steps[i];
+      if (at[i + 1] < static_cast<int64_t>(map.dims[i + 1]) + map.upper[i]) break;
+      at[i + 1] = map.lower[i];
+    }
+    if (i == axes) ++at[axes + 1];
+  }
+}
+
+}  // namespace
 
 void note_async_read(Block& block, uint32_t address, size_t bytes, const char* reader) {
   note_read(block.shared + address, bytes);
@@ -87,21 +122,20 @@ void fence_proxy_async() {
   me.proxy_fence = block.warps[me.warp()].clock.now = block.shadow.tick();
 }
 
-void tensor_load(uint32_t to, const void* map_pointer, int rank, const int32_t* at, uint32_t barrier,
-                 uint32_t blocks) {
+namespace {
+
+// Puts the load on its way. `load` has what is copied.
+void start_load(BulkLoad load, uint32_t to, uint32_t barrier, uint32_t blocks) {
   constexpr const char* kName = "cp.async.bulk.tensor";
   Thread& me = running();
   Block& mine = me.owner();
-  const TensorMap& map = map_of(kName, map_pointer, rank);
+  const TensorMap& map = load.map;
   check_place(kName, map, to);
-  BulkLoad load{};
-  load.map = map;
-  for (int i = 0; i < rank; ++i) load.at[i] = at[i];
   load.to = to;
   load.barrier = barrier;
   load.bytes = bytes_of(map);
   load.issuer = &me;
-  if (static_cast<int64_t>(at[0]) * map.item_bytes % 16)
+  if (static_cast<int64_t>(load.at[0]) * map.item_bytes % 16)
     fail("cp.async.bulk.tensor: its first coordinate is no multiple of 16 bytes");
   const uint32_t all = (1u << cluster_size()) - 1;
   const uint32_t own = 1u << mine.cluster_rank;
@@ -131,6 +165,36 @@ void tensor_load(uint32_t to, const void* map_pointer, int rank, const int32_t* 
   }
 }
 
+}  // namespace
+
+void tensor_load(uint32_t to, const void* map, int rank, const int32_t* at, uint32_t barrier,
+                 uint32_t blocks) {
+  BulkLoad load{};
+  load.map = map_of("cp.async.bulk.tensor", map, rank);
+  for (int i = 0; i < rank; ++i) load.at[i] = at[i];
+  start_load(load, to, barrier, blocks);
+}
+
+void tensor_load_im2col(uint32_t to, const void* map, int rank, const int32_t* at, const uint16_t* offsets,
+                        uint32_t barrier, uint32_t blocks) {
+  constexpr const char* kName = "cp.async.bulk.tensor.im2col";
+  BulkLoad load{};
+  load.map = map_of(kName, map, rank, true);
+  for (int i = 0; i < rank; ++i) load.at[i] = at[i];
+  for (int i = 0; i < rank - 2; ++i) {
+    // Offsets have as many bits together whatever the rank.
+    const int most = rank == 3 ? 0xFFFF : rank == 4 ? 0xFF : 0x1F;
+    if (offsets[i] > most) fail(std::string(kName) + ": an offset of more than " + std::to_string(most));
+    if (at[i + 1] < load.map.lower[i] ||
+        at[i + 1] >= static_cast<int64_t>(load.map.dims[i + 1]) + load.map.upper[i]) {
+      fail(std::string(kName) + ": position " + std::to_string(at[i + 1]) + " of axis " + std::to_string(i) +
+           " is outside the bounding box");
+    }
+    load.offsets[i] = offsets[i];
+  }
+  start_load(load, to, barrier, blocks);
+}
+
 bool Cluster::deliver() {
   if (loads.empty()) return false;
   random ^= random << 13, random ^= random >> 17, random ^= random << 5;
@@ -150,14 +214,13 @@ bool Cluster::deliver() {
     g[i].writer = kCopyEngine;
     g[i].reader_warps = 0;
   }
-  for_box_chunks(
-      load.map, load.at, load.to,
-      [](void* memory, uint32_t shared, unsigned char* global, unsigned valid) {
-        unsigned char* const to = static_cast<unsigned char*>(memory) + shared;
-        if (valid) std::memcpy(to, global, valid);
-        std::memset(to + valid, 0, 16 - valid);
-      },
-      block.shared);
+  const EachChunk copy = [](void* memory, uint32_t shared, unsigned char* global, unsigned valid) {
+    unsigned char* const to = static_cast<unsigned char*>(memory) + shared;
+    if (valid) std::memcpy(to, global, valid);
+    std::memset(to + valid, 0, kChunk - valid);
+  };
+  if (load.map.im2col) for_pixel_chunks(load.map, load.at, load.offsets, load.to, copy, block.shared);
+  else for_box_chunks(load.map, load.at, load.to, copy, block.shared);
   ++block.worker->progress;
   mbarrier_complete(block, load.barrier, load.bytes, *load.issuer);
   return true;
@@ -198,7 +261,7 @@ void bulk_wait(int pending) {
         map, store.at, store.from,
         [](void* memory, uint32_t shared, unsigned char* global, unsigned valid) {
           // The engine clips a store by chunks: the last one of a row is written whole.
-          if (valid) std::memcpy(global, static_cast<unsigned char*>(memory) + shared, 16);
+          if (valid) std::memcpy(global, static_cast<unsigned char*>(memory) + shared, kChunk);
         },
         block.shared);
   }

@@ -16,6 +16,7 @@ constexpr uint16_t kBulkCopier = 0x8000;
 struct BulkLoad {
   TensorMap map;
   int32_t at[kMaxTensorDims];
+  uint16_t offsets[kMaxPixelDims];
   Block* block;
   uint32_t to, barrier, bytes;
   Thread* issuer;
@@ -33,11 +34,6 @@ struct Cluster {
   void arrive(Thread& me);
   void release_if_complete();
 };
-
-// Box copies shared by both directions; `shared` is the block's memory.
-void for_box_chunks(const TensorMap& map, const int32_t* at, uint32_t shared,
-                    void (*each)(void* context, uint32_t shared, unsigned char* global, unsigned valid),
-                    void* context);
 
 void mbarrier_complete(Block& block, uint32_t barrier, uint32_t bytes, const Thread& issuer);
 

@@ -32,24 +32,31 @@ inline uint32_t swizzled(Swizzle swizzle, uint32_t address) {
   return address ^ (address >> 7 & mask) << 4;
 }
 
-constexpr int kMaxTensorDims = 5;
+constexpr int kMaxTensorDims = 5, kMaxPixelDims = kMaxTensorDims - 2;
 
-// What a CUtensorMap holds here.
+// What a CUtensorMap holds here. Of images (im2col; dims C, W, H, D, N) a box is channels x pixels, whose
+// positions go from `lower` to dims - 1 + `upper` in steps, along W, H, D, then on to the next image.
 struct TensorMap {
   static constexpr uint32_t kMagic = 0x7E45A3B1u;
   uint32_t magic;
   uint8_t rank, item_bytes;
   Swizzle swizzle;
+  bool im2col;
   const unsigned char* data;
   uint64_t strides[kMaxTensorDims];  // bytes
   uint32_t dims[kMaxTensorDims];
   uint16_t box[kMaxTensorDims];
+  int16_t lower[kMaxPixelDims], upper[kMaxPixelDims];
+  uint8_t steps[kMaxPixelDims];
 };
 static_assert(sizeof(TensorMap) <= 128, "the size of a CUtensorMap");
 
 // cp.async.bulk.tensor to this block, or to the same place in every block of `blocks` (a mask of ranks).
 void tensor_load(uint32_t to, const void* map, int rank, const int32_t* at, uint32_t barrier,
                  uint32_t blocks = 0);
+// The same of im2col: at[1], ... are the first position, to which the offsets are added in every pixel.
+void tensor_load_im2col(uint32_t to, const void* map, int rank, const int32_t* at, const uint16_t* offsets,
+                        uint32_t barrier, uint32_t blocks = 0);
 void tensor_store(const void* map, int rank, const int32_t* at, uint32_t from);
 void bulk_commit();
 void bulk_wait(int pending);  // until at most `pending` groups of stores may still read shared memory
@@ -71,7 +78,8 @@ struct Wgmma {
   WgmmaType type;
   bool transposed_a, transposed_b, accumulate;
   int columns;
-  uint64_t a, b;  // descriptors
+  uint64_t a, b;         // descriptors
+  const uint32_t* left;  // A in registers, four of a lane; NULL: in shared memory
 };
 
 void wgmma_fence();

@@ -1,4 +1,5 @@
-// wgmma.mma_async: operands are read, and sums written, at the wait; until then the sums are NaN.
+// wgmma.mma_async: operands in shared memory are read, and sums written, at the wait; until then the sums are
+// NaN.
 #include <cstring>
 
 #include "cluster.h"
@@ -9,6 +10,7 @@ namespace {
 struct Product {
   Wgmma what;
   float* sums;
+  uint32_t left[4];  // what the registers of A held when it was issued
 };
 // Registers that a product under way will write.
 struct InFlight {
@@ -146,13 +148,30 @@ InFlight* find(WgmmaState& state, const float* sums) {
   return nullptr;
 }
 
+// to[k * 16 + row] of a factor in registers.
+void read_registers(Thread* lanes, size_t index, float* to) {
+  for (int l = 0; l < 32; ++l) {
+    const Product& product = lanes[l].products->products[index];
+    if (std::memcmp(product.left, product.what.left, sizeof product.left) != 0) {
+      fail("wgmma: the registers of its left factor were written before the wait for it");
+    }
+    unsigned char items[16];
+    std::memcpy(items, product.left, sizeof items);
+    for (int i = 0; i < 8; ++i) {
+      const int row = l / 4 + i / 2 % 2 * 8, k = l % 4 * 2 + i % 2 + i / 4 * 8;
+      to[k * kRows + row] = item(items, i, product.what.type);
+    }
+  }
+}
+
 // This warp's 16 rows of one product.
 void multiply(Block& block, Thread* lanes, size_t index) {
   const Wgmma& what = lanes[0].products->products[index].what;
   const int n = what.columns, depth = what.type == WgmmaType::tfloat32 ? 8 : 16;
   const int first = static_cast<int>(lanes[0].warp() % 4) * kRows;
   float a[16 * kRows], b[16 * 256];
-  read_operand(block, Operand(what.a, what.transposed_a), what.type, first, kRows, a);
+  if (what.left) read_registers(lanes, index, a);
+  else read_operand(block, Operand(what.a, what.transposed_a), what.type, first, kRows, a);
   read_operand(block, Operand(what.b, what.transposed_b), what.type, 0, n, b);
   float* values[32];
   for (int l = 0; l < 32; ++l) {
@@ -176,7 +195,8 @@ void multiply(Block& block, Thread* lanes, size_t index) {
 
 bool same(const Wgmma& x, const Wgmma& y) {
   return x.type == y.type && x.columns == y.columns && x.accumulate == y.accumulate && x.a == y.a &&
-         x.b == y.b && x.transposed_a == y.transposed_a && x.transposed_b == y.transposed_b;
+         x.b == y.b && x.transposed_a == y.transposed_a && x.transposed_b == y.transposed_b &&
+         !x.left == !y.left;
 }
 
 // Gives registers their sums, unless a later product writes them too.
@@ -242,7 +262,9 @@ void wgmma(float* sums, const Wgmma& what) {
     state.in_flight.push_back({sums, std::vector<float>(sums, sums + count)});
     std::memset(sums, 0xFF, count * sizeof(float));
   }
-  state.products.push_back({what, sums});
+  Product product{what, sums, {}};
+  if (what.left) std::memcpy(product.left, what.left, sizeof product.left);
+  state.products.push_back(product);
 }
 
 void wgmma_commit() {

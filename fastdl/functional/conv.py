@@ -10,8 +10,8 @@ from ..autograd import ArrayFunction
 from ..backend import empty_like, kernels
 from ..ops.activation import NONE, RELU, Activation, resolve_activation
 from ..ops.conv import conv, conv_backward, conv_pool_backward, conv_transpose, conv_transpose_backward
-from ..ops.conv import fold as fold_array
-from ..ops.conv import unfold as unfold_array
+from ..ops.conv_fold import fold as fold_array
+from ..ops.conv_fold import unfold as unfold_array
 from ..tensor import Tensor
 from .pool import PooledGradient
 

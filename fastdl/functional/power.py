@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from ..tensor import Tensor
 
 
+def _saved(ctx: Any, a: Any, b: Any, y: Any) -> Any:
+    """y, with what backward takes kept."""
+    ctx.save(a, b, y)
+    ctx.shapes = a.shape, b.shape
+    return y
+
+
 class Pow(ArrayFunction):
     """Gradient of x ** 0 is 0, also at x = 0."""
 
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
         y = a**b
-        if ctx.inputs:
-            ctx.save(a, b, y)
-            ctx.shapes = a.shape, b.shape
-        return y
+        return _saved(ctx, a, b, y) if ctx.inputs else y
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -88,10 +92,7 @@ class Atan2(ArrayFunction):
 class LogAddExp(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
-        y = np.logaddexp(a, b)
-        ctx.save(a, b, y)
-        ctx.shapes = a.shape, b.shape
-        return y
+        return _saved(ctx, a, b, np.logaddexp(a, b))
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
@@ -102,10 +103,7 @@ class LogAddExp(ArrayFunction):
 class Hypot(ArrayFunction):
     @staticmethod
     def forward(ctx: Any, a: Any, b: Any) -> Any:
-        y = np.hypot(a, b)
-        ctx.save(a, b, y)
-        ctx.shapes = a.shape, b.shape
-        return y
+        return _saved(ctx, a, b, np.hypot(a, b))
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:

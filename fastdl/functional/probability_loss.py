@@ -44,6 +44,10 @@ def _wants_gradient(*tensors: Any) -> bool:
     return any(isinstance(t, TensorBase) and t._node is not None for t in tensors)
 
 
+def _weighted(losses: Tensor, weight: Any, code: int) -> Tensor:
+    return _reduced(losses if weight is None else losses * weight, code)
+
+
 @names_itself
 def binary_cross_entropy(
     input: Tensor,
@@ -63,7 +67,7 @@ def binary_cross_entropy(
     if _wants_gradient(target, weight):
         x = input
         losses = -(target * x.log().clamp(min=-100) + (1 - target) * (1 - x).log().clamp(min=-100))
-        return _reduced(losses if weight is None else losses * weight, code)
+        return _weighted(losses, weight, code)
     return ElementLoss.apply(input, target, BCE, code, 1.0, _full(op, "weight", weight, input), None)
 
 
@@ -94,7 +98,7 @@ def binary_cross_entropy_with_logits(
 
         p = 1.0 if pos_weight is None else pos_weight
         losses = target * p * softplus(-input, 1.0, math.inf) + (1 - target) * softplus(input, 1.0, math.inf)
-        return _reduced(losses if weight is None else losses * weight, code)
+        return _weighted(losses, weight, code)
     return ElementLoss.apply(
         input, target, BCE_LOGITS, code, 1.0,
         _full(op, "weight", weight, input), _full(op, "pos_weight", pos_weight, input),

@@ -24,9 +24,8 @@ from .conv import (
     conv_pool_backward,
     conv_transpose,
     conv_transpose_backward,
-    fold,
-    unfold,
 )
+from .conv_fold import fold, unfold
 from .dropout import dropout, dropout_mask
 from .embedding import embedding, embedding_backward, embedding_bag, embedding_bag_backward
 from .loss import cross_entropy, nll_loss

@@ -22,8 +22,6 @@ __all__ = [
     "conv_pool_backward",
     "conv_transpose",
     "conv_transpose_backward",
-    "fold",
-    "unfold",
 ]
 
 Size = int | Sequence[int]
@@ -70,7 +68,7 @@ def _paddings(
     return both, both
 
 
-def _options(
+def kernel_options(
     core: Any,
     op: str,
     kernel: tuple,
@@ -116,7 +114,7 @@ def _plan(
 ) -> tuple[Any, list[int]]:
     """The options of the kernels of ``core`` and the spatial output size. Cached: a layer asks for the same one at
     every step."""
-    options, strides, before, after, dilations = _options(
+    options, strides, before, after, dilations = kernel_options(
         core, "conv", kernel, stride, padding, dilation, groups, activation
     )
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
@@ -144,7 +142,7 @@ def _transpose_plan(
     op = "conv_transpose"
     if isinstance(padding, str):
         raise ValueError(f"{op}: expected padding to be ints, got {padding!r}")
-    options, strides, before, _, dilations = _options(
+    options, strides, before, _, dilations = kernel_options(
         core, op, kernel, stride, padding, dilation, groups, activation
     )
     extra = spread(output_padding, len(kernel), op, "output_padding")
@@ -164,9 +162,9 @@ def _transpose_plan(
     return options, out
 
 
-def _planned(plan: Any, x: np.ndarray, weight: np.ndarray, *sizes: Any, groups: Any, activation: Any) -> Any:
-    """A cached plan for a call on these operands."""
-    return plan(kernels(x), x.shape[2:], weight.shape[2:], *map(_hashable, sizes), groups, activation)
+def _planned(plan: Any, x: np.ndarray, weight: np.ndarray, *options: Any) -> Any:
+    """A cached plan for a call on these operands; the options in the order of the plan's."""
+    return plan(kernels(x), x.shape[2:], weight.shape[2:], *map(_hashable, options))
 
 
 def conv(
@@ -194,9 +192,7 @@ def conv(
         r = None if residual is None else residual[None]
         return conv(x[None], weight, bias, stride, padding, dilation, groups, activation, r)[0]
     shape, w = x.shape, weight.shape
-    options, size = _planned(
-        _plan, x, weight, stride, padding, dilation, groups=groups, activation=activation
-    )
+    options, size = _planned(_plan, x, weight, stride, padding, dilation, groups, activation)
     out = channels_last_empty(shape[0], w[0], size, x.dtype, x)
     kernels(x).conv_forward(x, weight, bias, residual, out, options)
     return out
@@ -258,7 +254,7 @@ def conv_backward(
         )
         return None if dx is None else dx[0], dw, db
     _check_saved("conv_backward", activation, saved)
-    options, _ = _planned(_plan, x, weight, stride, padding, dilation, groups=groups, activation=activation)
+    options, _ = _planned(_plan, x, weight, stride, padding, dilation, groups, activation)
     names = ("conv_backward_data", "conv_backward_weight")
     return _backward(names, options, grad, saved, x, weight, weight.shape[0], needs)
 
@@ -288,7 +284,7 @@ def conv_pool_backward(
     [[[[0.0, 1.0, 1.0]]], [[[2.0, 3.0]]], [1.0]]
     """
     _operands(x, weight, "conv_pool_backward")
-    options, _ = _planned(_plan, x, weight, stride, padding, dilation, groups=groups, activation=activation)
+    options, _ = _planned(_plan, x, weight, stride, padding, dilation, groups, activation)
     dx = channels_last_empty(x.shape[0], x.shape[1], x.shape[2:], x.dtype, x) if needs[0] else None
     dw = empty(weight.shape, weight.dtype, x) if needs[1] else None
     db = empty(weight.shape[0], weight.dtype, x) if needs[2] else None
@@ -320,15 +316,7 @@ def conv_transpose(
             x[None], weight, bias, stride, padding, output_padding, groups, dilation, activation, r
         )[0]
     options, size = _planned(
-        _transpose_plan,
-        x,
-        weight,
-        stride,
-        padding,
-        output_padding,
-        dilation,
-        groups=groups,
-        activation=activation,
+        _transpose_plan, x, weight, stride, padding, output_padding, dilation, groups, activation
     )
     out = channels_last_empty(x.shape[0], weight.shape[1] * max(int(groups), 1), size, x.dtype, x)
     kernels(x).conv_transpose_forward(x, weight, bias, residual, out, options)
@@ -357,104 +345,12 @@ def conv_transpose_backward(
     n = _operands(x, weight, "conv_transpose_backward")
     if x.ndim == n + 1:
         s = None if saved is None else saved[None]
-        dx, dw, db = conv_transpose_backward(
-            grad[None],
-            x[None],
-            weight,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-            activation,
-            s,
-            needs,
-        )
+        sizes = (stride, padding, output_padding, groups, dilation)
+        dx, dw, db = conv_transpose_backward(grad[None], x[None], weight, *sizes, activation, s, needs)
         return None if dx is None else dx[0], dw, db
     _check_saved("conv_transpose_backward", activation, saved)
     options, _ = _planned(
-        _transpose_plan,
-        x,
-        weight,
-        stride,
-        padding,
-        output_padding,
-        dilation,
-        groups=groups,
-        activation=activation,
+        _transpose_plan, x, weight, stride, padding, output_padding, dilation, groups, activation
     )
     names = ("conv_transpose_backward_data", "conv_transpose_backward_weight")
     return _backward(names, options, grad, saved, x, weight, weight.shape[1] * groups, needs)
-
-
-def _windows(
-    core: Any, op: str, size: tuple, kernel_size: Size, dilation: Size, padding: Size, stride: Size
-) -> Any:
-    kernel = spread(kernel_size, 2, op, "kernel_size")
-    options, strides, before, after, dilations = _options(
-        core, op, kernel, stride, padding, dilation, 1, None
-    )
-    counts = [
-        (s + b + a - d * (k - 1) - 1) // st + 1
-        for s, k, st, b, a, d in zip(size, kernel, strides, before, after, dilations)
-    ]
-    if min(kernel) < 1 or min(counts) < 1:
-        raise ValueError(
-            f"{op}: the kernel must fit into the padded image, got kernel {kernel} with dilation {dilations} for "
-            f"size {tuple(size)} and padding {before}"
-        )
-    return options, kernel, counts[0] * counts[1]
-
-
-def unfold(
-    x: np.ndarray, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
-) -> np.ndarray:
-    """Sliding blocks of ``x`` (N, C, H, W) or (C, H, W) as columns: (N, C * kernel height * kernel width, blocks).
-
-    >>> unfold(np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3), 2).tolist()
-    [[[0.0, 1.0], [1.0, 2.0], [3.0, 4.0], [4.0, 5.0]]]
-    """
-    if not is_array(x) or x.ndim not in (3, 4):
-        raise ValueError(
-            f"unfold: expected an array of shape (N, C, H, W) or (C, H, W), got {getattr(x, 'shape', x)}"
-        )
-    if x.ndim == 3:
-        return unfold(x[None], kernel_size, dilation, padding, stride)[0]
-    options, kernel, length = _windows(
-        kernels(x), "unfold", x.shape[2:], kernel_size, dilation, padding, stride
-    )
-    out = empty((x.shape[0], x.shape[1] * kernel[0] * kernel[1], length), x.dtype, x)
-    kernels(x).unfold(x, kernel, out, options)
-    return out
-
-
-def fold(
-    x: np.ndarray,
-    output_size: Size,
-    kernel_size: Size,
-    dilation: Size = 1,
-    padding: Size = 0,
-    stride: Size = 1,
-) -> np.ndarray:
-    """The adjoint of `unfold`: columns (N, C * kernel size, blocks) added into an image (N, C, *output_size).
-
-    >>> fold(np.ones((1, 4, 2), np.float32), (2, 3), 2).tolist()
-    [[[[1.0, 2.0, 1.0], [1.0, 2.0, 1.0]]]]
-    """
-    if not is_array(x) or x.ndim not in (2, 3):
-        raise ValueError(
-            f"fold: expected an array of shape (N, C * kernel, L) or (C * kernel, L), got {getattr(x, 'shape', x)}"
-        )
-    if x.ndim == 2:
-        return fold(x[None], output_size, kernel_size, dilation, padding, stride)[0]
-    size = spread(output_size, 2, "fold", "output_size")
-    options, kernel, length = _windows(kernels(x), "fold", size, kernel_size, dilation, padding, stride)
-    channels, rest = divmod(x.shape[1], kernel[0] * kernel[1])
-    if rest or x.shape[2] != length:
-        raise ValueError(
-            f"fold: expected columns of shape (N, C * {kernel[0] * kernel[1]}, {length}) for an image of {size}, got "
-            f"{x.shape}"
-        )
-    out = empty((x.shape[0], channels, *size), x.dtype, x)
-    kernels(x).fold(x, kernel, out, options)
-    return out

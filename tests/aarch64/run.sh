@@ -76,8 +76,8 @@ python -m fastdl --selftest
 say "kernel tests"
 tests=("$@")
 if [ ${#tests[@]} = 0 ]; then
-  for name in activation arithmetic attention bfloat16 conv conv_pointwise conv_pool conv_winograd dropout embedding \
-    gemm_split loss matmul narrow norm optim pool rnn softmax threads; do
+  for name in activation arithmetic attention bfloat16 conv conv_pointwise conv_pool conv_winograd convert dropout \
+    embedding gemm_split linear loss matmul narrow norm optim pool rnn rnn_bf16 rnn_layers softmax threads; do
     tests+=("tests/test_$name.py")
   done
   # Attention over sequences of many thousands takes minutes here, and qemu-user does not survive a fork among threads.

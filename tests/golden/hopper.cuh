@@ -108,6 +108,54 @@ struct Wgmma {
   }
 };
 
+// A in registers: rows 0 to 63 by all 64 elements; B: rows 64 to 127 are k, beside them rows 0 to 63.
+template <class S, int N, int RowBytes>
+struct WgmmaLeft {
+  using Same = Wgmma<S, N, false, true, RowBytes>;
+  static constexpr int kIn = kRowWords, kOut = N / 2, kBox = RowBytes / 2, kBoxBytes = 64 * RowBytes;
+  static CUtensorMap map(const uint32_t* in, size_t lanes) { return Same::map(in, lanes); }
+  // The word of row and column of 64 x 64 elements.
+  static __device__ __forceinline__ int word(int row, int column) {
+    const int byte = column / kBox * kBoxBytes + row * RowBytes + column % kBox * 2;
+    return (byte ^ (byte >> 7 & (RowBytes / 16 - 1)) << 4) / 4;
+  }
+  static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
+    const uint32_t full = ptx::shared_address(shared.full.data()),
+                   a = ptx::shared_address(shared.left.data()), b = ptx::shared_address(shared.right.data());
+    start(shared, 1);
+    const int row = static_cast<int>(blockIdx.x) * kGroup, t = static_cast<int>(threadIdx.x), l = t % 32;
+    if (t == 0) {
+      ptx::mbarrier_arrive_expect(full, (64 / kBox + N / kBox) * kBoxBytes);
+      for (int i = 0; i < 64 / kBox; ++i)
+        ptx::tensor_load(a + i * kBoxBytes, &in, full, {i * kBox, row, 0, 0, 0});
+      for (int i = 0; i < N / kBox; ++i) {
+        ptx::tensor_load(b + i * kBoxBytes, &in, full,
+                         {i * kBox % 64, row + (i * kBox / 64 % 2 ? 0 : 64), 0, 0, 0});
+      }
+    }
+    ptx::mbarrier_wait(full, 0);
+    uint32_t fragments[4][4];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      fragments[i / 4][i % 4] =
+          shared.left[word(t / 32 * 16 + l / 4 + i % 2 * 8, i / 4 * 16 + i % 4 / 2 * 8 + l % 4 * 2)];
+    }
+    float d[N / 2];
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      ptx::wgmma<true>(
+          S{}, d, fragments[step],
+          ptx::matrix_descriptor(b + step * 16 * RowBytes, kBoxBytes, 8 * RowBytes, Same::kMatrix), step > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_results(d);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) out[i] = __float_as_uint(d[i]);
+  }
+};
+
 // --- bulk copies: a box over the edges of the tensor as it lies in shared memory ---
 
 template <int RowBytes, bool Swizzled>
@@ -135,6 +183,85 @@ struct TensorLoad {
     }
     ptx::mbarrier_wait(full, 0);
     for (int i = 0; i < kOut; ++i) out[i] = shared.left[static_cast<int>(threadIdx.x) * kOut + i];
+  }
+};
+
+// --- im2col: the rows are pixels, in images of an odd shape; 32 pixels of 64 channels, three of them not
+// there. Corners differ from axis to axis, so that their order shows ---
+
+struct Im2colCase {
+  int axes, size[3], lower[3], upper[3], step[3], offset[3];
+};
+constexpr Im2colCase kIm2col[3] = {
+    {1, {11, 1, 1}, {-2, 0, 0}, {-1, 0, 0}, {2, 1, 1}, {3, 0, 0}},
+    {2, {7, 5, 1}, {-1, -2, 0}, {-2, 1, 0}, {1, 2, 1}, {2, 1, 0}},
+    {3, {3, 4, 5}, {-1, 0, -1}, {0, 1, -2}, {1, 3, 2}, {1, 0, 2}},
+};
+
+template <int Axes, bool Multicast = false>
+struct TensorLoadIm2col {
+  static constexpr int kIn = kRowWords, kOut = 8;
+  static CUtensorMap map(const uint32_t* in, size_t lanes) {
+    constexpr Im2colCase kCase = kIm2col[Axes - 1];
+    void* encode = nullptr;
+#ifdef FASTDL_SIMT
+    encode = reinterpret_cast<void*>(&cuTensorMapEncodeIm2col);
+#else
+    cudaDriverEntryPointQueryResult found{};
+    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeIm2col", &encode, 12000, cudaEnableDefault, &found);
+#endif
+    cuuint64_t dims[5] = {61}, strides[4] = {128};
+    cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+    for (int i = 0; i < Axes; ++i) {
+      dims[i + 1] = static_cast<cuuint64_t>(kCase.size[i]), strides[i + 1] = strides[i] * dims[i + 1];
+      steps[i + 1] = static_cast<cuuint32_t>(kCase.step[i]);
+    }
+    dims[Axes + 1] = lanes * 128 / strides[Axes];
+    CUtensorMap map{};
+    if (!encode || reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(encode)(
+                       &map, CU_TENSOR_MAP_DATA_TYPE_UINT16, Axes + 2, const_cast<uint32_t*>(in), dims,
+                       strides, kCase.lower, kCase.upper, 64, 32, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
+      std::fprintf(stderr, "no tensor map of im2col\n");
+      std::exit(2);
+    }
+    return map;
+  }
+  static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
+    const uint32_t full = ptx::shared_address(shared.full.data()),
+                   left = ptx::shared_address(shared.left.data());
+    start(shared, 1);
+    if constexpr (Multicast) {
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_arrive_expect(full, 32 * kRowBytes);
+      constexpr Im2colCase kCase = kIm2col[Axes - 1];
+      // Each problem starts in another image, one step into its last axis; the last one ends behind the
+      // images.
+      int at[Axes + 2];
+      uint16_t offset[Axes];
+      constexpr int kImages = 4 * kGroup / (kCase.size[0] * kCase.size[1] * kCase.size[2]);
+      const int problem = static_cast<int>(blockIdx.x);
+      at[0] = 0, at[Axes + 1] = problem == 3 ? kImages - 1 : problem;
+      for (int i = 0; i < Axes; ++i) {
+        at[i + 1] = kCase.lower[i] + (i == Axes - 1 ? kCase.step[i] : 0);
+        offset[i] = static_cast<uint16_t>(kCase.offset[i]);
+      }
+      if constexpr (!Multicast) {
+        ptx::tensor_load_im2col(left, &in, full, at, offset);
+      } else if (ptx::cluster_rank() == 0) {  // for the other one, too
+        ptx::tensor_load_im2col(left, &in, full, at, offset, uint16_t{3});
+      }
+    }
+    ptx::mbarrier_wait(full, 0);
+    for (int i = 0; i < kOut; ++i) out[i] = shared.left[static_cast<int>(threadIdx.x) * kOut + i];
+    if constexpr (Multicast) {
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
   }
 };
 

@@ -14,6 +14,7 @@
 
 #include "cuda/ptx/convert.cuh"
 #include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/exponential.cuh"
 #include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/mma.cuh"
 #include "cuda/ptx/opaque.cuh"
@@ -87,6 +88,12 @@ struct CpAsync : Words<8, 4> {
 
 struct Opaque : Words<1, 1> {
   static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) { out[0] = ptx::opaque(in[0]); }
+};
+
+struct Exp2 : Words<1, 1> {
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) {
+    out[0] = __float_as_uint(ptx::fast_exp2(__uint_as_float(in[0])));
+  }
 };
 
 template <class S>
@@ -230,10 +237,18 @@ const Entry kCases[] = {
     hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 32>>("mma_warpgroup_bfloat16"),
     hopper_entry<hopper::Wgmma<float16, 64, false, false, 32>>("mma_warpgroup_float16"),
     hopper_entry<hopper::Wgmma<ptx::tfloat32, 64, false, false, 128>>("wgmma_tfloat32"),
+    hopper_entry<hopper::WgmmaLeft<bfloat16, 128, 128>>("wgmma_bfloat16_left_in_registers"),
+    hopper_entry<hopper::WgmmaLeft<float16, 96, 64>>("wgmma_float16_left_in_registers"),
     hopper_entry<hopper::TensorLoad<128, false>>("tensor_load"),
     hopper_entry<hopper::TensorLoad<128, true>>("tensor_load_swizzled_128"),
     hopper_entry<hopper::TensorLoad<64, true>>("tensor_load_swizzled_64"),
     hopper_entry<hopper::TensorLoad<32, true>>("tensor_load_swizzled_32"),
+    hopper_entry<hopper::TensorLoadIm2col<1>>("tensor_load_im2col_1d"),
+    hopper_entry<hopper::TensorLoadIm2col<2>>("tensor_load_im2col_2d"),
+    hopper_entry<hopper::TensorLoadIm2col<3>>("tensor_load_im2col_3d"),
+    hopper_entry<hopper::TensorLoadIm2col<1, true>, 2>("tensor_load_im2col_1d_multicast"),
+    hopper_entry<hopper::TensorLoadIm2col<2, true>, 2>("tensor_load_im2col_2d_multicast"),
+    hopper_entry<hopper::TensorLoadIm2col<3, true>, 2>("tensor_load_im2col_3d_multicast"),
     hopper_entry<hopper::ClusterOfTwo, 2>("cluster_of_two"),
     hopper_entry<hopper::Stmatrix<false>, 1, true>("stmatrix"),
     hopper_entry<hopper::Stmatrix<true>, 1, true>("stmatrix_transposed"),
@@ -244,6 +259,7 @@ const Entry kCases[] = {
     entry<Ldmatrix<true>>("ldmatrix_transposed"),
     entry<CpAsync>("cp_async"),
     entry<Opaque>("opaque"),
+    entry<Exp2>("exp2"),
     entry<Widen<bfloat16>>("widen_bfloat16"),
     entry<Widen<float16>>("widen_float16"),
     entry<Narrow<bfloat16>>("narrow_bfloat16"),

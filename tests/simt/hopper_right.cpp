@@ -14,8 +14,9 @@ struct alignas(1024) Tiles {
   SharedArray<uint64_t, 2> full;
 };
 
-// D = A B for A (64, 64), B (64, N), each along k in memory or transposed, in swizzled tiles.
-template <class S, int N, bool TransposedA, bool TransposedB>
+// D = A B for A (64, 64), B (64, N), each along k in memory or transposed, in swizzled tiles, or A in
+// registers.
+template <class S, int N, bool TransposedA, bool TransposedB, bool InRegisters = false>
 void multiply(S (*narrow)(float)) {
   Aligned<S> a(kRows * kDepth), b(N * kDepth);
   std::vector<float> left(kRows * kDepth), right(N * kDepth), out(kRows * N, -1.0f);
@@ -56,6 +57,13 @@ void multiply(S (*narrow)(float)) {
       }
     }
     ptx::mbarrier_wait(full, 0);
+    const int warp = static_cast<int>(threadIdx.x) / 32, g = static_cast<int>(threadIdx.x) % 32 / 4,
+              t = static_cast<int>(threadIdx.x) % 4;
+    uint32_t fragments[kDepth / 16][4];
+    for (int i = 0; i < kDepth / 4; ++i) {
+      const S* const two = &a[(16 * warp + g + i % 2 * 8) * kDepth + i / 4 * 16 + i % 4 / 2 * 8 + 2 * t];
+      fragments[i / 4][i % 4] = two[0].bits | static_cast<uint32_t>(two[1].bits) << 16;
+    }
     float d[N / 2];
     ptx::wgmma_fence();
     for (int k = 0; k < kDepth; k += 16) {
@@ -64,13 +72,15 @@ void multiply(S (*narrow)(float)) {
                                                    ptx::MatrixSwizzle::bytes_128)
                           : ptx::matrix_descriptor(tile + k * 2, 0, 1024, ptx::MatrixSwizzle::bytes_128);
       };
-      ptx::wgmma<TransposedA, TransposedB>(S{}, d, at(TransposedA, tile_a), at(TransposedB, tile_b), k > 0);
+      if constexpr (InRegisters) {
+        ptx::wgmma<TransposedB>(S{}, d, fragments[k / 16], at(TransposedB, tile_b), k > 0);
+      } else {
+        ptx::wgmma<TransposedA, TransposedB>(S{}, d, at(TransposedA, tile_a), at(TransposedB, tile_b), k > 0);
+      }
     }
     ptx::wgmma_commit();
     for (float x : d) CHECK(x != x);  // not there yet
     ptx::wgmma_wait<0>();
-    const int warp = static_cast<int>(threadIdx.x) / 32, g = static_cast<int>(threadIdx.x) % 32 / 4,
-              t = static_cast<int>(threadIdx.x) % 4;
     for (int j = 0; j < N / 8; ++j) {
       for (int e = 0; e < 4; ++e) {
         out[(16 * warp + g + e / 2 * 8) * N + 8 * j + 2 * t + e % 2] = d[4 * j + e];
@@ -95,6 +105,18 @@ CASE(wgmma_bfloat16) {
 CASE(wgmma_float16) {
   multiply<float16, 128, false, true>(to_float16);
   multiply<float16, 64, true, false>(to_float16);
+}
+CASE(wgmma_left_factor_in_registers) {
+  multiply<bfloat16, 64, false, false, true>(to_bfloat16);
+  multiply<bfloat16, 128, false, true, true>(to_bfloat16);
+  multiply<bfloat16, 192, false, true, true>(to_bfloat16);
+  multiply<float16, 96, false, false, true>(to_float16);
+  multiply<float16, 256, false, true, true>(to_float16);
+}
+CASE(wgmma_of_every_width) {
+  multiply<bfloat16, 80, false, false>(to_bfloat16);
+  multiply<float16, 96, false, false>(to_float16);
+  multiply<bfloat16, 112, false, false>(to_bfloat16);
 }
 
 // TF32 in rows of 64 and of 32 bytes.

@@ -48,6 +48,42 @@ CASE(bulk_too_few_bytes) { bring("bulk_too_few_bytes", Skip::nothing, kBoxBytes 
 CASE(mbarrier_wrong_count) { bring("mbarrier_wrong_count", Skip::nothing, kBoxBytes, 2); }
 CASE(mbarrier_wrong_parity) { bring("mbarrier_wrong_parity", Skip::nothing, kBoxBytes, 1, 1); }
 
+// Images of 8 x 8 pixels, of which a 3 x 3 filter without padding sees positions up to 5.
+void bring_pixels(const char* name, int w, uint16_t offset) {
+  const cuuint64_t dims[4] = {64, 8, 8, 1}, strides[3] = {128, 1024, 8192};
+  const cuuint32_t steps[4] = {1, 1, 1, 1};
+  const int lower[2] = {0, 0}, upper[2] = {-2, -2};
+  CUtensorMap map;
+  CHECK(cuTensorMapEncodeIm2col(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, source().data, dims, strides,
+                                lower, upper, 64, 64, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS);
+  launch(name, config(1, 32, sizeof(Box)), [&] {
+    auto& s = shared_memory<Box>();
+    const uint32_t bar = ptx::shared_address(s.bar.data()), data = ptx::shared_address(s.data.data());
+    if (threadIdx.x != 0) return;
+    ptx::mbarrier_init(bar, 1);
+    ptx::mbarrier_fence_init();
+    ptx::mbarrier_arrive_expect(bar, kBoxBytes);
+    ptx::tensor_load_im2col(data, &map, bar, {0, w, 0, 0}, {offset, 0});
+    ptx::mbarrier_wait(bar, 0);
+  });
+}
+CASE(im2col_outside_the_box) { bring_pixels("im2col_outside_the_box", 6, 0); }
+CASE(im2col_offset) { bring_pixels("im2col_offset", 5, 256); }
+CASE(im2col_of_tiles) {
+  const cuuint64_t dims[3] = {64, 64, 1}, strides[2] = {128, 8192};
+  const cuuint32_t box[3] = {64, 64, 1}, steps[3] = {1, 1, 1};
+  CUtensorMap map;
+  CHECK(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, source().data, dims, strides, box,
+                               steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                               CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS);
+  launch("im2col_of_tiles", config(1, 32, sizeof(Box)), [&] {
+    if (threadIdx.x == 0) ptx::tensor_load_im2col(0, &map, 0, {0, 0, 0}, {0});
+  });
+}
+
 CASE(mbarrier_missing_init) {
   launch("mbarrier_missing_init", config(1, 32, sizeof(Box)),
          [] { ptx::mbarrier_wait(ptx::shared_address(shared_memory<Box>().bar.data()), 0); });
@@ -140,6 +176,25 @@ CASE(wgmma_missing_wait) { multiply("wgmma_missing_wait", Wrong::no_wait); }
 CASE(wgmma_touched_sums) { multiply("wgmma_touched_sums", Wrong::touched); }
 CASE(wgmma_missing_proxy_fence) { multiply("wgmma_missing_proxy_fence", Wrong::no_proxy_fence); }
 CASE(wgmma_lanes_disagree) { multiply("wgmma_lanes_disagree", Wrong::one_warp_other); }
+
+// The left factor's registers are written while the product runs.
+CASE(wgmma_touched_left) {
+  launch("wgmma_touched_left", config(1, 128, sizeof(Box)), [] {
+    auto& s = shared_memory<Box>();
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * 64; i += 128) s.data[i] = 0;
+    ptx::fence_proxy_async();
+    __syncthreads();
+    float d[32];
+    volatile uint32_t left[4] = {1, 2, 3, threadIdx.x};
+    const uint64_t m =
+        ptx::matrix_descriptor(ptx::shared_address(s.data.data()), 0, 1024, ptx::MatrixSwizzle::bytes_128);
+    ptx::wgmma_fence();
+    ptx::wgmma<false>(bfloat16{}, d, const_cast<uint32_t (&)[4]>(left), m, false);
+    ptx::wgmma_commit();
+    left[1] = 5;
+    ptx::wgmma_wait<0>();
+  });
+}
 
 // The tile is given back before the product that reads it was waited for.
 CASE(wgmma_early_release) {

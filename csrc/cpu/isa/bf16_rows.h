@@ -68,8 +68,9 @@ static void dot_rows(const bfloat16* a, int64_t a_row, const bfloat16* b, int64_
 }
 
 // Adds S pairs of terms to each of R rows of sums, which stay in the L1 cache while B streams by. `odd`: the
-// last pair has one term.
-template <int R, int S>
+// last pair has one term. Far: B comes from memory, where each row is another page, at which the processor's
+// own prefetching stops.
+template <int R, int S, bool Far>
 static FASTDL_INLINE void gemv_terms(const bfloat16* a, int64_t a_row, int64_t a_k, const bfloat16* b,
                                      int64_t b_k, int64_t cols, float* sums, bool odd) {
   const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7,
@@ -96,6 +97,10 @@ static FASTDL_INLINE void gemv_terms(const bfloat16* a, int64_t a_row, int64_t a
       const bfloat16* p = b + 2 * s * b_k + j;
       const __m512i x = _mm512_maskz_loadu_epi16(m, p);
       const __m512i y = odd ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi16(m, p + b_k);
+      if (Far) {
+        __builtin_prefetch(p + 2 * S * b_k, 0, 2);
+        __builtin_prefetch(p + (2 * S + 1) * b_k, 0, 2);
+      }
       const __m512i lo = _mm512_permutex2var_epi16(x, low, y), hi = _mm512_permutex2var_epi16(x, high, y);
       FASTDL_UNROLL for (int r = 0; r < R; ++r) {
         sum[r][0] = dot(sum[r][0], av[r][s], lo);
@@ -109,16 +114,23 @@ static FASTDL_INLINE void gemv_terms(const bfloat16* a, int64_t a_row, int64_t a
   }
 }
 
+constexpr int64_t kGemvFar = 8 << 20;  // bytes of B that do not stay in a cache
+
 template <int R>
 static void gemv_rows_of(const bfloat16* a, int64_t a_row, int64_t a_k, const bfloat16* b, int64_t b_k,
                          int64_t cols, int64_t k, float* sums) {
   constexpr int S = R < 4 ? 4 : 3;  // R x S broadcasts + 2 R sums + what is loaded: within 32 registers
   for (int64_t i = 0; i < R * cols; ++i) sums[i] = 0;
   int64_t i = 0;
-  for (; i + 2 * S <= k; i += 2 * S)
-    gemv_terms<R, S>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, false);
-  for (; i + 2 <= k; i += 2) gemv_terms<R, 1>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, false);
-  if (i < k) gemv_terms<R, 1>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, true);
+  const bool far = k * b_k * int64_t{sizeof(bfloat16)} > kGemvFar;
+  for (; i + 2 * S <= k; i += 2 * S) {
+    const bfloat16 *const ai = a + i * a_k, *const bi = b + i * b_k;
+    if (far) gemv_terms<R, S, true>(ai, a_row, a_k, bi, b_k, cols, sums, false);
+    else gemv_terms<R, S, false>(ai, a_row, a_k, bi, b_k, cols, sums, false);
+  }
+  for (; i < k; i += 2) {
+    gemv_terms<R, 1, false>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, sums, i + 1 == k);
+  }
 }
 
 static void gemv_rows(const bfloat16* a, int64_t a_row, int64_t a_k, const bfloat16* b, int64_t b_k, int rows,

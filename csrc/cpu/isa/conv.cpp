@@ -58,41 +58,6 @@ FASTDL_INLINE void depthwise_block(const ConvDepthwise<S>& p, int64_t r0, int64_
   finish_rows<S, R>(p, sum, r0, j, lanes);
 }
 
-// Taps in threes, each a row further than the one before: an input serves three outputs from its register.
-constexpr int kSlide = 3;
-
-template <class S>
-bool slides(const ConvDepthwise<S>& p) {
-  if (p.num_taps % kSlide != 0) return false;
-  for (int64_t t = 0; t < p.num_taps; t += kSlide) {
-    for (int i = 1; i < kSlide; ++i) {
-      if (p.taps[t + i].a - p.taps[t + i - 1].a != p.a_row) return false;
-    }
-  }
-  return true;
-}
-
-template <class S, int R>
-FASTDL_INLINE void sliding_block(const ConvDepthwise<S>& p, int64_t r0, int64_t j) {
-  using V = VecOf<S>;
-  V sum[R];
-  FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::zero();
-  const S* a = p.a + r0 * p.a_row + j;
-  for (int64_t t = 0; t < p.num_taps; t += kSlide) {
-    const S* at = a + p.taps[t].a;
-    V w[kSlide];
-    FASTDL_UNROLL for (int i = 0; i < kSlide; ++i) w[i] = V::load(p.b + p.taps[t + i].b + j);
-    FASTDL_UNROLL for (int x = 0; x < R + kSlide - 1; ++x) {
-      const V v = load_as(at);
-      at += p.a_row;
-      FASTDL_UNROLL for (int i = 0; i < kSlide; ++i) {
-        if (x - i >= 0 && x - i < R) sum[x - i] = fma(v, w[i], sum[x - i]);
-      }
-    }
-  }
-  finish_rows<S, R>(p, sum, r0, j, V::width);
-}
-
 template <class S, int R>
 FASTDL_INLINE void fetch_ahead(const ConvDepthwise<S>& p, int64_t r0, int64_t j) {
   for (int i = 0; i < p.num_ahead; ++i) {
@@ -103,31 +68,23 @@ FASTDL_INLINE void fetch_ahead(const ConvDepthwise<S>& p, int64_t r0, int64_t j)
 
 // R rows, all columns: the rows lie side by side in memory, so that it is read in order.
 template <class S, int R>
-void depthwise_rows(const ConvDepthwise<S>& p, int64_t r0, bool sliding) {
+void depthwise_rows(const ConvDepthwise<S>& p, int64_t r0) {
   constexpr int W = VecOf<S>::width;
   int64_t j = 0;
-  if (sliding) {
-    for (; j + W <= p.columns; j += W) {
-      fetch_ahead<S, R>(p, r0, j);
-      sliding_block<S, R>(p, r0, j);
-    }
-  } else {
-    for (; j + W <= p.columns; j += W) {
-      fetch_ahead<S, R>(p, r0, j);
-      depthwise_block<S, R>(p, r0, j, W);
-    }
+  for (; j + W <= p.columns; j += W) {
+    fetch_ahead<S, R>(p, r0, j);
+    depthwise_block<S, R>(p, r0, j, W);
   }
   if (j < p.columns) depthwise_block<S, R>(p, r0, j, static_cast<int>(p.columns - j));
 }
 
 template <class S>
 void depthwise(const ConvDepthwise<S>& p) {
-  const bool sliding = slides(p);
   int64_t r = 0;
-  for (; r + kSums <= p.rows; r += kSums) depthwise_rows<S, kSums>(p, r, sliding);
-  for (; r + 4 <= p.rows; r += 4) depthwise_rows<S, 4>(p, r, sliding);
-  for (; r + 2 <= p.rows; r += 2) depthwise_rows<S, 2>(p, r, sliding);
-  for (; r < p.rows; ++r) depthwise_rows<S, 1>(p, r, false);
+  for (; r + kSums <= p.rows; r += kSums) depthwise_rows<S, kSums>(p, r);
+  for (; r + 4 <= p.rows; r += 4) depthwise_rows<S, 4>(p, r);
+  for (; r + 2 <= p.rows; r += 2) depthwise_rows<S, 2>(p, r);
+  for (; r < p.rows; ++r) depthwise_rows<S, 1>(p, r);
 }
 
 template <class S, int R>
@@ -236,6 +193,7 @@ bool finite_bf16(const bfloat16* x, int64_t n) {
 
 extern const WinogradKernels winograd_kernels;
 extern const PooledKernels pooled_kernels;
+extern const DepthwiseLinesKernels depthwise_lines_kernels;
 extern const ConvKernels conv_kernels;
 const ConvKernels conv_kernels = {
     {depthwise<float>, depthwise_weight<float>, add_rows<float>, scatter_rows<float>},
@@ -245,6 +203,7 @@ const ConvKernels conv_kernels = {
     pair_rows,
     finite_bf16,
     &winograd_kernels,
-    &pooled_kernels};
+    &pooled_kernels,
+    &depthwise_lines_kernels};
 
 }  // namespace fastdl::cpu::FASTDL_ISA

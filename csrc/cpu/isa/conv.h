@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/narrow.h"
+#include "cpu/isa/conv_depthwise.h"
 #include "cpu/isa/conv_winograd.h"
 
 namespace fastdl::cpu {
@@ -73,6 +74,7 @@ struct ConvKernels {
   bool (*finite_bf16)(const bfloat16* x, int64_t n);
   const WinogradKernels* winograd;
   const PooledKernels* pooled;
+  const DepthwiseLinesKernels* depthwise_lines;
 };
 
 template <class T>

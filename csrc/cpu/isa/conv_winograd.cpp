@@ -126,44 +126,50 @@ FASTDL_INLINE void for_vectors(int64_t n, F&& f) {
   if (j < n) f(j, Part{static_cast<int>(n - j)});
 }
 
+// An IH x IW tile, transformed into OH x OW points: `down` its columns, then `along` its rows.
+template <int IH, int IW, int OH, int OW, class Down, class Along>
+FASTDL_INLINE void transform(const float* x, int64_t h_step, int64_t w_step, int64_t channels, float* v,
+                             int64_t point_step, Down&& down, Along&& along) {
+  for_vectors(channels, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
+    V t[IW][OH];
+    FASTDL_UNROLL for (int q = 0; q < IW; ++q) {
+      V d[IH];
+      FASTDL_UNROLL for (int r = 0; r < IH; ++r) d[r] = lanes.load(x + r * h_step + q * w_step + j);
+      down(d, t[q]);
+    }
+    FASTDL_UNROLL for (int r = 0; r < OH; ++r) {
+      V d[IW], u[OW];
+      FASTDL_UNROLL for (int q = 0; q < IW; ++q) d[q] = t[q][r];
+      along(d, u);
+      FASTDL_UNROLL for (int q = 0; q < OW; ++q) lanes.store(u[q], v + (r * OW + q) * point_step + j);
+    }
+  });
+}
+
+// Axis<M>::step as an argument. (A pointer to it might not be inlined.)
+#define FASTDL_AXIS(M, step) [](const V* d, V* u) __attribute__((always_inline)) { Axis<M>::step(d, u); }
+
 template <int MH, int MW>
 void input(const float* x, int64_t h_step, int64_t w_step, int64_t channels, float* v, int64_t point_step) {
   constexpr int TH = Axis<MH>::kTile, TW = Axis<MW>::kTile;
-  for_vectors(channels, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
-    V t[TW][TH];
-    FASTDL_UNROLL for (int q = 0; q < TW; ++q) {
-      V d[TH];
-      FASTDL_UNROLL for (int r = 0; r < TH; ++r) d[r] = lanes.load(x + r * h_step + q * w_step + j);
-      Axis<MH>::input(d, t[q]);
-    }
-    FASTDL_UNROLL for (int r = 0; r < TH; ++r) {
-      V d[TW], u[TW];
-      FASTDL_UNROLL for (int q = 0; q < TW; ++q) d[q] = t[q][r];
-      Axis<MW>::input(d, u);
-      FASTDL_UNROLL for (int q = 0; q < TW; ++q) lanes.store(u[q], v + (r * TW + q) * point_step + j);
-    }
-  });
+  transform<TH, TW, TH, TW>(x, h_step, w_step, channels, v, point_step, FASTDL_AXIS(MH, input),
+                            FASTDL_AXIS(MW, input));
 }
 
 template <int MH, int MW>
 void gradient(const float* x, int64_t h_step, int64_t w_step, int64_t channels, float* v,
               int64_t point_step) {
-  constexpr int TH = Axis<MH>::kTile, TW = Axis<MW>::kTile;
-  for_vectors(channels, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
-    V t[MW][TH];
-    FASTDL_UNROLL for (int q = 0; q < MW; ++q) {
-      V d[MH];
-      FASTDL_UNROLL for (int r = 0; r < MH; ++r) d[r] = lanes.load(x + r * h_step + q * w_step + j);
-      Axis<MH>::gradient(d, t[q]);
-    }
-    FASTDL_UNROLL for (int r = 0; r < TH; ++r) {
-      V d[MW], u[TW];
-      FASTDL_UNROLL for (int q = 0; q < MW; ++q) d[q] = t[q][r];
-      Axis<MW>::gradient(d, u);
-      FASTDL_UNROLL for (int q = 0; q < TW; ++q) lanes.store(u[q], v + (r * TW + q) * point_step + j);
-    }
-  });
+  transform<MH, MW, Axis<MH>::kTile, Axis<MW>::kTile>(x, h_step, w_step, channels, v, point_step,
+                                                      FASTDL_AXIS(MH, gradient), FASTDL_AXIS(MW, gradient));
 }
+
+template <int MH, int MW>
+void weight(const float* m, int64_t point_step, int64_t columns, float* dw, int64_t tap_step) {
+  constexpr int TH = Axis<MH>::kTile, TW = Axis<MW>::kTile;
+  transform<TH, TW, 3, 3>(m, TW * point_step, point_step, columns, dw, tap_step, FASTDL_AXIS(MH, weight),
+                          FASTDL_AXIS(MW, weight));
+}
+#undef FASTDL_AXIS
 
 template <int MH, int MW>
 void filter(const WinogradFilter& p) {
@@ -242,25 +248,6 @@ void output(const WinogradOutput<S>& p) {
         if (p.relu) y[q] = max(V::zero(), y[q]);  // a NaN in the second operand comes through
         lanes.store(y[q], p.y + r * p.h_step + q * p.w_step + j);
       }
-    }
-  });
-}
-
-template <int MH, int MW>
-void weight(const float* m, int64_t point_step, int64_t columns, float* dw, int64_t tap_step) {
-  constexpr int TH = Axis<MH>::kTile, TW = Axis<MW>::kTile;
-  for_vectors(columns, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
-    V t[TW][3];
-    FASTDL_UNROLL for (int q = 0; q < TW; ++q) {
-      V d[TH];
-      FASTDL_UNROLL for (int r = 0; r < TH; ++r) d[r] = lanes.load(m + (r * TW + q) * point_step + j);
-      Axis<MH>::weight(d, t[q]);
-    }
-    FASTDL_UNROLL for (int r = 0; r < 3; ++r) {
-      V d[TW], y[3];
-      FASTDL_UNROLL for (int q = 0; q < TW; ++q) d[q] = t[q][r];
-      Axis<MW>::weight(d, y);
-      FASTDL_UNROLL for (int q = 0; q < 3; ++q) lanes.store(y[q], dw + (r * 3 + q) * tap_step + j);
     }
   });
 }

@@ -24,6 +24,7 @@ constexpr int kRows = 10, kDotCols4 = 4, kGemvTerms = 16;
 constexpr int kRows = 4, kDotCols4 = 2, kGemvTerms = 8;
 #endif
 constexpr int kTileVectors = 2, kDotRows = 4, kGemvRows = 4;
+constexpr int64_t kGemvFar = 2 << 20;  // bytes of B, as far as it is read, that do not stay in a cache
 
 template <class T>
 static FASTDL_INLINE Vec<T> end_of_tile(const GemmTile<T>& t, Vec<T> x, int64_t row, int64_t col, int lanes) {
@@ -168,8 +169,41 @@ static void dot(const T* a, int64_t a_row, const T* b, int64_t b_col, int rows, 
   dot_rows<T, 4, kDotCols4>(a, a_row, b, b_col, cols, k, acc);
 }
 
-// Adds S terms to each of R rows of sums, which stay in the L1 cache while B streams by.
-template <class T, int R, int S>
+// Vectors side by side: two chains of multiply-adds, where the registers hold them.
+constexpr int kGemvVectors = kRows >= 10 ? 2 : 1;
+
+// Adds S terms to N vectors of each of R rows of sums; the last vector has `lanes`.
+template <int N, bool kWhole, bool Far, class T, int R, int S>
+static FASTDL_INLINE void gemv_block(const Vec<T> (&a)[R][S], const T* b, int64_t b_k, int64_t cols,
+                                     int lanes, T* acc) {
+  using V = Vec<T>;
+  V sum[R][N];
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int i = 0; i < N; ++i) {
+      const T* const from = acc + r * cols + i * V::width;
+      sum[r][i] = kWhole ? V::load(from) : V::load(from, lanes);
+    }
+  }
+  FASTDL_UNROLL for (int s = 0; s < S; ++s) {
+    FASTDL_UNROLL for (int i = 0; i < N; ++i) {
+      const T* const p = b + s * b_k + i * V::width;
+      if (Far) __builtin_prefetch(p + S * b_k, 0, 2);
+      const V bv = kWhole ? V::load(p) : V::load(p, lanes);
+      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r][i] = fma(a[r][s], bv, sum[r][i]);
+    }
+  }
+  FASTDL_UNROLL for (int r = 0; r < R; ++r) {
+    FASTDL_UNROLL for (int i = 0; i < N; ++i) {
+      T* const to = acc + r * cols + i * V::width;
+      if constexpr (kWhole) sum[r][i].store(to);
+      else sum[r][i].store(to, lanes);
+    }
+  }
+}
+
+// Adds S terms to each of R rows of sums, which stay in the L1 cache while B streams by. Far: B comes from
+// memory, where each row is another page, at which the processor's own prefetching stops.
+template <class T, int R, int S, bool Far>
 static FASTDL_INLINE void gemv_terms(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k,
                                      int64_t cols, T* acc) {
   using V = Vec<T>;
@@ -177,15 +211,14 @@ static FASTDL_INLINE void gemv_terms(const T* a, int64_t a_row, int64_t a_k, con
   FASTDL_UNROLL for (int r = 0; r < R; ++r) {
     FASTDL_UNROLL for (int s = 0; s < S; ++s) av[r][s] = V::broadcast(a[r * a_row + s * a_k]);
   }
-  for (int64_t j = 0; j < cols; j += V::width) {
-    const int n = cols - j < V::width ? static_cast<int>(cols - j) : V::width;
-    V sum[R];
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = V::load(acc + r * cols + j, n);
-    FASTDL_UNROLL for (int s = 0; s < S; ++s) {
-      const V bv = V::load(b + s * b_k + j, n);
-      FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r] = fma(av[r][s], bv, sum[r]);
-    }
-    FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[r].store(acc + r * cols + j, n);
+  constexpr int64_t step = kGemvVectors * V::width;
+  int64_t j = 0;
+  for (; j + step <= cols; j += step) {
+    gemv_block<kGemvVectors, true, Far>(av, b + j, b_k, cols, V::width, acc + j);
+  }
+  for (; j < cols; j += V::width) {
+    const int lanes = cols - j < V::width ? static_cast<int>(cols - j) : V::width;
+    gemv_block<1, false, Far>(av, b + j, b_k, cols, lanes, acc + j);
   }
 }
 
@@ -195,8 +228,13 @@ static void gemv_rows(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_
   constexpr int S = kGemvTerms / R < 8 ? kGemvTerms / R : 8;
   for (int64_t i = 0; i < R * cols; ++i) acc[i] = T(0);
   int64_t i = 0;
-  for (; i + S <= k; i += S) gemv_terms<T, R, S>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
-  for (; i < k; ++i) gemv_terms<T, R, 1>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
+  const bool far = k * b_k * int64_t{sizeof(T)} > kGemvFar;
+  for (; i + S <= k; i += S) {
+    const T *const ai = a + i * a_k, *const bi = b + i * b_k;
+    if (far) gemv_terms<T, R, S, true>(ai, a_row, a_k, bi, b_k, cols, acc);
+    else gemv_terms<T, R, S, false>(ai, a_row, a_k, bi, b_k, cols, acc);
+  }
+  for (; i < k; ++i) gemv_terms<T, R, 1, false>(a + i * a_k, a_row, a_k, b + i * b_k, b_k, cols, acc);
 }
 
 template <class T>

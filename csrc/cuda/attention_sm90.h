@@ -1,0 +1,29 @@
+// The way into Hopper's attention kernels, for attention.cuh.
+#pragma once
+
+#include "cuda/attention.h"
+
+namespace fastdl::cuda {
+
+// Whether p goes to them: the device has compute capability 9.0, they can compute it, and should
+// (attention_config.h). FASTDL_CUDA_ATTENTION=portable keeps everything away from them, =sm90 gives them
+// every shape that they can compute.
+bool forward_by_sm90(const AttentionProblem& p);
+bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g);
+
+template <class S>
+void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse);
+// terms: those of attention_row_terms, [batch, heads, padded][2], where padded is a multiple of
+// sm90_backward_queries().
+template <class S>
+void attention_backward_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
+                             const float* terms, int64_t padded);
+
+#define FASTDL_ATTENTION_SM90_OF(linkage, S)                                                  \
+  linkage template void attention_forward_sm90<S>(Context*, const AttentionProblem&, float*); \
+  linkage template void attention_backward_sm90<S>(Context*, const AttentionProblem&,         \
+                                                   const AttentionGradients&, const float*, int64_t);
+FASTDL_ATTENTION_SM90_OF(extern, bfloat16)
+FASTDL_ATTENTION_SM90_OF(extern, float16)
+
+}  // namespace fastdl::cuda

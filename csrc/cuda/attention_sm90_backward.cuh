@@ -1,0 +1,342 @@
+// Attention backward by Hopper's warpgroup instructions, in the two passes of attention_backward.cuh: blocks
+// that own queries make dQ, blocks that own keys make dK and dV, scores made anew from the log-sum-exp. Of
+// every block two consumers own 64 rows each, one thread of another warpgroup starts the copies: of the own
+// rows, then of the other side's in a ring of stages. No atomics: every sum has one owner and one order.
+//
+//   own queries:  X1 = Q, X2 = dO,  Y1 = K, Y2 = V;   own keys:  X1 = K, X2 = V,  Y1 = Q, Y2 = dO
+//   S = X1 Y1^T, P = 2^(scale2 S - shift), dP = X2 Y2^T, dS = P (dP - delta)
+//   dQ or dK += dS Y1;  own keys:  dV += P Y2
+#pragma once
+
+#include "cuda/attention_backward.cuh"
+#include "cuda/attention_sm90.h"
+#include "cuda/attention_sm90_tile.cuh"
+#include "cuda/launch.h"
+#include "cuda/ptx/warpgroup.cuh"
+
+namespace fastdl::cuda {
+
+// Registers of a consumer's thread: D / 2 sums, twice where keys are owned; Stream / 2 of S and of dP; as
+// many for the factors made of them.
+template <int D, bool OwnKeys>
+struct BackwardSm90Shape {
+  static constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup, kRows = 64 * kConsumers;
+  static constexpr int kStream = OwnKeys ? sm90_backward_queries(D) : D <= 96 ? 128 : 112;
+  using Own = Sm90RowTile<D, kRows>;
+  using Stream = Sm90RowTile<D, kStream>;
+  static constexpr int kTerms = OwnKeys ? 2 * kStream : 0;  // of a stage: shift and delta of each query
+  static constexpr int kStageBytes = 2 * Stream::kBytes + 4 * kTerms;
+  static constexpr int kFit = (224 * 1024 - 2 * Own::kBytes) / kStageBytes, kStages = kFit < 4 ? kFit : 4;
+};
+
+template <class H>
+struct BackwardSm90 {
+  Sm90Rows x1, x2, y1, y2;
+  CUtensorMap terms_map;  // of the terms, by which keys' blocks get them
+  const float* terms;     // [batch, heads, padded][2]: see attention_row_terms
+  int padded;
+  AttentionExtents n;
+  Sm90Results sums, value_sums;  // dQ, or dK and dV
+  float scale, scale2;
+  Sm90Order order;  // of tiles of the own side
+};
+
+template <class Shape>
+struct alignas(1024) BackwardSm90Shared {
+  SharedArray<uint16_t, Shape::Own::kElements> x1, x2;  // afterwards the results
+  SharedArray<uint16_t, Shape::kStages * Shape::Stream::kElements> y1, y2;
+  SharedArray<float, (Shape::kTerms > 0 ? Shape::kStages * Shape::kTerms : 4)> terms;
+  SharedArray<uint64_t, Shape::kStages> full, empty;
+  SharedArray<uint64_t, 2> full_own;  // the first
+};
+
+// What a block does: `width` tiles of the other side from `begin` on, of `heads` heads from `stream_head` on.
+// Causal: the longest rows of all heads first.
+template <class Shape, bool OwnKeys>
+struct BackwardSm90Work {
+  int first, head, b;
+  int stream_head, begin, width, steps;
+
+  template <class H>
+  __device__ __forceinline__ explicit BackwardSm90Work(const BackwardSm90<H>& p) {
+    const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
+    first = (OwnKeys ? at.tile : p.order.tiles - 1 - at.tile) * Shape::kRows;
+    head = at.head, b = at.b;
+    const int heads = OwnKeys ? static_cast<int>(p.n.heads / p.n.groups) : 1;
+    stream_head = OwnKeys ? head * heads : static_cast<int>(p.n.group_of(head));
+    const int length = static_cast<int>(OwnKeys ? p.n.queries : p.n.key_end(first + Shape::kRows));
+    begin = OwnKeys ? static_cast<int>(p.n.query_begin(first)) / Shape::kStream : 0;
+    width = (length + Shape::kStream - 1) / Shape::kStream - begin;
+    if (width < 0) width = 0;
+    steps = heads * width;
+  }
+  __device__ __forceinline__ int row_of(int step) const { return (begin + step % width) * Shape::kStream; }
+  __device__ __forceinline__ int head_of(int step) const { return stream_head + step / width; }
+};
+
+template <class H, class Shape, bool OwnKeys>
+__device__ __forceinline__ void produce(BackwardSm90Shared<Shape>& shared, const BackwardSm90<H>& p,
+                                        const BackwardSm90Work<Shape, OwnKeys>& w) {
+  using Stream = typename Shape::Stream;
+  const uint32_t full_own = ptx::shared_address(shared.full_own.data()),
+                 y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
+                 terms = ptx::shared_address(shared.terms.data()),
+                 full0 = ptx::shared_address(shared.full.data()),
+                 empty0 = ptx::shared_address(shared.empty.data());
+  ptx::mbarrier_arrive_expect(full_own, 2 * Shape::Own::kBytes);
+  Shape::Own::load(ptx::shared_address(shared.x1.data()), p.x1, full_own, w.first, w.head, w.b);
+  Shape::Own::load(ptx::shared_address(shared.x2.data()), p.x2, full_own, w.first, w.head, w.b);
+  Ring<Shape> ring;
+#pragma unroll 1
+  for (int step = 0; step < w.steps; ++step) {
+    const uint32_t full = full0 + 8 * ring.stage;
+    const int row = w.row_of(step), head = w.head_of(step);
+    ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
+    ptx::mbarrier_arrive_expect(full, Shape::kStageBytes);
+    Stream::load(y1 + ring.stage * Stream::kBytes, p.y1, full, row, head, w.b);
+    Stream::load(y2 + ring.stage * Stream::kBytes, p.y2, full, row, head, w.b);
+    if constexpr (OwnKeys)
+      ptx::tensor_load(terms + ring.stage * Shape::kTerms * 4, &p.terms_map, full,
+                       {2 * row, head, w.b, 0, 0});
+    ring.advance();
+  }
+}
+
+// Products to weights and products of gradients to gradients of scores, of a thread's rows g and g + 8 of
+// queries, whose terms are in registers, by the keys of a tile from `key` on.
+struct OwnQueryTerms {
+  float shift[2], delta[2];
+
+  template <int Count>
+  __device__ __forceinline__ void weights(float (&scores)[Count], const AttentionExtents& n, float scale2,
+                                          bool masked, int row, int key) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int end = masked ? static_cast<int>(n.key_end(row + 8 * half + 1)) - key - lane() % 4 * 2 : Count;
+#pragma unroll
+      for (int j = 0; j < Count / 4; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& s = scores[4 * j + 2 * half + e];
+          const float weight = ptx::fast_exp2(fmaf(s, scale2, -shift[half]));
+          s = masked && 8 * j + e >= end ? 0.0f : weight;
+        }
+      }
+    }
+  }
+  template <int Count>
+  __device__ __forceinline__ void gradients(const float (&weights)[Count], float (&grads)[Count]) const {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) grads[i] = weights[i] * (grads[i] - delta[i / 2 % 2]);
+  }
+};
+// The same of rows of keys by the queries of a tile from `query` on, whose terms are in shared memory; those
+// of queries that do not exist make their weights 0.
+struct OwnKeyTerms {
+  float* terms;  // of the tile: shift and delta in turns
+
+  __device__ __forceinline__ Pack<float, 4> of(int j) const {
+    return shared_load<Pack<float, 4>>(terms + 2 * (8 * j + lane() % 4 * 2));
+  }
+  template <int Count>
+  __device__ __forceinline__ void weights(float (&scores)[Count], float scale2, bool masked, int row,
+                                          int query) const {
+#pragma unroll
+    for (int j = 0; j < Count / 4; ++j) {
+      const Pack<float, 4> two = of(j);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float& s = scores[4 * j + e];
+        const float weight = ptx::fast_exp2(fmaf(s, scale2, -two.at[e % 2 * 2]));
+        s = masked && query + 8 * j + lane() % 4 * 2 + e % 2 < row + e / 2 * 8 ? 0.0f : weight;
+      }
+    }
+  }
+  template <int Count>
+  __device__ __forceinline__ void gradients(const float (&weights)[Count], float (&grads)[Count]) const {
+#pragma unroll
+    for (int j = 0; j < Count / 4; ++j) {
+      const Pack<float, 4> two = of(j);
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        grads[4 * j + e] = weights[4 * j + e] * (grads[4 * j + e] - two.at[e % 2 * 2 + 1]);
+    }
+  }
+};
+
+template <class H, int D, bool OwnKeys>
+__device__ __forceinline__ void consume(BackwardSm90Shared<BackwardSm90Shape<D, OwnKeys>>& shared,
+                                        const BackwardSm90<H>& p,
+                                        const BackwardSm90Work<BackwardSm90Shape<D, OwnKeys>, OwnKeys>& w,
+                                        int group) {
+  using Shape = BackwardSm90Shape<D, OwnKeys>;
+  using Own = typename Shape::Own;
+  using Stream = typename Shape::Stream;
+  constexpr int kStream = Shape::kStream;
+  const uint32_t x1 = ptx::shared_address(shared.x1.data()), x2 = ptx::shared_address(shared.x2.data()),
+                 y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
+                 full0 = ptx::shared_address(shared.full.data()),
+                 empty0 = ptx::shared_address(shared.empty.data());
+  const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
+  OwnQueryTerms own_terms;
+  if constexpr (!OwnKeys) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int i = row + 8 * half < p.padded ? row + 8 * half : p.padded - 1;
+      const float* const of =
+          p.terms + ((w.b * p.n.heads + w.head) * p.padded + i) * 2;  // whose rows end with a tile of keys
+      own_terms.shift[half] = of[kShift], own_terms.delta[half] = of[kDelta];
+    }
+  }
+  float sums[D / 2], value_sums[OwnKeys ? D / 2 : 1];
+#pragma unroll
+  for (float& sum : sums) sum = 0;
+#pragma unroll
+  for (float& sum : value_sums) sum = 0;
+  uint32_t weights[OwnKeys ? kStream / 16 : 1][4], gradients[kStream / 16][4];
+  const auto release = [&](int stage) {
+    if (lane() == 0) ptx::mbarrier_arrive(empty0 + 8 * stage);
+  };
+
+  ptx::mbarrier_wait(ptx::shared_address(shared.full_own.data()), 0);
+  Ring<Shape> ring;
+#pragma unroll 1
+  for (int step = 0; step < w.steps; ++step) {
+    const uint32_t tile1 = y1 + ring.stage * Stream::kBytes, tile2 = y2 + ring.stage * Stream::kBytes;
+    float scores[kStream / 2], grads[kStream / 2];
+    ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < D; k += 16) {
+      ptx::wgmma<false, false>(H{}, scores, Own::along(x1, group * 64, k), Stream::along(tile1, 0, k), k > 0);
+    }
+    ptx::wgmma_commit();
+#pragma unroll
+    for (int k = 0; k < D; k += 16) {
+      ptx::wgmma<false, false>(H{}, grads, Own::along(x2, group * 64, k), Stream::along(tile2, 0, k), k > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<1>();
+    ptx::wgmma_results(scores);
+    const int stream_row = w.row_of(step);
+    const OwnKeyTerms terms{shared.terms.at(OwnKeys ? ring.stage * Shape::kTerms : 0)};
+    if constexpr (OwnKeys) {
+      const bool masked = p.n.causal && stream_row < w.first + group * 64 + 63;
+      terms.weights(scores, p.scale2, masked, row, stream_row);
+    } else {
+      const bool masked = p.n.key_end(w.first + group * 64 + 1) < stream_row + kStream;
+      own_terms.weights(scores, p.n, p.scale2, masked, row, stream_row);
+    }
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_results(grads);
+    if constexpr (OwnKeys) terms.gradients(scores, grads);
+    else own_terms.gradients(scores, grads);
+    pack_factors<H>(grads, gradients);
+    if constexpr (OwnKeys) pack_factors<H>(scores, weights);
+    ptx::wgmma_fence();
+    if constexpr (OwnKeys) {
+#pragma unroll
+      for (int k = 0; k < kStream; k += 16)
+        ptx::wgmma<true>(H{}, value_sums, weights[k / 16], Stream::across(tile2, k), true);
+    }
+#pragma unroll
+    for (int k = 0; k < kStream; k += 16)
+      ptx::wgmma<true>(H{}, sums, gradients[k / 16], Stream::across(tile1, k), true);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_results(sums);
+    if constexpr (OwnKeys) ptx::wgmma_results(value_sums);
+    release(ring.stage);
+    ring.advance();
+  }
+  ptx::wgmma_wait<0>();
+  ptx::wgmma_results(sums);
+  ptx::wgmma_results(value_sums);
+
+  const float scale[2] = {p.scale, p.scale}, one[2] = {1, 1};
+  ptx::named_barrier(1 + group, kWarpgroup);  // all four warps have read the own rows
+  store_results<H, Own>(shared.x1.data(), warp_row, p.sums, w.b, w.head, w.first, sums, scale);
+  if constexpr (OwnKeys)
+    store_results<H, Own>(shared.x2.data(), warp_row, p.value_sums, w.b, w.head, w.first, value_sums, one);
+}
+
+template <class H, int D, bool OwnKeys>
+__global__ void __launch_bounds__(BackwardSm90Shape<D, OwnKeys>::kThreads, 1)
+    attention_backward_wgmma(const __grid_constant__ BackwardSm90<H> p) {
+  using Shape = BackwardSm90Shape<D, OwnKeys>;
+  auto& shared = shared_memory<BackwardSm90Shared<Shape>>();
+  const BackwardSm90Work<Shape, OwnKeys> w(p);
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(ptx::shared_address(shared.full_own.data()), 1);
+#pragma unroll 1
+    for (int stage = 0; stage < Shape::kStages; ++stage) {
+      ptx::mbarrier_init(ptx::shared_address(shared.full.at(stage)), 1);
+      ptx::mbarrier_init(ptx::shared_address(shared.empty.at(stage)), Shape::kConsumers * kWarpgroup / kWarp);
+    }
+    ptx::mbarrier_fence_init();
+    ptx::prefetch_map(&p.x1.map);
+    ptx::prefetch_map(&p.x2.map);
+    ptx::prefetch_map(&p.y1.map);
+    ptx::prefetch_map(&p.y2.map);
+  }
+  __syncthreads();
+  const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
+  if (role == 0) {
+    ptx::fewer_registers<24>();
+    if (threadIdx.x == 0) produce<H, Shape, OwnKeys>(shared, p, w);
+    __syncwarp();
+  } else {
+    ptx::more_registers<240>();
+    consume<H, D, OwnKeys>(shared, p, w, role - 1);
+  }
+}
+
+template <class H, int D, bool OwnKeys>
+void launch_attention_backward_sm90(Context* context, const AttentionProblem& p, BackwardSm90<H> a) {
+  using Shape = BackwardSm90Shape<D, OwnKeys>;
+  const int64_t rows = OwnKeys ? p.keys : p.queries, heads = OwnKeys ? p.groups : p.heads;
+  // What blocks of a head or group go over: keys and values, or queries and gradients of the group's heads.
+  const int64_t at_once = OwnKeys ? heads_at_once(p.queries * p.group_size(), p.e + p.ev, 1, heads * p.batch)
+                                  : heads_at_once(p.keys, p.e + p.ev, p.group_size(), heads * p.batch);
+  a.order = {static_cast<int>((rows + Shape::kRows - 1) / Shape::kRows), static_cast<int>(heads),
+             static_cast<int>(p.batch), static_cast<int>(at_once)};
+  launch(context, FASTDL_KERNEL(attention_backward_wgmma<H, D, OwnKeys>),
+         {a.order.blocks(), Shape::kThreads, sizeof(BackwardSm90Shared<Shape>)}, a);
+}
+
+template <class H, int D>
+void launch_attention_backward_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
+                                    const float* terms, int64_t padded) {
+  using Operand = AttentionOperand<H, H, 1>;
+  using Queries = BackwardSm90Shape<D, false>;
+  using Keys = BackwardSm90Shape<D, true>;
+  const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr),
+      dout(context, g.dout, p, nullptr);
+  BackwardSm90<H> a{};
+  a.terms = terms, a.padded = static_cast<int>(padded);
+  a.n = AttentionExtents(p);
+  a.scale = static_cast<float>(p.scale), a.scale2 = static_cast<float>(p.scale * kLog2e);
+  a.x1 = sm90_rows<H, D>(*q, p.q, Queries::kRows), a.x2 = sm90_rows<H, D>(*dout, g.dout, Queries::kRows);
+  a.y1 = sm90_rows<H, D>(*k, p.k, Queries::kStream), a.y2 = sm90_rows<H, D>(*v, p.v, Queries::kStream);
+  a.sums = Sm90Results(g.dq);
+  launch_attention_backward_sm90<H, D, false>(context, p, a);
+  a.x1 = sm90_rows<H, D>(*k, p.k, Keys::kRows), a.x2 = sm90_rows<H, D>(*v, p.v, Keys::kRows);
+  a.y1 = sm90_rows<H, D>(*q, p.q, Keys::kStream), a.y2 = sm90_rows<H, D>(*dout, g.dout, Keys::kStream);
+  a.sums = Sm90Results(g.dk), a.value_sums = Sm90Results(g.dv);
+  MapShape shape;
+  shape.dims[0] = 2 * padded, shape.dims[1] = p.heads, shape.dims[2] = p.batch;
+  shape.strides[1] = 2 * padded, shape.strides[2] = 2 * padded * p.heads;
+  shape.box[0] = Keys::kTerms;
+  a.terms_map = tensor_map(DType::kFloat32, terms, shape, CU_TENSOR_MAP_SWIZZLE_NONE);
+  launch_attention_backward_sm90<H, D, true>(context, p, a);
+}
+
+template <class S>
+void attention_backward_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
+                             const float* terms, int64_t padded) {
+  with_sm90_features<128>(p, [&](auto features) {
+    launch_attention_backward_sm90<S, decltype(features)::value>(context, p, g, terms, padded);
+  });
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,8 @@
+#include "cuda/attention_sm90_backward.cuh"
+#include "cuda/attention_sm90_forward.cuh"
+
+namespace fastdl::cuda {
+
+FASTDL_ATTENTION_SM90_OF(, bfloat16)
+
+}  // namespace fastdl::cuda

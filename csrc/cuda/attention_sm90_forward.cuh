@@ -1,0 +1,283 @@
+// Attention forward by Hopper's warpgroup instructions (Shah et al. 2024, "FlashAttention-3"):
+// docs/kernels-cuda.md has the picture.
+//
+// A block owns 64 queries of a head for each of its consumers, warpgroups that hold scores, weights and
+// results in registers. One thread of another warpgroup (the producer) starts the copies: the queries, then
+// keys and values, each in a ring of stages with a `full` barrier, whose phase ends when the bytes are there,
+// and an `empty` one, when all warps have read them. Steps go from the last keys to the first, so that those
+// that need a mask come first.
+#pragma once
+
+#include "cuda/attention_config.h"
+#include "cuda/attention_sm90.h"
+#include "cuda/attention_sm90_tile.cuh"
+#include "cuda/launch.h"
+#include "cuda/ptx/warpgroup.cuh"
+
+namespace fastdl::cuda {
+
+// Registers of a consumer's thread: Keys / 2 scores, Keys / 4 for the weights of the step before, D / 2
+// results, and some 30 others.
+template <int D>
+struct ForwardSm90Shape {
+  static constexpr int kConsumers = D == 64 ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
+  static constexpr int kRows = 64 * kConsumers, kKeys = D <= 128 ? 128 : D == 192 ? 112 : 80;
+  using Queries = Sm90RowTile<D, kRows>;
+  using Keys = Sm90RowTile<D, kKeys>;  // and values
+  static constexpr int kFit = (224 * 1024 - Queries::kBytes) / (2 * Keys::kBytes),
+                       kStages = kFit < 4 ? kFit : 4;
+  // Of 65,536, which the block begins with in equal shares.
+  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240,
+                       kProducerRegisters = kConsumers == 3 ? 32 : 24;
+};
+
+template <class H>
+struct ForwardSm90 {
+  Sm90Rows q, k, v;
+  AttentionExtents n;
+  Sm90Results out;
+  float* lse;       // [batch, heads, queries] or NULL
+  float scale2;     // of scores to base 2
+  Sm90Order order;  // of tiles of queries
+};
+
+template <class Shape>
+struct alignas(1024) ForwardSm90Shared {
+  SharedArray<uint16_t, Shape::Queries::kElements> queries;  // afterwards the results
+  SharedArray<uint16_t, Shape::kStages * Shape::Keys::kElements> keys, values;
+  SharedArray<uint64_t, Shape::kStages> full_keys, empty_keys, full_values, empty_values;
+  SharedArray<uint64_t, 2> full_queries;  // the first
+};
+
+// What a block does. Causal: the longest rows of all heads first, so that no multiprocessor begins with them
+// at the end.
+struct ForwardSm90Work {
+  int first, head, group, b;
+  int steps;
+
+  template <class H>
+  __device__ __forceinline__ ForwardSm90Work(const ForwardSm90<H>& p, int rows, int keys) {
+    const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
+    first = (p.order.tiles - 1 - at.tile) * rows;
+    head = at.head, group = static_cast<int>(p.n.group_of(at.head)), b = at.b;
+    steps = static_cast<int>((p.n.key_end(first + rows) + keys - 1) / keys);
+  }
+};
+
+template <class H, class Shape>
+__device__ __forceinline__ void produce(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
+                                        const ForwardSm90Work& w) {
+  using Keys = typename Shape::Keys;
+  const uint32_t full_queries = ptx::shared_address(shared.full_queries.data());
+  ptx::mbarrier_arrive_expect(full_queries, Shape::Queries::kBytes);
+  Shape::Queries::load(ptx::shared_address(shared.queries.data()), p.q, full_queries, w.first, w.head, w.b);
+  const auto load = [&](auto& tiles, auto& fulls, auto& empties, const Sm90Rows& from, Ring<Shape>& ring,
+                        int step) {
+    const uint32_t full = ptx::shared_address(fulls.data()) + 8 * ring.stage;
+    ptx::mbarrier_wait(ptx::shared_address(empties.data()) + 8 * ring.stage, ring.parity ^ 1);
+    ptx::mbarrier_arrive_expect(full, Keys::kBytes);
+    Keys::load(ptx::shared_address(tiles.data()) + ring.stage * Keys::kBytes, from, full,
+               (w.steps - 1 - step) * Shape::kKeys, w.group, w.b);
+    ring.advance();
+  };
+  Ring<Shape> keys, values;
+#pragma unroll 1
+  for (int step = 0; step <= w.steps; ++step) {  // in the order in which they are needed
+    if (step < w.steps) load(shared.keys, shared.full_keys, shared.empty_keys, p.k, keys, step);
+    if (step > 0) load(shared.values, shared.full_values, shared.empty_values, p.v, values, step - 1);
+  }
+}
+
+// Turns of the consumers at the tensor cores: while the products of one run, the others have their softmax.
+template <class Shape>
+struct Turns {
+  static constexpr int kFirst = 1;  // barrier kFirst + i: consumer i may issue
+  int group;
+
+  __device__ __forceinline__ void wait() const { ptx::named_barrier(kFirst + group, 2 * kWarpgroup); }
+  __device__ __forceinline__ void pass_on() const {
+    ptx::named_barrier_arrive(kFirst + (group + 1) % Shape::kConsumers, 2 * kWarpgroup);
+  }
+};
+
+// Scores of keys from `key` on that queries `row` and `row` + 8 do not see.
+template <int Count>
+__device__ __forceinline__ void mask_scores(float (&scores)[Count], const AttentionExtents& n, int row,
+                                            int key) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int end = static_cast<int>(n.key_end(row + 8 * half + 1)) - key - lane() % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < Count / 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if (8 * j + e >= end) scores[4 * j + 2 * half + e] = -INFINITY;
+      }
+    }
+  }
+}
+
+template <class H, int D>
+__device__ __forceinline__ void consume(ForwardSm90Shared<ForwardSm90Shape<D>>& shared,
+                                        const ForwardSm90<H>& p, const ForwardSm90Work& w, int group) {
+  using Shape = ForwardSm90Shape<D>;
+  using Queries = typename Shape::Queries;
+  using Keys = typename Shape::Keys;
+  constexpr int kKeys = Shape::kKeys;
+  const uint32_t queries = ptx::shared_address(shared.queries.data()),
+                 keys = ptx::shared_address(shared.keys.data()),
+                 values = ptx::shared_address(shared.values.data()),
+                 full_keys = ptx::shared_address(shared.full_keys.data()),
+                 empty_keys = ptx::shared_address(shared.empty_keys.data()),
+                 full_values = ptx::shared_address(shared.full_values.data()),
+                 empty_values = ptx::shared_address(shared.empty_values.data());
+  const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
+  using Scores = float[kKeys / 2];
+  const Turns<Shape> turns{group};
+  Ring<Shape> key_ring, value_ring;
+  float out[D / 2];
+  uint32_t weights[kKeys / 16][4];
+  Sm90SoftmaxRows rows;
+  float decay[2];
+
+  const auto multiply_keys = [&](Scores& scores) {
+    const uint32_t tile = keys + key_ring.stage * Keys::kBytes;
+    ptx::mbarrier_wait(full_keys + 8 * key_ring.stage, key_ring.parity);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < D; k += 16) {
+      ptx::wgmma<false, false>(H{}, scores, Queries::along(queries, group * 64, k), Keys::along(tile, 0, k),
+                               k > 0);
+    }
+    ptx::wgmma_commit();
+  };
+  const auto multiply_values = [&](bool more) {
+    const uint32_t tile = values + value_ring.stage * Keys::kBytes;
+    ptx::mbarrier_wait(full_values + 8 * value_ring.stage, value_ring.parity);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kKeys; k += 16)
+      ptx::wgmma<true>(H{}, out, weights[k / 16], Keys::across(tile, k), more || k > 0);
+    ptx::wgmma_commit();
+  };
+  const auto release = [&](uint32_t empty, Ring<Shape>& ring) {
+    if (lane() == 0) ptx::mbarrier_arrive(empty + 8 * ring.stage);
+    ring.advance();
+  };
+  const auto soften = [&](Scores& scores, int step) {  // scores become weights
+    const int key = (w.steps - 1 - step) * kKeys;
+    if (p.n.key_end(w.first + group * 64 + 1) < key + kKeys) mask_scores(scores, p.n, row, key);
+    rows.update(scores, p.scale2, decay);
+  };
+
+  ptx::mbarrier_wait(ptx::shared_address(shared.full_queries.data()), 0);
+  if (group == Shape::kConsumers - 1) turns.pass_on();
+  {
+    Scores scores;
+    turns.wait();
+    multiply_keys(scores);
+    turns.pass_on();
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_results(scores);
+    release(empty_keys, key_ring);
+    soften(scores, 0);
+    pack_factors<H>(scores, weights);
+  }
+#pragma unroll 1
+  for (int step = 1; step < w.steps; ++step) {
+    Scores scores;
+    turns.wait();
+    multiply_keys(scores);
+    multiply_values(step > 1);
+    turns.pass_on();
+    ptx::wgmma_wait<1>();
+    ptx::wgmma_results(scores);
+    release(empty_keys, key_ring);
+    soften(scores, step);
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_results(out);
+    release(empty_values, value_ring);
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) out[i] *= decay[i / 2 % 2];
+    pack_factors<H>(scores, weights);
+  }
+  if (group == 0) turns.wait();  // what the last consumer passed on
+  multiply_values(w.steps > 1);
+  ptx::wgmma_wait<0>();
+  ptx::wgmma_results(out);
+
+  float norm[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float sum = rows.total(half);
+    norm[half] = softmax_norm(sum);
+    const int i = row + 8 * half;
+    if (p.lse && lane() % 4 == 0 && i < p.n.queries) {
+      p.lse[(w.b * p.n.heads + w.head) * p.n.queries + i] = log_sum_exp(rows.top[half] * p.scale2, sum);
+    }
+  }
+  // All four warps have read the queries.
+  ptx::named_barrier(Turns<Shape>::kFirst + Shape::kConsumers + group, kWarpgroup);
+  store_results<H, Queries>(shared.queries.data(), warp_row, p.out, w.b, w.head, w.first, out, norm);
+}
+
+template <class H, int D>
+__global__ void __launch_bounds__(ForwardSm90Shape<D>::kThreads, 1)
+    attention_forward_wgmma(const __grid_constant__ ForwardSm90<H> p) {
+  using Shape = ForwardSm90Shape<D>;
+  auto& shared = shared_memory<ForwardSm90Shared<Shape>>();
+  const ForwardSm90Work w(p, Shape::kRows, Shape::kKeys);
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(ptx::shared_address(shared.full_queries.data()), 1);
+#pragma unroll 1
+    for (int stage = 0; stage < Shape::kStages; ++stage) {
+      constexpr unsigned kReaders = Shape::kConsumers * kWarpgroup / kWarp;
+      ptx::mbarrier_init(ptx::shared_address(shared.full_keys.at(stage)), 1);
+      ptx::mbarrier_init(ptx::shared_address(shared.full_values.at(stage)), 1);
+      ptx::mbarrier_init(ptx::shared_address(shared.empty_keys.at(stage)), kReaders);
+      ptx::mbarrier_init(ptx::shared_address(shared.empty_values.at(stage)), kReaders);
+    }
+    ptx::mbarrier_fence_init();
+    ptx::prefetch_map(&p.q.map);
+    ptx::prefetch_map(&p.k.map);
+    ptx::prefetch_map(&p.v.map);
+  }
+  __syncthreads();
+  const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
+  if (role == 0) {
+    ptx::fewer_registers<Shape::kProducerRegisters>();
+    if (threadIdx.x == 0) produce<H, Shape>(shared, p, w);
+    __syncwarp();
+  } else {
+    ptx::more_registers<Shape::kConsumerRegisters>();
+    consume<H, D>(shared, p, w, role - 1);
+  }
+}
+
+template <class H, int D>
+void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
+  using Shape = ForwardSm90Shape<D>;
+  using Operand = AttentionOperand<H, H, 1>;
+  const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr);
+  ForwardSm90<H> a{sm90_rows<H, D>(*q, p.q, Shape::kRows),
+                   sm90_rows<H, D>(*k, p.k, Shape::kKeys),
+                   sm90_rows<H, D>(*v, p.v, Shape::kKeys),
+                   AttentionExtents(p),
+                   Sm90Results(p.out),
+                   lse,
+                   static_cast<float>(p.scale * kLog2e),
+                   {static_cast<int>((p.queries + Shape::kRows - 1) / Shape::kRows),
+                    static_cast<int>(p.heads), static_cast<int>(p.batch),
+                    static_cast<int>(heads_at_once(p.keys, p.e + p.ev, p.group_size(), p.heads * p.batch))}};
+  launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D>),
+         {a.order.blocks(), Shape::kThreads, sizeof(ForwardSm90Shared<Shape>)}, a);
+}
+
+template <class S>
+void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
+  with_sm90_features<256>(p, [&](auto features) {
+    launch_attention_forward_sm90<S, decltype(features)::value>(context, p, lse);
+  });
+}
+
+}  // namespace fastdl::cuda

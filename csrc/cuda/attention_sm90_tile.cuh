@@ -1,0 +1,214 @@
+// Tiles of rows (queries, keys, values, gradients) in shared memory as the copy engine brings them and wgmma
+// reads them, and the softmax of what wgmma leaves. H: bfloat16 or float16.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "cuda/attention_config.h"
+#include "cuda/attention_operands.cuh"
+#include "cuda/attention_softmax.cuh"
+#include "cuda/ptx/exponential.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/stmatrix.cuh"
+#include "cuda/ptx/tma.cuh"
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/ring.cuh"
+#include "cuda/shared.cuh"
+#include "cuda/tensor_map.h"
+
+namespace fastdl::cuda {
+
+// A tensor (batch, head, row, feature) for the copy engine. Along a dim that it repeats itself along, or of
+// one element, there is one coordinate.
+struct Sm90Rows {
+  CUtensorMap map;
+  bool by_head, by_batch;
+};
+
+// Rows x D elements: side by side, boxes of 64 features in rows of 128 bytes (32 in 64, where 64 do not
+// divide D).
+template <int D, int Rows>
+struct Sm90RowTile {
+  static constexpr int kChunk = D % 64 == 0 ? 64 : 32, kRowBytes = 2 * kChunk, kBoxBytes = Rows * kRowBytes;
+  static constexpr int kElements = Rows * D, kBytes = 2 * kElements;
+  static constexpr auto kSwizzle =
+      kChunk == 64 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64;
+
+  // Starts the copies of rows from `first` on; rows and features that do not exist are zeros.
+  __device__ static __forceinline__ void load(uint32_t to, const Sm90Rows& from, uint32_t full, int first,
+                                              int head, int b) {
+#pragma unroll
+    for (int c = 0; c < D; c += kChunk) {
+      ptx::tensor_load(to + c / kChunk * kBoxBytes, &from.map, full,
+                       {c, first, from.by_head ? head : 0, from.by_batch ? b : 0, 0});
+    }
+  }
+  // A factor whose rows (of the left one; columns of the right one) are the tile's from `first` on (a
+  // multiple of 8), for 16 features from k on.
+  __device__ static __forceinline__ uint64_t along(uint32_t tile, int first, int k) {
+    return ptx::matrix_descriptor(tile + k / kChunk * kBoxBytes + first * kRowBytes + k % kChunk * 2, 0,
+                                  8 * kRowBytes, kSwizzle);
+  }
+  // Which element 8 features of a row begin with, counted in eights.
+  __device__ static __forceinline__ int element(int row, int eight) {
+    constexpr int kEights = kChunk / 8;
+    const int turn = row * kRowBytes / 128 % kEights;
+    return eight / kEights * (kBoxBytes / 2) + row * kChunk + (eight % kEights ^ turn) * 8;
+  }
+  // A right factor whose columns are the features, for 16 rows from k on.
+  __device__ static __forceinline__ uint64_t across(uint32_t tile, int k) {
+    return ptx::matrix_descriptor(tile + k * kRowBytes, kBoxBytes, 8 * kRowBytes, kSwizzle);
+  }
+};
+
+// Calls f(D) with the class of features, of those up to Most.
+template <int Most, class F>
+void with_sm90_features(const AttentionProblem& p, F&& f) {
+  switch (sm90_features(p.e, p.ev)) {
+    case 64:
+      return f(std::integral_constant<int, 64>{});
+    case 96:
+      return f(std::integral_constant<int, 96>{});
+    case 128:
+      return f(std::integral_constant<int, 128>{});
+    case 192:
+      if constexpr (Most >= 192) return f(std::integral_constant<int, 192>{});
+      [[fallthrough]];
+    default:
+      if constexpr (Most >= 256) return f(std::integral_constant<int, 256>{});
+  }
+}
+
+// The map by which tiles of `box_rows` rows are brought; x is v made ready (AttentionOperand).
+template <class H, int D>
+Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
+  using Tile = Sm90RowTile<D, 64>;
+  Sm90Rows rows{};
+  rows.by_head = x.head != 0 && v.shape[1] > 1, rows.by_batch = x.batch != 0 && v.shape[0] > 1;
+  MapShape shape;
+  shape.dims[0] = v.shape[3], shape.dims[1] = v.shape[2];
+  shape.strides[1] = x.row;
+  if (rows.by_head) shape.dims[2] = v.shape[1], shape.strides[2] = x.head;
+  if (rows.by_batch) shape.dims[3] = v.shape[0], shape.strides[3] = x.batch;
+  shape.box[0] = Tile::kChunk, shape.box[1] = box_rows;
+  rows.map = tensor_map(DTypeOf<H>::value, x.data, shape,
+                        Tile::kChunk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B);
+  return rows;
+}
+
+// Which tile of which head a block has: as many heads (of all samples) at a time as the L2 cache holds, and
+// of those the first tiles of all, then the second.
+struct Sm90Order {
+  int tiles, heads, batch;
+  int at_once;  // heads_at_once()
+
+  struct Place {
+    int tile, head, b;
+  };
+  __device__ __forceinline__ Place place(int block) const {
+    const int section = block / (at_once * tiles), inside = block % (at_once * tiles);
+    const int left = heads * batch - section * at_once, width = left < at_once ? left : at_once;
+    const int pair = section * at_once + inside % width;
+    return {inside / width, pair % heads, pair / heads};
+  }
+  unsigned blocks() const { return static_cast<unsigned>(tiles) * static_cast<unsigned>(heads * batch); }
+};
+
+// Sums of a thread, as wgmma leaves them, to left factors of 16 columns each.
+template <class H, int Count>
+__device__ __forceinline__ void pack_factors(const float (&sums)[Count], uint32_t (&factors)[Count / 8][4]) {
+#pragma unroll
+  for (int k = 0; k < Count / 8; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) factors[k][i] = ptx::pack(H{}, sums[8 * k + 2 * i], sums[8 * k + 2 * i + 1]);
+  }
+}
+
+// SoftmaxRows for the sums of a wgmma, before they are scaled (by more than 0): rows g and g + 8 of a warp's
+// 16.
+struct Sm90SoftmaxRows {
+  float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+
+  // Products become weights; decay is by what earlier sums have to shrink.
+  template <int Count>
+  __device__ __forceinline__ void update(float (&scores)[Count], float scale2, float (&decay)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      // A NaN need not win here: it shows in the weight, and so in the sum.
+      float high = top[half];
+#pragma unroll
+      for (int j = 0; j < Count / 4; ++j) {
+        const float* const two = scores + 4 * j + 2 * half;
+        high = fmaxf(high, fmaxf(two[0], two[1]));
+      }
+      high = row_reduce(high, [](float a, float b) { return fmaxf(a, b); });
+      const float shift = softmax_shift(high * scale2);
+      decay[half] = ptx::fast_exp2(top[half] * scale2 - shift);
+      top[half] = high;
+      float tile = 0;
+#pragma unroll
+      for (int j = 0; j < Count / 4; ++j) {
+        float* const two = scores + 4 * j + 2 * half;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) two[e] = ptx::fast_exp2(fmaf(two[e], scale2, -shift));
+        tile += two[0] + two[1];
+      }
+      sum[half] = fmaf(sum[half], decay[half], tile);
+    }
+  }
+  __device__ __forceinline__ float total(int half) const { return row_reduce(sum[half], Sum{}); }
+};
+
+// Where results go.
+struct Sm90Results {
+  AttentionOut out;
+  bool packs;  // 16 bytes at a time
+  int rows, features;
+
+  explicit Sm90Results(const View& v)
+      : out(v),
+        packs(in_packs(v) && v.shape[3] % 8 == 0),
+        rows(static_cast<int>(v.shape[2])),
+        features(static_cast<int>(v.shape[3])) {}
+  Sm90Results() = default;
+};
+
+// A warp's 16 rows of sums, those of `tile` from warp_row on, times factor: by way of these rows of the tile,
+// from where threads write neighbours. The tile's first row is row `first` of the result.
+template <class H, class Tile, int Count>
+__device__ __forceinline__ void store_results(uint16_t* tile, int warp_row, const Sm90Results& to, int b,
+                                              int head, int first, const float (&sums)[Count],
+                                              const float (&factor)[2]) {
+  constexpr int kEights = Count / 4;
+  const int l = lane();
+#pragma unroll
+  for (int eight = 0; eight < kEights; eight += 2) {
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float* const two = sums + 4 * (eight + i / 2) + i % 2 * 2;
+      words[i] = ptx::pack(H{}, two[0] * factor[i % 2], two[1] * factor[i % 2]);
+    }
+    ptx::stmatrix<false>(tile + Tile::element(warp_row + l % 16, eight + l / 16), words);
+  }
+  __syncwarp();
+#pragma unroll 1
+  for (int i = l; i < 16 * kEights; i += kWarp) {
+    const int row = warp_row + i / kEights, eight = i % kEights;
+    if (first + row >= to.rows || eight * 8 >= to.features) continue;
+    const auto pack = shared_load<Pack<H, 8>>(tile + Tile::element(row, eight));
+    H* const at = static_cast<H*>(to.out.data) + to.out.at(b, head, first + row);
+    if (to.packs) {
+      *reinterpret_cast<Pack<H, 8>*>(at + eight * 8) = pack;
+    } else {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        if (eight * 8 + e < to.features) at[(eight * 8 + e) * to.out.column] = pack.at[e];
+      }
+    }
+  }
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,20 @@
+// Which kernels of a family the environment asks for.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+namespace fastdl::cuda::sm90 {
+
+// What a variable (FASTDL_CUDA_MATMUL, FASTDL_CUDA_CONV, FASTDL_CUDA_ATTENTION) asks for: the portable
+// kernels, Hopper's for every shape that they can compute, or, unset, what suits the shape.
+enum class Wanted { automatic, portable, always };
+
+inline Wanted wanted(const char* variable) {
+  const char* const text = std::getenv(variable);
+  if (!text) return Wanted::automatic;
+  if (std::strcmp(text, "portable") == 0) return Wanted::portable;
+  return std::strcmp(text, "sm90") == 0 ? Wanted::always : Wanted::automatic;
+}
+
+}  // namespace fastdl::cuda::sm90

@@ -1,0 +1,176 @@
+"""Hopper's attention (csrc/cuda/attention_sm90_*.cuh): every problem is sent to it and compared with float64.
+On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute capability 9.0 with ``--device cuda``."""
+
+import numpy as np
+import pytest
+from attention_case import BF16, F16, ROUNDOFF, Case, sim
+from references import attention as ref
+from tolerance import assert_same_bits
+
+
+@pytest.fixture(autouse=True)
+def sm90(monkeypatch):
+    """Every problem that the kernels can compute goes to them."""
+    monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "sm90")
+
+
+@pytest.fixture
+def portable(monkeypatch):
+    """Computes something on the portable kernels."""
+
+    def compute(f):
+        monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "portable")
+        result = f()
+        monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "sm90")
+        return result
+
+    return compute
+
+
+def check_forward(case):
+    want = case.expected()[0]
+    allowed = 4 * ROUNDOFF[case.dtype] * max(1.0, np.abs(want).max(initial=0))
+    np.testing.assert_allclose(case.forward().astype("f8"), want, rtol=0, atol=allowed)
+    scale, causal, *_ = case.options
+    q, k = case.q.astype("f8"), case.k.astype("f8")
+    np.testing.assert_allclose(
+        case.lse, ref.logsumexp_of_scores(q, k, None, causal, scale, True), rtol=1e-6, atol=1e-5
+    )
+
+
+def laid_out(x, order, padding=0):
+    """x with its dims in another order in memory, rows further apart."""
+    whole = np.zeros([x.shape[i] for i in order[:-1]] + [x.shape[order[-1]] + padding], x.dtype)
+    whole[..., : x.shape[order[-1]]] = x.transpose(order)
+    return whole[..., : x.shape[order[-1]]].transpose(np.argsort(order))
+
+
+# Two blocks of queries and three tiles of keys, a tail of each, heads that share keys; every class of features.
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+@pytest.mark.parametrize("e, ev", [(64, 64), (128, 128), (96, 96), (192, 192), (256, 256)])
+def test_classes_of_features(rng, dtype, e, ev):
+    check_forward(Case(rng, (1, 2, 1, 200, 270, e, ev), dtype))
+
+
+@pytest.mark.parametrize("e, ev", [(1, 1), (40, 24), (8, 100), (72, 40), (192, 128), (200, 30)])
+def test_features_between(rng, e, ev):
+    check_forward(Case(rng, (1, 2, 2, 70, 140, e, ev), BF16, causal=True))
+
+
+@pytest.mark.parametrize("e", [64, 128])
+@pytest.mark.parametrize(
+    "queries, keys", [(1, 1), (3, 200), (65, 3), (192, 128), (320, 270), (200, 500), (390, 64)]
+)
+def test_causal(rng, queries, keys, e):
+    """Tiles beyond the diagonal are passed over, for each block of queries others."""
+    check_forward(Case(rng, (1, 1, 1, queries, keys, e, e), BF16, causal=True))
+
+
+@pytest.mark.parametrize("batch, heads, groups", [(2, 4, 4), (2, 6, 2), (1, 4, 1)])
+def test_heads(rng, batch, heads, groups):
+    check_forward(Case(rng, (batch, heads, groups, 66, 130, 64, 64), BF16, causal=True, scale=0.3))
+
+
+def test_same_as_the_portable_kernels(rng, portable):
+    """Each backward pass takes the log-sum-exp of either forward pass."""
+    case = Case(rng, (1, 2, 1, 200, 150, 64, 64), F16, causal=True)
+    results = [case.forward().copy(), case.lse.copy(), *case.backward()]
+    crossed = portable(case.backward)
+    others = [portable(case.forward), case.lse, *portable(case.backward)]
+    for got, other in zip([*results, *case.backward()], [*others, *crossed], strict=True):
+        allowed = 2 * ROUNDOFF[F16] * np.abs(other).max()
+        np.testing.assert_allclose(got.astype("f8"), other.astype("f8"), rtol=0, atol=allowed)
+
+
+# Tiles of 128 rows that are owned, of 64 to 128 that are gone over.
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+@pytest.mark.parametrize("e, ev", [(64, 64), (96, 96), (128, 128)])
+def test_gradients(rng, dtype, e, ev):
+    Case(rng, (1, 2, 1, 200, 270, e, ev), dtype).check()
+
+
+@pytest.mark.parametrize("e, ev", [(1, 1), (40, 24), (8, 100), (72, 40)])
+def test_gradients_of_features_between(rng, e, ev):
+    Case(rng, (1, 2, 2, 70, 140, e, ev), BF16, causal=True).check()
+
+
+@pytest.mark.parametrize("e", [64, 128])
+@pytest.mark.parametrize("queries, keys", [(1, 1), (3, 200), (65, 3), (192, 128), (320, 270), (140, 500)])
+def test_gradients_causal(rng, queries, keys, e):
+    """Keys that no query sees get zeros."""
+    Case(rng, (1, 1, 1, queries, keys, e, e), BF16, causal=True).check()
+
+
+@pytest.mark.parametrize("batch, heads, groups", [(2, 4, 4), (2, 6, 2), (1, 4, 1)])
+@pytest.mark.parametrize("scale", [0.3, -0.1])
+def test_gradients_of_heads(rng, batch, heads, groups, scale):
+    Case(rng, (batch, heads, groups, 66, 130, 64, 64), BF16, causal=True, scale=scale).check()
+
+
+@pytest.mark.parametrize("order, padding", [((0, 2, 1, 3), 8), ((2, 0, 1, 3), 3), ((0, 1, 3, 2), 0)], ids=str)
+def test_layouts_of_gradients(rng, order, padding):
+    case = Case(rng, (2, 2, 2, 70, 90, 64, 48), BF16)
+    case.forward()
+    expected = [g.copy() for g in case.backward()]
+    arrays = [laid_out(x, order, padding) for x in (case.grad, case.q, case.k, case.v)]
+    grads = [laid_out(np.full_like(x, np.nan), order, padding) for x in (case.q, case.k, case.v)]
+    sim.attention_backward(*arrays, None, case.out, case.lse, *grads, None, *case.options)
+    for got, want in zip(grads, expected, strict=True):
+        assert_same_bits(np.ascontiguousarray(got), want)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1, 3), (2, 0, 1, 3), (0, 1, 3, 2)], ids=str)
+@pytest.mark.parametrize("padding", [0, 8, 3])
+def test_layouts(rng, order, padding):
+    """(B, S, H, D) and others in place; copied where rows are not aligned or not contiguous."""
+    case = Case(rng, (2, 2, 2, 70, 90, 64, 48), BF16)
+    expected = case.forward().copy()
+    q, k, v = (laid_out(x, order, padding) for x in (case.q, case.k, case.v))
+    out = laid_out(np.full_like(case.out, np.nan), order, padding)
+    sim.attention_forward(q, k, v, None, out, None, *case.options)
+    assert_same_bits(np.ascontiguousarray(out), expected)
+
+
+def test_repeated_operands(rng):
+    """Along batch and heads; along the keys, and backwards, which the copy engine does not go."""
+    case = Case(rng, (2, 2, 2, 70, 90, 64, 64), BF16)
+    case.k = np.broadcast_to(case.k[:1, :1], case.k.shape)
+    case.v = case.v[:, ::-1]
+    check_forward(case)
+    case.k = np.broadcast_to(case.k[:, :, :1], case.k.shape)
+    check_forward(case)
+
+
+def test_growing_scores_move_the_running_maximum(rng):
+    case = Case(rng, (1, 1, 1, 20, 600, 64, 64), F16)
+    case.q, case.k = np.abs(case.q), np.abs(case.k) * np.linspace(0, 2, 600)[:, None].astype("f2")
+    check_forward(case)
+    case.k = np.ascontiguousarray(case.k[:, :, ::-1])
+    check_forward(case)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_stay_in_their_rows(rng, value):
+    case = Case(rng, (1, 1, 1, 130, 200, 64, 64), BF16)
+    plain = case.forward().copy()
+    case.q[0, 0, 70, 5] = value
+    case.forward()
+    assert np.isnan(case.out[0, 0, 70].astype("f4")).all()
+    rest = np.arange(130) != 70
+    assert_same_bits(case.out[:, :, rest], plain[:, :, rest])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mask": "bool"}, {"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_is_left_to_the_portable_kernels(rng, options):
+    Case(rng, (1, 2, 1, 70, 80, 64, 64), BF16, **options).check()
+
+
+def test_same_bits_again(rng):
+    case = Case(rng, (1, 3, 1, 400, 300, 64, 64), BF16, causal=True)
+    first = [case.forward().copy(), *case.backward()]
+    for again, before in zip([case.forward(), *case.backward()], first, strict=True):
+        assert_same_bits(again, before)

@@ -1,0 +1,90 @@
+"""How convolutions are cut up for Hopper's kernel (csrc/cuda/conv_config.h): functions of shapes, compiled by
+themselves."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+
+pytestmark = [
+    pytest.mark.cpu,
+    pytest.mark.skipif(not COMPILER or os.name != "posix", reason="needs a C++ compiler on a POSIX system"),
+]
+
+SOURCE = r"""
+#include <cstdio>
+#include <cstdlib>
+#include "cuda/conv_config.h"
+int main(int, char** a) {
+  const auto n = [&](int i) { return std::atoll(a[i]); };
+  const auto p = n(1) ? fastdl::cuda::conv_sm90_weight_plan(n(2), n(3), n(4), n(5), static_cast<int>(n(6)), false)
+                      : fastdl::cuda::conv_sm90_plan(n(2), n(3), n(4), n(5), static_cast<int>(n(6)), false);
+  std::printf("%d %d %d %lld %lld\n", p.fits, p.columns, p.cluster, static_cast<long long>(p.parts),
+              static_cast<long long>(p.k_each));
+}
+"""
+H100 = 132  # multiprocessors
+
+
+class Plan(NamedTuple):
+    fits: int
+    columns: int
+    cluster: int
+    parts: int
+    k_each: int
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "plan.cpp").write_text(SOURCE)
+    command = [COMPILER, "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc"]
+    subprocess.run([*command, folder / "plan.cpp", "-o", folder / "plan"], check=True)
+    return folder / "plan"
+
+
+def plan(program, weight, *sizes):
+    words = map(str, (int(weight), *sizes, H100))
+    done = subprocess.run([program, *words], check=True, capture_output=True, text=True)
+    return Plan(*map(int, done.stdout.split()))
+
+
+def gather(program, rows, columns, channels, taps):
+    return plan(program, False, rows, columns, channels, taps)
+
+
+def test_tiles_are_as_wide_as_there_are_columns(program):
+    pixels = 32 * 56 * 56
+    assert [gather(program, pixels, k, 64, 9).columns for k in (64, 128, 1024)] == [64, 128, 256]
+
+
+def test_channels_that_fill_few_steps_are_left_to_the_portable_kernel(program):
+    for channels, fits in ((3, 0), (32, 0), (40, 1), (64, 1), (72, 0), (80, 1), (200, 1)):
+        assert gather(program, 10000, 128, channels, 9).fits == fits
+        assert plan(program, True, 128, channels, 9, 10000).fits == fits
+    assert not gather(program, 10000, 63, 64, 9).fits
+
+
+def test_parts_are_whole_steps_and_cover_k(program):
+    found = gather(program, 32 * 7 * 7, 512, 512, 9)
+    assert found.parts > 1 and found.k_each % 64 == 0
+    assert (found.parts - 1) * found.k_each < 9 * 512 <= found.parts * found.k_each
+
+
+@pytest.mark.parametrize(
+    "rows, channels, taps, positions", [(64, 64, 9, 100352), (512, 512, 9, 1568), (2048, 512, 1, 196)]
+)
+def test_weight_gradients_fill_the_device_once(program, rows, channels, taps, positions):
+    found = plan(program, True, rows, channels, taps, positions)
+    across = -(-taps * channels // found.columns)
+    blocks = -(-rows // (128 * found.cluster)) * found.cluster * across * found.parts
+    assert found.parts == 1 or blocks <= H100
+    assert (
+        found.k_each % 64 == 0 and (found.parts - 1) * found.k_each < positions <= found.parts * found.k_each
+    )

@@ -1,0 +1,229 @@
+"""Hopper's convolutions (csrc/cuda/conv_sm90.cuh): every shape is sent to that kernel and compared with float64.
+On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute capability 9.0 with ``--device cuda``."""
+
+import devices
+import ml_dtypes
+import numpy as np
+import pytest
+from references import conv as ref
+
+sim = devices.cuda_kernels()
+
+BFLOAT16 = ml_dtypes.bfloat16
+NONE, RELU, GELU = 0, 1, 7
+
+
+@pytest.fixture(autouse=True)
+def sm90(monkeypatch):
+    """Everything that the kernel can compute goes to it."""
+    monkeypatch.setenv("FASTDL_CUDA_CONV", "sm90")
+
+
+@pytest.fixture
+def portable(monkeypatch):
+    """Computes something on the portable kernels."""
+
+    def compute(f):
+        monkeypatch.setenv("FASTDL_CUDA_CONV", "portable")
+        result = f()
+        monkeypatch.setenv("FASTDL_CUDA_CONV", "sm90")
+        return result
+
+    return compute
+
+
+def options(nd=2, stride=1, padding=0, dilation=1, groups=1, activation=NONE):
+    three = lambda v: (*([v] * nd if isinstance(v, int) else v), *[1] * (3 - nd))  # noqa: E731
+    sizes = three(stride), three(padding), three(padding), three(dilation)
+    return sim.ConvOptions(*sizes, groups, activation, 0, 0)
+
+
+def channels_last(x):
+    """The same numbers, channels side by side, as convolutions make their results."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def normal(rng, shape, dtype):
+    return channels_last(rng.standard_normal(shape).astype(dtype))
+
+
+def wide(x):
+    return None if x is None else x.astype(np.float64)
+
+
+def forward(x, w, bias=None, residual=None, activation=NONE, out=None, **o):
+    if out is None:
+        out = channels_last(np.full(ref.conv(x, w, **o).shape, np.nan, x.dtype))
+    sim.conv_forward(x, w, bias, residual, out, options(w.ndim - 2, activation=activation, **o))
+    return out
+
+
+def data_gradient(grad, w, shape, **o):
+    dx = channels_last(np.full(shape, np.nan, grad.dtype))
+    sim.conv_backward_data(grad, None, w, dx, options(w.ndim - 2, **o))
+    return dx
+
+
+def weight_gradient(grad, x, shape, **o):
+    dw = np.full(shape, np.nan, x.dtype)
+    sim.conv_backward_weight(grad, None, x, dw, None, options(len(shape) - 2, **o))
+    return dw
+
+
+def close(got, expected, scale):
+    """Sums in float32 rounded once: an error of half an ulp, and of the sums' own."""
+    eps = float(ml_dtypes.finfo(got.dtype).eps) / 2
+    error = np.abs(wide(got) - expected)
+    np.testing.assert_array_less(error, 1.01 * eps * np.abs(expected) + 2.0**-18 * scale + 1e-30)
+
+
+def check(rng, x, w, dtype, **o):
+    """Forward pass with bias, and both gradients."""
+    x, w = normal(rng, x, dtype), normal(rng, w, dtype)
+    bias = normal(rng, (w.shape[0], 1), dtype)[:, 0]
+    y = forward(x, w, bias, **o)
+    close(
+        y,
+        ref.conv(wide(x), wide(w), wide(bias), **o),
+        ref.conv(abs(wide(x)), abs(wide(w)), abs(wide(bias)), **o),
+    )
+    grad = normal(rng, y.shape, dtype)
+    dx = data_gradient(grad, w, x.shape, **o)
+    dw = weight_gradient(grad, x, w.shape, **o)
+    expected, scale = (ref.conv_backward(f(grad), f(x), f(w), **o) for f in (wide, lambda a: abs(wide(a))))
+    close(dx, expected[0], scale[0])
+    close(dw, expected[1], scale[1])
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float16])
+@pytest.mark.parametrize(
+    "x, w, o",
+    [
+        ((2, 64, 9, 11), (64, 64, 3, 3), {"padding": 1}),  # two tiles, the second one over an edge of images
+        ((3, 72, 10, 7), (136, 72, 2, 3), {"padding": (0, 2)}),  # tails of channels, columns and rows
+        ((1, 8, 12, 13), (16, 8, 3, 2), {"dilation": (2, 3), "padding": 2}),
+        ((2, 64, 13, 12), (24, 64, 3, 3), {"stride": 2, "padding": 1}),
+        ((1, 24, 17, 9), (8, 24, 2, 3), {"stride": (3, 2)}),
+        ((2, 130, 6, 5), (40, 130, 1, 1), {"stride": 2}),  # channels that are copied, to be aligned
+    ],
+)
+def test_two_axes(rng, x, w, o, dtype):
+    check(rng, x, w, dtype, **o)
+
+
+@pytest.mark.parametrize(
+    "x, w, o",
+    [
+        ((2, 64, 150), (72, 64, 5), {"padding": 2}),
+        ((3, 16, 61), (8, 16, 4), {"stride": 2, "dilation": 3}),
+        ((1, 64, 300), (8, 64, 33), {"dilation": 8}),  # offsets of more than 8 bits
+        ((2, 64, 3, 5, 6), (72, 64, 2, 3, 3), {"padding": (0, 1, 1)}),
+        ((1, 16, 5, 6, 4), (24, 16, 3, 2, 1), {"stride": (2, 1, 2), "padding": (1, 1, 0)}),
+    ],
+)
+def test_one_and_three_axes(rng, x, w, o):
+    check(rng, x, w, BFLOAT16, **o)
+
+
+@pytest.mark.parametrize(
+    "x, w", [((2, 64, 10, 11), (392, 64, 3, 3)), ((5, 64, 14, 10), (136, 64, 3, 2))], ids=["wide", "many"]
+)
+def test_rings_that_go_round(rng, x, w):
+    """Tiles of 128 x 256 with more steps than stages; 12 tiles of 128 x 128 on four multiprocessors."""
+    x, w = normal(rng, x, BFLOAT16), normal(rng, w, BFLOAT16)
+    y = forward(x, w, padding=1)
+    close(y, ref.conv(wide(x), wide(w), padding=1), ref.conv(abs(wide(x)), abs(wide(w)), padding=1))
+    np.testing.assert_array_equal(forward(x, w, padding=1), y)
+
+
+def test_parts_along_k(rng):
+    """Few results, 9 x 256 terms: cut into parts, that begin within a tap; then few weights, 1,216 positions."""
+    check(rng, (1, 200, 6, 5), (16, 200, 3, 3), BFLOAT16, padding=1)
+    check(rng, (2, 8, 19, 32), (8, 8, 1, 3), BFLOAT16, padding=(0, 1))
+
+
+def test_wide_weight_gradients(rng):
+    """128 x 256 results, clusters of two: each block brings two taps for both."""
+    x, grad, shape = *(normal(rng, (2, c, 8, 9), BFLOAT16) for c in (64, 136)), (136, 64, 1, 7)
+    dw = weight_gradient(grad, x, shape, padding=(0, 3))
+    expected, scale = (
+        ref.conv_backward(f(grad), f(x), np.zeros(shape), padding=(0, 3))[1]
+        for f in (wide, lambda a: abs(wide(a)))
+    )
+    close(dw, expected, scale)
+    np.testing.assert_array_equal(weight_gradient(grad, x, shape, padding=(0, 3)), dw)
+
+
+@pytest.mark.parametrize("activation", [NONE, RELU, GELU])
+@pytest.mark.parametrize("columns", [72, 67])
+def test_ends(rng, portable, activation, columns):
+    """Bias, residual and activation, in the end that the copy engine stores and in the other."""
+    x, w = normal(rng, (2, 64, 9, 8), BFLOAT16), normal(rng, (columns, 64, 3, 3), BFLOAT16)
+    bias = normal(rng, (columns, 1), BFLOAT16)[:, 0]
+    residual = normal(rng, (2, columns, 9, 8), BFLOAT16)
+
+    def compute():
+        return forward(x, w, bias, residual, activation, padding=1)
+
+    got = compute()
+    np.testing.assert_allclose(wide(got), wide(portable(compute)), rtol=2.0**-7, atol=2.0**-7)
+    if activation == RELU:
+        expected = ref.conv(wide(x), wide(w), wide(bias), padding=1) + wide(residual)
+        close(got, np.maximum(expected, 0), ref.conv(abs(wide(x)), abs(wide(w)), padding=1) + 1)
+
+
+def test_out_of_every_layout(rng):
+    """Outputs with gaps, not channels-last, not aligned; images of a larger one; residuals of another layout."""
+    x, w = normal(rng, (2, 64, 7, 8), BFLOAT16), normal(rng, (24, 64, 3, 3), BFLOAT16)
+    expected = ref.conv(wide(x), wide(w), padding=1)
+    scale = ref.conv(abs(wide(x)), abs(wide(w)), padding=1)
+    gaps = channels_last(np.zeros((2, 32, 9, 10), BFLOAT16))
+    for out in (np.zeros((2, 24, 7, 8), BFLOAT16), gaps[:, 8:, 1:8, 2:], gaps[:, 3:27, :7, :8]):
+        before = gaps.copy()
+        close(forward(x, w, out=out, padding=1), expected, scale)
+        outside = np.ones(gaps.shape, bool)
+        if np.shares_memory(out, gaps):
+            outside[:, 8:, 1:8, 2:] &= out.ctypes.data % 16 != 0
+            outside[:, 3:27, :7, :8] &= out.ctypes.data % 16 == 0
+        np.testing.assert_array_equal(gaps[outside], before[outside])
+    part = normal(rng, (2, 72, 11, 12), BFLOAT16)[:, 8:, 2:9, 1:9]
+    residual = rng.standard_normal((2, 24, 7, 8)).astype(BFLOAT16)
+    got = forward(part, w, residual=residual, padding=1)
+    close(got, ref.conv(wide(part), wide(w), padding=1) + wide(residual), scale + 9)
+
+
+def test_holes_are_no_zeros(rng, portable):
+    """Beside an infinite weight, the padding's zeros make NaN; taps that do not exist in a gradient make nothing."""
+    x, w = normal(rng, (1, 64, 6, 7), BFLOAT16), normal(rng, (72, 64, 3, 3), BFLOAT16)
+    w[3, 5, 0, 0], w[8, 6, 2, 1], x[0, 9, 3, 3] = np.inf, np.nan, -np.inf
+    with np.errstate(invalid="ignore"):
+        for compute in (
+            lambda: forward(x, w, padding=1),
+            lambda: data_gradient(
+                normal(np.random.default_rng(1), (1, 72, 6, 7), BFLOAT16), w, x.shape, padding=1
+            ),
+        ):
+            got, expected = wide(compute()), wide(portable(compute))
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+            np.testing.assert_allclose(got, expected, rtol=2.0**-7, atol=2.0**-6)
+
+
+def test_transposed(rng):
+    """The same gather with a bias and an activation at its end."""
+    x, w = normal(rng, (2, 64, 5, 6), BFLOAT16), normal(rng, (64, 24, 3, 3), BFLOAT16)
+    bias = normal(rng, (24, 1), BFLOAT16)[:, 0]
+    out = channels_last(np.full((2, 24, 5, 6), np.nan, BFLOAT16))
+    sim.conv_transpose_forward(x, w, bias, None, out, options(padding=1, activation=RELU))
+    expected = ref.conv_transpose(wide(x), wide(w), wide(bias), padding=1)
+    close(out, np.maximum(expected, 0), ref.conv_transpose(abs(wide(x)), abs(wide(w)), padding=1) + 3)
+
+
+def test_what_it_leaves_to_others(rng, portable):
+    """Groups, and steps that a map has no room for: the bits of the portable kernel."""
+    for x, w, o in (
+        ((2, 16, 7, 8), (16, 8, 3, 3), {"groups": 2, "padding": 1}),
+        ((1, 16, 30, 3), (8, 16, 2, 1), {"stride": 9}),
+    ):
+        x, w = normal(rng, x, BFLOAT16), normal(rng, w, BFLOAT16)
+        got = forward(x, w, **o)
+        np.testing.assert_array_equal(got, portable(lambda: forward(x, w, **o)))  # noqa: B023
