@@ -67,9 +67,17 @@ def test_conv_transpose(case, isa, rng):
     check(case, True, rng)
 
 
-@pytest.mark.parametrize("index", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 7, 8])
 def test_relu_and_its_mask(index, rng):
     check(CASES[index], False, rng, "relu")
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"padding": (2, 1), "stride": (2, 1), "dilation": (1, 2)}]
+)
+def test_one_channel(options, isa, rng):
+    check(((2, 1, 11, 14), (21, 1, 3, 3), options), False, rng)
+    check(((2, 1, 11, 14), (40, 1, 3, 3), options), False, rng, "relu")
 
 
 @pytest.mark.parametrize("index", [0, 2, 8, 9, 15])

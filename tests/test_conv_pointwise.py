@@ -1,5 +1,7 @@
 """Convolutions with one tap and few positions, which are matrix products: where rows begin and end, in every layout."""
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from layouts import strided_variants
 from references import conv as ref
 from test_conv import check
 from test_conv_bf16 import check as check_bf16
+from test_conv_depthwise import channels_last
 from tolerance import assert_close_sum, assert_same_bits
 
 import fastdl
@@ -24,12 +27,16 @@ CASES = [
     ((2, 33, 3, 2, 5), (7, 33, 1, 1, 1), {"stride": (1, 1, 2)}),
     ((1, 5, 4, 4), (1, 5, 1, 1), {}),
     ((1, 1, 4, 4), (6, 1, 1, 1), {}),
+    ((2, 40, 7, 7), (33, 40, 1, 1), {"stride": 2, "padding": 3}),
+    ((1, 5, 4, 6), (70, 5, 1, 1), {"stride": (3, 1), "padding": (2, 5)}),
+    ((3, 11, 5), (35, 11, 1), {"padding": 4}),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_forward_and_backward(case, isa, rng):
     check(case, False, np.float32, rng)
+    check(case, False, np.float32, rng, "relu", channels_last)
     check(case, False, np.float64, rng, "relu", residual=True)
     check_bf16(case, False, rng, "relu")
 
@@ -94,11 +101,12 @@ def test_same_bits_for_any_number_of_threads(case, dtype, isa, rng):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_inf(value, isa, rng):
     x, w = rng.standard_normal((1, 20, 5, 5)), rng.standard_normal((40, 20, 1, 1))
-    for a in (x, w):
+    for a, dtype, padding in itertools.product((x, w), (np.float32, np.float64), (0, 3)):
         kept, a.flat[7] = a.flat[7], value
-        for dtype in (np.float32, np.float64):
-            with np.errstate(invalid="ignore"):
-                got, expected = ops.conv(x.astype(dtype), w.astype(dtype)), ref.conv(x, w)
-            for kind in (np.isnan, np.isposinf, np.isneginf):
-                np.testing.assert_array_equal(kind(got), kind(expected))
+        narrow = [np.moveaxis(b.astype(dtype), 1, -1).copy() for b in (x, w)]
+        with np.errstate(invalid="ignore"):
+            got = ops.conv(*(np.moveaxis(b, -1, 1) for b in narrow), padding=padding)
+            expected = ref.conv(x, w, padding=padding)
+        for kind in (np.isnan, np.isposinf, np.isneginf):
+            np.testing.assert_array_equal(kind(got), kind(expected))
         a.flat[7] = kept

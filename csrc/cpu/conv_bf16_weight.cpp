@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu/conv_one_channel.h"
 #include "cpu/conv_winograd.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
@@ -257,7 +258,10 @@ void bf16_weight_gradient(Context* context, const Geometry& g, const Source<bflo
   if (g.o == 0) return;
   if (grad_weight && grad_weight->size() == 0) grad_weight = nullptr;
   if (!grad_weight && !grad_bias) return;
-  if (grad_weight && winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias)) return;
+  if (grad_weight && (one_channel_weight_gradient(context, g, in, grad, *grad_weight, grad_bias) ||
+                      winograd_weight_gradient(context, g, in, grad, *grad_weight, grad_bias))) {
+    return;
+  }
   const auto& k = table();
   WeightGradient p{context,
                    g,

@@ -1,9 +1,11 @@
 // One input channel: as a matrix product the sums would have nine rows, and the inputs would be copied nine
 // times. Here the nine sums of as many outputs as there are lanes stay in registers along a line, and the
-// gradient is read once, where it lies, ReLU's derivative on the way.
+// gradient is read once, where it lies, ReLU's derivative on the way. Lines of bfloat16 are widened in the
+// cache.
 #include "cpu/conv_one_channel.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/isa/conv_pooled.h"
 #include "cpu/kernels.h"
@@ -15,8 +17,8 @@ namespace {
 constexpr int64_t kTaps = 9, kShares = 8;  // copies of the sums
 constexpr int64_t kLeastLines = 4;         // of a share
 
-template <class T>
-bool suits(const Geometry& g, const Source<T>& grad) {
+template <class S>
+bool suits(const Geometry& g, const Source<S>& grad) {
   if (g.c != 1 || g.groups != 1 || g.in[0] != 1 || g.out[0] != 1) return false;
   if (g.kernel[0] != 1 || g.kernel[1] != 3 || g.kernel[2] != 3 || g.n * g.out[1] * g.out[2] == 0)
     return false;
@@ -25,11 +27,42 @@ bool suits(const Geometry& g, const Source<T>& grad) {
   return grad.activation.kind == FASTDL_ACT_RELU && grad.saved.channels_together();
 }
 
+// A line of an image as the kernel reads it: where it lies, or widened into `to`.
+template <class S>
+struct Line {
+  const compute_t<S>* data;
+  int64_t step;
+
+  Line(const Image<const S>& x, int64_t n, int64_t h, compute_t<S>* to) {
+    const S* const from = x.at(n, 0, h, 0);
+    if constexpr (std::is_same_v<S, bfloat16>) {
+      const auto& k = kernels().convert->bf16;
+      data = to;
+      step = x.c;
+      const bool dense = x.line_dense();
+      const int64_t pieces = dense ? 1 : x.size[2], size = dense ? x.size[2] * x.c : x.c;
+      for (int64_t q = 0; q < pieces; ++q) k.widen(size, from + q * x.step[2], 1, to + q * x.c, 1);
+    } else {
+      data = from;
+      step = x.step[2];
+    }
+  }
+};
+
+template <class S>
+S rounded(compute_t<S> x) {
+  S y;
+  if constexpr (std::is_same_v<S, bfloat16>) kernels().convert->bf16.narrow(1, &x, 1, &y, 1);
+  else y = x;
+  return y;
+}
+
 }  // namespace
 
-template <class T>
-bool one_channel_weight_gradient(Context* context, const Geometry& g, const Source<T>& in,
-                                 const Source<T>& grad, const View& grad_weight, const View* grad_bias) {
+template <class S>
+bool one_channel_weight_gradient(Context* context, const Geometry& g, const Source<S>& in,
+                                 const Source<S>& grad, const View& grad_weight, const View* grad_bias) {
+  using T = compute_t<S>;
   if (!suits(g, grad)) return false;
   const auto& k = pooled_table<T>(*kernels().conv->pooled);
   const Lattice lattice = forward_lattice(g);
@@ -40,7 +73,9 @@ bool one_channel_weight_gradient(Context* context, const Geometry& g, const Sour
   const Workspace sums(context, static_cast<size_t>(size * shares) * sizeof(T));
   const double cost = static_cast<double>(g.multiplications()) / static_cast<double>(k.width * shares);
   parallel_for(context, shares, cost, [&](int64_t share) {
-    const Workspace scratch(context, static_cast<size_t>(region) * sizeof(T));
+    const int64_t line_size = std::is_same_v<S, T> ? 0 : g.out[2] * g.o;
+    const Workspace scratch(context, static_cast<size_t>(region + 2 * line_size) * sizeof(T));
+    T* const wide = scratch.as<T>() + region;
     T* const mine = sums.as<T>() + share * size;
     std::fill(mine, mine + size, T(0));
     for (int64_t line = lines * share / shares, end = lines * (share + 1) / shares; line < end;) {
@@ -48,10 +83,14 @@ bool one_channel_weight_gradient(Context* context, const Geometry& g, const Sour
       const Region<T> x = copy_region(context, in, lattice, {n, 1, 0, 1, h0, count}, {}, scratch.as<T>());
       for (int64_t h = h0; h < h0 + count; ++h) {
         OneChannelLine<T> p{};
-        p.g = grad.x.at(n, 0, h, 0);
-        p.g_step = grad.x.step[2];
-        p.out = grad.masked() ? grad.saved.at(n, 0, h, 0) : nullptr;
-        p.out_step = grad.saved.step[2];
+        const Line<S> gradient(grad.x, n, h, wide);
+        p.g = gradient.data;
+        p.g_step = gradient.step;
+        if (grad.masked()) {
+          const Line<S> saved(grad.saved, n, h, wide + line_size);
+          p.out = saved.data;
+          p.out_step = saved.step;
+        }
         p.positions = g.out[2];
         p.outputs = g.o;
         p.x = x.at(0, 0, h * g.stride[1] - g.padding[1], -g.padding[2]);
@@ -71,9 +110,9 @@ bool one_channel_weight_gradient(Context* context, const Geometry& g, const Sour
   const int nd = grad_weight.ndim;
   const int64_t w_step = grad_weight.strides[nd - 1], h_step = nd > 3 ? grad_weight.strides[nd - 2] : 0;
   for (int64_t o = 0; o < g.o; ++o) {
-    T* const to = grad_weight.as<T>() + o * grad_weight.strides[0];
-    for (int64_t t = 0; t < kTaps; ++t) to[t / 3 * h_step + t % 3 * w_step] = total[t * g.o + o];
-    if (grad_bias) grad_bias->as<T>()[o * grad_bias->strides[0]] = total[kTaps * g.o + o];
+    S* const to = grad_weight.as<S>() + o * grad_weight.strides[0];
+    for (int64_t t = 0; t < kTaps; ++t) to[t / 3 * h_step + t % 3 * w_step] = rounded<S>(total[t * g.o + o]);
+    if (grad_bias) grad_bias->as<S>()[o * grad_bias->strides[0]] = rounded<S>(total[kTaps * g.o + o]);
   }
   return true;
 }
@@ -83,6 +122,7 @@ bool one_channel_weight_gradient(Context* context, const Geometry& g, const Sour
                                                const Source<T>&, const View&, const View*);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(bfloat16)
 #undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl::cpu::conv

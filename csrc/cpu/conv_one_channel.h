@@ -5,9 +5,9 @@
 
 namespace fastdl::cpu::conv {
 
-// false: nothing is done, this is another convolution.
-template <class T>
-bool one_channel_weight_gradient(Context* context, const Geometry& g, const Source<T>& in,
-                                 const Source<T>& grad, const View& grad_weight, const View* grad_bias);
+// false: nothing is done, this is another convolution. S: float, double or bfloat16.
+template <class S>
+bool one_channel_weight_gradient(Context* context, const Geometry& g, const Source<S>& in,
+                                 const Source<S>& grad, const View& grad_weight, const View* grad_bias);
 
 }  // namespace fastdl::cpu::conv

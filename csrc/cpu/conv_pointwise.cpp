@@ -7,6 +7,7 @@
 
 #include "cpu/gemm_bf16.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -37,11 +38,54 @@ void gather_rows(Context* context, const Image<const T>& x, const Lattice& l, in
   });
 }
 
+// Outputs that see nothing but padding are all alike: a row of zeros after the inputs of the others gives
+// them, NaN where a weight is not finite.
+template <class T>
+bool padded_gather(Context* context, const Geometry& g, const Source<T>& in, const T* weight,
+                   const Image<T>& out, const Epilogue<T>& end) {
+  if (g.groups != 1 || !in.plain() || in.x.c == 0 || end.residual.data) return false;
+  Image<const T> seen = in.x;
+  Lattice l = forward_lattice(g);
+  int64_t first[3];
+  for (int i = 0; i < 3; ++i) {
+    if (g.kernel[i] != 1) return false;
+    first[i] = std::min(ceil_div(g.padding[i], g.stride[i]), g.out[i]);
+    const int64_t last = std::min((g.in[i] - 1 + g.padding[i]) / g.stride[i] + 1, g.out[i]);
+    l.count[i] = std::max<int64_t>(last - first[i], 0);
+    seen.data += (first[i] * g.stride[i] - g.padding[i]) * seen.step[i];
+  }
+  const int64_t rows = out.n * l.rows_per_image(), lines = out.n * g.out[0] * g.out[1];
+  if (rows >= kMostRows || 4 * rows > 3 * lines * g.out[2]) return false;  // the gather does as well
+
+  const Workspace space(context, static_cast<size_t>((rows + 1) * (g.c + g.o)) * sizeof(T));
+  T *const inputs = space.as<T>(), *const outputs = inputs + (rows + 1) * g.c;
+  if (rows) gather_rows(context, seen, l, rows, inputs);
+  std::fill(inputs + rows * g.c, inputs + (rows + 1) * g.c, T{});
+  Gemm<T> product{rows + 1, g.o, g.c, inputs, g.c, 1, weight, 1, g.c, outputs, g.o};
+  product.end.bias = end.bias;
+  product.end.activation = end.activation;
+  gemm(context, product);
+
+  parallel_ranges(context, lines, 1, static_cast<double>(g.out[2] * g.o) * 0.1, [&](int64_t line, int64_t) {
+    const int64_t h = line % g.out[1], d = line / g.out[1] % g.out[0], n = line / g.out[1] / g.out[0];
+    const int64_t from_h = h - first[1], from_d = d - first[0];
+    const bool sees = from_h >= 0 && from_h < l.count[1] && from_d >= 0 && from_d < l.count[0];
+    const int64_t row = ((n * l.count[0] + from_d) * l.count[1] + from_h) * l.count[2] - first[2];
+    for (int64_t q = 0; q < g.out[2]; ++q) {
+      const bool some = sees && q >= first[2] && q - first[2] < l.count[2];
+      const T* const from = outputs + (some ? row + q : rows) * g.o;
+      std::copy(from, from + g.o, out.at(n, d, h, q));
+    }
+  });
+  return true;
+}
+
 }  // namespace
 
 template <class T>
 bool pointwise_gather(Context* context, const Geometry& g, const Source<T>& in, const T* weight,
                       bool data_gradient, const Image<T>& out, const Epilogue<T>& end) {
+  if (!data_gradient && padded_gather(context, g, in, weight, out, end)) return true;
   if (!one_tap(g, data_gradient) || in.masked() || in.x.c == 0) return false;
   const Lattice l = forward_lattice(g);
   const int64_t rows = out.n * l.rows_per_image();

@@ -227,12 +227,12 @@ void depthwise_gather(Context* context, const ConvGeometry& g, const GroupedImag
   p.activation = ActivationOf<compute_t<S>>(end.activation);
   p.holes = data_gradient;
   const Workspace space(context, static_cast<size_t>(weight.nbytes()));
-  View packed = weight;  // (C, 1, *K) in memory as [*K][C]
+  View from = weight;  // (C, 1, *K) as (1, C, *K), in memory as [*K][C]
+  std::swap(from.shape[0], from.shape[1]), std::swap(from.strides[0], from.strides[1]);
+  View packed = from;
   packed.data = space.as<void>();
-  int64_t step = g.c;
-  for (int i = packed.ndim - 1; i >= 2; --i) packed.strides[i] = step, step *= packed.shape[i];
-  packed.strides[0] = 1, packed.strides[1] = 1;
-  copy(context, weight, packed);
+  check::channels_last(packed);
+  copy(context, from, packed);
   const ConvImage<S> w(packed);
   p.weights = w.data;
   for (int i = 0; i < 3; ++i) {

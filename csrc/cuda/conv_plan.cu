@@ -121,19 +121,18 @@ GroupedImage::GroupedImage(Context* context, const View& v, int64_t groups, bool
   group_step_ = channels * v.strides[1];
   const bool fits = wide || (aligned_strides(v, chunk) && (groups == 1 || channels == padded_));
   if ((fits && !activated && (!dense || pixel_pitch(v))) || v.size() == 0) return;
+  View padded = v;
+  padded.shape[1] = groups * padded_;
+  check::channels_last(padded);
+  space_.emplace(context, static_cast<size_t>(padded.nbytes()));
+  padded.data = space_->as<void>();
   const View from = by_group(v, groups);
-  View to = from;
-  to.strides[2] = 1, to.strides[1] = padded_;
-  int64_t step = groups * padded_;
-  for (int i = to.ndim - 1; i >= 3; --i) to.strides[i] = step, step *= to.shape[i];
-  to.strides[0] = step;
-  space_.emplace(context, static_cast<size_t>(step * v.shape[0] * item_size(v.dtype)));
-  to.data = space_->as<void>();
+  View to = by_group(padded, groups);
+  to.shape[2] = from.shape[2];
   if (activated) activation_backward(context, f, from, by_group(*saved, groups), to);
   else copy(context, from, to);
-  view_.data = to.data;
-  view_.strides[0] = to.strides[0], view_.strides[1] = 1;
-  for (int i = 2; i < v.ndim; ++i) view_.strides[i] = to.strides[i + 1];
+  view_ = padded;
+  view_.shape[1] = v.shape[1];
   group_step_ = padded_;
 }
 

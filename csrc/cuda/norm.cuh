@@ -33,16 +33,43 @@ struct ColumnSumsShared {
 
 // A place for `task` of a grid-stride loop over packs of columns, chunks and samples.
 struct ColumnTask {
-  int64_t first, sample, chunk, begin, end;
+  int64_t first, sample, number, begin, end;  // number: of the chunk, among those of all samples
   __device__ ColumnTask(const ColumnShape& s, int64_t task, int64_t groups, int64_t chunks,
                         int64_t chunk_rows, int width, int lane)
       : first((task % groups * kColumnLanes + lane) * width),
         sample(task / groups / chunks),
-        chunk(task / groups % chunks) {
-    begin = chunk * chunk_rows;
+        number(task / groups) {
+    begin = number % chunks * chunk_rows;
     end = begin + chunk_rows < s.rows ? begin + chunk_rows : s.rows;
   }
 };
+
+// Of each column of a chunk two values, in two steps: add(task, part, first, second) makes those of every
+// eighth row, finish(task, part, shared) those of all from the eight in shared memory. Both are left out past
+// the last column.
+template <int Width, class T, class Add, class Finish>
+__device__ __forceinline__ void for_column_tasks(const ColumnShape& s, int64_t chunk_rows, Add&& add,
+                                                 Finish&& finish) {
+  using Shared = ColumnSumsShared<T, Width>;
+  auto& shared = shared_memory<Shared>();
+  const int lane = static_cast<int>(threadIdx.x), part = static_cast<int>(threadIdx.y);
+  const int64_t groups = (s.c + kColumnLanes * Width - 1) / (kColumnLanes * Width);
+  const int64_t chunks = (s.rows + chunk_rows - 1) / chunk_rows;
+  for (int64_t task = blockIdx.x; task < groups * chunks * s.samples; task += gridDim.x) {
+    const ColumnTask t(s, task, groups, chunks, chunk_rows, Width, lane);
+    T first[Width] = {}, second[Width] = {};
+    if (t.first < s.c) add(t, part, first, second);
+#pragma unroll
+    for (int j = 0; j < Width; ++j) {
+      shared.sums[Shared::at(0, j, part, lane)] = first[j];
+      shared.sums[Shared::at(1, j, part, lane)] = second[j];
+    }
+    __syncthreads();
+    if (t.first < s.c)
+      finish(t, part, [&](int v, int j, int row) -> T { return shared.sums[Shared::at(v, j, row, lane)]; });
+    __syncthreads();
+  }
+}
 
 // partial[sample][chunk][2][c]: term(sample, row, column, dy, x, s1, s2) adds to both sums.
 template <int Width, class S, class Term>
@@ -51,41 +78,27 @@ __global__ void __launch_bounds__(kColumnLanes* kColumnRows)
                 compute_t<S>* partial) {
   using T = compute_t<S>;
   using P = Pack<S, Width>;
-  using Shared = ColumnSumsShared<T, Width>;
-  auto& shared = shared_memory<Shared>();
-  const int lane = static_cast<int>(threadIdx.x), part = static_cast<int>(threadIdx.y);
-  const int64_t groups = (s.c + kColumnLanes * Width - 1) / (kColumnLanes * Width);
-  const int64_t chunks = (s.rows + chunk_rows - 1) / chunk_rows;
-  for (int64_t task = blockIdx.x; task < groups * chunks * s.samples; task += gridDim.x) {
-    const ColumnTask t(s, task, groups, chunks, chunk_rows, Width, lane);
-    T s1[Width] = {}, s2[Width] = {};
-    if (t.first < s.c) {
-      for (int64_t row = t.begin + part; row < t.end; row += kColumnRows) {
-        const int64_t at = (t.sample * s.rows + row) * s.c + t.first;
-        const P g = *reinterpret_cast<const P*>(dy + at), v = *reinterpret_cast<const P*>(x + at);
+  for_column_tasks<Width, T>(
+      s, chunk_rows,
+      [&](const ColumnTask& t, int part, T(&s1)[Width], T(&s2)[Width]) {
+        for (int64_t row = t.begin + part; row < t.end; row += kColumnRows) {
+          const int64_t at = (t.sample * s.rows + row) * s.c + t.first;
+          const P g = *reinterpret_cast<const P*>(dy + at), v = *reinterpret_cast<const P*>(x + at);
 #pragma unroll
-        for (int j = 0; j < Width; ++j) {
-          term(t.sample, row, t.first + j, widen(g.at[j]), widen(v.at[j]), s1[j], s2[j]);
+          for (int j = 0; j < Width; ++j) {
+            term(t.sample, row, t.first + j, widen(g.at[j]), widen(v.at[j]), s1[j], s2[j]);
+          }
         }
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < Width; ++j) {
-      shared.sums[Shared::at(0, j, part, lane)] = s1[j];
-      shared.sums[Shared::at(1, j, part, lane)] = s2[j];
-    }
-    __syncthreads();
-    if (part < 2 && t.first < s.c) {
-      T* const to = partial + ((t.sample * chunks + t.chunk) * 2 + part) * s.c + t.first;
-      for (int j = 0; j < Width; ++j) {
-        T total = shared.sums[Shared::at(part, j, 0, lane)];
-        for (int k = 1; k < kColumnRows; ++k)
-          total += static_cast<T>(shared.sums[Shared::at(part, j, k, lane)]);
-        to[j] = total;
-      }
-    }
-    __syncthreads();
-  }
+      },
+      [&](const ColumnTask& t, int part, auto&& sum) {
+        if (part >= 2) return;
+        T* const to = partial + (t.number * 2 + part) * s.c + t.first;
+        for (int j = 0; j < Width; ++j) {
+          T total = sum(part, j, 0);
+          for (int k = 1; k < kColumnRows; ++k) total += sum(part, j, k);
+          to[j] = total;
+        }
+      });
 }
 
 inline unsigned column_blocks(const ColumnShape& s, int width) {

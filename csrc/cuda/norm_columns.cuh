@@ -27,48 +27,37 @@ __global__ void __launch_bounds__(kColumnLanes* kColumnRows)
     column_moments(ColumnShape s, int64_t chunk_rows, const S* x, compute_t<S>* partial) {
   using T = compute_t<S>;
   using P = Pack<S, Width>;
-  using Shared = ColumnSumsShared<T, Width>;
-  auto& shared = shared_memory<Shared>();
-  const int lane = static_cast<int>(threadIdx.x), part = static_cast<int>(threadIdx.y);
-  const int64_t groups = (s.c + kColumnLanes * Width - 1) / (kColumnLanes * Width);
-  const int64_t chunks = (s.rows + chunk_rows - 1) / chunk_rows;
-  for (int64_t task = blockIdx.x; task < groups * chunks * s.samples; task += gridDim.x) {
-    const ColumnTask t(s, task, groups, chunks, chunk_rows, Width, lane);
-    T mean[Width] = {}, m2[Width] = {}, count = 0;
-    if (t.first < s.c) {
-      for (int64_t row = t.begin + part; row < t.end; row += kColumnRows) {
-        const P v = *reinterpret_cast<const P*>(x + (t.sample * s.rows + row) * s.c + t.first);
-        count += T(1);
-        const T inverse = T(1) / count;
+  for_column_tasks<Width, T>(
+      s, chunk_rows,
+      [&](const ColumnTask& t, int part, T(&mean)[Width], T(&m2)[Width]) {
+        T count = 0;
+        for (int64_t row = t.begin + part; row < t.end; row += kColumnRows) {
+          const P v = *reinterpret_cast<const P*>(x + (t.sample * s.rows + row) * s.c + t.first);
+          count += T(1);
+          const T inverse = T(1) / count;
 #pragma unroll
-        for (int j = 0; j < Width; ++j) {
-          const T value = widen(v.at[j]), d = value - mean[j];
-          mean[j] += d * inverse;
-          m2[j] += d * (value - mean[j]);
+          for (int j = 0; j < Width; ++j) {
+            const T value = widen(v.at[j]), d = value - mean[j];
+            mean[j] += d * inverse;
+            m2[j] += d * (value - mean[j]);
+          }
         }
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < Width; ++j) {
-      shared.sums[Shared::at(0, j, part, lane)] = mean[j];
-      shared.sums[Shared::at(1, j, part, lane)] = m2[j];
-    }
-    __syncthreads();
-    if (part == 0 && t.first < s.c) {
-      T* const to = partial + (t.sample * chunks + t.chunk) * 2 * s.c + t.first;
-      for (int j = 0; j < Width; ++j) {
-        Moments<T> all{count, mean[j], m2[j]};
-        for (int k = 1; k < kColumnRows; ++k) {
+      },
+      [&](const ColumnTask& t, int part, auto&& moment) {
+        if (part != 0) return;
+        T* const to = partial + t.number * 2 * s.c + t.first;
+        const auto count = [&](int k) {
           const int64_t rows = (t.end - t.begin - k + kColumnRows - 1) / kColumnRows;
-          all.merge(static_cast<T>(rows > 0 ? rows : 0), shared.sums[Shared::at(0, j, k, lane)],
-                    shared.sums[Shared::at(1, j, k, lane)]);
+          return static_cast<T>(rows > 0 ? rows : 0);
+        };
+        for (int j = 0; j < Width; ++j) {
+          Moments<T> all{count(0), moment(0, j, 0), moment(1, j, 0)};
+#pragma unroll 1
+          for (int k = 1; k < kColumnRows; ++k) all.merge(count(k), moment(0, j, k), moment(1, j, k));
+          to[j] = all.mean;
+          to[s.c + j] = all.m2;
         }
-        to[j] = all.mean;
-        to[s.c + j] = all.m2;
-      }
-    }
-    __syncthreads();
-  }
+      });
 }
 
 // The moments of a channel of a sample from those of its chunks.

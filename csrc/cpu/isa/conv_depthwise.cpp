@@ -23,11 +23,21 @@ FASTDL_INLINE VecOf<S> read(const S* p, int lanes) {
   else return load_as(p);
 }
 
-// R outputs of one row or two, from output q0 on. CAREFUL: some inputs may lie outside, or lanes be missing.
-template <class S, int STEP, int ROWS, int R, bool CAREFUL>
+// What is known of a block: the first LEFT and the last RIGHT of its inputs on a line lie outside the image,
+// the others do not, and no lanes are missing. CAREFUL: nothing is.
+template <int LEFT, int RIGHT, bool CAREFUL = false>
+struct Border {
+  static constexpr int left = LEFT, right = RIGHT;
+  static constexpr bool careful = CAREFUL;
+};
+using Careful = Border<0, 0, true>;
+
+// R outputs of one row or two, from output q0 on.
+template <class S, int STEP, int ROWS, int R, class B>
 FASTDL_INLINE void block(const DepthwiseLines<S>& p, int64_t q0, int64_t j, int lanes) {
   using V = VecOf<S>;
   constexpr int kInputs = (R - 1) * STEP + kTaps;
+  constexpr bool CAREFUL = B::careful;
   V sum[ROWS][R];
   FASTDL_UNROLL for (int i = 0; i < ROWS; ++i) {
     FASTDL_UNROLL for (int r = 0; r < R; ++r) sum[i][r] = V::zero();
@@ -37,6 +47,7 @@ FASTDL_INLINE void block(const DepthwiseLines<S>& p, int64_t q0, int64_t j, int 
   const auto inputs = [&](const S* line, auto&& use) FASTDL_FORCE_INLINE {
     const S* at = line + x0 * p.a_row + j;
     FASTDL_UNROLL for (int x = 0; x < kInputs; ++x, at += p.a_row) {
+      if (x < B::left || x >= kInputs - B::right) continue;
       if (CAREFUL && (x < begin || x >= end)) continue;
       use(x, read<CAREFUL>(at, lanes));
     }
@@ -88,26 +99,43 @@ FASTDL_INLINE void block(const DepthwiseLines<S>& p, int64_t q0, int64_t j, int 
   }
 }
 
-// All channels of R outputs: the pixels lie side by side in memory, so that it is read in order.
+// What the next rows will need of n pixels from `at` on: the machine itself does not see where so many pixels
+// side by side lead. In the order of memory, a share of them with every vector of channels.
+template <class S, int N>
+FASTDL_INLINE void fetch(const S* at, int64_t j) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(S)), kShare = N * VecOf<S>::width;
+  at += j * N;
+  FASTDL_UNROLL for (int i = 0; i < (kShare + kLine - 1) / kLine; ++i) prefetch(at + i * kLine);
+}
+
+// All channels of a block: the pixels lie side by side in memory, so that it is read in order.
+template <class S, int STEP, int ROWS, int R, class B>
+FASTDL_INLINE void whole_vectors(const DepthwiseLines<S>& p, int64_t q0, int64_t& j) {
+  constexpr int W = VecOf<S>::width;
+  const int64_t fetched = (p.first + q0 * STEP + kTaps - STEP) * p.a_row;
+  for (; j + W <= p.columns; j += W) {
+    FASTDL_UNROLL for (int i = 0; i < 2; ++i) {
+      if (p.ahead[i]) fetch<S, R * STEP>(p.ahead[i] + fetched, j);
+    }
+    block<S, STEP, ROWS, R, B>(p, q0, j, W);
+  }
+}
+
 template <class S, int STEP, int ROWS, int R>
 void columns(const DepthwiseLines<S>& p, int64_t q0) {
   constexpr int W = VecOf<S>::width;
-  const int64_t x0 = p.first + q0 * STEP;
-  const bool inside = x0 >= 0 && x0 + (R - 1) * STEP + kTaps <= p.size;
+  const int64_t x0 = p.first + q0 * STEP, x1 = x0 + (R - 1) * STEP + kTaps - p.size;
   int64_t j = 0;
-  if (R == kSums && inside) {
-    for (; j + W <= p.columns; j += W) {
-      // So many pixels side by side that the machine itself does not see where they lead.
-      FASTDL_UNROLL for (int i = 0; i < 2; ++i) {
-        if (!p.ahead[i]) continue;
-        const S* at = p.ahead[i] + (x0 + kTaps - STEP) * p.a_row + j;
-        FASTDL_UNROLL for (int x = 0; x < R * STEP; ++x, at += p.a_row) prefetch(at);
-      }
-      block<S, STEP, ROWS, R, false>(p, q0, j, W);
-    }
+  if constexpr (R == kSums) {
+    if (x0 >= 0 && x1 <= 0) whole_vectors<S, STEP, ROWS, R, Border<0, 0>>(p, q0, j);
+  }
+  if constexpr (R == kSums && sizeof(S) < sizeof(double)) {  // the common padding
+    if (x0 == -1 && x1 <= 0) whole_vectors<S, STEP, ROWS, R, Border<1, 0>>(p, q0, j);
+    else if (x0 >= 0 && x1 == 1) whole_vectors<S, STEP, ROWS, R, Border<0, 1>>(p, q0, j);
+    else if (x0 == -1 && x1 == 1) whole_vectors<S, STEP, ROWS, R, Border<1, 1>>(p, q0, j);
   }
   for (; j < p.columns; j += W)
-    block<S, STEP, ROWS, R, true>(p, q0, j, p.columns - j < W ? static_cast<int>(p.columns - j) : W);
+    block<S, STEP, ROWS, R, Careful>(p, q0, j, p.columns - j < W ? static_cast<int>(p.columns - j) : W);
 }
 
 template <class S, int STEP, int ROWS>
