@@ -79,6 +79,17 @@ def test_heads(rng, batch, heads, groups):
     check_forward(Case(rng, (batch, heads, groups, 66, 130, 64, 64), BF16, causal=True, scale=0.3))
 
 
+def test_more_keys_than_the_cache_holds_of_all_heads(rng):
+    """Blocks go over two heads, then over the third."""
+    case = Case(rng, (1, 3, 1, 300, 300, 64, 64), BF16, causal=True)
+    expected = case.forward().copy()
+    far = np.zeros((1, 1, 60000, 64), BF16)  # beyond what any query sees
+    k, v = far.copy(), far
+    k[:, :, :300], v[:, :, :300] = case.k, case.v
+    case.k, case.v = (np.broadcast_to(x, (1, 3, 60000, 64)) for x in (k, v))
+    assert_same_bits(case.forward(), expected)
+
+
 def test_same_as_the_portable_kernels(rng, portable):
     """Each backward pass takes the log-sum-exp of either forward pass."""
     case = Case(rng, (1, 2, 1, 200, 150, 64, 64), F16, causal=True)

@@ -7,6 +7,7 @@
 
 #include "cpu/conv_bf16.h"
 #include "cpu/conv_depthwise.h"
+#include "cpu/conv_one_channel.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_pointwise.h"
 #include "cpu/conv_winograd.h"
@@ -82,6 +83,8 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
     depthwise_gather<T>(context, g, in.x, w->template as<const T>(), data_gradient, y.image<T>(), end);
     return y.write_back();
   }
+  if (!data_gradient && one_channel_forward<T>(context, g, in, w->template as<const T>(), y.image<T>(), end))
+    return y.write_back();
   if (pointwise_gather<T>(context, g, in, w->template as<const T>(), data_gradient, y.image<T>(), end))
     return y.write_back();
   if constexpr (std::is_same_v<T, float>) {
@@ -92,11 +95,14 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
   Workspace packed(context, static_cast<size_t>(packed_size<T>(g, data_gradient)) * sizeof(T));
   const PackedWeights<T> pw =
       pack_weights<T>(context, g, w->template as<const T>(), data_gradient, packed.as<T>());
-  const bool plain_end = !bias && !residual && activation.kind == FASTDL_ACT_NONE;
-  if (data_gradient && plain_end && scatter_is_cheaper(g, pw.depthwise)) {
+  if (data_gradient && end.none() && scatter_is_cheaper(g, pw.depthwise)) {
     scatter(context, g, in, pw, y.image<T>());
   } else if (data_gradient) {
-    for (const Lattice& l : data_lattices(g)) gather(context, in, l, pw, y.image<T>(), end, false);
+    const std::vector<Lattice> lattices = data_lattices(g);
+    if (end.none()) clear_unreached(context, lattices, y.image<T>());
+    for (const Lattice& l : lattices) {
+      if (l.num_taps() || !end.none()) gather(context, in, l, pw, y.image<T>(), end, false);
+    }
   } else {
     gather(context, in, forward_lattice(g), pw, y.image<T>(), end, true);
   }
@@ -146,6 +152,9 @@ void run_bf16(Context* context, const Geometry& g, const View& x, const std::opt
     depthwise_gather(context, g, (*in).x, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
     return y.write_back();
   }
+  if (!data_gradient &&
+      one_channel_forward(context, g, *in, w->as<const bfloat16>(), y.image<bfloat16>(), end))
+    return y.write_back();
   if (pointwise_gather(context, g, *in, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end))
     return y.write_back();
   if (winograd_gather(context, g, *in, data_gradient ? data_lattices(g)[0] : forward_lattice(g),
