@@ -160,7 +160,12 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"fastdl.{name}")
     if name in _ELSEWHERE:
-        value = getattr(import_module(f"fastdl.{_ELSEWHERE[name]}"), name)
+        # A package before its modules: a thread that begins with a module and one that is filling the package would
+        # wait for each other.
+        home: Any = None
+        for part in _ELSEWHERE[name].split("."):
+            home = import_module(f"{home.__name__ if home else 'fastdl'}.{part}")
+        value = getattr(home, name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'fastdl' has no attribute {name!r}")

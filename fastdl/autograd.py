@@ -9,6 +9,7 @@ recursion (Chainer v1's scheme). Keys are the negated numbers because `heapq` po
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -208,7 +209,8 @@ def _wrap_outputs(ctx: Any, outputs: tuple) -> tuple:
 def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = None) -> None:
     """Walk the graph from ``roots``, pairs (node, gradient array). Leaves accumulate into ``.grad``, unless
     ``captured`` is given: then the gradients of the nodes whose keys it holds are put there and nothing else is
-    touched. Everything the walk knows is in local variables, so threads may walk graphs that share leaves."""
+    touched. Everything the walk knows is in local variables, so threads may walk graphs that share leaves: they take
+    turns at adding to ``.grad``."""
     grads: dict[
         int, Any
     ] = {}  # by node key: the gradient so far (a list of them for nodes with several outputs)
@@ -257,7 +259,7 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
         g = grads.pop(key)
         if keep and key in keep:
             if captured is None:
-                keep_grad(keep[key](), g)
+                keep_grad(keep.get(key), g)
             else:
                 captured[key] = as_array(g)
         if node.__class__ is Output:
@@ -288,21 +290,22 @@ def run_backward(roots: Sequence, retain_graph: bool, captured: dict | None = No
         inputs = node.inputs
         if saved and not retain_graph:
             saved = node.saved = None
-    for node in leaves:
-        key = node.key
-        g = grads.pop(key)
-        if captured is not None:
-            if key in captured:
-                captured[key] = g
-            continue
-        tensor = node.tensor()
-        if tensor is None:
-            continue
-        if tensor.grad is None:
-            tensor.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else copied(g))
-        else:
-            total = tensor.grad._data
-            np.add(total, g, out=total)
+    with _accumulating:
+        for node in leaves:
+            key = node.key
+            g = grads.pop(key)
+            if captured is not None:
+                if key in captured:
+                    captured[key] = g
+                continue
+            tensor = node.tensor()
+            if tensor is None:
+                continue
+            if tensor.grad is None:
+                tensor.grad = wrap(g if _getrefcount(g) == _SOLE and _owned(g) else copied(g))
+            else:
+                total = tensor.grad._data
+                np.add(total, g, out=total)
 
 
 _FREED = (
@@ -310,13 +313,16 @@ _FREED = (
     "call the first backward with retain_graph=True"
 )
 retained: dict[int, weakref.ref] = {}  # by node key: tensors that asked for retain_grad
+_accumulating = threading.RLock()  # held where something is added to the ``.grad`` of tensors
 
 
-def keep_grad(tensor: Any, g: Any) -> None:
-    """Add to the ``.grad`` of a tensor that is no leaf."""
+def keep_grad(ref: Any, g: Any) -> None:
+    """Add to the ``.grad`` of a tensor that is no leaf, while it lives."""
+    tensor = None if ref is None else ref()
     if tensor is not None:
         g = copied(g)
-        tensor.grad = wrap(g if tensor.grad is None else tensor.grad._data + g)
+        with _accumulating:
+            tensor.grad = wrap(g if tensor.grad is None else tensor.grad._data + g)
 
 
 def _sole() -> int:
@@ -353,6 +359,7 @@ def _owned(g: Any) -> bool:
 # notes it beside the memory it changed, so backward can tell whether an array was changed after it was saved.
 _epoch = 0
 _modified: dict[int, tuple[weakref.ref, int]] = {}
+_modifying = threading.RLock()  # epochs must not go back
 
 
 def _owner(array: Any) -> Any:
@@ -366,13 +373,14 @@ def _owner(array: Any) -> Any:
 def mark_inplace(*arrays: Any) -> None:
     """Note that the memory of ``arrays`` was just changed; graphs that saved it refuse to run backward."""
     global _epoch
-    _epoch += 1
-    for array in arrays:
-        owner = _owner(array)
-        key = id(owner)
-        entry = _modified.get(key)
-        ref = entry[0] if entry is not None else weakref.ref(owner, partial(_forget, key))
-        _modified[key] = (ref, _epoch)
+    with _modifying:
+        _epoch += 1
+        for array in arrays:
+            owner = _owner(array)
+            key = id(owner)
+            entry = _modified.get(key)
+            ref = entry[0] if entry is not None else weakref.ref(owner, partial(_forget, key))
+            _modified[key] = (ref, _epoch)
 
 
 def _forget(key: int, _: Any) -> None:

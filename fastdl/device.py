@@ -3,6 +3,7 @@ CUDA kernels on the CPU. Devices other than the CPU are loaded when they are fir
 
 from __future__ import annotations
 
+import threading
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,7 @@ KINDS = ("cpu", "cuda", "cuda-sim", "mps", "xpu", "meta")  # what a string in `T
 
 _MODULES = {"cuda": "fastdl.cuda", "cuda-sim": "fastdl.simulated"}  # each has make_backend()
 _loaded: dict[str, backend.Backend] = {}
+_lock = threading.RLock()  # for loading one
 
 
 class device:
@@ -71,9 +73,11 @@ def backend_of(kind: str) -> backend.Backend | None:
             raise RuntimeError(
                 f"device {kind!r} is not available: fastdl computes on 'cpu', 'cuda' and 'cuda-sim'"
             )
-        made = import_module(_MODULES[kind]).make_backend()
-        made.kernels.set_float32_precision(backend.kernels(None).get_float32_precision())
-        _loaded[kind] = backend._others[made.array] = made
+        with _lock:
+            if kind not in _loaded:
+                made = import_module(_MODULES[kind]).make_backend()
+                made.kernels.set_float32_precision(backend.kernels(None).get_float32_precision())
+                _loaded[kind] = backend._others[made.array] = made
     return _loaded[kind]
 
 

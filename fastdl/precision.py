@@ -38,7 +38,7 @@ def set_float32_precision(precision: str) -> None:
     """
     level = _level(precision)
     kernels(None).set_float32_precision(level)
-    for other in _others.values():
+    for other in list(_others.values()):
         other.kernels.set_float32_precision(level)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from .autograd import TensorBase, wrap
 
 _MASK = (1 << 64) - 1
-_lock = threading.Lock()
+_lock = threading.RLock()
 _seed = 0
 _offset = 0
 _philox: Any = None
@@ -50,6 +50,12 @@ def seed() -> int:
     return value
 
 
+def _seed_if_unseeded() -> None:
+    with _lock:
+        if _generator is None:
+            seed()
+
+
 def initial_seed() -> int:
     """The seed in force."""
     generator()
@@ -59,7 +65,7 @@ def initial_seed() -> int:
 def generator() -> np.random.Generator:
     """The NumPy generator behind `rand`, `randn`, initialisation and shuffling."""
     if _generator is None:
-        seed()
+        _seed_if_unseeded()
     return _generator
 
 
@@ -67,7 +73,7 @@ def next_offset(count: int) -> tuple[int, int]:
     """(seed, offset) for a kernel that will draw ``count`` numbers; no two calls overlap."""
     global _offset
     if _generator is None:
-        seed()
+        _seed_if_unseeded()
     with _lock:
         offset = _offset
         _offset = (offset + int(count)) & _MASK
@@ -77,13 +83,15 @@ def next_offset(count: int) -> tuple[int, int]:
 def position() -> Any:
     """Something that changes with every draw."""
     generator()
-    return _seed, _offset, _philox.state["state"]["counter"].tolist(), _philox.state["buffer_pos"]
+    with _lock, _philox.lock:  # NumPy's generators hold the latter while they draw
+        state = _philox.state
+        return _seed, _offset, state["state"]["counter"].tolist(), state["buffer_pos"]
 
 
 def get_rng_state() -> Any:
     """Everything `set_rng_state` needs to go on from here: a uint8 tensor of 120 bytes."""
     generator()
-    with _lock:
+    with _lock, _philox.lock:
         s = _philox.state
         words = [_seed, _offset, *s["state"]["counter"], *s["state"]["key"], *s["buffer"]]
         words += [s["buffer_pos"], s["has_uint32"], s["uinteger"]]
@@ -100,7 +108,7 @@ def set_rng_state(state: Any) -> None:
         raise ValueError(f"set_rng_state: expected shape (120,), got {data.shape}")
     words = np.ascontiguousarray(data).view("<u8")
     generator()
-    with _lock:
+    with _lock, _philox.lock:
         _philox.state = {
             "bit_generator": "Philox",
             "state": {"counter": words[2:6].copy(), "key": words[6:8].copy()},

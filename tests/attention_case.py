@@ -68,3 +68,15 @@ class Case:
             unit = ROUNDOFF[self.dtype] * (1 if self.dtype.itemsize == 2 else terms)
             allowed = factor * unit * max(1.0, np.abs(want).max(initial=0))
             np.testing.assert_allclose(got.astype("f8"), want, rtol=0, atol=allowed)
+
+
+def tiles_masked_whole(rng, b, h, n, s, kind):
+    """Masks that leave some tiles of the kernels nothing, others little, and some queries nothing at all."""
+    if kind == "lengths":  # of keys, the same for all queries and heads
+        mask = np.arange(s) < np.array([s // 3, 1, 0, s])[np.arange(b) % 4, None]
+        return np.broadcast_to(mask[:, None, None], (b, h, n, s))
+    mask = rng.random((b, h, n, s)) < 0.02
+    near = np.abs(np.arange(n)[:, None] * s // n - np.arange(s)) < s // 8  # a band along the diagonal
+    mask = np.where(near, mask, False)
+    mask[:, :, n // 2 : n // 2 + 3] = False
+    return mask if kind == "heads" else np.broadcast_to(mask[:1, :1], (b, h, n, s))

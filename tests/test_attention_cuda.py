@@ -3,7 +3,7 @@ keys, values that do not split. On the host executor where it was built (FASTDL_
 
 import numpy as np
 import pytest
-from attention_case import BF16, F16, ROUNDOFF, Case, sim
+from attention_case import BF16, F16, ROUNDOFF, Case, sim, tiles_masked_whole
 from references import attention as ref
 from tolerance import assert_same_bits
 
@@ -147,18 +147,6 @@ def test_more_than_tensor_dtypes(rng):
     for got, expected in zip([out, *grads, grad_mask], [want_out, *want]):
         allowed = 4 * 2.0**-8 * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(got.astype("f8"), expected, rtol=0, atol=allowed)
-
-
-def tiles_masked_whole(rng, b, h, n, s, kind):
-    """Masks that leave some tiles of the kernels nothing, others little, and some queries nothing at all."""
-    if kind == "lengths":  # of keys, the same for all queries and heads
-        mask = np.arange(s) < np.array([s // 3, 1, 0, s])[np.arange(b) % 4, None]
-        return np.broadcast_to(mask[:, None, None], (b, h, n, s))
-    mask = rng.random((b, h, n, s)) < 0.02
-    near = np.abs(np.arange(n)[:, None] * s // n - np.arange(s)) < s // 8  # a band along the diagonal
-    mask = np.where(near, mask, False)
-    mask[:, :, n // 2 : n // 2 + 3] = False
-    return mask if kind == "heads" else np.broadcast_to(mask[:1, :1], (b, h, n, s))
 
 
 @pytest.mark.parametrize("kind", ["lengths", "band", "heads"])

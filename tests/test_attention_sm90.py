@@ -3,7 +3,7 @@ On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute ca
 
 import numpy as np
 import pytest
-from attention_case import BF16, F16, ROUNDOFF, Case, sim
+from attention_case import BF16, F16, ROUNDOFF, Case, sim, tiles_masked_whole
 from references import attention as ref
 from tolerance import assert_same_bits
 
@@ -25,6 +25,14 @@ def portable(monkeypatch):
         return result
 
     return compute
+
+
+def check_near(got, other, dtype):
+    """Two kernels' results: both within a rounding or so of the truth."""
+    for a, b in zip(got, other, strict=True):
+        a, b = a.astype("f8"), b.astype("f8")
+        allowed = 2 * ROUNDOFF[dtype] * max(1, np.abs(b[np.isfinite(b)]).max(initial=0))
+        np.testing.assert_allclose(a, b, rtol=0, atol=allowed)
 
 
 def check_forward(case):
@@ -71,15 +79,24 @@ def test_heads(rng, batch, heads, groups):
     check_forward(Case(rng, (batch, heads, groups, 66, 130, 64, 64), BF16, causal=True, scale=0.3))
 
 
+def test_more_keys_than_the_cache_holds_of_all_heads(rng):
+    """Blocks go over two heads, then over the third."""
+    case = Case(rng, (1, 3, 1, 300, 300, 64, 64), BF16, causal=True)
+    expected = case.forward().copy()
+    far = np.zeros((1, 1, 60000, 64), BF16)  # beyond what any query sees
+    k, v = far.copy(), far
+    k[:, :, :300], v[:, :, :300] = case.k, case.v
+    case.k, case.v = (np.broadcast_to(x, (1, 3, 60000, 64)) for x in (k, v))
+    assert_same_bits(case.forward(), expected)
+
+
 def test_same_as_the_portable_kernels(rng, portable):
     """Each backward pass takes the log-sum-exp of either forward pass."""
     case = Case(rng, (1, 2, 1, 200, 150, 64, 64), F16, causal=True)
     results = [case.forward().copy(), case.lse.copy(), *case.backward()]
     crossed = portable(case.backward)
     others = [portable(case.forward), case.lse, *portable(case.backward)]
-    for got, other in zip([*results, *case.backward()], [*others, *crossed], strict=True):
-        allowed = 2 * ROUNDOFF[F16] * np.abs(other).max()
-        np.testing.assert_allclose(got.astype("f8"), other.astype("f8"), rtol=0, atol=allowed)
+    check_near([*results, *case.backward()], [*others, *crossed], F16)
 
 
 # Tiles of 128 rows that are owned, of 64 to 128 that are gone over.
@@ -149,6 +166,28 @@ def test_growing_scores_move_the_running_maximum(rng):
     check_forward(case)
 
 
+@pytest.mark.parametrize("e, ev", [(64, 64), (96, 80), (128, 128)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_boolean_masks(rng, e, ev, causal):
+    Case(rng, (2, 2, 1, 140, 270, e, ev), BF16, mask="bool", causal=causal).check()
+
+
+@pytest.mark.parametrize("kind", ["lengths", "band", "heads"])
+@pytest.mark.parametrize("e", [64, 128])
+def test_tiles_masked_whole_are_passed_over(rng, portable, kind, e):
+    """And queries that see nothing give zeros. What only such tiles hold does not show."""
+    b = 4 if kind == "lengths" else 1
+    case = Case(rng, (b, 2, 1, 130, 300, e, 8), BF16, causal=kind == "heads")
+    case.mask = tiles_masked_whole(rng, b, 2, 130, 300, kind)
+    results = [case.forward().copy(), case.lse.copy(), *case.backward()]
+    check_near(results, [portable(case.forward), case.lse, *portable(case.backward)], BF16)
+    assert (results[0][~np.isfinite(results[1])] == 0).all()
+    if kind == "lengths":  # of 100 keys, 1, 0 and 300
+        case.k[:3, :, 128:], case.v[:3, :, 128:] = np.nan, np.inf
+        for got, want in zip([case.forward(), case.lse, *case.backward()], results, strict=True):
+            assert_same_bits(got, want)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_stay_in_their_rows(rng, value):
     case = Case(rng, (1, 1, 1, 130, 200, 64, 64), BF16)
@@ -162,11 +201,15 @@ def test_values_that_are_not_finite_stay_in_their_rows(rng, value):
 
 @pytest.mark.parametrize(
     "options",
-    [{"mask": "bool"}, {"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}],
+    [{"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}],
     ids=lambda options: next(iter(options)),
 )
 def test_what_is_left_to_the_portable_kernels(rng, options):
     Case(rng, (1, 2, 1, 70, 80, 64, 64), BF16, **options).check()
+
+
+def test_masks_of_many_features_are_left_to_the_portable_kernels(rng):
+    Case(rng, (1, 1, 1, 70, 80, 192, 64), BF16, mask="bool").check()
 
 
 def test_same_bits_again(rng):

@@ -22,9 +22,10 @@ SOURCE = r"""
 #include <cstdlib>
 #include "cuda/conv_config.h"
 int main(int, char** a) {
+  constexpr int H100 = 132;  // multiprocessors
   const auto n = [&](int i) { return std::atoll(a[i]); };
-  const auto p = n(1) ? fastdl::cuda::conv_sm90_weight_plan(n(2), n(3), n(4), n(5), static_cast<int>(n(6)), false)
-                      : fastdl::cuda::conv_sm90_plan(n(2), n(3), n(4), n(5), static_cast<int>(n(6)), false);
+  const auto p = n(1) ? fastdl::cuda::conv_sm90_weight_plan(n(2), n(3), n(4), n(5), H100, static_cast<int>(n(6)), false)
+                      : fastdl::cuda::conv_sm90_plan(n(2), n(3), n(4), n(5), H100, static_cast<int>(n(6)), false);
   std::printf("%d %d %d %lld %lld\n", p.fits, p.columns, p.cluster, static_cast<long long>(p.parts),
               static_cast<long long>(p.k_each));
 }
@@ -49,14 +50,14 @@ def program(tmp_path_factory):
     return folder / "plan"
 
 
-def plan(program, weight, *sizes):
-    words = map(str, (int(weight), *sizes, H100))
+def plan(program, weight, *sizes, planes=0):
+    words = map(str, (int(weight), *sizes, planes))
     done = subprocess.run([program, *words], check=True, capture_output=True, text=True)
     return Plan(*map(int, done.stdout.split()))
 
 
-def gather(program, rows, columns, channels, taps):
-    return plan(program, False, rows, columns, channels, taps)
+def gather(program, rows, columns, channels, taps, planes=0):
+    return plan(program, False, rows, columns, channels, taps, planes=planes)
 
 
 def test_tiles_are_as_wide_as_there_are_columns(program):
@@ -69,6 +70,8 @@ def test_channels_that_fill_few_steps_are_left_to_the_portable_kernel(program):
         assert gather(program, 10000, 128, channels, 9).fits == fits
         assert plan(program, True, 128, channels, 9, 10000).fits == fits
     assert not gather(program, 10000, 63, 64, 9).fits
+    assert gather(program, 10000, 128, 32, 9, planes=3).fits  # steps of 32 channels
+    assert not gather(program, 10000, 64, 64, 9, planes=3).fits  # half of every tile
 
 
 def test_parts_are_whole_steps_and_cover_k(program):

@@ -73,8 +73,9 @@ def weight_gradient(grad, x, shape, **o):
 def close(got, expected, scale):
     """Sums in float32 rounded once: an error of half an ulp, and of the sums' own."""
     eps = float(ml_dtypes.finfo(got.dtype).eps) / 2
+    own = 2.0**-22 if got.dtype == np.float32 else 2.0**-18
     error = np.abs(wide(got) - expected)
-    np.testing.assert_array_less(error, 1.01 * eps * np.abs(expected) + 2.0**-18 * scale + 1e-30)
+    np.testing.assert_array_less(error, 1.01 * eps * np.abs(expected) + own * scale + 1e-30)
 
 
 def check(rng, x, w, dtype, **o):
@@ -95,7 +96,7 @@ def check(rng, x, w, dtype, **o):
     close(dw, expected[1], scale[1])
 
 
-@pytest.mark.parametrize("dtype", [BFLOAT16, np.float16])
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float16, np.float32])
 @pytest.mark.parametrize(
     "x, w, o",
     [
@@ -121,8 +122,9 @@ def test_two_axes(rng, x, w, o, dtype):
         ((1, 16, 5, 6, 4), (24, 16, 3, 2, 1), {"stride": (2, 1, 2), "padding": (1, 1, 0)}),
     ],
 )
-def test_one_and_three_axes(rng, x, w, o):
-    check(rng, x, w, BFLOAT16, **o)
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_one_and_three_axes(rng, x, w, o, dtype):
+    check(rng, x, w, dtype, **o)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +138,25 @@ def test_rings_that_go_round(rng, x, w):
     np.testing.assert_array_equal(forward(x, w, padding=1), y)
 
 
-def test_parts_along_k(rng):
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_parts_along_k(rng, dtype):
     """Few results, 9 x 256 terms: cut into parts, that begin within a tap; then few weights, 1,216 positions."""
-    check(rng, (1, 200, 6, 5), (16, 200, 3, 3), BFLOAT16, padding=1)
-    check(rng, (2, 8, 19, 32), (8, 8, 1, 3), BFLOAT16, padding=(0, 1))
+    check(rng, (1, 200, 6, 5), (16, 200, 3, 3), dtype, padding=1)
+    check(rng, (2, 8, 19, 32), (8, 8, 1, 3), dtype, padding=(0, 1))
+
+
+def test_weight_gradients_of_values_that_cannot_be_split(rng, portable):
+    """Parts that reach such an image, and the last one's reading on into the next plane, whose first image has some."""
+    x, grad = normal(rng, (5, 8, 15, 16), np.float32), normal(rng, (5, 8, 15, 16), np.float32)
+    x[0, 3, 0, 0], x[0, 4] = np.inf, 1e-35
+    with np.errstate(all="ignore"):
+        got, expected = (
+            f(lambda: weight_gradient(grad, x, (8, 8, 3, 3), padding=1)) for f in (lambda f: f(), portable)
+        )
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    assert finite.any() and not finite.all()
+    np.testing.assert_allclose(got[finite], expected[finite], rtol=1e-5, atol=1e-4)
 
 
 def test_wide_weight_gradients(rng):
@@ -192,15 +209,16 @@ def test_out_of_every_layout(rng):
     close(got, ref.conv(wide(part), wide(w), padding=1) + wide(residual), scale + 9)
 
 
-def test_holes_are_no_zeros(rng, portable):
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_holes_are_no_zeros(rng, portable, dtype):
     """Beside an infinite weight, the padding's zeros make NaN; taps that do not exist in a gradient make nothing."""
-    x, w = normal(rng, (1, 64, 6, 7), BFLOAT16), normal(rng, (72, 64, 3, 3), BFLOAT16)
+    x, w = normal(rng, (1, 64, 6, 7), dtype), normal(rng, (72, 64, 3, 3), dtype)
     w[3, 5, 0, 0], w[8, 6, 2, 1], x[0, 9, 3, 3] = np.inf, np.nan, -np.inf
     with np.errstate(invalid="ignore"):
         for compute in (
             lambda: forward(x, w, padding=1),
             lambda: data_gradient(
-                normal(np.random.default_rng(1), (1, 72, 6, 7), BFLOAT16), w, x.shape, padding=1
+                normal(np.random.default_rng(1), (1, 72, 6, 7), dtype), w, x.shape, padding=1
             ),
         ):
             got, expected = wide(compute()), wide(portable(compute))
@@ -216,6 +234,33 @@ def test_transposed(rng):
     sim.conv_transpose_forward(x, w, bias, None, out, options(padding=1, activation=RELU))
     expected = ref.conv_transpose(wide(x), wide(w), wide(bias), padding=1)
     close(out, np.maximum(expected, 0), ref.conv_transpose(abs(wide(x)), abs(wide(w)), padding=1) + 3)
+
+
+def test_values_that_cannot_be_split(rng):
+    """Of float32: infinities, NaN and what is too large or too small, in two of three images and in some weights; the
+    other results as if they were not there."""
+    x, w = normal(rng, (3, 16, 9, 8), np.float32), normal(rng, (136, 16, 3, 3), np.float32)
+    x[0, 3, 4, 4], x[2, 1, 0, 0], w[130, 5, 1, 1] = np.inf, 3.4e38, np.nan
+    x[2, 4] *= 1e-38
+    with np.errstate(all="ignore"):
+        got, expected = forward(x, w, padding=1), ref.conv(wide(x), wide(w), padding=1)
+        expected = expected.astype(np.float32)
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    np.testing.assert_allclose(got[finite], expected[finite], rtol=1e-4, atol=1e-4)
+
+
+def test_high_precision(rng):
+    x, w = normal(rng, (1, 40, 9, 8), np.float32), normal(rng, (72, 40, 3, 3), np.float32)
+    expected, scale = ref.conv(wide(x), wide(w)), ref.conv(abs(wide(x)), abs(wide(w)))
+    highest = forward(x, w)
+    sim.set_float32_precision(1)
+    try:
+        high = forward(x, w)
+    finally:
+        sim.set_float32_precision(0)
+    errors = [(np.abs(y - expected) / scale).max() for y in (highest, high)]
+    assert errors[0] < errors[1] <= 2.0**-15
 
 
 def test_what_it_leaves_to_others(rng, portable):

@@ -1,9 +1,11 @@
-"""Scaled dot-product attention against PyTorch's FlashAttention and cuDNN's, and the package flash-attn."""
+"""Scaled dot-product attention against PyTorch's FlashAttention and cuDNN's, and the packages of FlashAttention."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,13 @@ def rows(small: bool) -> list[Row]:
         else [(4, 16, 2048, 64), (2, 16, 4096, 128), (1, 16, 8192, 128), (8, 16, 512, 64)]
     )
     ways = [(causal, way) for causal in (False, True) for way in ("forward", "backward")]
-    return [_row(s, causal, "bfloat16", way) for s in shapes for causal, way in ways]
+    found = [_row(s, causal, "bfloat16", way) for s in shapes for causal, way in ways]
+    # The kernels that other GPUs get, beside Hopper's own.
+    shape = shapes[len(shapes) // 2]
+    return found + [_row(shape, False, "bfloat16", way, kernel="portable") for way in ("forward", "backward")]
 
 
-def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: str) -> Row:
+def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: str, kernel: str = "") -> Row:
     batch, heads, length, features = shape
     backward = direction == "backward"
 
@@ -33,10 +38,10 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
     def ours(q: Any, k: Any, v: Any, grad: Any = None) -> Any:
         attention = ops.scaled_dot_product_attention
         if not backward:
-            return lambda: attention(q, k, v, is_causal=causal)[0]
+            return _forced(kernel, lambda: attention(q, k, v, is_causal=causal)[0])
         out, lse = attention(q, k, v, is_causal=causal)
         gradient = ops.scaled_dot_product_attention_backward
-        return lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3]
+        return _forced(kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3])
 
     def torch(module: Any, q: Any, k: Any, v: Any, grad: Any = None) -> dict[str, Any]:
         kinds = module.nn.attention.SDPBackend
@@ -47,8 +52,9 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
                 calls[name]()
             except RuntimeError:
                 calls.pop(name, None)
-        with contextlib.suppress(ImportError):
-            calls["flash-attn"] = _flash_call(module, causal, q, k, v, grad)
+        for name, package in (("flash-attn", "flash_attn"), ("flash-attn-3", "flash_attn_interface")):
+            with contextlib.suppress(ImportError):
+                calls[name] = _flash_call(package, module, causal, q, k, v, grad)
         if not calls:
             raise RuntimeError("no backend of scaled_dot_product_attention takes this")
         return calls
@@ -57,7 +63,9 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
     flops = 4.0 * batch * heads * pairs * features * (2.5 if backward else 1)
     moved = itemsize(dtype) * batch * heads * length * features * (8 if backward else 4)
     kernels = ("attention_forward", "attention_backward") if backward else ("attention_forward",)
-    name = f"{batch}x{heads}x{length}x{features}" + (" causal" if causal else "")
+    name = (
+        f"{batch}x{heads}x{length}x{features}" + (" causal" if causal else "") + (f" {kernel}" * bool(kernel))
+    )
     return Row(
         "attention",
         name,
@@ -69,9 +77,22 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
         inputs,
         ours,
         torch,
-        target=1.0,
+        target=None if kernel else 1.0,
         limit=3e-2,
     )
+
+
+def _forced(kernel: str, call: Callable[[], Any]) -> Callable[[], Any]:
+    """A call for which FASTDL_CUDA_ATTENTION names the kernels, if given."""
+
+    def forced() -> Any:
+        os.environ["FASTDL_CUDA_ATTENTION"] = kernel  # read at every call
+        try:
+            return call()
+        finally:
+            del os.environ["FASTDL_CUDA_ATTENTION"]
+
+    return forced if kernel else call
 
 
 def _torch_call(module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any) -> Any:
@@ -88,9 +109,15 @@ def _torch_call(module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, gr
     return lambda: module.autograd.grad(out, (q, k, v), grad, retain_graph=True)
 
 
-def _flash_call(module: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any) -> Any:
-    """The package flash-attn, which wants (batch, length, heads, features)."""
-    flash = importlib.import_module("flash_attn").flash_attn_func
+def _flash_call(package: str, module: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any) -> Any:
+    """The packages flash-attn and, of FlashAttention-3, flash_attn_interface, which want (batch, length, heads,
+    features)."""
+    function = importlib.import_module(package).flash_attn_func
+
+    def flash(*arrays: Any, **options: Any) -> Any:
+        out = function(*arrays, **options)
+        return out[0] if isinstance(out, tuple) else out  # the log-sum-exp behind it
+
     q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
     if grad is None:
         return lambda: flash(q, k, v, causal=causal).transpose(1, 2)

@@ -1,4 +1,6 @@
 // CuPy arrays as fastdl_tensor, and CuPy's current stream.
+#include <pybind11/gil_safe_call_once.h>
+
 #include <cstring>
 #include <string>
 
@@ -18,8 +20,8 @@ struct CuPy {
   }
 };
 const CuPy& cupy() {
-  static const CuPy* const instance = new CuPy;
-  return *instance;
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<CuPy> storage;
+  return storage.call_once_and_store_result([] { return CuPy(); }).get_stored();
 }
 
 bool dtype_of(py::handle dtype, int64_t item_size, fastdl_dtype* out) {

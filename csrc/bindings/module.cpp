@@ -37,7 +37,8 @@ py::list available_isas() {
 
 using namespace fastdl::bindings;
 
-PYBIND11_MODULE(_core, m) {
+// Needs no GIL: what its functions share is atomic, locked, or made here.
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("version", [] { return fastdl_version(); });
   m.def("get_num_threads", [] { return fastdl_get_num_threads(); });
   m.def("set_num_threads", [](int n) { run([&] { return fastdl_set_num_threads(n); }); });

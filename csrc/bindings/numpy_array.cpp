@@ -1,5 +1,6 @@
 #include "bindings/common.h"
 
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -9,13 +10,13 @@ namespace {
 // ml_dtypes' bfloat16, which NumPy knows as a user type of kind V: recognised by the name of its scalar type
 // once, by that type's address afterwards.
 bool is_bfloat16(const py::detail::PyArrayDescr_Proxy* descr) {
-  static PyObject* known = nullptr;  // guarded by the GIL
-  if (descr->typeobj == known) return true;
+  static std::atomic<PyObject*> known{nullptr};
+  if (descr->typeobj == known.load(std::memory_order_relaxed)) return true;
   const char* name = reinterpret_cast<PyTypeObject*>(descr->typeobj)->tp_name;
   const char* dot = std::strrchr(name, '.');
   if (std::strcmp(dot ? dot + 1 : name, "bfloat16") != 0) return false;
-  Py_INCREF(descr->typeobj);
-  known = descr->typeobj;
+  Py_INCREF(descr->typeobj);  // its address stays its own
+  known.store(descr->typeobj, std::memory_order_relaxed);
   return true;
 }
 

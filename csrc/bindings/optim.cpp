@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <deque>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,6 +16,22 @@ namespace {
 constexpr size_t kMaxStates = 4;
 
 using List = std::vector<const fastdl_tensor*>;
+
+// Interned names, made when the module is imported.
+py::handle data_name, grad_name;
+
+// One thread at a time. Who waits does so without the GIL: the other one needs it.
+class Turn {
+ public:
+  explicit Turn(std::mutex& mutex) : lock_(mutex, std::try_to_lock) {
+    if (lock_.owns_lock()) return;
+    const py::gil_scoped_release release;
+    lock_.lock();
+  }
+
+ private:
+  std::unique_lock<std::mutex> lock_;
+};
 
 // Python: ParameterGroup(params, state, keys, master_key): `state` is the optimizer's dict from parameter to
 // dict of Tensors, `keys` the entries wanted. A step returns False, with nothing done, if the group no longer
@@ -29,35 +46,33 @@ class ParameterGroup {
     if (keys.size() > kMaxStates) throw py::value_error("ParameterGroup: too many states");
     for (const std::string& key : keys) keys_.push_back(py::str(key));
     if (master_key) master_key_ = py::str(*master_key);
-    for (py::handle p : params) {
+    for (const py::handle p : py::tuple(params)) {  // a copy: other threads may change the list
       slots_.emplace_back();
       Slot& slot = slots_.back();
       slot.tensor = py::reinterpret_borrow<py::object>(p);
-      slot.data = p.attr(data_name());
+      slot.data = p.attr(data_name);
       slot.param.load(slot.data, true);
       slot.has_master = master_key && slot.param.get() && slot.param.get()->dtype.bits == 16;
-      PyObject* entry = PyDict_GetItemWithError(state_.ptr(), p.ptr());
-      if (!entry) continue;
-      slot.entry = py::reinterpret_borrow<py::object>(entry);
+      const py::object entry = state_.attr("get")(p);
+      if (entry.is_none()) continue;
+      slot.entry = entry;
       slot.complete = true;
       if (slot.has_master) {
-        PyObject* value = PyDict_GetItemWithError(entry, master_key_.ptr());
-        if (!value || value == Py_None) {
+        slot.master_value = entry.attr("get")(master_key_);
+        if (slot.master_value.is_none()) {
           slot.complete = false;
           continue;
         }
-        slot.master_value = py::reinterpret_borrow<py::object>(value);
-        slot.master_array = slot.master_value.attr(data_name());
+        slot.master_array = slot.master_value.attr(data_name);
         slot.master.load(slot.master_array, true);
       }
       for (size_t k = 0; k < keys_.size(); ++k) {
-        PyObject* value = PyDict_GetItemWithError(entry, keys_[k].ptr());
-        if (!value || value == Py_None) {
+        slot.values[k] = entry.attr("get")(keys_[k]);
+        if (slot.values[k].is_none()) {
           slot.complete = false;
           break;
         }
-        slot.values[k] = py::reinterpret_borrow<py::object>(value);
-        slot.arrays[k] = slot.values[k].attr(data_name());
+        slot.arrays[k] = slot.values[k].attr(data_name);
         slot.states[k].load(slot.arrays[k], true);
       }
     }
@@ -70,6 +85,7 @@ class ParameterGroup {
   }
 
   bool sgd(double lr, double momentum, double dampening, double weight_decay, bool nesterov, bool maximize) {
+    const Turn turn(mutex_);
     if (keys_.size() != (momentum != 0 ? 1u : 0u) || !gather()) return false;
     if (params_.empty()) return true;
     const fastdl_sgd_options o{sizeof o,     lr,       momentum, dampening,
@@ -89,6 +105,7 @@ class ParameterGroup {
   // keys: step, exp_avg, exp_avg_sq[, max_exp_avg_sq]
   bool adam(double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled,
             bool amsgrad, bool maximize) {
+    const Turn turn(mutex_);
     if (keys_.size() != (amsgrad ? 4u : 3u) || !gather()) return false;
     if (params_.empty()) return true;
     const fastdl_adam_options o{sizeof o,     lr,        beta1,   beta2,    eps,
@@ -103,6 +120,7 @@ class ParameterGroup {
 
   // keys: step, sum
   bool adagrad(double lr, double lr_decay, double weight_decay, double eps, bool maximize) {
+    const Turn turn(mutex_);
     if (keys_.size() != 2 || !gather()) return false;
     if (params_.empty()) return true;
     const fastdl_adagrad_options o{sizeof o, lr, lr_decay, weight_decay, eps, maximize, rounded()};
@@ -116,6 +134,7 @@ class ParameterGroup {
   // keys: step, square_avg[, momentum_buffer][, grad_avg]
   bool rmsprop(double lr, double alpha, double eps, double weight_decay, double momentum, bool centered,
                bool maximize) {
+    const Turn turn(mutex_);
     if (keys_.size() != size_t{2} + (momentum != 0) + centered || !gather()) return false;
     if (params_.empty()) return true;
     const fastdl_rmsprop_options o{sizeof o, lr,       alpha,    eps,      weight_decay,
@@ -141,20 +160,11 @@ class ParameterGroup {
     bool complete = false;
   };
 
-  static PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
-  static py::handle data_name() {
-    static PyObject* name = interned("_data");
-    return name;
-  }
-  static py::handle grad_name() {
-    static PyObject* name = interned("grad");
-    return name;
-  }
-
   int32_t count() const { return static_cast<int32_t>(params_.size()); }
   fastdl_tensor_list list(size_t k) const { return lists_.at(k).data(); }
 
-  // False if this slot's states are no longer those in the optimizer's dict.
+  // False if this slot's states are no longer those in the optimizer's dict. What the dicts give is compared
+  // before anything else: another thread may have taken it out and let it go.
   bool current(const Slot& slot) const {
     PyObject* entry = PyDict_GetItemWithError(state_.ptr(), slot.tensor.ptr());
     if (entry != slot.entry.ptr()) return false;
@@ -167,7 +177,7 @@ class ParameterGroup {
                     const py::object& expected) {
     PyObject* value = PyDict_GetItemWithError(entry, key.ptr());
     if (value != tensor.ptr()) return false;
-    const py::object array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value, data_name().ptr()));
+    const py::object array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value, data_name.ptr()));
     return array.ptr() == expected.ptr();
   }
 
@@ -184,14 +194,14 @@ class ParameterGroup {
     for (size_t i = 0; i < slots_.size(); ++i) {
       Slot& slot = slots_[i];
       const py::object grad =
-          py::reinterpret_steal<py::object>(PyObject_GetAttr(slot.tensor.ptr(), grad_name().ptr()));
+          py::reinterpret_steal<py::object>(PyObject_GetAttr(slot.tensor.ptr(), grad_name.ptr()));
       if (!grad) throw py::error_already_set();
       if (grad.is_none()) continue;
       const py::object data =
-          py::reinterpret_steal<py::object>(PyObject_GetAttr(slot.tensor.ptr(), data_name().ptr()));
+          py::reinterpret_steal<py::object>(PyObject_GetAttr(slot.tensor.ptr(), data_name.ptr()));
       if (data.ptr() != slot.data.ptr()) return false;
       if ((!keys_.empty() || slot.has_master) && (!slot.complete || !current(slot))) return false;
-      held_.push_back(grad.attr(data_name()));
+      held_.push_back(grad.attr(data_name));
       gradients_.emplace_back();
       gradients_.back().load(held_.back(), false);
       active_.push_back(i);
@@ -207,6 +217,7 @@ class ParameterGroup {
   // 16-bit parameters receive the roundings of their float32 copies.
   fastdl_tensor_list rounded() const { return master_key_ ? rounded_.data() : nullptr; }
 
+  std::mutex mutex_;  // held for a step, whose lists are below
   py::dict state_;
   std::vector<py::str> keys_;
   py::object master_key_;   // null: 16-bit parameters are updated as they are
@@ -222,11 +233,10 @@ class ParameterGroup {
 // Arrays of one call, none of them missing.
 struct Tensors {
   std::deque<Array> arrays;
-  std::vector<py::object> held;  // whatever other threads do to the caller's list meanwhile
+  const py::tuple held;  // whatever other threads do to the caller's list meanwhile
   List list;
-  explicit Tensors(const py::list& objects) {
-    for (py::handle object : objects) {
-      held.push_back(py::reinterpret_borrow<py::object>(object));
+  explicit Tensors(const py::list& objects) : held(objects) {
+    for (const py::handle object : held) {
       arrays.emplace_back();
       arrays.back().load(object, true);
       if (!arrays.back().get()) throw py::type_error("expected a numpy.ndarray, got None");
@@ -247,6 +257,8 @@ double* scalar(const Array& array) {
 }  // namespace
 
 void bind_optim(py::module_& m) {
+  data_name = PyUnicode_InternFromString("_data");
+  grad_name = PyUnicode_InternFromString("grad");
   py::class_<ParameterGroup>(m, "ParameterGroup")
       .def(py::init<const py::list&, py::dict, const std::vector<std::string>&,
                     const std::optional<std::string>&>(),

@@ -92,11 +92,14 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
   Workspace packed(context, static_cast<size_t>(packed_size<T>(g, data_gradient)) * sizeof(T));
   const PackedWeights<T> pw =
       pack_weights<T>(context, g, w->template as<const T>(), data_gradient, packed.as<T>());
-  const bool plain_end = !bias && !residual && activation.kind == FASTDL_ACT_NONE;
-  if (data_gradient && plain_end && scatter_is_cheaper(g, pw.depthwise)) {
+  if (data_gradient && end.none() && scatter_is_cheaper(g, pw.depthwise)) {
     scatter(context, g, in, pw, y.image<T>());
   } else if (data_gradient) {
-    for (const Lattice& l : data_lattices(g)) gather(context, in, l, pw, y.image<T>(), end, false);
+    const std::vector<Lattice> lattices = data_lattices(g);
+    if (end.none()) clear_unreached(context, lattices, y.image<T>());
+    for (const Lattice& l : lattices) {
+      if (l.num_taps() || !end.none()) gather(context, in, l, pw, y.image<T>(), end, false);
+    }
   } else {
     gather(context, in, forward_lattice(g), pw, y.image<T>(), end, true);
   }

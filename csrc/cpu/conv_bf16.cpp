@@ -255,7 +255,10 @@ void bf16_gather(Context* context, const Geometry& g, const Source<bfloat16>& in
   w.finite = finite;
   Workspace space(context, w.bytes());
   pack_bf16_weights(context, g, weight, data_gradient, space.as<bfloat16>(), w);
-  for (const Lattice& l : lattices) gather_lattice(context, in, l, w, out, end, !data_gradient);
+  if (end.none()) clear_unreached(context, lattices, out);
+  for (const Lattice& l : lattices) {
+    if (l.num_taps() || !end.none()) gather_lattice(context, in, l, w, out, end, !data_gradient);
+  }
 }
 
 }  // namespace fastdl::cpu::conv

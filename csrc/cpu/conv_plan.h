@@ -190,7 +190,13 @@ struct Epilogue {
   const T* bias = nullptr;
   Image<const T> residual;  // data may be NULL
   fastdl_activation activation{FASTDL_ACT_NONE, 0, 0};
+
+  bool none() const { return !bias && !residual.data && activation.kind == FASTDL_ACT_NONE; }
 };
+
+// Zeros at the positions of a data gradient that no tap reaches, whose lattices need no gather then.
+template <class T>
+void clear_unreached(Context* context, const std::vector<Lattice>& lattices, const Image<T>& out);
 
 // `zeros_count`: padding takes part in the sum, so that Inf * 0 is NaN (forward); else taps that fall outside
 // do not exist (gradients).

@@ -1,4 +1,5 @@
-// Copies of input regions with zeros around them, so that the kernels' loops have no border cases.
+// Copies of input regions with zeros around them, so that the kernels' loops have no border cases; zeros
+// where no tap reaches.
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
@@ -6,6 +7,7 @@
 #include "common/narrow.h"
 #include "cpu/conv_plan.h"
 #include "cpu/kernels.h"
+#include "cpu/parallel.h"
 
 namespace fastdl::cpu::conv {
 namespace {
@@ -160,10 +162,43 @@ Region<T> copy_region(Context* context, const Source<S>& in, const Lattice& l, c
   return r;
 }
 
+template <class T>
+void clear_unreached(Context* context, const std::vector<Lattice>& lattices, const Image<T>& out) {
+  std::vector<const Lattice*> unreached;
+  for (const Lattice& l : lattices) {
+    if (l.num_taps() == 0) unreached.push_back(&l);
+  }
+  if (unreached.empty()) return;
+  const auto zeros = [](T* to, int64_t begin, int64_t end) { std::fill(to, to + (end - begin), T{}); };
+  const int64_t lines = out.n * out.size[0] * out.size[1], line_size = out.size[2] * out.c;
+  const Output output(lines * line_size * static_cast<int64_t>(sizeof(T)));
+  parallel_ranges(context, lines, 4, static_cast<double>(line_size) / 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t h = i % out.size[1], d = i / out.size[1] % out.size[0], n = i / out.size[1] / out.size[0];
+      const auto meets = [&](const Lattice* l) {
+        return d % l->out_step[0] == l->out_start[0] && h % l->out_step[1] == l->out_start[1];
+      };
+      int64_t count = 0;
+      for (const Lattice* l : unreached) count += meets(l) ? l->count[2] : 0;
+      T* const line = out.at(n, d, h, 0);
+      if (count == out.size[2] && out.line_dense()) {
+        output.put_pieces(context, line, 0, line_size, zeros);
+        continue;
+      }
+      for (const Lattice* l : unreached) {
+        if (!meets(l)) continue;
+        for (int64_t q = l->out_start[2]; q < out.size[2]; q += l->out_step[2])
+          zeros(line + q * out.step[2], 0, out.c);
+      }
+    }
+  });
+}
+
 #define FASTDL_INSTANTIATE(T)                                                                    \
   template Region<T> region_in_place<T>(const Source<T>&, const Block&);                         \
   template Region<T> copy_region<T, T>(Context*, const Source<T>&, const Lattice&, const Block&, \
-                                       const Spread&, T*);
+                                       const Spread&, T*);                                       \
+  template void clear_unreached<T>(Context*, const std::vector<Lattice>&, const Image<T>&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 FASTDL_INSTANTIATE(bfloat16)

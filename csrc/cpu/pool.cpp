@@ -20,6 +20,8 @@ int64_t channel_block(const Plan& p, int64_t rows) {
   return rows >= kEnoughRows ? p.c : std::min(p.c, kLeast);
 }
 
+constexpr int64_t kCachedInput = 4 << 20;  // elements of an input that may still be in a cache
+
 // Calls run(windows as a PoolRow, divisor, element of the first input plane's channels, element of the
 // first output) for all runs of windows; with no taps, empty(element, elements of one window, windows).
 template <class Body, class Empty>
@@ -27,6 +29,9 @@ void for_runs(Context* context, const Plan& p, Body&& body, Empty&& empty) {
   const int64_t rows = p.out[0] * p.out[1], taps = p.taps(), block = channel_block(p, p.n * rows);
   const int64_t blocks = (p.c + block - 1) / block;
   const std::vector<Run> runs = runs_of(p.ranges[2]);
+  // Where lines of windows meet, the processor's own fetching begins anew.
+  const int64_t ahead =
+      p.n * p.in_plane() * p.c > kCachedInput ? p.in[1] / p.out[1] * p.in[2] * p.c : int64_t{0};
   const double cost = row_cost(p, p.out[2], taps) / static_cast<double>(blocks);
   const auto part = [&](int64_t index, int64_t* positions) {
     const int64_t n = index / (rows * blocks), row = index / blocks % rows, c = index % blocks * block;
@@ -46,7 +51,7 @@ void for_runs(Context* context, const Plan& p, Body&& body, Empty&& empty) {
       if (count == 0) {
         for (int64_t o = 0; o < run.count; ++o) empty(to + o * p.c, channels);
       } else {
-        body(PoolRow{run.count, run.step, count, positions, p.c, channels}, divisor_of(p, d, h, w),
+        body(PoolRow{run.count, run.step, count, positions, p.c, channels, ahead}, divisor_of(p, d, h, w),
              n * p.in_plane() * p.c + c, to);
       }
     }

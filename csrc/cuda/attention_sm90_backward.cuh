@@ -36,9 +36,11 @@ struct BackwardSm90 {
   const float* terms;     // [batch, heads, padded][2]: see attention_row_terms
   int padded;
   AttentionExtents n;
+  Sm90Mask mask;
   Sm90Results sums, value_sums;  // dQ, or dK and dV
   float scale, scale2;
   Sm90Order order;  // of tiles of the own side
+  SeenTiles seen;   // of the other
 };
 
 template <class Shape>
@@ -50,28 +52,40 @@ struct alignas(1024) BackwardSm90Shared {
   SharedArray<uint64_t, 2> full_own;  // the first
 };
 
-// What a block does: `width` tiles of the other side from `begin` on, of `heads` heads from `stream_head` on.
-// Causal: the longest rows of all heads first.
+// What a block does: `width` tiles of the other side from `begin` on of one head after the other, or those of
+// a list. Causal: the longest rows of all heads first.
 template <class Shape, bool OwnKeys>
 struct BackwardSm90Work {
-  int first, head, b;
+  int tile, first, head, b;
   int stream_head, begin, width, steps;
 
   template <class H>
   __device__ __forceinline__ explicit BackwardSm90Work(const BackwardSm90<H>& p) {
     const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
-    first = (OwnKeys ? at.tile : p.order.tiles - 1 - at.tile) * Shape::kRows;
+    tile = OwnKeys ? at.tile : p.order.tiles - 1 - at.tile;
+    first = tile * Shape::kRows;
     head = at.head, b = at.b;
     const int heads = OwnKeys ? static_cast<int>(p.n.heads / p.n.groups) : 1;
     stream_head = OwnKeys ? head * heads : static_cast<int>(p.n.group_of(head));
-    const int length = static_cast<int>(OwnKeys ? p.n.queries : p.n.key_end(first + Shape::kRows));
-    begin = OwnKeys ? static_cast<int>(p.n.query_begin(first)) / Shape::kStream : 0;
-    width = (length + Shape::kStream - 1) / Shape::kStream - begin;
-    if (width < 0) width = 0;
-    steps = heads * width;
+    if (p.seen.data) {
+      begin = 0, width = p.seen.others;
+      steps = p.seen.count(b, head, tile);
+    } else {
+      const int length = static_cast<int>(OwnKeys ? p.n.queries : p.n.key_end(first + Shape::kRows));
+      begin = OwnKeys ? static_cast<int>(p.n.query_begin(first)) / Shape::kStream : 0;
+      width = (length + Shape::kStream - 1) / Shape::kStream - begin;
+      if (width < 0) width = 0;
+      steps = heads * width;
+    }
   }
-  __device__ __forceinline__ int row_of(int step) const { return (begin + step % width) * Shape::kStream; }
-  __device__ __forceinline__ int head_of(int step) const { return stream_head + step / width; }
+  struct Place {
+    int row, head;
+  };
+  template <class H>
+  __device__ __forceinline__ Place place(const BackwardSm90<H>& p, int step) const {
+    const int entry = p.seen.data ? p.seen.entry(step, b, head, tile) : step;
+    return {(begin + entry % width) * Shape::kStream, stream_head + entry / width};
+  }
 };
 
 template <class H, class Shape, bool OwnKeys>
@@ -90,7 +104,7 @@ __device__ __forceinline__ void produce(BackwardSm90Shared<Shape>& shared, const
 #pragma unroll 1
   for (int step = 0; step < w.steps; ++step) {
     const uint32_t full = full0 + 8 * ring.stage;
-    const int row = w.row_of(step), head = w.head_of(step);
+    const auto [row, head] = w.place(p, step);
     ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
     ptx::mbarrier_arrive_expect(full, Shape::kStageBytes);
     Stream::load(y1 + ring.stage * Stream::kBytes, p.y1, full, row, head, w.b);
@@ -216,17 +230,20 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<BackwardSm90Shape<D, 
       ptx::wgmma<false, false>(H{}, grads, Own::along(x2, group * 64, k), Stream::along(tile2, 0, k), k > 0);
     }
     ptx::wgmma_commit();
+    const auto at = w.place(p, step);
+    SeenBits<kStream / 2> bits;
+    if (p.mask.data) bits.template load<OwnKeys>(p.mask, p.n, w.b, OwnKeys ? at.head : w.head, row, at.row);
     ptx::wgmma_wait<1>();
     ptx::wgmma_results(scores);
-    const int stream_row = w.row_of(step);
     const OwnKeyTerms terms{shared.terms.at(OwnKeys ? ring.stage * Shape::kTerms : 0)};
     if constexpr (OwnKeys) {
-      const bool masked = p.n.causal && stream_row < w.first + group * 64 + 63;
-      terms.weights(scores, p.scale2, masked, row, stream_row);
+      const bool masked = p.n.causal && at.row < w.first + group * 64 + 63;
+      terms.weights(scores, p.scale2, masked, row, at.row);
     } else {
-      const bool masked = p.n.key_end(w.first + group * 64 + 1) < stream_row + kStream;
-      own_terms.weights(scores, p.n, p.scale2, masked, row, stream_row);
+      const bool masked = p.n.key_end(w.first + group * 64 + 1) < at.row + kStream;
+      own_terms.weights(scores, p.n, p.scale2, masked, row, at.row);
     }
+    if (p.mask.data) bits.apply(scores, 0);
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(grads);
     if constexpr (OwnKeys) terms.gradients(scores, grads);
@@ -300,6 +317,8 @@ void launch_attention_backward_sm90(Context* context, const AttentionProblem& p,
                                   : heads_at_once(p.keys, p.e + p.ev, p.group_size(), heads * p.batch);
   a.order = {static_cast<int>((rows + Shape::kRows - 1) / Shape::kRows), static_cast<int>(heads),
              static_cast<int>(p.batch), static_cast<int>(at_once)};
+  const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), OwnKeys, Shape::kRows, Shape::kStream);
+  a.seen = *seen;
   launch(context, FASTDL_KERNEL(attention_backward_wgmma<H, D, OwnKeys>),
          {a.order.blocks(), Shape::kThreads, sizeof(BackwardSm90Shared<Shape>)}, a);
 }
@@ -315,6 +334,7 @@ void launch_attention_backward_sm90(Context* context, const AttentionProblem& p,
   BackwardSm90<H> a{};
   a.terms = terms, a.padded = static_cast<int>(padded);
   a.n = AttentionExtents(p);
+  a.mask = Sm90Mask(p.mask);
   a.scale = static_cast<float>(p.scale), a.scale2 = static_cast<float>(p.scale * kLog2e);
   a.x1 = sm90_rows<H, D>(*q, p.q, Queries::kRows), a.x2 = sm90_rows<H, D>(*dout, g.dout, Queries::kRows);
   a.y1 = sm90_rows<H, D>(*k, p.k, Queries::kStream), a.y2 = sm90_rows<H, D>(*v, p.v, Queries::kStream);

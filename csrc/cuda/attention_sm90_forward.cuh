@@ -17,10 +17,11 @@
 namespace fastdl::cuda {
 
 // Registers of a consumer's thread: Keys / 2 scores, Keys / 4 for the weights of the step before, D / 2
-// results, and some 30 others.
-template <int D>
+// results, and some 30 others. With 64 features three consumers have enough of them, but not for masks.
+template <int D, bool Masks>
 struct ForwardSm90Shape {
-  static constexpr int kConsumers = D == 64 ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
+  static constexpr bool kMasks = Masks;
+  static constexpr int kConsumers = D == 64 && !Masks ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
   static constexpr int kRows = 64 * kConsumers, kKeys = D <= 128 ? 128 : D == 192 ? 112 : 80;
   using Queries = Sm90RowTile<D, kRows>;
   using Keys = Sm90RowTile<D, kKeys>;  // and values
@@ -35,10 +36,12 @@ template <class H>
 struct ForwardSm90 {
   Sm90Rows q, k, v;
   AttentionExtents n;
+  Sm90Mask mask;
   Sm90Results out;
   float* lse;       // [batch, heads, queries] or NULL
   float scale2;     // of scores to base 2
   Sm90Order order;  // of tiles of queries
+  SeenTiles seen;   // of keys
 };
 
 template <class Shape>
@@ -52,15 +55,23 @@ struct alignas(1024) ForwardSm90Shared {
 // What a block does. Causal: the longest rows of all heads first, so that no multiprocessor begins with them
 // at the end.
 struct ForwardSm90Work {
-  int first, head, group, b;
+  int tile, first, head, group, b;
   int steps;
 
   template <class H>
   __device__ __forceinline__ ForwardSm90Work(const ForwardSm90<H>& p, int rows, int keys) {
     const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
-    first = (p.order.tiles - 1 - at.tile) * rows;
+    tile = p.order.tiles - 1 - at.tile;
+    first = tile * rows;
     head = at.head, group = static_cast<int>(p.n.group_of(at.head)), b = at.b;
-    steps = static_cast<int>((p.n.key_end(first + rows) + keys - 1) / keys);
+    steps = p.seen.data ? p.seen.count(b, head, tile)
+                        : static_cast<int>((p.n.key_end(first + rows) + keys - 1) / keys);
+  }
+  // Which tile of keys, from the last to the first.
+  template <class H>
+  __device__ __forceinline__ int key_tile(const ForwardSm90<H>& p, int step) const {
+    const int place = steps - 1 - step;
+    return p.seen.data ? p.seen.entry(place, b, head, tile) : place;
   }
 };
 
@@ -77,7 +88,7 @@ __device__ __forceinline__ void produce(ForwardSm90Shared<Shape>& shared, const 
     ptx::mbarrier_wait(ptx::shared_address(empties.data()) + 8 * ring.stage, ring.parity ^ 1);
     ptx::mbarrier_arrive_expect(full, Keys::kBytes);
     Keys::load(ptx::shared_address(tiles.data()) + ring.stage * Keys::kBytes, from, full,
-               (w.steps - 1 - step) * Shape::kKeys, w.group, w.b);
+               w.key_tile(p, step) * Shape::kKeys, w.group, w.b);
     ring.advance();
   };
   Ring<Shape> keys, values;
@@ -117,10 +128,9 @@ __device__ __forceinline__ void mask_scores(float (&scores)[Count], const Attent
   }
 }
 
-template <class H, int D>
-__device__ __forceinline__ void consume(ForwardSm90Shared<ForwardSm90Shape<D>>& shared,
-                                        const ForwardSm90<H>& p, const ForwardSm90Work& w, int group) {
-  using Shape = ForwardSm90Shape<D>;
+template <class H, int D, class Shape>
+__device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
+                                        const ForwardSm90Work& w, int group) {
   using Queries = typename Shape::Queries;
   using Keys = typename Shape::Keys;
   constexpr int kKeys = Shape::kKeys;
@@ -133,6 +143,7 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<ForwardSm90Shape<D>>& 
                  empty_values = ptx::shared_address(shared.empty_values.data());
   const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
   using Scores = float[kKeys / 2];
+  using Bits = SeenBits<kKeys / 2>;
   const Turns<Shape> turns{group};
   Ring<Shape> key_ring, value_ring;
   float out[D / 2];
@@ -164,47 +175,61 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<ForwardSm90Shape<D>>& 
     if (lane() == 0) ptx::mbarrier_arrive(empty + 8 * ring.stage);
     ring.advance();
   };
-  const auto soften = [&](Scores& scores, int step) {  // scores become weights
-    const int key = (w.steps - 1 - step) * kKeys;
+  const auto look = [&](Bits& bits, int key) {
+    if (Shape::kMasks && p.mask.data) bits.template load<false>(p.mask, p.n, w.b, w.head, row, key);
+  };
+  const auto soften = [&](Scores& scores, const Bits& bits, int key) {  // scores become weights
     if (p.n.key_end(w.first + group * 64 + 1) < key + kKeys) mask_scores(scores, p.n, row, key);
+    if (Shape::kMasks && p.mask.data) bits.apply(scores, -INFINITY);
     rows.update(scores, p.scale2, decay);
   };
 
   ptx::mbarrier_wait(ptx::shared_address(shared.full_queries.data()), 0);
-  if (group == Shape::kConsumers - 1) turns.pass_on();
-  {
-    Scores scores;
-    turns.wait();
-    multiply_keys(scores);
-    turns.pass_on();
-    ptx::wgmma_wait<0>();
-    ptx::wgmma_results(scores);
-    release(empty_keys, key_ring);
-    soften(scores, 0);
-    pack_factors<H>(scores, weights);
-  }
+  if (w.steps > 0) {
+    if (group == Shape::kConsumers - 1) turns.pass_on();
+    {
+      Scores scores;
+      Bits bits;
+      const int key = w.key_tile(p, 0) * kKeys;
+      turns.wait();
+      multiply_keys(scores);
+      turns.pass_on();
+      look(bits, key);
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_results(scores);
+      release(empty_keys, key_ring);
+      soften(scores, bits, key);
+      pack_factors<H>(scores, weights);
+    }
 #pragma unroll 1
-  for (int step = 1; step < w.steps; ++step) {
-    Scores scores;
-    turns.wait();
-    multiply_keys(scores);
-    multiply_values(step > 1);
-    turns.pass_on();
-    ptx::wgmma_wait<1>();
-    ptx::wgmma_results(scores);
-    release(empty_keys, key_ring);
-    soften(scores, step);
+    for (int step = 1; step < w.steps; ++step) {
+      Scores scores;
+      Bits bits;
+      const int key = w.key_tile(p, step) * kKeys;
+      turns.wait();
+      multiply_keys(scores);
+      multiply_values(step > 1);
+      turns.pass_on();
+      look(bits, key);
+      ptx::wgmma_wait<1>();
+      ptx::wgmma_results(scores);
+      release(empty_keys, key_ring);
+      soften(scores, bits, key);
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_results(out);
+      release(empty_values, value_ring);
+#pragma unroll
+      for (int i = 0; i < D / 2; ++i) out[i] *= decay[i / 2 % 2];
+      pack_factors<H>(scores, weights);
+    }
+    if (group == 0) turns.wait();  // what the last consumer passed on
+    multiply_values(w.steps > 1);
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(out);
-    release(empty_values, value_ring);
+  } else {
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) out[i] *= decay[i / 2 % 2];
-    pack_factors<H>(scores, weights);
+    for (int i = 0; i < D / 2; ++i) out[i] = 0;
   }
-  if (group == 0) turns.wait();  // what the last consumer passed on
-  multiply_values(w.steps > 1);
-  ptx::wgmma_wait<0>();
-  ptx::wgmma_results(out);
 
   float norm[2];
 #pragma unroll
@@ -221,10 +246,10 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<ForwardSm90Shape<D>>& 
   store_results<H, Queries>(shared.queries.data(), warp_row, p.out, w.b, w.head, w.first, out, norm);
 }
 
-template <class H, int D>
-__global__ void __launch_bounds__(ForwardSm90Shape<D>::kThreads, 1)
+template <class H, int D, bool Masks>
+__global__ void __launch_bounds__(ForwardSm90Shape<D, Masks>::kThreads, 1)
     attention_forward_wgmma(const __grid_constant__ ForwardSm90<H> p) {
-  using Shape = ForwardSm90Shape<D>;
+  using Shape = ForwardSm90Shape<D, Masks>;
   auto& shared = shared_memory<ForwardSm90Shared<Shape>>();
   const ForwardSm90Work w(p, Shape::kRows, Shape::kKeys);
   if (threadIdx.x == 0) {
@@ -250,33 +275,42 @@ __global__ void __launch_bounds__(ForwardSm90Shape<D>::kThreads, 1)
     __syncwarp();
   } else {
     ptx::more_registers<Shape::kConsumerRegisters>();
-    consume<H, D>(shared, p, w, role - 1);
+    consume<H, D, Shape>(shared, p, w, role - 1);
   }
 }
 
-template <class H, int D>
+template <class H, int D, bool Masks>
 void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
-  using Shape = ForwardSm90Shape<D>;
+  using Shape = ForwardSm90Shape<D, Masks>;
   using Operand = AttentionOperand<H, H, 1>;
   const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr);
   ForwardSm90<H> a{sm90_rows<H, D>(*q, p.q, Shape::kRows),
                    sm90_rows<H, D>(*k, p.k, Shape::kKeys),
                    sm90_rows<H, D>(*v, p.v, Shape::kKeys),
                    AttentionExtents(p),
+                   Sm90Mask(p.mask),
                    Sm90Results(p.out),
                    lse,
                    static_cast<float>(p.scale * kLog2e),
                    {static_cast<int>((p.queries + Shape::kRows - 1) / Shape::kRows),
                     static_cast<int>(p.heads), static_cast<int>(p.batch),
-                    static_cast<int>(heads_at_once(p.keys, p.e + p.ev, p.group_size(), p.heads * p.batch))}};
-  launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D>),
+                    static_cast<int>(heads_at_once(p.keys, p.e + p.ev, p.group_size(), p.heads * p.batch))},
+                   {}};
+  const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), false, Shape::kRows, Shape::kKeys);
+  a.seen = *seen;
+  launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D, Masks>),
          {a.order.blocks(), Shape::kThreads, sizeof(ForwardSm90Shared<Shape>)}, a);
 }
 
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
   with_sm90_features<256>(p, [&](auto features) {
-    launch_attention_forward_sm90<S, decltype(features)::value>(context, p, lse);
+    constexpr int kFeatures = decltype(features)::value;
+    // Masks want registers: more than 128 features leave none for them, 64 have a kernel without.
+    if constexpr (kFeatures == 64 || kFeatures > 128) {
+      if (!p.mask.data) return launch_attention_forward_sm90<S, kFeatures, false>(context, p, lse);
+    }
+    if constexpr (kFeatures <= 128) launch_attention_forward_sm90<S, kFeatures, true>(context, p, lse);
   });
 }
 

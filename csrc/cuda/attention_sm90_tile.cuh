@@ -8,6 +8,7 @@
 
 #include "cuda/attention_config.h"
 #include "cuda/attention_operands.cuh"
+#include "cuda/attention_seen.cuh"
 #include "cuda/attention_softmax.cuh"
 #include "cuda/ptx/exponential.cuh"
 #include "cuda/ptx/mbarrier.cuh"
@@ -97,6 +98,58 @@ Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
                         Tile::kChunk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B);
   return rows;
 }
+
+// A boolean mask (true: may attend).
+struct Sm90Mask {
+  const uint8_t* data = nullptr;  // NULL: none
+  int64_t batch, head, query, key;
+
+  Sm90Mask() = default;
+  explicit Sm90Mask(const View& v)
+      : data(v.as<const uint8_t>()),
+        batch(data ? v.strides[0] : 0),
+        head(data ? v.strides[1] : 0),
+        query(data ? v.strides[2] : 0),
+        key(data ? v.strides[3] : 0) {}
+};
+
+// What a mask says of a thread's scores, a bit for each, so that they can be read before the products that
+// they belong to are waited for. Rows g and g + 8 of a warp's 16 are queries or, OwnKeys, keys.
+template <int Count>
+struct SeenBits {
+  static constexpr int kWords = (Count + 31) / 32;
+  uint32_t words[kWords] = {};
+
+  // row: the thread's first one; column: the tile's first one. Those outside the problem get what its last
+  // ones get: other rules tell them apart.
+  template <bool OwnKeys>
+  __device__ __forceinline__ void load(const Sm90Mask& mask, const AttentionExtents& n, int b, int head,
+                                       int row, int column) {
+    const uint8_t* const of = mask.data + b * mask.batch + head * mask.head;
+    const int64_t row_step = OwnKeys ? mask.key : mask.query, column_step = OwnKeys ? mask.query : mask.key;
+    const int last_row = static_cast<int>(OwnKeys ? n.keys : n.queries) - 1,
+              last_column = static_cast<int>(OwnKeys ? n.queries : n.keys) - 1;
+    const uint8_t* const rows[2] = {of + (row < last_row ? row : last_row) * row_step,
+                                    of + (row + 8 < last_row ? row + 8 : last_row) * row_step};
+    const int first = column + lane() % 4 * 2;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+#pragma unroll
+      for (int i = 32 * w; i < 32 * (w + 1) && i < Count; ++i) {
+        const int at = first + i / 4 * 8 + i % 2;
+        const uint8_t seen = rows[i / 2 % 2][(at < last_column ? at : last_column) * column_step];
+        words[w] |= (seen ? 1u : 0u) << i % 32;
+      }
+    }
+  }
+  // Scores or weights that are not seen become `value`.
+  __device__ __forceinline__ void apply(float (&scores)[Count], float value) const {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) {
+      if (!(words[i / 32] >> i % 32 & 1u)) scores[i] = value;
+    }
+  }
+};
 
 // Which tile of which head a block has: as many heads (of all samples) at a time as the L2 cache holds, and
 // of those the first tiles of all, then the second.

@@ -36,7 +36,7 @@ void combine_gather_parts(Context* context, int64_t parts, const ConvGather<S>& 
 template <class S>
 void launch_gather(Context* context, ConvGather<S> p, const GemmEnd<S>& end) {
   using T = compute_t<S>;
-  if constexpr (sizeof(S) == 2) conv_gather_sm90(context, p, end);
+  if constexpr (sizeof(S) < 8) conv_gather_sm90(context, p, end);
   if (p.lattices == 0) return;
   int64_t most_taps = 0;
   p.most_rows = 0;
@@ -205,7 +205,7 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.positions = g.n * p.image.value;
   p.grad = {dy.data, grad.pitch(), p.rows, p.positions};
   p.grad_group_step = dy.group_step, p.grad_c_step = dy.c_step;
-  if constexpr (sizeof(S) == 2) {
+  if constexpr (sizeof(S) < 8) {
     p.groups = g.groups;
     if (conv_weight_sm90(context, g, p, grad_weight)) return;
   }

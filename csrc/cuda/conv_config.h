@@ -23,24 +23,26 @@ inline GatherPlan gather_plan(int64_t rows, int64_t columns, int64_t k, int64_t 
   return plan;
 }
 
-// Gathers by Hopper's kernel (conv_sm90.cuh): as products whose k is taps times channels rounded up to 64.
-// Where less than five eighths of that counts, mma.sync, at some 0.6 of wgmma's rate, is assumed to be no
-// slower; until a GPU says. Up to 64 columns, tiles are 128 x 64.
+// Gathers by Hopper's kernel (conv_sm90.cuh): as products whose k is taps times channels rounded up to 64
+// (float32, of so many planes: to 32). Where less than five eighths of that counts, mma.sync, at some 0.6 of
+// wgmma's rate, is assumed to be no slower; until a GPU says. Up to 64 columns, tiles are 128 x 64.
 inline Sm90Plan conv_sm90_plan(int64_t rows, int64_t columns, int64_t channels, int64_t taps,
-                               int multiprocessors, bool whatever_shape) {
-  const int64_t padded = (channels + 63) / 64 * 64;
-  Sm90Plan plan = sm90_plan(rows, columns, taps * padded, 1, multiprocessors, 0, whatever_shape);
+                               int multiprocessors, int planes, bool whatever_shape) {
+  const int64_t depth = planes ? 32 : 64, padded = (channels + depth - 1) / depth * depth;
+  Sm90Plan plan = sm90_plan(rows, columns, taps * padded, 1, multiprocessors, planes, whatever_shape);
   plan.fits = plan.fits && (whatever_shape || channels * 8 >= padded * 5);
-  if (columns <= 64) plan.columns = 64;
+  if (columns > 64) return plan;
+  if (planes == 0) plan.columns = 64;
+  else plan.fits = plan.fits && whatever_shape;  // half of a tile would be empty
   return plan;
 }
 
 // The same of weight gradients, whose columns are taps times channels rounded up to 64: as many parts as
 // there are multiprocessors for.
 inline Sm90Plan conv_sm90_weight_plan(int64_t rows, int64_t channels, int64_t taps, int64_t positions,
-                                      int multiprocessors, bool whatever_shape) {
+                                      int multiprocessors, int planes, bool whatever_shape) {
   const int64_t padded = (channels + 63) / 64 * 64, columns = taps * padded;
-  Sm90Plan plan = sm90_plan(rows, columns, positions, 1, multiprocessors, 0, whatever_shape);
+  Sm90Plan plan = sm90_plan(rows, columns, positions, 1, multiprocessors, planes, whatever_shape);
   plan.fits = plan.fits && (whatever_shape || channels * 8 >= padded * 5);
   if (!plan.fits) return plan;
   constexpr int64_t kShortest = 512, kMostParts = 256, kStep = 64;

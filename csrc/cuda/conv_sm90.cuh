@@ -3,25 +3,47 @@
 
 #include <limits>
 #include <optional>
+#include <vector>
 
 #include "cuda/conv_config.h"
 #include "cuda/conv_sm90.h"
 #include "cuda/conv_sm90_operands.cuh"
 #include "cuda/launch_sm90.cuh"
+#include "cuda/split_operand.cuh"
 
 namespace fastdl::cuda {
 namespace sm90 {
 
 constexpr int64_t kMostSm90 = std::numeric_limits<int32_t>::max() - 512;  // coordinates have 32 bits
 
-// The images that a lattice meets as boxes of so many positions, if a map can describe them. P: ConvGather or
-// ConvWeight.
+// Images as the copy engine is to read them, channels side by side, of 16 bits.
+struct PixelSource {
+  int64_t channels, images, n_step, step[3];
+  int32_t size[3];
+};
+// P: ConvGather or ConvWeight.
 template <class P>
-std::optional<Im2colShape> pixels_of(const P& p, int64_t images, const ConvLattice& l, int positions,
-                                     bool always) {
+PixelSource in_place(const P& p, int64_t images) {
+  PixelSource s{p.channels, images, p.in.n_step, {}, {}};
+  for (int i = 0; i < 3; ++i) s.step[i] = p.in.step[i], s.size[i] = p.in_size[i];
+  return s;
+}
+// Planes of float32 ones, without gaps.
+template <class P>
+PixelSource in_planes(const P& p, int64_t images, int planes) {
+  PixelSource s = in_place(p, images * planes);
+  int64_t step = (s.channels + 7) / 8 * 8;
+  for (int i = 2; i >= 0; --i) s.step[i] = step, step *= s.size[i];
+  s.n_step = step;
+  return s;
+}
+
+// The pixels that a lattice meets as boxes of so many positions and channels, if a map can describe them.
+inline std::optional<Im2colShape> boxes_of(const PixelSource& p, const ConvLattice& l, int positions,
+                                           int channels, bool always) {
   const auto trivial = [&](int i) {
     const ConvAxis& a = l.axis[i];
-    return p.in_size[i] == 1 && a.count == 1 && a.taps == 1 && a.first == 0;
+    return p.size[i] == 1 && a.count == 1 && a.taps == 1 && a.first == 0;
   };
   Im2colShape shape{};
   shape.axes = !trivial(0) ? 3 : !trivial(1) ? 2 : 1;
@@ -29,8 +51,8 @@ std::optional<Im2colShape> pixels_of(const P& p, int64_t images, const ConvLatti
   int64_t most[3] = {};
   for (int i = 0; i < shape.axes; ++i) {
     const ConvAxis& a = l.axis[2 - i];
-    const int64_t size = p.in_size[2 - i], last = a.first + int64_t{a.count - 1} * a.in_step;
-    shape.dims[i + 1] = size, shape.strides[i + 1] = p.in.step[2 - i];
+    const int64_t size = p.size[2 - i], last = a.first + int64_t{a.count - 1} * a.in_step;
+    shape.dims[i + 1] = size, shape.strides[i + 1] = p.step[2 - i];
     shape.step[i] = a.in_step;
     most[i] = int64_t{a.taps - 1} * a.tap_step;
     shape.lower[i] = a.first;
@@ -40,9 +62,9 @@ std::optional<Im2colShape> pixels_of(const P& p, int64_t images, const ConvLatti
     const int64_t behind = size + shape.upper[i] - last;
     if (behind < 1 || behind > a.in_step) shape.upper[i] = last + 1 - size;
   }
-  shape.dims[shape.axes + 1] = images, shape.strides[shape.axes + 1] = p.in.n_step;
-  shape.channels = 64, shape.pixels = positions;
-  bool can = im2col_fits(shape, most) && p.in.c_step == 1;
+  shape.dims[shape.axes + 1] = p.images, shape.strides[shape.axes + 1] = p.n_step;
+  shape.channels = channels, shape.pixels = positions;
+  bool can = im2col_fits(shape, most);
   for (int i = 1; i <= shape.axes + 1; ++i) {
     const int64_t stride = shape.strides[i];
     can = can && shape.dims[i] < kMostSm90 &&
@@ -53,9 +75,10 @@ std::optional<Im2colShape> pixels_of(const P& p, int64_t images, const ConvLatti
   for (int i = 1; i < shape.axes && !always; ++i) {
     can = can && shape.lower[i] == shape.lower[0] && shape.upper[i] == shape.upper[0];
   }
-  if (!can || reinterpret_cast<uintptr_t>(p.in.data) % 16 != 0) return std::nullopt;
-  return shape;
+  return can ? std::optional<Im2colShape>(shape) : std::nullopt;
 }
+
+inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
 // Coordinates and pieces of work are counted in 32 bits (256: the most parts).
 inline bool can_count(int64_t rows, int64_t columns, int64_t k) {
@@ -63,19 +86,36 @@ inline bool can_count(int64_t rows, int64_t columns, int64_t k) {
          (rows + 127) / 128 * ((columns + 63) / 64) < kMostSm90 / 256;
 }
 
-// The distance between the rows of one tensor of results, if there is one.
-inline std::optional<int64_t> row_pitch(const ConvLattice& l, int64_t images, int64_t n_step,
-                                        const int64_t (&step)[3]) {
+// The distance between successive positions, over all axes and images, if it is one. 0 where there is one
+// position.
+inline std::optional<int64_t> pitch_of(const int64_t (&extent)[4], const int64_t (&step)[4]) {
   int64_t pitch = 0, next = 0;
   for (int i = 3; i >= 0; --i) {
-    const int64_t extent = i > 0 ? l.axis[i - 1].count : images;
-    if (extent == 1) continue;
-    const int64_t distance = i > 0 ? step[i - 1] * l.axis[i - 1].out_step : n_step;
-    if (pitch == 0) pitch = next = distance;
-    if (distance != next || pitch <= 0) return std::nullopt;
-    next *= extent;
+    if (extent[i] == 1) continue;
+    if (pitch == 0) pitch = next = step[i];
+    if (step[i] != next || pitch <= 0) return std::nullopt;
+    next *= extent[i];
   }
   return pitch;
+}
+// Of the pixels of images. P: ConvGather or ConvWeight.
+template <class P>
+std::optional<int64_t> image_pitch(const P& p, int64_t images) {
+  return pitch_of({images, p.in_size[0], p.in_size[1], p.in_size[2]},
+                  {p.in.n_step, p.in.step[0], p.in.step[1], p.in.step[2]});
+}
+template <class P>
+int64_t pixels_of(const P& p, int64_t images) {
+  return images * p.in_size[0] * p.in_size[1] * p.in_size[2];
+}
+// Of the rows of results.
+inline std::optional<int64_t> row_pitch(const ConvLattice& l, int64_t images, int64_t n_step,
+                                        const int64_t (&step)[3]) {
+  int64_t extents[4] = {images}, steps[4] = {n_step};
+  for (int i = 0; i < 3; ++i) {
+    extents[i + 1] = l.axis[i].count, steps[i + 1] = step[i] * l.axis[i].out_step;
+  }
+  return pitch_of(extents, steps);
 }
 
 inline int64_t row_begin(const ConvLattice& l, const int64_t (&step)[3]) {
@@ -84,19 +124,34 @@ inline int64_t row_begin(const ConvLattice& l, const int64_t (&step)[3]) {
   return at;
 }
 
-template <class S, int Columns>
-void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const Im2colShape& pixels,
-                const Sm90Plan& plan) {
-  using T = Sm90Tile<S, Columns, 1>;
+// Of a gather: its operands for the copy engine (the weights' first lattice), and what is to be done with
+// them.
+struct GatherSource {
+  const void *image, *weights;
+  int64_t weights_plane;
+};
+struct GatherPiece {
+  ConvLattice lattice;
+  Im2colShape pixels;
+  Sm90Plan plan;
+};
+
+template <class S, int Columns, int Planes>
+void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const GatherSource& from,
+                const Im2colShape& pixels, const Sm90Plan& plan) {
+  using T = Sm90Tile<S, Columns, Planes>;
+  using E = typename T::E;
   ConvGather<S>& p = operands.gather;
   const ConvLattice& l = p.lattice[0];
-  operands.image = im2col_map(DTypeOf<S>::value, p.in.data, pixels, CU_TENSOR_MAP_SWIZZLE_128B);
+  constexpr auto kSwizzle = T::kDepth == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, kSwizzle);
   MapShape weights;
   weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
-  weights.strides[1] = p.padded, weights.strides[2] = p.weights_row;
+  weights.dims[3] = Planes;
+  weights.strides[1] = p.padded, weights.strides[2] = p.weights_row, weights.strides[3] = from.weights_plane;
   weights.box[0] = T::kDepth, weights.box[2] = T::kColumns / 2;
-  operands.weights =
-      tensor_map(DTypeOf<S>::value, p.weights + l.first_tap * p.padded, weights, CU_TENSOR_MAP_SWIZZLE_128B);
+  operands.weights = tensor_map(
+      DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
   Sm90Problem problem =
       cut<T>(p.most_rows, p.columns, l.taps() * operands.channel_blocks * T::kDepth, GemmBatch{}, plan);
   const auto out = row_pitch(l, p.images, p.out_n_step, p.out_step),
@@ -111,44 +166,99 @@ void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const 
   } else if (operands.dense) {
     problem.store_by_map = map_results(end, static_cast<S*>(end.c) + operands.out0, problem, &problem.c);
   }
-  launch_sm90<S, Columns, 1>(context, problem, operands, end);
-  if (plan.parts > 1) {
-    combine_gather_parts(context, plan.parts, p, end);
+  launch_sm90<S, Columns, Planes>(context, problem, operands, end);
+  if (plan.parts > 1) combine_gather_parts(context, plan.parts, p, end);
+}
+
+// How the lattice is computed here, if it is.
+template <class S, int Planes>
+std::optional<GatherPiece> gather_piece(const ConvGather<S>& p, const PixelSource& source,
+                                        const ConvLattice& l, bool always) {
+  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
+  const int64_t rows = p.images * l.positions(), taps = l.taps(), depth = (p.channels + kDepth - 1) / kDepth;
+  if (rows <= 0 || taps <= 0 || !can_count(rows, p.columns, taps * depth * kDepth)) return std::nullopt;
+  const Sm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
+                                       sizeof(S) == 4 ? Planes : 0, always);
+  if (!plan.fits) return std::nullopt;
+  const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), kDepth, always);
+  return pixels ? std::optional<GatherPiece>({l, *pixels, plan}) : std::nullopt;
+}
+
+template <class S, int Planes>
+void run_pieces(Context* context, const ConvGather<S>& p, const GemmEnd<S>& end,
+                const std::vector<GatherPiece>& pieces, const GatherSource& from, const uint32_t* odd_pixels,
+                const uint32_t* odd_columns) {
+  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
+  for (const GatherPiece& piece : pieces) {
+    Sm90Gather<S> operands{};
+    operands.axes = piece.pixels.axes;
+    operands.channel_blocks = (p.channels + kDepth - 1) / kDepth;
+    operands.gather = p;
+    operands.gather.lattice[0] = piece.lattice, operands.gather.lattices = 1;
+    operands.gather.most_rows = p.images * piece.lattice.positions();
+    operands.odd_pixels = odd_pixels, operands.odd_columns = odd_columns;
+    const auto with = [&](auto columns) {
+      run_gather<S, decltype(columns)::value, Planes>(context, operands, end, from, piece.pixels, piece.plan);
+    };
+    if constexpr (sizeof(S) == 4) {
+      with(std::integral_constant<int, 128>{});
+    } else {
+      if (piece.plan.columns == 256) with(std::integral_constant<int, 256>{});
+      else if (piece.plan.columns == 128) with(std::integral_constant<int, 128>{});
+      else with(std::integral_constant<int, 64>{});
+    }
   }
 }
 
-// Whether the lattice is computed here; if so, does it.
-template <class S>
-bool gather_lattice(Context* context, const ConvGather<S>& p, const ConvLattice& l, const GemmEnd<S>& end,
-                    bool always) {
-  const int64_t rows = p.images * l.positions(), taps = l.taps(), blocks = (p.channels + 63) / 64;
-  if (rows <= 0 || taps <= 0 || !can_count(rows, p.columns, taps * blocks * 64)) return false;
-  const Sm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(), always);
-  if (!plan.fits) return false;
-  const std::optional<Im2colShape> pixels = pixels_of(p, p.images, l, static_cast<int>(kSm90Rows), always);
-  if (!pixels) return false;
-  Sm90Gather<S> operands{};
-  operands.axes = pixels->axes;
-  operands.channel_blocks = static_cast<int>(blocks);
-  operands.gather = p;
-  operands.gather.lattice[0] = l, operands.gather.lattices = 1;
-  operands.gather.most_rows = rows;
-  if (plan.columns == 256) run_gather<S, 256>(context, operands, end, *pixels, plan);
-  else if (plan.columns == 128) run_gather<S, 128>(context, operands, end, *pixels, plan);
-  else run_gather<S, 64>(context, operands, end, *pixels, plan);
-  return true;
+template <class S, int Planes>
+void gather_lattices(Context* context, ConvGather<S>& p, const GemmEnd<S>& end, bool always) {
+  if (p.in.c_step != 1 || !aligned(p.in.data)) return;
+  constexpr bool kSplit = sizeof(S) == 4;
+  const PixelSource source = kSplit ? in_planes(p, p.images, Planes) : in_place(p, p.images);
+  const auto pitch = image_pitch(p, p.images);
+  if (kSplit && (!pitch || p.padded % 8 != 0)) return;  // planes are made of rows at one distance
+  std::vector<GatherPiece> pieces;
+  ConvGather<S> rest = p;
+  rest.lattices = 0;
+  for (int32_t i = 0; i < p.lattices; ++i) {
+    const auto piece = gather_piece<S, Planes>(p, source, p.lattice[i], always);
+    if (piece) pieces.push_back(*piece);
+    else rest.lattice[rest.lattices++] = p.lattice[i];
+  }
+  if (pieces.empty()) return;
+  if constexpr (kSplit) {
+    const SplitOperand<Planes> image(context, p.in.data, pixels_of(p, p.images), p.channels, *pitch, 1,
+                                     GemmBatch{}, nullptr);
+    const SplitOperand<Planes> weights(context, p.weights, p.columns, p.weights_row, p.weights_row, 1,
+                                       GemmBatch{}, nullptr);
+    run_pieces<S, Planes>(context, p, end, pieces,
+                          {image.layout.data, weights.layout.data, weights.layout.plane}, image.odd(),
+                          weights.odd());
+  } else {
+    run_pieces<S, Planes>(context, p, end, pieces, {p.in.data, p.weights, 0}, nullptr, nullptr);
+  }
+  p = rest;
 }
 
-template <class S, int Columns>
+// Of a weight gradient, for the copy engine: rows of the gradient, which are `grad_stride` apart.
+struct WeightSource {
+  const void *grad, *image;
+  int64_t grad_stride, grad_plane;
+};
+
+template <class S, int Columns, int Planes>
 void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeometry& g,
-                const ConvWeight<S>& p, const View& grad_weight, const Im2colShape& pixels,
+                const View& grad_weight, const WeightSource& from, const Im2colShape& pixels,
                 const Sm90Plan& plan) {
-  using T = Sm90Tile<S, Columns, 1>;
-  operands.image = im2col_map(DTypeOf<S>::value, p.in.data, pixels, CU_TENSOR_MAP_SWIZZLE_128B);
+  using T = Sm90Tile<S, Columns, Planes>;
+  using E = typename T::E;
+  const ConvWeight<S>& p = operands.weight;
+  operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, CU_TENSOR_MAP_SWIZZLE_128B);
   MapShape grad;
-  grad.dims[0] = p.rows, grad.dims[1] = p.positions, grad.strides[1] = p.grad.stride;
+  grad.dims[0] = p.rows, grad.dims[1] = p.positions, grad.dims[2] = Planes;
+  grad.strides[1] = from.grad_stride, grad.strides[2] = from.grad_plane;
   grad.box[0] = 64, grad.box[1] = T::kDepth;
-  operands.grad = tensor_map(DTypeOf<S>::value, p.grad.data, grad, CU_TENSOR_MAP_SWIZZLE_128B);
+  operands.grad = tensor_map(DTypeOf<E>::value, from.grad, grad, CU_TENSOR_MAP_SWIZZLE_128B);
   const int64_t padded = operands.channel_blocks * int64_t{64}, columns = operands.taps * padded,
                 size = p.rows * columns;
   Sm90Problem problem = cut<T>(p.rows, columns, p.positions, GemmBatch{}, plan);
@@ -156,8 +266,45 @@ void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeom
   problem.partial = partial.as<float>();
   Gemm<S> out{};  // what matters: whole chunks of columns
   out.n = columns, out.c_column = 1;
-  launch_sm90<S, Columns, 1>(context, problem, operands, GemmEnd<S>(out));
+  launch_sm90<S, Columns, Planes>(context, problem, operands, GemmEnd<S>(out));
   finish_weight<S>(context, g, {problem.partial, plan.parts, size, size, columns, padded, 1}, grad_weight);
+}
+
+template <class S, int Planes>
+bool weight_gradient(Context* context, const ConvGeometry& g, const ConvWeight<S>& p, const View& grad_weight,
+                     bool always) {
+  constexpr bool kSplit = sizeof(S) == 4;
+  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
+  const int64_t taps = p.lattice.taps(), blocks = (p.channels + 63) / 64;
+  const auto pitch = image_pitch(p, g.n);
+  bool can = p.rows > 0 && taps > 0 && p.positions > 0 && p.grad_c_step == 1 && p.in.c_step == 1 &&
+             aligned(p.grad.data) && aligned(p.in.data) && can_count(p.rows, taps * blocks * 64, p.positions);
+  can = can && (kSplit ? pitch && p.grad.stride > 1 : p.grad.stride > 0 && p.grad.stride % 8 == 0);
+  if (!can) return false;
+  const Sm90Plan plan = conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(),
+                                              kSplit ? Planes : 0, always);
+  const PixelSource source = kSplit ? in_planes(p, g.n, Planes) : in_place(p, g.n);
+  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, 64, always) : std::nullopt;
+  if (!pixels) return false;
+  Sm90WeightGradient<S> operands{};
+  operands.axes = pixels->axes, operands.channel_blocks = static_cast<int>(blocks);
+  operands.taps = static_cast<int>(taps), operands.images = static_cast<int>(g.n);
+  operands.weight = p;
+  if constexpr (kSplit) {
+    const SplitOperand<Planes> image(context, p.in.data, pixels_of(p, g.n), p.channels, *pitch, 1,
+                                     GemmBatch{}, nullptr);
+    const SplitOperand<Planes> grad(context, p.grad.data, p.rows, p.positions, 1, p.grad.stride, GemmBatch{},
+                                    nullptr);
+    operands.odd_rows = grad.odd(), operands.odd_pixels = image.odd();
+    run_weight<S, 128, Planes>(context, operands, g, grad_weight,
+                               {grad.layout.data, image.layout.data, grad.layout.stride, grad.layout.plane},
+                               *pixels, plan);
+  } else {
+    const WeightSource from{p.grad.data, p.in.data, p.grad.stride, 0};
+    if (plan.columns == 256) run_weight<S, 256, 1>(context, operands, g, grad_weight, from, *pixels, plan);
+    else run_weight<S, 128, 1>(context, operands, g, grad_weight, from, *pixels, plan);
+  }
+  return true;
 }
 
 }  // namespace sm90
@@ -165,39 +312,28 @@ void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeom
 template <class S>
 bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<S>& p,
                       const View& grad_weight) {
-  using namespace sm90;
-  const Wanted wanted = sm90::wanted("FASTDL_CUDA_CONV");
-  const bool always = wanted == Wanted::always;
-  if (wanted == Wanted::portable || g.groups != 1 || !is_hopper()) return false;
-  const int64_t taps = p.lattice.taps(), blocks = (p.channels + 63) / 64;
-  if (p.rows <= 0 || taps <= 0 || p.positions <= 0 || p.grad_c_step != 1 || p.grad.stride % 8 != 0 ||
-      p.grad.stride <= 0 || reinterpret_cast<uintptr_t>(p.grad.data) % 16 != 0 ||
-      !can_count(p.rows, taps * blocks * 64, p.positions)) {
-    return false;
-  }
-  const Sm90Plan plan =
-      conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(), always);
-  const auto pixels = plan.fits ? pixels_of(p, g.n, p.lattice, 64, always) : std::nullopt;
-  if (!pixels) return false;
-  Sm90WeightGradient<S> operands{};
-  operands.axes = pixels->axes, operands.channel_blocks = static_cast<int>(blocks);
-  operands.taps = static_cast<int>(taps), operands.lattice = p.lattice;
-  operands.positions = p.image, operands.plane = p.plane, operands.line = p.line;
-  if (plan.columns == 256) run_weight<S, 256>(context, operands, g, p, grad_weight, *pixels, plan);
-  else run_weight<S, 128>(context, operands, g, p, grad_weight, *pixels, plan);
-  return true;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
+  if (kernel == sm90::Wanted::portable || g.groups != 1 || !sm90::is_hopper()) return false;
+  const bool always = kernel == sm90::Wanted::always;
+  bool done = false;
+  with_planes<S>(context, [&](auto planes) {
+    constexpr int kPlanes = decltype(planes)::value;
+    if constexpr (sizeof(S) == 2 || kPlanes > 1) {
+      done = sm90::weight_gradient<S, kPlanes>(context, g, p, grad_weight, always);
+    }
+  });
+  return done;
 }
 
 template <class S>
 void conv_gather_sm90(Context* context, ConvGather<S>& p, const GemmEnd<S>& end) {
-  const sm90::Wanted wanted = sm90::wanted("FASTDL_CUDA_CONV");
-  if (wanted == sm90::Wanted::portable || p.groups != 1 || !sm90::is_hopper()) return;
-  int32_t left = 0;
-  for (int32_t i = 0; i < p.lattices; ++i) {
-    const ConvLattice l = p.lattice[i];
-    if (!sm90::gather_lattice(context, p, l, end, wanted == sm90::Wanted::always)) p.lattice[left++] = l;
-  }
-  p.lattices = left;
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
+  if (kernel == sm90::Wanted::portable || p.groups != 1 || !sm90::is_hopper()) return;
+  const bool always = kernel == sm90::Wanted::always;
+  with_planes<S>(context, [&](auto planes) {
+    constexpr int kPlanes = decltype(planes)::value;
+    if constexpr (sizeof(S) == 2 || kPlanes > 1) sm90::gather_lattices<S, kPlanes>(context, p, end, always);
+  });
 }
 
 }  // namespace fastdl::cuda

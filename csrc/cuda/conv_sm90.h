@@ -23,6 +23,9 @@ bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<
 template <class S>
 void combine_gather_parts(Context* context, int64_t parts, const ConvGather<S>& p, const GemmEnd<S>& end);
 
+extern template void combine_gather_parts<float>(Context*, int64_t, const ConvGather<float>&,
+                                                 const GemmEnd<float>&);
+extern template void conv_gather_sm90<float>(Context*, ConvGather<float>&, const GemmEnd<float>&);
 extern template void combine_gather_parts<bfloat16>(Context*, int64_t, const ConvGather<bfloat16>&,
                                                     const GemmEnd<bfloat16>&);
 extern template void combine_gather_parts<float16>(Context*, int64_t, const ConvGather<float16>&,
@@ -30,6 +33,8 @@ extern template void combine_gather_parts<float16>(Context*, int64_t, const Conv
 extern template void conv_gather_sm90<bfloat16>(Context*, ConvGather<bfloat16>&, const GemmEnd<bfloat16>&);
 extern template void conv_gather_sm90<float16>(Context*, ConvGather<float16>&, const GemmEnd<float16>&);
 
+extern template bool conv_weight_sm90<float>(Context*, const ConvGeometry&, const ConvWeight<float>&,
+                                             const View&);
 extern template bool conv_weight_sm90<bfloat16>(Context*, const ConvGeometry&, const ConvWeight<bfloat16>&,
                                                 const View&);
 extern template bool conv_weight_sm90<float16>(Context*, const ConvGeometry&, const ConvWeight<float16>&,

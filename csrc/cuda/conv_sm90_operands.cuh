@@ -33,16 +33,19 @@ __device__ __forceinline__ void load_pixels(uint32_t to, const CUtensorMap& map,
   }
 }
 
-// Gathers: a row of A is an output position, a step 64 channels of one tap; B has the weights.
+// Gathers: a row of A is an output position, a step 64 channels of one tap (float32: 32, of all planes, which
+// follow each other like more images); B has the weights.
 
 template <class S>
 struct Sm90Gather {
   CUtensorMap image, weights;
   int axes;                 // of the images' map, the innermost ones
-  int channel_blocks;       // of 64 channels, the last one filled with zeros
+  int channel_blocks;       // of a step's channels, the last one filled with zeros
   bool dense;               // results are rows at one distance
   int64_t out0, residual0;  // of those, the first
   ConvGather<S> gather;     // of one group and one lattice
+  // float32: which 128 pixels and which 128 columns have values that cannot be split.
+  const uint32_t *odd_pixels, *odd_columns;
 
   __device__ __forceinline__ void prefetch() const {
     ptx::prefetch_map(&image);
@@ -82,12 +85,17 @@ struct Sm90Gather {
       const ConvAxis(&axis)[3] = o.gather.lattice[0].axis;
       const int channel = block * T::kDepth;
       const auto offset = [&](int i) { return static_cast<uint16_t>(taps[i] * axis[i].tap_step); };
-      load_pixels(tile, o.image, full, o.axes, channel, at, image, {offset(0), offset(1), offset(2)}, 0);
-      load_halves<T>(tile + T::kBytesA, column, cluster, rank, [&](uint32_t to, int first, uint16_t blocks) {
-        const int from[5] = {channel, tap, first, 0, 0};
-        if (blocks) ptx::tensor_load(to, &o.weights, full, from, blocks);
-        else ptx::tensor_load(to, &o.weights, full, from);
-      });
+#pragma unroll
+      for (int plane = 0; plane < T::kPlanes; ++plane) {
+        load_pixels(tile + plane * T::kBytesA, o.image, full, o.axes, channel, at,
+                    image + plane * static_cast<int>(o.gather.images), {offset(0), offset(1), offset(2)}, 0);
+        load_halves<T>(tile + T::kPlanes * T::kBytesA + plane * T::kBytesB, column, cluster, rank,
+                       [&](uint32_t to, int first, uint16_t blocks) {
+                         const int from[5] = {channel, tap, first, plane, 0};
+                         if (blocks) ptx::tensor_load(to, &o.weights, full, from, blocks);
+                         else ptx::tensor_load(to, &o.weights, full, from);
+                       });
+      }
       if (++block < o.channel_blocks) return;
       block = 0, ++tap;
       if (++taps[2] < axis[2].taps) return;
@@ -101,12 +109,13 @@ struct Sm90Gather {
   struct Results {
     const Sm90Gather& o;
     const Sm90Work& w;
-    bool again = false;
+    bool again = false, by_fma = false;
 
     // Zeros stand where nothing is, and zero times Inf is NaN: with holes, what is not finite is made again.
     __device__ __forceinline__ Results(const Sm90Gather& operands, const Sm90Problem&, const Sm90Work& work,
                                        Sm90Shared<T>& shared, int group, const float (&sums)[T::kSums])
         : o(operands), w(work) {
+      if constexpr (T::kSplit) again = by_fma = odd();
       if (!o.gather.holes) return;
       bool odd = false;
 #pragma unroll
@@ -128,7 +137,7 @@ struct Sm90Gather {
       return {r.out, r.residual, 0};
     }
     __device__ __forceinline__ float remake(int64_t row, int64_t column, float sum) const {
-      if (is_finite(sum)) return sum;
+      if (is_finite(sum) && !by_fma) return sum;
       const auto k = [&](int step) {
         return static_cast<int64_t>(step / o.channel_blocks) * o.gather.padded +
                step % o.channel_blocks * T::kDepth;
@@ -138,17 +147,34 @@ struct Sm90Gather {
       const GatherRow r = located(row);
       return gather_sum(o.gather, task, r.at, r.in, column);
     }
+
+   private:
+    // Whether the images or the weights of this tile have values that cannot be split.
+    __device__ __forceinline__ bool odd() const {
+      const ConvGather<S>& p = o.gather;
+      const int64_t positions = p.lattice[0].positions(), first = w.row / positions;
+      int64_t behind = (w.row + T::kRows - 1) / positions + 1;
+      if (behind > p.images) behind = p.images;
+      if (first >= behind) return false;
+      const int64_t pixels = static_cast<int64_t>(p.in_size[0]) * p.in_size[1] * p.in_size[2];
+      bool found = o.odd_columns[w.column / 128] != 0;
+      for (int64_t i = first * pixels / 128 + lane(); i <= (behind * pixels - 1) / 128; i += kWarp) {
+        found = found || o.odd_pixels[i] != 0;
+      }
+      return __any_sync(kAllLanes, found);
+    }
   };
 };
 
 // Weight gradients: k runs over the output positions of all images. A is the gradient, transposed; 64 columns
-// of B are 64 channels of one tap, transposed too.
+// of B are 64 channels of one tap, transposed too. float32: of all planes.
 template <class S>
 struct Sm90WeightGradient {
   CUtensorMap grad, image;
   int axes, channel_blocks, taps;
-  ConvLattice lattice;
-  Divisor positions, plane, line;  // in an image, a plane, a line
+  int images;  // of a plane
+  ConvWeight<S> weight;
+  const uint32_t *odd_rows, *odd_pixels;  // float32: which 128 have values that cannot be split
 
   __device__ __forceinline__ void prefetch() const {
     ptx::prefetch_map(&grad);
@@ -182,7 +208,7 @@ struct Sm90WeightGradient {
         int rest = tap < o.taps ? tap : 0;
 #pragma unroll
         for (int axis = 2; axis >= 0; --axis) {
-          const ConvAxis& a = o.lattice.axis[axis];
+          const ConvAxis& a = o.weight.lattice.axis[axis];
           offset[i][axis] = static_cast<uint16_t>(rest % a.taps * a.tap_step);
           rest /= a.taps;
         }
@@ -190,21 +216,27 @@ struct Sm90WeightGradient {
     }
 
     __device__ __forceinline__ void start(uint32_t tile, uint32_t full) {
+      const ConvWeight<S>& p = o.weight;
       auto index = static_cast<uint32_t>(k);
-      const int image = static_cast<int>(o.positions.divide(index));
-      int at[3] = {static_cast<int>(o.plane.divide(index)), static_cast<int>(o.line.divide(index)), 0};
+      const int image = static_cast<int>(p.image.divide(index));
+      int at[3] = {static_cast<int>(p.plane.divide(index)), static_cast<int>(p.line.divide(index)), 0};
       at[2] = static_cast<int>(index);
 #pragma unroll
-      for (int i = 0; i < 3; ++i) at[i] = at[i] * o.lattice.axis[i].in_step + o.lattice.axis[i].first;
+      for (int i = 0; i < 3; ++i) at[i] = at[i] * p.lattice.axis[i].in_step + p.lattice.axis[i].first;
 #pragma unroll
-      for (int i = 0; i < T::kRows / kBox; ++i) {
-        ptx::tensor_load(tile + i * kBoxBytes, &o.grad, full, {row + i * kBox, k, 0, 0, 0});
-      }
+      for (int plane = 0; plane < T::kPlanes; ++plane) {
+        const uint32_t a = tile + plane * T::kBytesA,
+                       b = tile + T::kPlanes * T::kBytesA + plane * T::kBytesB + first_box * kBoxBytes;
 #pragma unroll
-      for (int i = 0; i < kBoxes; ++i) {
-        if (i >= boxes) continue;
-        load_pixels(tile + T::kBytesA + (first_box + i) * kBoxBytes, o.image, full, o.axes, channel[i], at,
-                    image, offset[i], blocks);
+        for (int i = 0; i < T::kRows / kBox; ++i) {
+          ptx::tensor_load(a + i * kBoxBytes, &o.grad, full, {row + i * kBox, k, plane, 0, 0});
+        }
+#pragma unroll
+        for (int i = 0; i < kBoxes; ++i) {
+          if (i >= boxes) continue;
+          load_pixels(b + i * kBoxBytes, o.image, full, o.axes, channel[i], at, image + plane * o.images,
+                      offset[i], blocks);
+        }
       }
       k += T::kDepth;
     }
@@ -213,11 +245,54 @@ struct Sm90WeightGradient {
   // All sums are parts, which are added up elsewhere.
   template <class T>
   struct Results {
-    static constexpr bool again = false;
-    __device__ __forceinline__ Results(const Sm90WeightGradient&, const Sm90Problem&, const Sm90Work&,
-                                       Sm90Shared<T>&, int, const float (&)[T::kSums]) {}
+    const Sm90WeightGradient& o;
+    const Sm90Work& w;
+    uint32_t length;  // of k
+    bool again = false;
+
+    __device__ __forceinline__ Results(const Sm90WeightGradient& operands, const Sm90Problem& p,
+                                       const Sm90Work& work, Sm90Shared<T>&, int, const float (&)[T::kSums])
+        : o(operands), w(work) {
+      length = static_cast<uint32_t>(w.k_begin + p.k_each < p.k ? p.k_each : p.k - w.k_begin);
+      if constexpr (T::kSplit) again = odd();
+    }
     __device__ __forceinline__ Sm90Place at(int64_t row) const { return {0, 0, row}; }
-    __device__ __forceinline__ float remake(int64_t, int64_t, float sum) const { return sum; }
+
+    __device__ __forceinline__ float remake(int64_t row, int64_t column, float sum) const {
+      const ConvWeight<S>& p = o.weight;
+      const int places = o.channel_blocks * 64;
+      const int64_t tap = column / places, channel = column % places;
+      if (tap >= o.taps || channel >= p.channels) return sum;
+      const WeightColumn<S> x(p, 0, tap * p.padded + channel);
+      const WeightTask<S> task(p, w.k_begin, length);
+      sum = 0;
+#pragma unroll 1
+      for (uint32_t k = 0; k < length; ++k) {
+        int64_t from;
+        const bool inside = x.find(p, task, k, from);
+        sum = fmaf(widen(p.grad.data[(task.k_begin + k) * p.grad.stride + row]),
+                   inside ? widen(p.in.data[from]) : 0.0f, sum);
+      }
+      return sum;
+    }
+
+   private:
+    // Whether this tile's rows or the images of this part have values that cannot be split. The last part's
+    // last box reads on where the next plane begins (times zero).
+    __device__ __forceinline__ bool odd() const {
+      const ConvWeight<S>& p = o.weight;
+      const int64_t pixels = static_cast<int64_t>(p.in_size[0]) * p.in_size[1] * p.in_size[2],
+                    end = w.k_begin + length;
+      bool found = w.row < p.rows && o.odd_rows[w.row / 128] != 0;
+      const auto look = [&](int64_t first, int64_t last) {
+        for (int64_t i = first * pixels / 128 + lane(); i <= ((last + 1) * pixels - 1) / 128; i += kWarp) {
+          found = found || o.odd_pixels[i] != 0;
+        }
+      };
+      look(w.k_begin / p.image.value, (end - 1) / p.image.value);
+      if (end == p.positions) look(0, 0);
+      return __any_sync(kAllLanes, found);
+    }
   };
 };
 

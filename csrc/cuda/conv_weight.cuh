@@ -39,6 +39,11 @@ struct WeightTask {
     image = k_begin / p.image.value;
     first = static_cast<uint32_t>(k_begin - image * p.image.value);
   }
+  // So many positions from `begin` on, of the first group.
+  __device__ __forceinline__ WeightTask(const ConvWeight<S>& p, int64_t begin, uint32_t count)
+      : group(0), part(0), k_begin(begin), image(begin / p.image.value), length(count) {
+    first = static_cast<uint32_t>(k_begin - image * p.image.value);
+  }
 };
 
 // A column: its tap's coordinates and element offset, channel and group included.

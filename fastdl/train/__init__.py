@@ -1,5 +1,6 @@
 """The training loop, its callbacks and metrics, and the model summary."""
 
+from .. import data  # noqa: F401  (the package before its modules, see fastdl/__init__.py)
 from .callbacks import (
     Callback,
     CSVLogger,

@@ -40,6 +40,15 @@ FASTDL_INLINE void max_block(const PoolRow& row, int64_t shift, int last, const 
   }
 }
 
+// Four taps are two lines, from each of which the next row of windows is some lines away.
+template <int Taps, class S>
+FASTDL_INLINE void fetch_ahead(const PoolRow& row, const S* const (&from)[Taps], int64_t i) {
+  if constexpr (Taps == 4) {
+    if (row.ahead == 0) return;
+    FASTDL_UNROLL for (int t = 0; t < Taps; ++t) __builtin_prefetch(from[t] + i + row.ahead, 0, 2);
+  }
+}
+
 // Few taps, known when this is compiled: their addresses and positions stay in registers.
 template <bool Where, int Taps, class S>
 void max_few(const PoolRow& row, const S* x, S* out, int32_t* where) {
@@ -52,6 +61,7 @@ void max_few(const PoolRow& row, const S* x, S* out, int32_t* where) {
     FASTDL_UNROLL for (int t = 0; t < Taps; ++t) here[t] = position_lanes(row.positions[t] + shift, T{});
     for_vectors<S>(row.channels, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
       const int64_t i = shift * row.stride + c;
+      fetch_ahead(row, from, i);
       Vec<T> top = load(from[0] + i, m);
       [[maybe_unused]] Vec<T> at = Where ? here[0] : top;
       FASTDL_UNROLL for (int t = 1; t < Taps; ++t) {
@@ -121,6 +131,7 @@ void sum_few(const PoolRow& row, const S* x, compute_t<S> scale, S* out) {
   for (int64_t o = 0; o < row.outputs; ++o, out += row.stride) {
     const int64_t shift = o * row.step * row.stride;
     for_vectors<S>(row.channels, [&](int64_t c, int m) FASTDL_FORCE_INLINE {
+      fetch_ahead(row, from, shift + c);
       V sum = V::zero();
       FASTDL_UNROLL for (int t = 0; t < Taps; ++t) sum += load(from[t] + shift + c, m);
       store(sum * s, out + c, m);

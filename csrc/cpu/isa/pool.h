@@ -13,6 +13,7 @@ struct PoolRow {
   const int64_t* positions;
   int64_t stride;    // elements from one position to the next: all channels
   int64_t channels;  // of them, those wanted
+  int64_t ahead;  // elements from here to what is wanted for the next row, if that comes from memory, else 0
 };
 
 // A row of input positions and the windows that reach them: position p of the row is reached by windows
