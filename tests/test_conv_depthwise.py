@@ -1,5 +1,7 @@
 """Depthwise convolution: lines and channels around the blocks that stay in registers, every border, on every ISA."""
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ CASES = [
     ((2, 19, 13, 9), (3, 3), {"padding": (0, 2), "stride": (2, 1)}),
     ((1, 18, 12, 9), (3, 3), {"padding": (2, 1), "dilation": (2, 1)}),
     ((1, 18, 9, 12), (3, 3), {"padding": (1, 2), "dilation": (1, 2)}),
+    # No tap reaches every second pixel of the input, the first among them.
+    ((2, 12, 17, 11), (3, 3), {"padding": 1, "stride": 2, "dilation": 2}),
     ((1, 21, 5, 4), (3, 3), {"padding": 4}),
     ((1, 21, 5, 4), (3, 3), {"padding": 4, "stride": 2}),
     ((2, 3, 1, 1), (3, 3), {"padding": 1}),
@@ -53,6 +57,15 @@ def test_forward_and_backward(case, isa, rng):
     check(full(case), False, np.float64, rng, "relu", channels_last)
     check_bf16(full(case), False, rng, None, channels_last)
     check_bf16(full(case), False, rng, "relu")
+
+
+@pytest.mark.parametrize("filters", [8, 37])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_one_channel_seen_by_all(case, filters, isa, rng):
+    (n, _, *size), kernel, options = case
+    case = (n, 1, *size), (filters, 1, *kernel), options
+    check(case, False, np.float32, rng, "relu", residual=True)
+    check_bf16(case, False, rng)
 
 
 @pytest.mark.parametrize("case", CASES[:4], ids=str)
@@ -92,8 +105,8 @@ def test_same_bits_for_any_number_of_threads(stride, dtype, isa, rng):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", range(3))
 def test_nan_and_inf_reach_what_they_take_part_in(value, where, dtype, isa, rng):
-    for options in ({"padding": 1}, {"padding": 2, "stride": 2}):
-        shape, options = (2, 19, 8, 9), {**options, "groups": 19}
+    for channels, options in itertools.product((1, 19), ({"padding": 1}, {"padding": 2, "stride": 2})):
+        shape, options = (2, channels, 8, 9), {**options, "groups": channels}
         x, w = (rng.standard_normal(s).astype(dtype) for s in (shape, (19, 1, 3, 3)))
         grad = rng.standard_normal(ops.conv(x, w, **options).shape).astype(dtype)
         (x, w, grad)[where].flat[7] = value

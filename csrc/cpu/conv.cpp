@@ -7,6 +7,7 @@
 
 #include "cpu/conv_bf16.h"
 #include "cpu/conv_depthwise.h"
+#include "cpu/conv_one_channel.h"
 #include "cpu/conv_plan.h"
 #include "cpu/conv_pointwise.h"
 #include "cpu/conv_winograd.h"
@@ -82,6 +83,8 @@ void run_gather(Context* context, const Geometry& g, const Source<T>& in, const 
     depthwise_gather<T>(context, g, in.x, w->template as<const T>(), data_gradient, y.image<T>(), end);
     return y.write_back();
   }
+  if (!data_gradient && one_channel_forward<T>(context, g, in, w->template as<const T>(), y.image<T>(), end))
+    return y.write_back();
   if (pointwise_gather<T>(context, g, in, w->template as<const T>(), data_gradient, y.image<T>(), end))
     return y.write_back();
   if constexpr (std::is_same_v<T, float>) {
@@ -149,6 +152,9 @@ void run_bf16(Context* context, const Geometry& g, const View& x, const std::opt
     depthwise_gather(context, g, (*in).x, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end);
     return y.write_back();
   }
+  if (!data_gradient &&
+      one_channel_forward(context, g, *in, w->as<const bfloat16>(), y.image<bfloat16>(), end))
+    return y.write_back();
   if (pointwise_gather(context, g, *in, w->as<const bfloat16>(), data_gradient, y.image<bfloat16>(), end))
     return y.write_back();
   if (winograd_gather(context, g, *in, data_gradient ? data_lattices(g)[0] : forward_lattice(g),

@@ -23,22 +23,6 @@ void run(const ConvDepthwiseWeight<S>& p) {
   else table_for<S>(*kernels().conv).depthwise_weight(p);
 }
 
-// (C, 1, taps) -> [slot][C], in the gather's order. Returns whether all are finite.
-template <class S>
-bool pack(Context* context, const Geometry& g, const S* weight, bool data_gradient, compute_t<S>* to) {
-  using T = compute_t<S>;
-  const int64_t taps = g.taps();
-  Workspace scratch(context, std::is_same_v<S, T> ? 0 : static_cast<size_t>(g.c * taps) * sizeof(T));
-  const T* w;
-  if constexpr (std::is_same_v<S, T>) w = weight;
-  else widen(weight, g.c * taps, scratch.as<T>()), w = scratch.as<T>();
-  for (int64_t t = 0; t < taps; ++t) {
-    T* const row = to + (data_gradient ? taps - 1 - t : t) * g.c;
-    for (int64_t c = 0; c < g.c; ++c) row[c] = w[c * taps + t];
-  }
-  return all_finite(w, g.c * taps);
-}
-
 // The taps of one line of outputs, cut where the line begins or ceases to reach outside: calls
 // f(first output, outputs, taps, offset of the first output's input) with taps relative to that input.
 template <class X, class F>
@@ -94,7 +78,7 @@ constexpr int kMostAhead = 4;
 template <class X>
 int fetched_ahead(const Lattice& l, const X& x, const std::vector<ConvTap>& taps, int64_t* ahead) {
   const int64_t lines = l.in_step[1], pixels = l.in_step[2], w = l.taps[2].count();
-  if (static_cast<int64_t>(taps.size()) < w || lines * pixels > kMostAhead) return 0;
+  if (w == 0 || static_cast<int64_t>(taps.size()) < w || lines * pixels > kMostAhead) return 0;
   int count = 0;
   for (int64_t line = 1; line <= lines; ++line) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel)
@@ -120,11 +104,10 @@ void depthwise_gather(Context* context, const Geometry& g, const Image<const S>&
   using T = compute_t<S>;
   Workspace packed(context, static_cast<size_t>((g.taps() + 1) * g.c) * sizeof(T));
   T* const w = packed.as<T>();
-  const bool finite = pack(context, g, weight, data_gradient, w);
+  const bool finite = pack_depthwise(context, g.c, g.taps(), weight, data_gradient, w);
   T* const bias = w + g.taps() * g.c;
   if (end.bias) widen(end.bias, g.c, bias);
-  if (finite &&
-      depthwise_lines<S>(context, g, in, w, g.c, end.bias ? bias : nullptr, data_gradient, out, end)) {
+  if (finite && depthwise_lines<S>(context, g, in, w, end.bias ? bias : nullptr, data_gradient, out, end)) {
     return;
   }
   const std::vector<Lattice> lattices =

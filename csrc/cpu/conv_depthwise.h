@@ -27,10 +27,10 @@ void depthwise_weight_gradient(Context* context, const Geometry& g, const Image<
                                const Image<const S>& grad, const View* grad_weight, const View* grad_bias);
 
 // The same for kernels three pixels wide (conv_depthwise_lines.cpp). False, and nothing is written, for other
-// kernels and for data gradients with strides. w: finite, [slot][w_row] as the gather's taps count.
+// kernels and for data gradients with strides. w: finite, from pack_depthwise.
 template <class S>
 bool depthwise_lines(Context* context, const Geometry& g, const Image<const S>& in, const compute_t<S>* w,
-                     int64_t w_row, const compute_t<S>* bias, bool data_gradient, const Image<S>& out,
+                     const compute_t<S>* bias, bool data_gradient, const Image<S>& out,
                      const Epilogue<S>& end);
 template <class S>
 bool depthwise_lines_weight_gradient(Context* context, const Geometry& g, const Image<const S>& in,
@@ -60,6 +60,26 @@ inline bool all_finite(const float* x, int64_t n) {
 }
 inline bool all_finite(const double* x, int64_t n) {
   return std::all_of(x, x + n, [](double v) { return std::isfinite(v); });
+}
+
+// (channels, 1, taps) -> [slot][channels], taps in the gather's order. Returns whether all are finite.
+template <class S>
+bool pack_depthwise(Context* context, int64_t channels, int64_t taps, const S* weight, bool data_gradient,
+                    compute_t<S>* to) {
+  using T = compute_t<S>;
+  Workspace scratch(context, std::is_same_v<S, T> ? 0 : static_cast<size_t>(channels * taps) * sizeof(T));
+  const T* w;
+  if constexpr (std::is_same_v<S, T>) {
+    w = weight;
+  } else {
+    widen(weight, channels * taps, scratch.as<T>());
+    w = scratch.as<T>();
+  }
+  for (int64_t t = 0; t < taps; ++t) {
+    T* const row = to + (data_gradient ? taps - 1 - t : t) * channels;
+    for (int64_t c = 0; c < channels; ++c) row[c] = w[c * taps + t];
+  }
+  return all_finite(w, channels * taps);
 }
 
 }  // namespace fastdl::cpu::conv

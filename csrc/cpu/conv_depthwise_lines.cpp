@@ -1,8 +1,10 @@
-// Depthwise convolution with kernels three pixels wide, line by line (isa/conv_depthwise.h).
+// Depthwise convolution, and that of one channel, with kernels three pixels wide, line by line
+// (isa/conv_depthwise.h).
 #include <algorithm>
 #include <type_traits>
 
 #include "cpu/conv_depthwise.h"
+#include "cpu/conv_one_channel.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/round.h"
@@ -11,6 +13,7 @@ namespace fastdl::cpu::conv {
 namespace {
 
 constexpr int64_t kMostLines = 9;           // of a kernel
+constexpr int64_t kLeastOutputs = 8;        // of one channel: fewer leave most of a vector empty
 constexpr int64_t kTasks = 8;               // wanted, to balance a few threads
 constexpr double kTaskBytes = 256 << 10;    // of a task, or a strip of one: it stays in the L2 cache
 constexpr int64_t kMostShares = 16;         // partial sums of a gradient of weights
@@ -25,9 +28,11 @@ const DepthwiseLinesTable<S>& table() {
 }
 
 // A gather as rows of outputs, one or two at a time.
-template <class S>
+template <class S, class A>
 struct Rows {
-  const Image<const S>& in;
+  void (*row)(const DepthwiseLines<S, A>&);
+  void (*pair)(const DepthwiseLines<S, A>&);
+  const Image<const A>& in;
   const Image<S>& out;
   const Epilogue<S>& end;
   const Lattice& l;
@@ -42,15 +47,15 @@ struct Rows {
 const int64_t& at(const std::vector<int64_t>& v, int64_t i) { return v[static_cast<size_t>(i)]; }
 
 // Unit i of the rows; `more`: the next one follows in the same task.
-template <class S>
-void run_rows(const Rows<S>& r, int64_t i, bool more, DepthwiseLines<S> p) {
+template <class S, class A>
+void run_rows(const Rows<S, A>& r, int64_t i, bool more, DepthwiseLines<S, A> p) {
   const int64_t h = i % r.per_plane() * r.together, d = i / r.per_plane() % r.out.size[0],
                 n = i / r.per_plane() / r.out.size[0];
   const bool pair = r.together == 2 && h + 1 < r.out.size[1];
   const AxisTaps &td = r.l.taps[0], &th = r.l.taps[1];
-  const S* a[kMostLines];
+  const A* a[kMostLines];
   const compute_t<S>* w[kMostLines];
-  const auto line = [&](int64_t id, int64_t ih) -> const S* {
+  const auto line = [&](int64_t id, int64_t ih) -> const A* {
     if (id < 0 || id >= r.in.size[0] || ih < 0 || ih >= r.in.size[1]) return nullptr;
     return r.in.at(n, id, ih, 0);
   };
@@ -75,28 +80,25 @@ void run_rows(const Rows<S>& r, int64_t i, bool more, DepthwiseLines<S> p) {
     p.y[row] = r.out.at(n, d, h + row, 0);
     p.residual[row] = r.end.residual.data ? r.end.residual.at(n, d, h + row, 0) : nullptr;
   }
-  if (pair) table<S>().pair(p);
-  else table<S>().row[r.l.in_step[2] - 1](p);
+  if (pair) r.pair(p);
+  else r.row(p);
 }
 
 bool three_wide(const Geometry& g) {
-  return g.kernel[2] == 3 && g.dilation[2] == 1 && (g.stride[2] == 1 || g.stride[2] == 2);
+  return g.kernel[2] == 3 && g.dilation[2] == 1 && (g.stride[2] == 1 || g.stride[2] == 2) &&
+         g.kernel[0] * g.kernel[1] <= kMostLines;
 }
 
-}  // namespace
-
-template <class S>
-bool depthwise_lines(Context* context, const Geometry& g, const Image<const S>& in, const compute_t<S>* w,
-                     int64_t w_row, const compute_t<S>* bias, bool data_gradient, const Image<S>& out,
-                     const Epilogue<S>& end) {
-  if (!three_wide(g) || g.kernel[0] * g.kernel[1] > kMostLines) return false;
-  if (data_gradient && (g.stride[0] != 1 || g.stride[1] != 1 || g.stride[2] != 1)) return false;
-  const Lattice l = data_gradient ? data_lattices(g)[0] : forward_lattice(g);
-  const bool pairs = table<S>().pair && l.in_step[1] == 1 && l.in_step[2] == 1 && g.kernel[0] == 1 &&
-                     g.kernel[1] == 3 && g.dilation[1] == 1;
-  const Rows<S> rows{in, out, end, l, w, w_row, g.kernel[1], pairs ? 2 : 1};
-  DepthwiseLines<S> p{};
-  p.w_row = w_row;
+// w: [slot][channels of the output].
+template <class S, class A>
+void gather_rows(Context* context, const Geometry& g, const Lattice& l, const Image<const A>& in,
+                 const compute_t<S>* w, const compute_t<S>* bias, const Image<S>& out, const Epilogue<S>& end,
+                 void (*row)(const DepthwiseLines<S, A>&), void (*pair)(const DepthwiseLines<S, A>&)) {
+  const bool pairs = pair && l.in_step[1] == 1 && l.in_step[2] == 1 && g.kernel[0] == 1 && g.kernel[1] == 3 &&
+                     g.dilation[1] == 1;
+  const Rows<S, A> rows{row, pair, in, out, end, l, w, out.c, g.kernel[1], pairs ? 2 : 1};
+  DepthwiseLines<S, A> p{};
+  p.w_row = out.c;
   p.a_row = in.step[2];
   p.first = l.taps[2].offset[0];
   p.size = in.size[2];
@@ -104,18 +106,71 @@ bool depthwise_lines(Context* context, const Geometry& g, const Image<const S>& 
   p.bias = bias;
   p.residual_row = end.residual.step[2];
   p.count = out.size[2];
-  p.columns = g.c;
+  p.columns = out.c;
   p.relu = end.activation.kind == FASTDL_ACT_RELU;
   const double bytes =
-      static_cast<double>(rows.together * (out.size[2] + in.size[2] * l.in_step[1]) * g.c) * sizeof(S);
-  const int64_t all = rows.count();
-  const int64_t some =
-      std::clamp<int64_t>(static_cast<int64_t>(kTaskBytes / bytes), 1, ceil_div(all, kTasks));
-  const double cost = static_cast<double>(some * rows.together * out.size[2] * g.c * g.taps()) / 16;
+      static_cast<double>(out.size[2] * out.c * static_cast<int64_t>(sizeof(S)) +
+                          in.size[2] * l.in_step[1] * in.c * static_cast<int64_t>(sizeof(A)));
+  const int64_t all = rows.count(), fit = static_cast<int64_t>(kTaskBytes / bytes) / rows.together;
+  const int64_t some = std::clamp<int64_t>(fit, 1, ceil_div(all, kTasks));
+  const double cost = static_cast<double>(some * rows.together * out.size[2] * out.c * g.taps()) / 16;
   parallel_for(context, ceil_div(all, some), cost, [&](int64_t task) {
     const int64_t last = std::min(all, (task + 1) * some) - 1;
-    for (int64_t i = task * some; i <= last; ++i) run_rows(rows, i, i < last, p);
+    for (int64_t i = task * some; i <= last; ++i) run_rows(rows, i, i < last && in.c > 1, p);
   });
+}
+
+}  // namespace
+
+template <class S>
+bool depthwise_lines(Context* context, const Geometry& g, const Image<const S>& in, const compute_t<S>* w,
+                     const compute_t<S>* bias, bool data_gradient, const Image<S>& out,
+                     const Epilogue<S>& end) {
+  if (!three_wide(g)) return false;
+  if (data_gradient && (g.stride[0] != 1 || g.stride[1] != 1 || g.stride[2] != 1)) return false;
+  const Lattice l = data_gradient ? data_lattices(g)[0] : forward_lattice(g);
+  const auto& k = table<S>();
+  gather_rows<S, S>(context, g, l, in, w, bias, out, end, k.row[g.stride[2] - 1], k.pair);
+  return true;
+}
+
+template <class S>
+bool one_channel_forward(Context* context, const Geometry& g, const Source<S>& in, const S* weight,
+                         const Image<S>& out, const Epilogue<S>& end) {
+  using T = compute_t<S>;
+  const auto& k = table<S>();
+  const auto row = three_wide(g) ? k.one_channel_row[g.stride[2] - 1] : nullptr;
+  const bool simple = end.activation.kind == FASTDL_ACT_NONE || end.activation.kind == FASTDL_ACT_RELU;
+  if (!row || g.c != 1 || g.o < kLeastOutputs || in.masked() || !simple) return false;
+  const int64_t lines = in.x.n * in.x.size[0] * in.x.size[1], length = in.x.size[2];
+  Workspace space(context, static_cast<size_t>((g.taps() + 1) * g.o) * sizeof(T));
+  T *const w = space.as<T>(), *const bias = w + g.taps() * g.o;
+  if (!pack_depthwise(context, g.o, g.taps(), weight, false, w)) return false;
+  if (end.bias) widen(end.bias, g.o, bias);
+  Image<const T> image;
+  Workspace wide(context, std::is_same_v<S, T> ? 0 : static_cast<size_t>(lines * length) * sizeof(T));
+  if constexpr (std::is_same_v<S, T>) {
+    image = in.x;
+  } else {
+    image.data = wide.as<T>();
+    image.n = in.x.n;
+    image.c = image.c_step = image.step[2] = 1;
+    image.step[1] = length;
+    image.step[0] = in.x.size[1] * length;
+    image.n_step = in.x.size[0] * image.step[0];
+    std::copy(in.x.size, in.x.size + 3, image.size);
+    const int64_t pieces = in.x.step[2] == 1 ? 1 : length;
+    parallel_ranges(context, lines, 16, static_cast<double>(length) / 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t h = i % in.x.size[1], d = i / in.x.size[1] % in.x.size[0],
+                      n = i / in.x.size[1] / in.x.size[0];
+        for (int64_t q = 0; q < pieces; ++q)
+          widen(in.x.at(n, d, h, q), length / pieces, wide.as<T>() + i * length + q);
+      }
+    });
+  }
+  gather_rows<S, T>(context, g, forward_lattice(g), image, w, end.bias ? bias : nullptr, out, end, row,
+                    k.one_channel_pair);
   return true;
 }
 
@@ -217,10 +272,12 @@ bool depthwise_lines_weight_gradient(Context* context, const Geometry& g, const 
   return true;
 }
 
-#define FASTDL_INSTANTIATE(S)                                                                                \
-  template bool depthwise_lines<S>(Context*, const Geometry&, const Image<const S>&, const compute_t<S>*,    \
-                                   int64_t, const compute_t<S>*, bool, const Image<S>&, const Epilogue<S>&); \
-  template bool depthwise_lines_weight_gradient<S>(Context*, const Geometry&, const Image<const S>&,         \
+#define FASTDL_INSTANTIATE(S)                                                                             \
+  template bool depthwise_lines<S>(Context*, const Geometry&, const Image<const S>&, const compute_t<S>*, \
+                                   const compute_t<S>*, bool, const Image<S>&, const Epilogue<S>&);       \
+  template bool one_channel_forward<S>(Context*, const Geometry&, const Source<S>&, const S*,             \
+                                       const Image<S>&, const Epilogue<S>&);                              \
+  template bool depthwise_lines_weight_gradient<S>(Context*, const Geometry&, const Image<const S>&,      \
                                                    const Image<const S>&, const View*, const View*);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -32,9 +32,9 @@ struct Border {
 };
 using Careful = Border<0, 0, true>;
 
-// R outputs of one row or two, from output q0 on.
-template <class S, int STEP, int ROWS, int R, class B>
-FASTDL_INLINE void block(const DepthwiseLines<S>& p, int64_t q0, int64_t j, int lanes) {
+// R outputs of one row or two, from output q0 on. ONE: of one channel.
+template <bool ONE, class S, class A, int STEP, int ROWS, int R, class B>
+FASTDL_INLINE void block(const DepthwiseLines<S, A>& p, int64_t q0, int64_t j, int lanes) {
   using V = VecOf<S>;
   constexpr int kInputs = (R - 1) * STEP + kTaps;
   constexpr bool CAREFUL = B::careful;
@@ -44,12 +44,13 @@ FASTDL_INLINE void block(const DepthwiseLines<S>& p, int64_t q0, int64_t j, int 
   }
   const int64_t x0 = p.first + q0 * STEP;
   const int64_t begin = -x0, end = p.size - x0;  // the inputs that are in the image
-  const auto inputs = [&](const S* line, auto&& use) FASTDL_FORCE_INLINE {
-    const S* at = line + x0 * p.a_row + j;
+  const auto inputs = [&](const A* line, auto&& use) FASTDL_FORCE_INLINE {
+    const A* at = line + x0 * p.a_row + (ONE ? 0 : j);
     FASTDL_UNROLL for (int x = 0; x < kInputs; ++x, at += p.a_row) {
       if (x < B::left || x >= kInputs - B::right) continue;
       if (CAREFUL && (x < begin || x >= end)) continue;
-      use(x, read<CAREFUL>(at, lanes));
+      if constexpr (ONE) use(x, V::broadcast(*at));
+      else use(x, read<CAREFUL>(at, lanes));
     }
   };
   if constexpr (ROWS == 1) {
@@ -109,42 +110,44 @@ FASTDL_INLINE void fetch(const S* at, int64_t j) {
 }
 
 // All channels of a block: the pixels lie side by side in memory, so that it is read in order.
-template <class S, int STEP, int ROWS, int R, class B>
-FASTDL_INLINE void whole_vectors(const DepthwiseLines<S>& p, int64_t q0, int64_t& j) {
+template <bool ONE, class S, class A, int STEP, int ROWS, int R, class B>
+FASTDL_INLINE void whole_vectors(const DepthwiseLines<S, A>& p, int64_t q0, int64_t& j) {
   constexpr int W = VecOf<S>::width;
-  const int64_t fetched = (p.first + q0 * STEP + kTaps - STEP) * p.a_row;
   for (; j + W <= p.columns; j += W) {
-    FASTDL_UNROLL for (int i = 0; i < 2; ++i) {
-      if (p.ahead[i]) fetch<S, R * STEP>(p.ahead[i] + fetched, j);
+    if constexpr (!ONE) {
+      FASTDL_UNROLL for (int i = 0; i < 2; ++i) {
+        if (p.ahead[i]) fetch<S, R * STEP>(p.ahead[i] + (p.first + q0 * STEP + kTaps - STEP) * p.a_row, j);
+      }
     }
-    block<S, STEP, ROWS, R, B>(p, q0, j, W);
+    block<ONE, S, A, STEP, ROWS, R, B>(p, q0, j, W);
   }
 }
 
-template <class S, int STEP, int ROWS, int R>
-void columns(const DepthwiseLines<S>& p, int64_t q0) {
+template <bool ONE, class S, class A, int STEP, int ROWS, int R>
+void columns(const DepthwiseLines<S, A>& p, int64_t q0) {
   constexpr int W = VecOf<S>::width;
   const int64_t x0 = p.first + q0 * STEP, x1 = x0 + (R - 1) * STEP + kTaps - p.size;
   int64_t j = 0;
   if constexpr (R == kSums) {
-    if (x0 >= 0 && x1 <= 0) whole_vectors<S, STEP, ROWS, R, Border<0, 0>>(p, q0, j);
+    if (x0 >= 0 && x1 <= 0) whole_vectors<ONE, S, A, STEP, ROWS, R, Border<0, 0>>(p, q0, j);
   }
   if constexpr (R == kSums && sizeof(S) < sizeof(double)) {  // the common padding
-    if (x0 == -1 && x1 <= 0) whole_vectors<S, STEP, ROWS, R, Border<1, 0>>(p, q0, j);
-    else if (x0 >= 0 && x1 == 1) whole_vectors<S, STEP, ROWS, R, Border<0, 1>>(p, q0, j);
-    else if (x0 == -1 && x1 == 1) whole_vectors<S, STEP, ROWS, R, Border<1, 1>>(p, q0, j);
+    if (x0 == -1 && x1 <= 0) whole_vectors<ONE, S, A, STEP, ROWS, R, Border<1, 0>>(p, q0, j);
+    else if (x0 >= 0 && x1 == 1) whole_vectors<ONE, S, A, STEP, ROWS, R, Border<0, 1>>(p, q0, j);
+    else if (x0 == -1 && x1 == 1) whole_vectors<ONE, S, A, STEP, ROWS, R, Border<1, 1>>(p, q0, j);
   }
   for (; j < p.columns; j += W)
-    block<S, STEP, ROWS, R, Careful>(p, q0, j, p.columns - j < W ? static_cast<int>(p.columns - j) : W);
+    block<ONE, S, A, STEP, ROWS, R, Careful>(p, q0, j,
+                                             p.columns - j < W ? static_cast<int>(p.columns - j) : W);
 }
 
-template <class S, int STEP, int ROWS>
-void rows(const DepthwiseLines<S>& p) {
+template <bool ONE, class S, class A, int STEP, int ROWS>
+void rows(const DepthwiseLines<S, A>& p) {
   int64_t q = 0;
-  for (; q + kSums <= p.count; q += kSums) columns<S, STEP, ROWS, kSums>(p, q);
-  for (; q + 4 <= p.count; q += 4) columns<S, STEP, ROWS, 4>(p, q);
-  for (; q + 2 <= p.count; q += 2) columns<S, STEP, ROWS, 2>(p, q);
-  for (; q < p.count; ++q) columns<S, STEP, ROWS, 1>(p, q);
+  for (; q + kSums <= p.count; q += kSums) columns<ONE, S, A, STEP, ROWS, kSums>(p, q);
+  for (; q + 4 <= p.count; q += 4) columns<ONE, S, A, STEP, ROWS, 4>(p, q);
+  for (; q + 2 <= p.count; q += 2) columns<ONE, S, A, STEP, ROWS, 2>(p, q);
+  for (; q < p.count; ++q) columns<ONE, S, A, STEP, ROWS, 1>(p, q);
 }
 
 template <class S>
@@ -260,8 +263,19 @@ void weight(const DepthwiseLinesWeight<S>& p) {
 
 template <class S>
 constexpr DepthwiseLinesTable<S> table() {
-  return {
-      {rows<S, 1, 1>, rows<S, 2, 1>}, kManyRegisters ? rows<S, 1, 2> : nullptr, {weight<S, 1>, weight<S, 2>}};
+  using T = compute_t<S>;
+  DepthwiseLinesTable<S> t{};
+  t.row[0] = rows<false, S, S, 1, 1>;
+  t.row[1] = rows<false, S, S, 2, 1>;
+  if constexpr (kManyRegisters) t.pair = rows<false, S, S, 1, 2>;
+  if constexpr (sizeof(S) < sizeof(double)) {
+    t.one_channel_row[0] = rows<true, S, T, 1, 1>;
+    t.one_channel_row[1] = rows<true, S, T, 2, 1>;
+    if constexpr (kManyRegisters) t.one_channel_pair = rows<true, S, T, 1, 2>;
+  }
+  t.weight[0] = weight<S, 1>;
+  t.weight[1] = weight<S, 2>;
+  return t;
 }
 
 }  // namespace

@@ -12,15 +12,15 @@ namespace fastdl::cpu {
 // y[row][q][j] = bias[j] + residual[row][q][j] + sum over lines of inputs i and taps t < 3 of
 // a[i][(first + q * step + t) * a_row + j] * w[i][t * w_row + j], then ReLU if asked; pixels outside [0,
 // size) add nothing. Of a pair of rows the second sees the lines one further: a has four lines, w three. Sums
-// are of compute_t<S>, in the order of lines and taps, and rounded once.
-template <class S>
+// are of compute_t<S>, in the order of lines and taps, and rounded once. A: what inputs are stored as.
+template <class S, class A = S>
 struct DepthwiseLines {
   using T = compute_t<S>;
-  const S* const* a;  // lines of inputs, from pixel 0 on; NULL: not in the image
+  const A* const* a;  // lines of inputs, from pixel 0 on; NULL: not in the image
   const T* const* w;
   int64_t lines;  // of one row of outputs
   int64_t w_row, a_row, first, size;
-  const S* ahead[2];  // lines to be fetched for the rows after these, or NULL
+  const A* ahead[2];  // lines to be fetched for the rows after these, or NULL
   S* y[2];
   int64_t y_row;
   const T* bias;         // or NULL
@@ -51,6 +51,9 @@ template <class S>
 struct DepthwiseLinesTable {
   void (*row[2])(const DepthwiseLines<S>&);
   void (*pair)(const DepthwiseLines<S>&);  // step 1, three lines
+  // The same where pixels have one channel, which all channels of the output see. NULL for double.
+  void (*one_channel_row[2])(const DepthwiseLines<S, compute_t<S>>&);
+  void (*one_channel_pair)(const DepthwiseLines<S, compute_t<S>>&);
   void (*weight[2])(const DepthwiseLinesWeight<S>&);
 };
 

@@ -250,8 +250,8 @@ static void gemv(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k
 template <class T>
 static void pack_transposed(const T* src, int64_t lane_stride, int64_t k, int lanes, int width, T* out) {
   using V = Vec<T>;
-  // 14 to 32 streams are more than the processor prefetches by itself: two cache lines of each ahead.
-  constexpr int W = V::width, kAhead = 128 / sizeof(T);
+  // 14 to 32 streams are more than the processor prefetches by itself: four cache lines of each ahead.
+  constexpr int W = V::width, kAhead = 256 / sizeof(T);
   for (int lane = 0; lane < width; lane += W) {
     const int n = width - lane < W ? width - lane : W;
     const T* s = src + lane * lane_stride;
@@ -289,9 +289,9 @@ static void pack(const T* src, int64_t k_stride, int64_t lane_stride, int64_t k,
   constexpr int W = V::width;
   if (k_stride == 1 && lane_stride != 1 && k > 1)
     return pack_transposed(src, lane_stride, k, lanes, width, out);
+  // Each row is another page or nearly so, where the processor's own prefetching stops.
+  constexpr int kAhead = 16;
   if (lane_stride == 1 && width > W && width <= 2 * W) {
-    // Each row is another page or nearly so, where the processor's own prefetching stops.
-    constexpr int kAhead = 16;
     if (lanes == 2 * W) {
       for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
         prefetch(src + kAhead * k_stride);
@@ -311,7 +311,10 @@ static void pack(const T* src, int64_t k_stride, int64_t lane_stride, int64_t k,
     return;
   }
   if (lane_stride == 1 && width <= W) {
-    for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) V::load(src, lanes).store(out, width);
+    for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
+      prefetch(src + kAhead * k_stride);
+      V::load(src, lanes).store(out, width);
+    }
     return;
   }
   for (int64_t i = 0; i < k; ++i, out += width, src += k_stride) {
