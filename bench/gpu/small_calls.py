@@ -52,7 +52,12 @@ def main() -> None:
             module.seconds = 0.0
             cases = Cases(np.random.default_rng(len(called)), dtype if dtype != "bfloat16" else _bfloat16())
             getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
-            for part, family in (("matmul", "MATMUL"), ("linear", "MATMUL"), ("attention", "ATTENTION")):
+            for part, family in (
+                ("matmul", "MATMUL"),
+                ("linear", "MATMUL"),
+                ("conv", "CONV"),
+                ("attention", "ATTENTION"),
+            ):
                 if part in name:  # by Hopper's kernels, too, which small ones do not get
                     os.environ[f"FASTDL_CUDA_{family}"] = "sm90"
                     getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])

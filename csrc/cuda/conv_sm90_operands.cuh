@@ -35,7 +35,6 @@ __device__ __forceinline__ void load_pixels(uint32_t to, const CUtensorMap& map,
 
 // Gathers: a row of A is an output position, a step 64 channels of one tap (float32: 32, of all planes, which
 // follow each other like more images); B has the weights.
-
 template <class S>
 struct Sm90Gather {
   CUtensorMap image, weights;

@@ -14,7 +14,7 @@ struct Sm90Operand {
   bool moves[kMapBatchDims];  // from one batch item to the next, along each dim
 };
 
-// Where a result goes: element `row * row_stride` of C and of the residual, from these on.
+// Where a row of results goes: offsets into C and the residual, and how many of their rows from there on.
 struct Sm90Place {
   int64_t c, residual, row;
 };
