@@ -99,14 +99,14 @@ def test_same_as_the_portable_kernels(rng, portable):
     check_near([*results, *case.backward()], [*others, *crossed], F16)
 
 
-# Tiles of 128 rows that are owned, of 64 to 128 that are gone over.
+# Tiles of 128 rows that are owned, of 32 to 128 that are gone over.
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
-@pytest.mark.parametrize("e, ev", [(64, 64), (96, 96), (128, 128)])
+@pytest.mark.parametrize("e, ev", [(64, 64), (96, 96), (128, 128), (192, 192), (256, 256)])
 def test_gradients(rng, dtype, e, ev):
     Case(rng, (1, 2, 1, 200, 270, e, ev), dtype).check()
 
 
-@pytest.mark.parametrize("e, ev", [(1, 1), (40, 24), (8, 100), (72, 40)])
+@pytest.mark.parametrize("e, ev", [(1, 1), (40, 24), (8, 100), (72, 40), (192, 128), (30, 200)])
 def test_gradients_of_features_between(rng, e, ev):
     Case(rng, (1, 2, 2, 70, 140, e, ev), BF16, causal=True).check()
 
@@ -116,6 +116,11 @@ def test_gradients_of_features_between(rng, e, ev):
 def test_gradients_causal(rng, queries, keys, e):
     """Keys that no query sees get zeros."""
     Case(rng, (1, 1, 1, queries, keys, e, e), BF16, causal=True).check()
+
+
+@pytest.mark.parametrize("e", [192, 256])
+def test_gradients_of_many_features_causal(rng, e):
+    Case(rng, (1, 2, 1, 70, 140, e, e), BF16, causal=True).check()
 
 
 @pytest.mark.parametrize("batch, heads, groups", [(2, 4, 4), (2, 6, 2), (1, 4, 1)])

@@ -26,6 +26,8 @@ CASES = [
     ((2, 19, 13, 9), (3, 3), {"padding": (0, 2), "stride": (2, 1)}),
     ((1, 18, 12, 9), (3, 3), {"padding": (2, 1), "dilation": (2, 1)}),
     ((1, 18, 9, 12), (3, 3), {"padding": (1, 2), "dilation": (1, 2)}),
+    # No tap reaches every second pixel of the input, the first among them.
+    ((2, 12, 17, 11), (3, 3), {"padding": 1, "stride": 2, "dilation": 2}),
     ((1, 21, 5, 4), (3, 3), {"padding": 4}),
     ((1, 21, 5, 4), (3, 3), {"padding": 4, "stride": 2}),
     ((2, 3, 1, 1), (3, 3), {"padding": 1}),

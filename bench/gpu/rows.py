@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -69,6 +70,19 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 def itemsize(dtype: str) -> int:
     """Bytes of an element."""
     return DTYPES[dtype].itemsize
+
+
+def forced(family: str, kernel: str, call: Call) -> Call:
+    """The call, for which FASTDL_CUDA_<family> names the kernels, if given."""
+
+    def with_kernel() -> Any:
+        os.environ[f"FASTDL_CUDA_{family}"] = kernel  # read at every call
+        try:
+            return call()
+        finally:
+            del os.environ[f"FASTDL_CUDA_{family}"]
+
+    return with_kernel if kernel else call
 
 
 def no_tf32(torch: Any) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from rows import Row, itemsize, random
+from rows import Row, forced, itemsize, random
 
 from fastdl import ops
 
@@ -38,10 +36,12 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
     def ours(q: Any, k: Any, v: Any, grad: Any = None) -> Any:
         attention = ops.scaled_dot_product_attention
         if not backward:
-            return _forced(kernel, lambda: attention(q, k, v, is_causal=causal)[0])
+            return forced("ATTENTION", kernel, lambda: attention(q, k, v, is_causal=causal)[0])
         out, lse = attention(q, k, v, is_causal=causal)
         gradient = ops.scaled_dot_product_attention_backward
-        return _forced(kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3])
+        return forced(
+            "ATTENTION", kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3]
+        )
 
     def torch(module: Any, q: Any, k: Any, v: Any, grad: Any = None) -> dict[str, Any]:
         kinds = module.nn.attention.SDPBackend
@@ -80,19 +80,6 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
         target=None if kernel else 1.0,
         limit=3e-2,
     )
-
-
-def _forced(kernel: str, call: Callable[[], Any]) -> Callable[[], Any]:
-    """A call for which FASTDL_CUDA_ATTENTION names the kernels, if given."""
-
-    def forced() -> Any:
-        os.environ["FASTDL_CUDA_ATTENTION"] = kernel  # read at every call
-        try:
-            return call()
-        finally:
-            del os.environ["FASTDL_CUDA_ATTENTION"]
-
-    return forced if kernel else call
 
 
 def _torch_call(module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any) -> Any:

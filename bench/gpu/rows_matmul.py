@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
-from rows import Row, itemsize, no_tf32, random
+from rows import Row, forced, itemsize, no_tf32, random
 
 from fastdl import ops
 from fastdl.bench.workloads import deepbench
@@ -63,17 +62,7 @@ def _row(
     def ours(a: Any, b: Any) -> Any:
         a, b = turned(a, b)
         out = ops.matmul(a, b)
-        if not kernel:
-            return lambda: ops.matmul(a, b, out=out)
-
-        def forced() -> Any:
-            os.environ["FASTDL_CUDA_MATMUL"] = kernel  # read at every call
-            try:
-                return ops.matmul(a, b, out=out)
-            finally:
-                del os.environ["FASTDL_CUDA_MATMUL"]
-
-        return forced
+        return forced("MATMUL", kernel, lambda: ops.matmul(a, b, out=out))
 
     def torch(module: Any, a: Any, b: Any) -> dict[str, Any]:
         no_tf32(module)

@@ -78,7 +78,7 @@ constexpr int kMostAhead = 4;
 template <class X>
 int fetched_ahead(const Lattice& l, const X& x, const std::vector<ConvTap>& taps, int64_t* ahead) {
   const int64_t lines = l.in_step[1], pixels = l.in_step[2], w = l.taps[2].count();
-  if (static_cast<int64_t>(taps.size()) < w || lines * pixels > kMostAhead) return 0;
+  if (w == 0 || static_cast<int64_t>(taps.size()) < w || lines * pixels > kMostAhead) return 0;
   int count = 0;
   for (int64_t line = 1; line <= lines; ++line) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel)

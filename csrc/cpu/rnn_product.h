@@ -24,8 +24,9 @@ struct RnnTiles {
 
   // out[r * ld_out + j] = sum over k of a[r * ld + k] times the panel, + bias[j] (NULL: nothing; nr of them).
   // Each element is one chain in the order of k: how rows are grouped into tiles changes no bit.
+  // ahead: what the tiles fetch meanwhile.
   static void multiply(const S* a, int64_t ld, int64_t rows, int64_t depth, const S* panel, int64_t units,
-                       const S* bias, S* out, int64_t ld_out) {
+                       const S* bias, S* out, int64_t ld_out, GemmAhead ahead = {}) {
     const auto& k = kernel();
     GemmPiece<S> piece{a, panel, depth};
     GemmTile<S> t{};
@@ -38,6 +39,7 @@ struct RnnTiles {
     t.ldc = ld_out;
     t.alpha = S(1);
     t.bias = bias;
+    t.ahead = ahead.rows > 0 ? &ahead : nullptr;
     // Tiles as equal as they can be: 16 rows are 8 + 8 rather than 14 + 2.
     for (int64_t blocks = (rows + k.mr - 1) / k.mr, row = 0; blocks > 0; --blocks) {
       t.rows = static_cast<int>((rows - row) / blocks);
@@ -61,7 +63,7 @@ struct RnnTiles<bfloat16> {
   static int64_t nr() { return kernel().nr; }
 
   static void multiply(const bfloat16* a, int64_t ld, int64_t rows, int64_t depth, const bfloat16* panel,
-                       int64_t, const float* bias, float* out, int64_t ld_out) {
+                       int64_t, const float* bias, float* out, int64_t ld_out, GemmAhead ahead = {}) {
     const Bf16Kernels& k = kernel();
     Bf16Piece piece{a, panel, depth};
     Bf16Tile t{};
@@ -74,6 +76,7 @@ struct RnnTiles<bfloat16> {
     t.alpha = 1;
     t.bias32 = bias;
     t.ld_sums = t.ldc = ld_out;
+    t.ahead = ahead.rows > 0 ? &ahead : nullptr;
     // Matrix units work on full tiles; elsewhere equal ones are better.
     const bool full = k.height_step > 1;
     for (int64_t blocks = (rows + k.mr - 1) / k.mr, row = 0; blocks > 0; --blocks) {
@@ -106,6 +109,15 @@ struct RnnMatrix {
   int64_t units(int64_t group) const { return std::min(nr(), count - group * nr()); }
   const S* panel(int64_t gate, int64_t group) const {
     return packed + gate * gate_size() + group * panel_size();
+  }
+
+  // A panel to be used next, if the panels are more than the caches of one core keep from step to step.
+  GemmAhead ahead(int64_t gate, int64_t group) const {
+    constexpr int64_t kKept = 512 << 10;
+    const int64_t bytes = panel_size() * static_cast<int64_t>(sizeof(S)) / 64 * 64;
+    if (size() * static_cast<int64_t>(sizeof(S)) <= kKept || bytes == 0) return {};
+    const char* const at = reinterpret_cast<const char*>(panel(gate, group));
+    return {at, at + bytes, 0, 1, bytes};
   }
 
   // Packs element (k, gate, j) = source[(gate * count + j) * column_stride + k * row_stride] into `out`.
@@ -145,9 +157,13 @@ struct RnnMatrix {
       const int64_t u = backwards ? last - 1 - (i - first) : i;
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t row = rows * chunk / chunks, count = rows * (chunk + 1) / chunks - row;
+        const int64_t then = backwards ? u - 1 : u + 1;
         for (int64_t g = 0; g < gates; ++g) {
+          const GemmAhead next = g + 1 < gates  ? ahead(g + 1, u)
+                                 : i + 1 < last ? ahead(0, then)
+                                                : GemmAhead{};
           RnnTiles<S>::multiply(a + row * ld, ld, count, depth, panel(g, u), units(u), nullptr,
-                                sums + g * count * nr(), nr());
+                                sums + g * count * nr(), nr(), next);
         }
         finish(u, row, count, static_cast<const A*>(sums), count * nr());
       }

@@ -1,7 +1,6 @@
 // Attention's entry points.
 #include "cuda/attention.h"
 
-#include <algorithm>
 #include <limits>
 
 #include "cuda/attention_config.h"
@@ -35,23 +34,21 @@ bool can_map(const View& x) {
   return can;
 }
 
-bool by_sm90(const AttentionProblem& p, int64_t most_features) {
+bool by_sm90(const AttentionProblem& p) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_ATTENTION");
   const int features = sm90_features(p.e, p.ev);
-  if (p.mask.data) most_features = std::min<int64_t>(most_features, 128);
-  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && features > 0 &&
-         features <= most_features && (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) &&
-         (!p.mask.data || p.mask.dtype == DType::kBool) && p.dropout == 0 && can_map(p.q) && can_map(p.k) &&
-         can_map(p.v) && sm90::is_hopper();
+  const bool masks = !p.mask.data || (p.mask.dtype == DType::kBool && features <= 128);
+  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && features > 0 && masks &&
+         p.dropout == 0 && (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) &&
+         can_map(p.q) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
 }
 
 }  // namespace
 
 // The largest of products that a negative scale turns round is not that of the scores.
-bool forward_by_sm90(const AttentionProblem& p) { return by_sm90(p, 256) && p.scale > 0; }
-
+bool forward_by_sm90(const AttentionProblem& p) { return by_sm90(p) && p.scale > 0; }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
-  return by_sm90(p, 128) && !g.dmask.data && can_map(g.dout);
+  return by_sm90(p) && !g.dmask.data && can_map(g.dout);
 }
 
 bool has_shared_memory(size_t bytes) {

@@ -27,9 +27,11 @@ inline int sm90_features(int64_t e, int64_t ev) {
 // of it idle, where a block of the portable kernels leaves half; until a GPU says.
 inline bool sm90_suits(int64_t queries, int64_t keys) { return queries >= 64 && keys >= 64; }
 
-// Queries of a tile of those that Hopper's blocks of keys go over: as many as registers hold the scores of,
-// and their gradients, beside 128 sums of dK and dV of D features.
-constexpr int sm90_backward_queries(int features) { return features <= 64 ? 96 : features <= 96 ? 80 : 64; }
+// Queries of a step of Hopper's blocks that own keys: as many as registers hold the scores of, and their
+// gradients, beside the sums of dK and dV, and shared memory two stages of.
+constexpr int sm90_backward_queries(int features) {
+  return features <= 64 ? 96 : features <= 96 ? 80 : features <= 192 ? 64 : 32;
+}
 
 // How many of `heads` (of queries, of all samples) blocks work on at a time: those whose keys and values, of
 // `features` together, fit into 32 of the 50 MiB of L2 cache, of 16-bit elements.

@@ -16,17 +16,26 @@
 
 namespace fastdl::cuda {
 
-// Registers of a consumer's thread: D / 2 sums, twice where keys are owned; Stream / 2 of S and of dP; as
-// many for the factors made of them.
-template <int D, bool OwnKeys>
+// What blocks make: dK and dV together where their sums fit into registers beside each other.
+enum class Sm90Sums { dq, dk_dv, dk, dv };
+
+// Registers of a consumer's thread: D / 2 sums, twice for dK and dV; Stream / 2 of S and of dP; half as many
+// for the factors made of dS and of P. The queries or keys of a step are as many as those and two stages of
+// shared memory hold.
+template <int D, Sm90Sums Sums>
 struct BackwardSm90Shape {
+  static constexpr bool kOwnKeys = Sums != Sm90Sums::dq, kMasks = D <= 128;
+  static constexpr bool kGradients = Sums != Sm90Sums::dv,  // dS and what is made of it
+      kValues = Sums == Sm90Sums::dk_dv || Sums == Sm90Sums::dv;
   static constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup, kRows = 64 * kConsumers;
-  static constexpr int kStream = OwnKeys ? sm90_backward_queries(D) : D <= 96 ? 128 : 112;
+  static constexpr int kKeys = D <= 96 ? 128 : D == 128 ? 112 : D == 192 ? 64 : 32;
+  static constexpr int kStream = kOwnKeys ? sm90_backward_queries(D) : kKeys;
   using Own = Sm90RowTile<D, kRows>;
   using Stream = Sm90RowTile<D, kStream>;
-  static constexpr int kTerms = OwnKeys ? 2 * kStream : 0;  // of a stage: shift and delta of each query
-  static constexpr int kStageBytes = 2 * Stream::kBytes + 4 * kTerms;
-  static constexpr int kFit = (224 * 1024 - 2 * Own::kBytes) / kStageBytes, kStages = kFit < 4 ? kFit : 4;
+  static constexpr int kTerms = kOwnKeys ? 2 * kStream : 0;  // of a stage: shift and delta of each query
+  static constexpr int kOwnBytes = (kGradients ? 2 : 1) * Own::kBytes,
+                       kStageBytes = 2 * Stream::kBytes + 4 * kTerms;
+  static constexpr int kFit = (224 * 1024 - kOwnBytes) / kStageBytes, kStages = kFit < 4 ? kFit : 4;
 };
 
 template <class H>
@@ -45,7 +54,8 @@ struct BackwardSm90 {
 
 template <class Shape>
 struct alignas(1024) BackwardSm90Shared {
-  SharedArray<uint16_t, Shape::Own::kElements> x1, x2;  // afterwards the results
+  SharedArray<uint16_t, Shape::Own::kElements> x1;  // afterwards dQ or dK, or dV alone
+  SharedArray<uint16_t, (Shape::kGradients ? Shape::Own::kElements : 512)> x2;  // afterwards dV beside dK
   SharedArray<uint16_t, Shape::kStages * Shape::Stream::kElements> y1, y2;
   SharedArray<float, (Shape::kTerms > 0 ? Shape::kStages * Shape::kTerms : 4)> terms;
   SharedArray<uint64_t, Shape::kStages> full, empty;
@@ -54,25 +64,26 @@ struct alignas(1024) BackwardSm90Shared {
 
 // What a block does: `width` tiles of the other side from `begin` on of one head after the other, or those of
 // a list. Causal: the longest rows of all heads first.
-template <class Shape, bool OwnKeys>
+template <class Shape>
 struct BackwardSm90Work {
+  static constexpr bool kOwnKeys = Shape::kOwnKeys;
   int tile, first, head, b;
   int stream_head, begin, width, steps;
 
   template <class H>
   __device__ __forceinline__ explicit BackwardSm90Work(const BackwardSm90<H>& p) {
     const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
-    tile = OwnKeys ? at.tile : p.order.tiles - 1 - at.tile;
+    tile = kOwnKeys ? at.tile : p.order.tiles - 1 - at.tile;
     first = tile * Shape::kRows;
     head = at.head, b = at.b;
-    const int heads = OwnKeys ? static_cast<int>(p.n.heads / p.n.groups) : 1;
-    stream_head = OwnKeys ? head * heads : static_cast<int>(p.n.group_of(head));
+    const int heads = kOwnKeys ? static_cast<int>(p.n.heads / p.n.groups) : 1;
+    stream_head = kOwnKeys ? head * heads : static_cast<int>(p.n.group_of(head));
     if (p.seen.data) {
       begin = 0, width = p.seen.others;
       steps = p.seen.count(b, head, tile);
     } else {
-      const int length = static_cast<int>(OwnKeys ? p.n.queries : p.n.key_end(first + Shape::kRows));
-      begin = OwnKeys ? static_cast<int>(p.n.query_begin(first)) / Shape::kStream : 0;
+      const int length = static_cast<int>(kOwnKeys ? p.n.queries : p.n.key_end(first + Shape::kRows));
+      begin = kOwnKeys ? static_cast<int>(p.n.query_begin(first)) / Shape::kStream : 0;
       width = (length + Shape::kStream - 1) / Shape::kStream - begin;
       if (width < 0) width = 0;
       steps = heads * width;
@@ -88,18 +99,19 @@ struct BackwardSm90Work {
   }
 };
 
-template <class H, class Shape, bool OwnKeys>
+template <class H, class Shape>
 __device__ __forceinline__ void produce(BackwardSm90Shared<Shape>& shared, const BackwardSm90<H>& p,
-                                        const BackwardSm90Work<Shape, OwnKeys>& w) {
+                                        const BackwardSm90Work<Shape>& w) {
   using Stream = typename Shape::Stream;
   const uint32_t full_own = ptx::shared_address(shared.full_own.data()),
                  y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
                  terms = ptx::shared_address(shared.terms.data()),
                  full0 = ptx::shared_address(shared.full.data()),
                  empty0 = ptx::shared_address(shared.empty.data());
-  ptx::mbarrier_arrive_expect(full_own, 2 * Shape::Own::kBytes);
+  ptx::mbarrier_arrive_expect(full_own, Shape::kOwnBytes);
   Shape::Own::load(ptx::shared_address(shared.x1.data()), p.x1, full_own, w.first, w.head, w.b);
-  Shape::Own::load(ptx::shared_address(shared.x2.data()), p.x2, full_own, w.first, w.head, w.b);
+  if constexpr (Shape::kGradients)
+    Shape::Own::load(ptx::shared_address(shared.x2.data()), p.x2, full_own, w.first, w.head, w.b);
   Ring<Shape> ring;
 #pragma unroll 1
   for (int step = 0; step < w.steps; ++step) {
@@ -109,7 +121,7 @@ __device__ __forceinline__ void produce(BackwardSm90Shared<Shape>& shared, const
     ptx::mbarrier_arrive_expect(full, Shape::kStageBytes);
     Stream::load(y1 + ring.stage * Stream::kBytes, p.y1, full, row, head, w.b);
     Stream::load(y2 + ring.stage * Stream::kBytes, p.y2, full, row, head, w.b);
-    if constexpr (OwnKeys)
+    if constexpr (Shape::kOwnKeys)
       ptx::tensor_load(terms + ring.stage * Shape::kTerms * 4, &p.terms_map, full,
                        {2 * row, head, w.b, 0, 0});
     ring.advance();
@@ -178,36 +190,29 @@ struct OwnKeyTerms {
   }
 };
 
-template <class H, int D, bool OwnKeys>
-__device__ __forceinline__ void consume(BackwardSm90Shared<BackwardSm90Shape<D, OwnKeys>>& shared,
-                                        const BackwardSm90<H>& p,
-                                        const BackwardSm90Work<BackwardSm90Shape<D, OwnKeys>, OwnKeys>& w,
-                                        int group) {
-  using Shape = BackwardSm90Shape<D, OwnKeys>;
+template <class H, int D, class Shape>
+__device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const BackwardSm90<H>& p,
+                                        const BackwardSm90Work<Shape>& w, int group) {
   using Own = typename Shape::Own;
   using Stream = typename Shape::Stream;
   constexpr int kStream = Shape::kStream;
+  constexpr bool kOwnKeys = Shape::kOwnKeys, kGradients = Shape::kGradients, kValues = Shape::kValues;
   const uint32_t x1 = ptx::shared_address(shared.x1.data()), x2 = ptx::shared_address(shared.x2.data()),
                  y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
                  full0 = ptx::shared_address(shared.full.data()),
                  empty0 = ptx::shared_address(shared.empty.data());
   const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
   OwnQueryTerms own_terms;
-  if constexpr (!OwnKeys) {
+  if constexpr (!kOwnKeys) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int i = row + 8 * half < p.padded ? row + 8 * half : p.padded - 1;
-      const float* const of =
-          p.terms + ((w.b * p.n.heads + w.head) * p.padded + i) * 2;  // whose rows end with a tile of keys
+      const float* const of = p.terms + ((w.b * p.n.heads + w.head) * p.padded + i) * 2;
       own_terms.shift[half] = of[kShift], own_terms.delta[half] = of[kDelta];
     }
   }
-  float sums[D / 2], value_sums[OwnKeys ? D / 2 : 1];
-#pragma unroll
-  for (float& sum : sums) sum = 0;
-#pragma unroll
-  for (float& sum : value_sums) sum = 0;
-  uint32_t weights[OwnKeys ? kStream / 16 : 1][4], gradients[kStream / 16][4];
+  float sums[kGradients ? D / 2 : 1], value_sums[kValues ? D / 2 : 1];  // dQ or dK; dV
+  uint32_t gradients[kStream / 16][4], weights[kStream / 16][4];
   const auto release = [&](int stage) {
     if (lane() == 0) ptx::mbarrier_arrive(empty0 + 8 * stage);
   };
@@ -225,64 +230,78 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<BackwardSm90Shape<D, 
       ptx::wgmma<false, false>(H{}, scores, Own::along(x1, group * 64, k), Stream::along(tile1, 0, k), k > 0);
     }
     ptx::wgmma_commit();
+    if constexpr (kGradients) {
 #pragma unroll
-    for (int k = 0; k < D; k += 16) {
-      ptx::wgmma<false, false>(H{}, grads, Own::along(x2, group * 64, k), Stream::along(tile2, 0, k), k > 0);
+      for (int k = 0; k < D; k += 16) {
+        ptx::wgmma<false, false>(H{}, grads, Own::along(x2, group * 64, k), Stream::along(tile2, 0, k),
+                                 k > 0);
+      }
+      ptx::wgmma_commit();
     }
-    ptx::wgmma_commit();
     const auto at = w.place(p, step);
     SeenBits<kStream / 2> bits;
-    if (p.mask.data) bits.template load<OwnKeys>(p.mask, p.n, w.b, OwnKeys ? at.head : w.head, row, at.row);
-    ptx::wgmma_wait<1>();
+    if (Shape::kMasks && p.mask.data)
+      bits.template load<kOwnKeys>(p.mask, p.n, w.b, kOwnKeys ? at.head : w.head, row, at.row);
+    ptx::wgmma_wait<kGradients ? 1 : 0>();
     ptx::wgmma_results(scores);
-    const OwnKeyTerms terms{shared.terms.at(OwnKeys ? ring.stage * Shape::kTerms : 0)};
-    if constexpr (OwnKeys) {
+    const OwnKeyTerms terms{shared.terms.at(kOwnKeys ? ring.stage * Shape::kTerms : 0)};
+    if constexpr (kOwnKeys) {
       const bool masked = p.n.causal && at.row < w.first + group * 64 + 63;
       terms.weights(scores, p.scale2, masked, row, at.row);
     } else {
       const bool masked = p.n.key_end(w.first + group * 64 + 1) < at.row + kStream;
       own_terms.weights(scores, p.n, p.scale2, masked, row, at.row);
     }
-    if (p.mask.data) bits.apply(scores, 0);
-    ptx::wgmma_wait<0>();
-    ptx::wgmma_results(grads);
-    if constexpr (OwnKeys) terms.gradients(scores, grads);
-    else own_terms.gradients(scores, grads);
-    pack_factors<H>(grads, gradients);
-    if constexpr (OwnKeys) pack_factors<H>(scores, weights);
+    if (Shape::kMasks && p.mask.data) bits.apply(scores, 0);
+    if constexpr (kGradients) {
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_results(grads);
+      if constexpr (kOwnKeys) terms.gradients(scores, grads);
+      else own_terms.gradients(scores, grads);
+      pack_factors<H>(grads, gradients);
+    }
+    if constexpr (kValues) pack_factors<H>(scores, weights);
     ptx::wgmma_fence();
-    if constexpr (OwnKeys) {
 #pragma unroll
-      for (int k = 0; k < kStream; k += 16)
-        ptx::wgmma<true>(H{}, value_sums, weights[k / 16], Stream::across(tile2, k), true);
+    for (int k = 0; k < kStream; k += 16) {
+      if constexpr (kValues)
+        ptx::wgmma<true>(H{}, value_sums, weights[k / 16], Stream::across(tile2, k), step > 0 || k > 0);
     }
 #pragma unroll
-    for (int k = 0; k < kStream; k += 16)
-      ptx::wgmma<true>(H{}, sums, gradients[k / 16], Stream::across(tile1, k), true);
+    for (int k = 0; k < kStream; k += 16) {
+      if constexpr (kGradients)
+        ptx::wgmma<true>(H{}, sums, gradients[k / 16], Stream::across(tile1, k), step > 0 || k > 0);
+    }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(sums);
-    if constexpr (OwnKeys) ptx::wgmma_results(value_sums);
+    ptx::wgmma_results(value_sums);
     release(ring.stage);
     ring.advance();
   }
-  ptx::wgmma_wait<0>();
-  ptx::wgmma_results(sums);
-  ptx::wgmma_results(value_sums);
+  if (w.steps == 0) {
+#pragma unroll
+    for (float& sum : sums) sum = 0;
+#pragma unroll
+    for (float& sum : value_sums) sum = 0;
+  }
 
   const float scale[2] = {p.scale, p.scale}, one[2] = {1, 1};
   ptx::named_barrier(1 + group, kWarpgroup);  // all four warps have read the own rows
-  store_results<H, Own>(shared.x1.data(), warp_row, p.sums, w.b, w.head, w.first, sums, scale);
-  if constexpr (OwnKeys)
-    store_results<H, Own>(shared.x2.data(), warp_row, p.value_sums, w.b, w.head, w.first, value_sums, one);
+  if constexpr (kGradients)
+    store_results<H, Own>(shared.x1.data(), warp_row, p.sums, w.b, w.head, w.first, sums, scale);
+  if constexpr (kValues) {
+    uint16_t* const tile = kGradients ? shared.x2.data() : shared.x1.data();
+    store_results<H, Own>(tile, warp_row, p.value_sums, w.b, w.head, w.first, value_sums, one);
+  }
 }
 
-template <class H, int D, bool OwnKeys>
-__global__ void __launch_bounds__(BackwardSm90Shape<D, OwnKeys>::kThreads, 1)
+template <class H, int D, Sm90Sums Sums>
+__global__ void __launch_bounds__(BackwardSm90Shape<D, Sums>::kThreads, 1)
     attention_backward_wgmma(const __grid_constant__ BackwardSm90<H> p) {
-  using Shape = BackwardSm90Shape<D, OwnKeys>;
+  using Shape = BackwardSm90Shape<D, Sums>;
   auto& shared = shared_memory<BackwardSm90Shared<Shape>>();
-  const BackwardSm90Work<Shape, OwnKeys> w(p);
+  const BackwardSm90Work<Shape> w(p);
   if (threadIdx.x == 0) {
     ptx::mbarrier_init(ptx::shared_address(shared.full_own.data()), 1);
 #pragma unroll 1
@@ -300,26 +319,28 @@ __global__ void __launch_bounds__(BackwardSm90Shape<D, OwnKeys>::kThreads, 1)
   const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
   if (role == 0) {
     ptx::fewer_registers<24>();
-    if (threadIdx.x == 0) produce<H, Shape, OwnKeys>(shared, p, w);
+    if (threadIdx.x == 0) produce<H, Shape>(shared, p, w);
     __syncwarp();
   } else {
     ptx::more_registers<240>();
-    consume<H, D, OwnKeys>(shared, p, w, role - 1);
+    consume<H, D, Shape>(shared, p, w, role - 1);
   }
 }
 
-template <class H, int D, bool OwnKeys>
+template <class H, int D, Sm90Sums Sums>
 void launch_attention_backward_sm90(Context* context, const AttentionProblem& p, BackwardSm90<H> a) {
-  using Shape = BackwardSm90Shape<D, OwnKeys>;
-  const int64_t rows = OwnKeys ? p.keys : p.queries, heads = OwnKeys ? p.groups : p.heads;
+  using Shape = BackwardSm90Shape<D, Sums>;
+  const int64_t rows = Shape::kOwnKeys ? p.keys : p.queries, heads = Shape::kOwnKeys ? p.groups : p.heads;
   // What blocks of a head or group go over: keys and values, or queries and gradients of the group's heads.
-  const int64_t at_once = OwnKeys ? heads_at_once(p.queries * p.group_size(), p.e + p.ev, 1, heads * p.batch)
-                                  : heads_at_once(p.keys, p.e + p.ev, p.group_size(), heads * p.batch);
+  const int64_t at_once = Shape::kOwnKeys
+                              ? heads_at_once(p.queries * p.group_size(), p.e + p.ev, 1, heads * p.batch)
+                              : heads_at_once(p.keys, p.e + p.ev, p.group_size(), heads * p.batch);
   a.order = {static_cast<int>((rows + Shape::kRows - 1) / Shape::kRows), static_cast<int>(heads),
              static_cast<int>(p.batch), static_cast<int>(at_once)};
-  const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), OwnKeys, Shape::kRows, Shape::kStream);
+  const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), Shape::kOwnKeys, Shape::kRows,
+                              Shape::kStream);
   a.seen = *seen;
-  launch(context, FASTDL_KERNEL(attention_backward_wgmma<H, D, OwnKeys>),
+  launch(context, FASTDL_KERNEL(attention_backward_wgmma<H, D, Sums>),
          {a.order.blocks(), Shape::kThreads, sizeof(BackwardSm90Shared<Shape>)}, a);
 }
 
@@ -327,8 +348,8 @@ template <class H, int D>
 void launch_attention_backward_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                                     const float* terms, int64_t padded) {
   using Operand = AttentionOperand<H, H, 1>;
-  using Queries = BackwardSm90Shape<D, false>;
-  using Keys = BackwardSm90Shape<D, true>;
+  using Queries = BackwardSm90Shape<D, Sm90Sums::dq>;
+  using Keys = BackwardSm90Shape<D, Sm90Sums::dk>;
   const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr),
       dout(context, g.dout, p, nullptr);
   BackwardSm90<H> a{};
@@ -339,7 +360,7 @@ void launch_attention_backward_sm90(Context* context, const AttentionProblem& p,
   a.x1 = sm90_rows<H, D>(*q, p.q, Queries::kRows), a.x2 = sm90_rows<H, D>(*dout, g.dout, Queries::kRows);
   a.y1 = sm90_rows<H, D>(*k, p.k, Queries::kStream), a.y2 = sm90_rows<H, D>(*v, p.v, Queries::kStream);
   a.sums = Sm90Results(g.dq);
-  launch_attention_backward_sm90<H, D, false>(context, p, a);
+  launch_attention_backward_sm90<H, D, Sm90Sums::dq>(context, p, a);
   a.x1 = sm90_rows<H, D>(*k, p.k, Keys::kRows), a.x2 = sm90_rows<H, D>(*v, p.v, Keys::kRows);
   a.y1 = sm90_rows<H, D>(*q, p.q, Keys::kStream), a.y2 = sm90_rows<H, D>(*dout, g.dout, Keys::kStream);
   a.sums = Sm90Results(g.dk), a.value_sums = Sm90Results(g.dv);
@@ -348,13 +369,18 @@ void launch_attention_backward_sm90(Context* context, const AttentionProblem& p,
   shape.strides[1] = 2 * padded, shape.strides[2] = 2 * padded * p.heads;
   shape.box[0] = Keys::kTerms;
   a.terms_map = tensor_map(DType::kFloat32, terms, shape, CU_TENSOR_MAP_SWIZZLE_NONE);
-  launch_attention_backward_sm90<H, D, true>(context, p, a);
+  if constexpr (D <= 128) {
+    launch_attention_backward_sm90<H, D, Sm90Sums::dk_dv>(context, p, a);
+  } else {
+    launch_attention_backward_sm90<H, D, Sm90Sums::dk>(context, p, a);
+    launch_attention_backward_sm90<H, D, Sm90Sums::dv>(context, p, a);
+  }
 }
 
 template <class S>
 void attention_backward_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                              const float* terms, int64_t padded) {
-  with_sm90_features<128>(p, [&](auto features) {
+  with_sm90_features(p, [&](auto features) {
     launch_attention_backward_sm90<S, decltype(features)::value>(context, p, g, terms, padded);
   });
 }

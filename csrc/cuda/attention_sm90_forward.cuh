@@ -304,7 +304,7 @@ void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, 
 
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
-  with_sm90_features<256>(p, [&](auto features) {
+  with_sm90_features(p, [&](auto features) {
     constexpr int kFeatures = decltype(features)::value;
     // Masks want registers: more than 128 features leave none for them, 64 have a kernel without.
     if constexpr (kFeatures == 64 || kFeatures > 128) {

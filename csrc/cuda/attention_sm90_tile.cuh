@@ -64,8 +64,8 @@ struct Sm90RowTile {
   }
 };
 
-// Calls f(D) with the class of features, of those up to Most.
-template <int Most, class F>
+// Calls f(D) with the class of features.
+template <class F>
 void with_sm90_features(const AttentionProblem& p, F&& f) {
   switch (sm90_features(p.e, p.ev)) {
     case 64:
@@ -75,10 +75,9 @@ void with_sm90_features(const AttentionProblem& p, F&& f) {
     case 128:
       return f(std::integral_constant<int, 128>{});
     case 192:
-      if constexpr (Most >= 192) return f(std::integral_constant<int, 192>{});
-      [[fallthrough]];
+      return f(std::integral_constant<int, 192>{});
     default:
-      if constexpr (Most >= 256) return f(std::integral_constant<int, 256>{});
+      return f(std::integral_constant<int, 256>{});
   }
 }
 

@@ -114,6 +114,7 @@ CASE(wgmma_left_factor_in_registers) {
   multiply<float16, 256, false, true, true>(to_float16);
 }
 CASE(wgmma_of_every_width) {
+  multiply<bfloat16, 32, false, false>(to_bfloat16);
   multiply<bfloat16, 80, false, false>(to_bfloat16);
   multiply<float16, 96, false, false>(to_float16);
   multiply<bfloat16, 112, false, false>(to_bfloat16);

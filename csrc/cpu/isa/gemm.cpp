@@ -250,8 +250,8 @@ static void gemv(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k
 template <class T>
 static void pack_transposed(const T* src, int64_t lane_stride, int64_t k, int lanes, int width, T* out) {
   using V = Vec<T>;
-  // 14 to 32 streams are more than the processor prefetches by itself: two cache lines of each ahead.
-  constexpr int W = V::width, kAhead = 128 / sizeof(T);
+  // 14 to 32 streams are more than the processor prefetches by itself: four cache lines of each ahead.
+  constexpr int W = V::width, kAhead = 256 / sizeof(T);
   for (int lane = 0; lane < width; lane += W) {
     const int n = width - lane < W ? width - lane : W;
     const T* s = src + lane * lane_stride;

@@ -55,6 +55,7 @@ __device__ __forceinline__ void wgmma_wait() {
 #define FASTDL_R96(d, i) FASTDL_R64(d, i), FASTDL_R32(d, i + 64)
 #define FASTDL_R128(d, i) FASTDL_R64(d, i), FASTDL_R64(d, i + 64)
 
+#define FASTDL_P16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define FASTDL_P32                                                       \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
   ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -83,12 +84,14 @@ __device__ __forceinline__ void wgmma_wait() {
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(TransposedA ? 1 : 0),             \
                    "n"(TransposedB ? 1 : 0));                                                               \
   }
+FASTDL_WGMMA(bfloat16, "bf16.bf16", "32", 16, "16", "17", "18", "19", "20")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "64", 32, "32", "33", "34", "35", "36")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "80", 40, "40", "41", "42", "43", "44")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "96", 48, "48", "49", "50", "51", "52")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "112", 56, "56", "57", "58", "59", "60")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "128", 64, "64", "65", "66", "67", "68")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "256", 128, "128", "129", "130", "131", "132")
+FASTDL_WGMMA(float16, "f16.f16", "32", 16, "16", "17", "18", "19", "20")
 FASTDL_WGMMA(float16, "f16.f16", "64", 32, "32", "33", "34", "35", "36")
 FASTDL_WGMMA(float16, "f16.f16", "80", 40, "40", "41", "42", "43", "44")
 FASTDL_WGMMA(float16, "f16.f16", "96", 48, "48", "49", "50", "51", "52")
