@@ -168,7 +168,8 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 def report(result: dict[str, Any]) -> None:
     """A table, by workload: the time of a call, and the ratios."""
     runs = result["runs"]
-    print(f"{result['cpu']}, {result['cpus']} CPUs, {result['versions']}, {len(runs)} runs")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    print(f"{result['cpu']}, {result['cpus']} CPUs, {versions}; {len(runs)} runs")
     print(f"{'':36}{'ms':>8}{'rounds':>8}   idle / without           after / serial")
     for name in runs[0]:
         line = (

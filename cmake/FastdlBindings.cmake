@@ -3,6 +3,9 @@
 function(fastdl_add_bindings module library)
   pybind11_add_module(${module} NO_EXTRAS ${ARGN})
   target_link_libraries(${module} PRIVATE ${library} fastdl_flags)
+  # Compiled several at a time, as most of what each takes by itself is pybind11's headers: their anonymous namespaces
+  # are one.
+  set_target_properties(${module} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
   if(APPLE)
     set_target_properties(${module} PROPERTIES INSTALL_RPATH "@loader_path/lib")
   else()

@@ -230,12 +230,12 @@ class ParameterGroup {
   std::vector<py::object> held_;
 };
 
-// Arrays of one call.
-struct Arrays {
+// Arrays of one call, none of them missing.
+struct Tensors {
   std::deque<Array> arrays;
   const py::tuple held;  // whatever other threads do to the caller's list meanwhile
   List list;
-  explicit Arrays(const py::list& objects) : held(objects) {
+  explicit Tensors(const py::list& objects) : held(objects) {
     for (const py::handle object : held) {
       arrays.emplace_back();
       arrays.back().load(object, true);
@@ -269,16 +269,16 @@ void bind_optim(py::module_& m) {
       .def("adagrad", &ParameterGroup::adagrad)
       .def("rmsprop", &ParameterGroup::rmsprop);
   m.def("norm", [](const py::list& tensors, double p, Out norm) {
-    const Arrays a(tensors);
+    const Tensors a(tensors);
     double* const result = scalar(norm);
     run([&] { return fastdl_norm(nullptr, a.count(), a.list.data(), p, result); });
   });
   m.def("scale", [](const py::list& tensors, double factor) {
-    const Arrays a(tensors);
+    const Tensors a(tensors);
     run([&] { return fastdl_scale(nullptr, a.count(), a.list.data(), factor); });
   });
   m.def("clip_norm", [](const py::list& tensors, double max_norm, In norm) {
-    const Arrays a(tensors);
+    const Tensors a(tensors);
     const double* const found = scalar(norm);
     run([&] { return fastdl_clip_norm(nullptr, a.count(), a.list.data(), max_norm, found); });
   });

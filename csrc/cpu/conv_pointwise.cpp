@@ -1,4 +1,4 @@
-// One tap, no padding: out[position, o] = sum over c of in[position, c] * w[o, c] is one matrix product. With
+// One tap: out[position, o] = sum over c of in[position, c] * w[o, c] is one matrix product. With
 // few positions most of the time goes into the weights, which the gather would pack into memory first; gemm()
 // packs them strip by strip into the cache where it uses them, and reads them in place for a few positions.
 #include "cpu/conv_pointwise.h"

@@ -6,8 +6,8 @@
 
 namespace fastdl::cpu::conv {
 
-// As gather(), if one tap, no padding, and few positions make it a product best left to gemm(); else false,
-// and nothing is done. weight: C-contiguous.
+// As gather(), if one tap and few positions that see the image (of a data gradient: no padding) make it a
+// product best left to gemm(); else false, and nothing is done. weight: C-contiguous.
 template <class T>
 bool pointwise_gather(Context* context, const Geometry& g, const Source<T>& in, const T* weight,
                       bool data_gradient, const Image<T>& out, const Epilogue<T>& end);
