@@ -9,19 +9,27 @@ compute their numbers from (seed, offset + element) themselves, so a mask does n
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 import numpy as np
 
 from .autograd import TensorBase, wrap
+from .locks import lock, renew_after_fork
 
 _MASK = (1 << 64) - 1
-_lock = threading.RLock()
+_lock = lock()
 _seed = 0
 _offset = 0
 _philox: Any = None
 _generator: Any = None
+
+
+def _open_stream() -> None:
+    if _philox is not None:
+        _philox.lock._at_fork_reinit()
+
+
+renew_after_fork(_open_stream)
 
 
 def manual_seed(seed: int) -> None:
