@@ -20,7 +20,7 @@ constexpr int64_t kLeastLines = 4;         // of a share
 
 template <class S>
 bool suits(const Geometry& g, const Source<S>& grad) {
-  if (g.c != 1 || g.groups != 1 || g.in[0] != 1 || g.out[0] != 1) return false;
+  if (g.c != 1 || g.groups != 1 || g.in[0] != 1 || g.out[0] != 1 || g.padding[0] != 0) return false;
   if (g.kernel[0] != 1 || g.kernel[1] != 3 || g.kernel[2] != 3 || g.n * g.out[1] * g.out[2] == 0)
     return false;
   if (!grad.x.channels_together()) return false;
