@@ -246,8 +246,11 @@ class ForwardLayer {
                     dir.ih.units(u), space.as<S>());
         }
         const A* bias = dir.bias ? dir.bias + (g * dir.ih.groups() + u) * nr : nullptr;
+        const int64_t then = g + 1 < shape_.gates ? u : u + 1;
+        const GemmAhead next =
+            plan_.once || then == last ? GemmAhead{} : dir.ih.ahead((g + 1) % shape_.gates, then);
         RnnTiles<S>::multiply(x, depth, count, depth, panel, dir.ih.units(u), bias, in.at(u, 0) + g * in.gate,
-                              nr);
+                              nr, next);
       }
     }
   }

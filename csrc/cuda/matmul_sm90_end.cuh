@@ -163,6 +163,8 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
           continue;
         }
       }
+      // The copy engine may still read the last tile's boxes, which are written over.
+      if (p.store_by_map && threadIdx.x % kWarpgroup == 0) ptx::bulk_wait_read<0>();
       store_elements<S, T>(shared, p, end, results, w, group, sums);
     }
     if (p.store_by_map && threadIdx.x % kWarpgroup == 0) ptx::bulk_wait_read<0>();

@@ -72,7 +72,7 @@ CUresult cuTensorMapEncodeIm2col(CUtensorMap* map, CUtensorMapDataType type, cuu
   made.im2col = true;
   made.box[1] = static_cast<uint16_t>(pixels);
   // Corners in the order of all other arrays, W first. (cuda.h writes {D, H, W}: until a GPU says which, no
-  // kernel is given a map that the two readings tell apart, tensor_map.h.)
+  // convolution chooses a map that the two readings tell apart, cuda/conv_sm90.cuh.)
   const int most = rank == 3 ? 0x7FFF : rank == 4 ? 0x7F : 0xF;
   for (cuuint32_t i = 0; i < rank - 2; ++i) {
     const int low = lower[i], high = upper[i];
