@@ -9,15 +9,15 @@ compute their numbers from (seed, offset + element) themselves, so a mask does n
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 import numpy as np
 
 from .autograd import TensorBase, wrap
+from .locks import process_lock
 
 _MASK = (1 << 64) - 1
-_lock = threading.RLock()
+_lock = process_lock()
 _seed = 0
 _offset = 0
 _philox: Any = None
