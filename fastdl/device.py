@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import Any
 
 from . import backend
-from .locks import lock
+from .locks import process_lock
 
 KINDS = ("cpu", "cuda", "cuda-sim", "mps", "xpu", "meta")  # what a string in `Tensor.to` may name
 
 _MODULES = {"cuda": "fastdl.cuda", "cuda-sim": "fastdl.simulated"}  # each has make_backend()
 _loaded: dict[str, backend.Backend] = {}
-_lock = lock()  # for loading one
+_lock = process_lock()  # for loading one
 
 
 class device:

@@ -1,5 +1,4 @@
-"""Locks that survive a fork: of the threads of a process only the one that forks goes on in the child, so that a lock
-which another one held would stay locked there for ever."""
+"""Locks for what all threads of the process share."""
 
 from __future__ import annotations
 
@@ -7,17 +6,15 @@ import os
 import threading
 from typing import Any
 
-__all__ = ["lock", "renew_after_fork"]
 
+def process_lock() -> Any:
+    """A reentrant lock that a child made by fork finds free, and what it guards whole: fork waits for it.
 
-def renew_after_fork(renew: Any) -> None:
-    """Call ``renew()`` in every child that this process forks."""
+    >>> lock = process_lock()
+    >>> with lock, lock:
+    ...     pass
+    """
+    lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=renew)
-
-
-def lock() -> Any:
-    """A reentrant lock for the life of the process; children get it unlocked."""
-    made: Any = threading.RLock()
-    renew_after_fork(made._at_fork_reinit)
-    return made
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock

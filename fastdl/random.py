@@ -14,22 +14,23 @@ from typing import Any
 import numpy as np
 
 from .autograd import TensorBase, wrap
-from .locks import lock, renew_after_fork
+from .locks import process_lock
 
 _MASK = (1 << 64) - 1
-_lock = lock()
+_lock = process_lock()
 _seed = 0
 _offset = 0
 _philox: Any = None
 _generator: Any = None
 
 
-def _open_stream() -> None:
+def _after_fork() -> None:
     if _philox is not None:
-        _philox.lock._at_fork_reinit()
+        _philox.lock._at_fork_reinit()  # a thread that was drawing, and is not in the child, holds NumPy's lock
 
 
-renew_after_fork(_open_stream)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def manual_seed(seed: int) -> None:

@@ -206,8 +206,8 @@ def test_values_that_are_not_finite_stay_in_their_rows(rng, value):
 
 @pytest.mark.parametrize(
     "options",
-    [{"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}],
-    ids=lambda options: next(iter(options)),
+    [{"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}, {"scale": 1e-60, "causal": True}],
+    ids=str,
 )
 def test_what_is_left_to_the_portable_kernels(rng, options):
     Case(rng, (1, 2, 1, 70, 80, 64, 64), BF16, **options).check()

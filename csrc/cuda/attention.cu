@@ -45,10 +45,14 @@ bool by_sm90(const AttentionProblem& p) {
 
 }  // namespace
 
-// The largest of products that a negative scale turns round is not that of the scores.
-bool forward_by_sm90(const AttentionProblem& p) { return by_sm90(p) && p.scale > 0; }
+// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
+// times one that float32 has no room for is none.
+bool forward_by_sm90(const AttentionProblem& p) {
+  return by_sm90(p) && static_cast<float>(p.scale * kLog2e) > 0;
+}
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
-  return by_sm90(p) && !g.dmask.data && can_map(g.dout);
+  constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
+  return by_sm90(p) && p.queries < kMostQueries && !g.dmask.data && can_map(g.dout);
 }
 
 bool has_shared_memory(size_t bytes) {

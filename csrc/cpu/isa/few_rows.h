@@ -1,4 +1,4 @@
-// A few rows times several packed panels at once: a tile of one to three rows alone keeps too few sums in
+// A few rows times several packed panels at once: a tile of one to four rows alone keeps too few sums in
 // flight to hide the latency of its instructions.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace fastdl::cpu {
 // are as the tiles of S have them, and so is the order of every sum.
 template <class S>
 struct FewRows {
-  static constexpr int kMostRows = 3;
+  static constexpr int kMostRows = 4;
   const S* a;
   int64_t ld, depth;
   int rows;  // up to kMostRows

@@ -51,14 +51,16 @@ void few_rows_of(const FewRows<typename Step::Storage>& f) {
 template <class Step, int kFit>
 void few_rows(const FewRows<typename Step::Storage>& f) {
   using F = void (*)(const FewRows<typename Step::Storage>&);
-  constexpr F table[3][4] = {
+  constexpr F table[4][4] = {
       {few_rows_of<Step, 1, 1>, few_rows_of<Step, 1, 2>, few_rows_of<Step, 1, 3>, few_rows_of<Step, 1, 4>},
       {few_rows_of<Step, 2, 1>, few_rows_of<Step, 2, 2>, few_rows_of<Step, 2, 3>, few_rows_of<Step, 2, 4>},
-      {few_rows_of<Step, 3, 1>, few_rows_of<Step, 3, 2>, few_rows_of<Step, 3, 3>, few_rows_of<Step, 3, 4>}};
+      {few_rows_of<Step, 3, 1>, few_rows_of<Step, 3, 2>, few_rows_of<Step, 3, 3>, few_rows_of<Step, 3, 4>},
+      {few_rows_of<Step, 4, 1>, few_rows_of<Step, 4, 2>, few_rows_of<Step, 4, 3>, few_rows_of<Step, 4, 4>}};
   const int fit = kFit / f.rows, most = fit < 4 ? fit : 4;
   FewRows<typename Step::Storage> some = f;
   for (int64_t left = f.panels; left > 0;) {
-    const int n = static_cast<int>(left < most ? left : most);
+    const int64_t times = (left + most - 1) / most;
+    const int n = static_cast<int>((left + times - 1) / times);  // even: one panel alone would wait again
     table[f.rows - 1][n - 1](some);
     some.packed += n * f.panel_stride;
     some.out += n * f.out_stride;
