@@ -1,4 +1,4 @@
-"""A fork while other threads hold locks that are not Python's: none stays locked in the child, where they do not exist."""
+"""A fork while other threads hold locks that are not Python's: none stays locked in the child, which lacks them."""
 
 import os
 

@@ -295,7 +295,7 @@ def test_steps_of_one_optimizer_take_turns():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_children_find_no_lock_taken():
+def test_children_of_a_fork_find_no_lock_taken():
     """A fork while other threads are at work: the child computes, whatever they were doing."""
     program = """
 import os, threading, fastdl
