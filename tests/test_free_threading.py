@@ -294,6 +294,17 @@ def test_steps_of_one_optimizer_take_turns():
     assert (p.detach().numpy() == -1.0 - 50 * THREADS).all()
 
 
+def test_first_steps_of_one_optimizer_take_turns():
+    """The states are made once, and no step is lost."""
+    for _ in range(25):
+        p = fastdl.zeros(20_000, requires_grad=True)
+        p.grad = fastdl.ones(20_000)
+        optimizer = fastdl.optim.SGD([p], lr=1.0, momentum=1.0)
+        together(lambda i, optimizer=optimizer: optimizer.step())
+        assert (p.detach().numpy() == -THREADS * (THREADS + 1) / 2).all()
+        assert (optimizer.state[p]["momentum_buffer"].numpy() == THREADS).all()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_children_of_a_fork_find_no_lock_taken():
     """A fork while other threads are at work: the child computes, whatever they were doing."""

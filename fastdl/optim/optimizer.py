@@ -10,6 +10,9 @@ import numpy as np
 
 from .. import backend
 from ..autograd import Leaf, TensorBase, enable_grad, is_float, mark_inplace, version, wrap
+from ..locks import process_lock
+
+_preparing = process_lock()  # two threads must not both create a parameter's states
 
 
 class Optimizer:
@@ -109,7 +112,10 @@ class Optimizer:
             if self._seen:
                 self._follow(group)
             if p is None or not self._update(p, group):
-                self._prepare(i, group)
+                with _preparing:
+                    other = self._prepared[i]  # perhaps of a thread that came first
+                    if other is None or other is p or not self._update(other, group):
+                        self._prepare(i, group)
             mark_inplace(*[p._data for p in group["params"] if p.grad is not None])
             if self.master_weights:
                 for p in group["params"]:
