@@ -172,4 +172,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_MODULES, *_ELSEWHERE]
+    return [*{**globals(), **dict.fromkeys((*_MODULES, *_ELSEWHERE))}]

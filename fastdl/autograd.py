@@ -9,7 +9,6 @@ recursion (Chainer v1's scheme). Keys are the negated numbers because `heapq` po
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from numpy import ndarray
 
 from .backend import _others, add, as_array, copied, is_array, is_float
 from .grad_mode import _mode, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from .locks import process_lock
 
 _keys = count(0, -1)
 _new = object.__new__
@@ -313,7 +313,7 @@ _FREED = (
     "call the first backward with retain_graph=True"
 )
 retained: dict[int, weakref.ref] = {}  # by node key: tensors that asked for retain_grad
-_accumulating = threading.RLock()  # held where something is added to the ``.grad`` of tensors
+_accumulating = process_lock()  # held where something is added to the ``.grad`` of tensors
 
 
 def keep_grad(ref: Any, g: Any) -> None:
@@ -359,7 +359,7 @@ def _owned(g: Any) -> bool:
 # notes it beside the memory it changed, so backward can tell whether an array was changed after it was saved.
 _epoch = 0
 _modified: dict[int, tuple[weakref.ref, int]] = {}
-_modifying = threading.RLock()  # epochs must not go back
+_modifying = process_lock()  # epochs must not go back
 
 
 def _owner(array: Any) -> Any:

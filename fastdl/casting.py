@@ -17,6 +17,7 @@ from . import autograd
 from .autograd import Leaf, TensorBase, _mode, version
 from .backend import is_array
 from .device import KINDS, check_device
+from .locks import process_lock
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -30,7 +31,7 @@ class _State(threading.local):
 
 _state = _State()
 _cast: Any = None  # fastdl.functional.core.cast, once that is there
-_lock = threading.Lock()  # for the number of blocks that all threads are in
+_lock = process_lock()  # for the number of blocks that all threads are in
 
 
 class autocast:

@@ -3,17 +3,17 @@ CUDA kernels on the CPU. Devices other than the CPU are loaded when they are fir
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 from typing import Any
 
 from . import backend
+from .locks import process_lock
 
 KINDS = ("cpu", "cuda", "cuda-sim", "mps", "xpu", "meta")  # what a string in `Tensor.to` may name
 
 _MODULES = {"cuda": "fastdl.cuda", "cuda-sim": "fastdl.simulated"}  # each has make_backend()
 _loaded: dict[str, backend.Backend] = {}
-_lock = threading.RLock()  # for loading one
+_lock = process_lock()  # for loading one
 
 
 class device:

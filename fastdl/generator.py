@@ -19,6 +19,9 @@ class Generator(np.random.Generator):
     [2, 0, 1]
     """
 
+    def __reduce__(self) -> tuple:  # NumPy's would make a copy one of its own class
+        return _restored, (self.bit_generator,)
+
     def __init__(self, device: Any = "cpu") -> None:
         check_device(device)
         super().__init__(np.random.Philox())
@@ -29,3 +32,9 @@ class Generator(np.random.Generator):
             raise TypeError(f"manual_seed: expected an integer, got {type(seed).__name__}")
         self.bit_generator.state = np.random.Philox(int(seed) & _MASK).state
         return self
+
+
+def _restored(bit_generator: Any) -> Generator:
+    made = Generator.__new__(Generator)
+    np.random.Generator.__init__(made, bit_generator)
+    return made

@@ -9,19 +9,28 @@ compute their numbers from (seed, offset + element) themselves, so a mask does n
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 import numpy as np
 
 from .autograd import TensorBase, wrap
+from .locks import process_lock
 
 _MASK = (1 << 64) - 1
-_lock = threading.RLock()
+_lock = process_lock()
 _seed = 0
 _offset = 0
 _philox: Any = None
 _generator: Any = None
+
+
+def _after_fork() -> None:
+    if _philox is not None:
+        _philox.lock._at_fork_reinit()  # a thread that was drawing, and is not in the child, holds NumPy's lock
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def manual_seed(seed: int) -> None:

@@ -38,6 +38,8 @@ CASES = [
     ((1, 7, 4, 5, 9), (3, 3, 3), {"padding": 1}),
     ((2, 9, 3, 5, 8), (1, 3, 3), {"padding": (0, 1, 1), "stride": (2, 1, 1)}),
     ((1, 6, 3, 3, 4), (5, 3, 3), {"padding": (2, 1, 1)}),
+    # The only plane of outputs sees nothing but padding.
+    ((2, 9, 1, 5, 8), (1, 3, 3), {"padding": 1, "stride": (3, 1, 1)}),
 ]
 
 

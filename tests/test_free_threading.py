@@ -2,6 +2,7 @@
 those of one thread, what threads share is neither lost nor counted twice, and nothing crashes. The same holds, less
 interestingly, under the GIL."""
 
+import os
 import sys
 import sysconfig
 import threading
@@ -291,6 +292,45 @@ def test_steps_of_one_optimizer_take_turns():
     optimizer.step()
     together(lambda i: [optimizer.step() for _ in range(50)])
     assert (p.detach().numpy() == -1.0 - 50 * THREADS).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_children_of_a_fork_find_no_lock_taken():
+    """A fork while other threads are at work: the child computes, whatever they were doing."""
+    program = """
+import os, threading, fastdl
+p = fastdl.zeros(2000, requires_grad=True)
+fastdl.autocast("bfloat16"), (p * 2).sum().backward()  # imports what they need: Python's own locks are not ours
+stop = False
+
+def work():
+    while not stop:
+        (p * 2).sum().backward()
+        (p * 1).add_(1)
+        with fastdl.autocast("bfloat16"):
+            fastdl.random.next_offset(1)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for t in threads: t.start()
+failed = []
+for turn in range(30):
+    child = os.fork()
+    if child == 0:
+        import signal
+        signal.alarm(20)  # instead of waiting for ever
+        p.grad = None
+        (p * 2).sum().backward()
+        (p * 1).add_(1)
+        with fastdl.autocast("bfloat16"):
+            fastdl.manual_seed(turn)
+        os._exit(0 if (p.grad.numpy() == 2).all() and fastdl.random.next_offset(1)[1] == 0 else 1)
+    failed.append(os.waitpid(child, 0)[1])
+stop = True
+for t in threads: t.join()
+assert not any(failed), failed
+"""
+    result = python(program)
+    assert result.returncode == 0, result.stderr
 
 
 def test_lists_that_change_while_they_are_read(rng):

@@ -2,8 +2,14 @@
 // step only has to look at the gradients, which are new arrays each time.
 #include <pybind11/stl.h>
 
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
+#include <atomic>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,10 +26,41 @@ using List = std::vector<const fastdl_tensor*>;
 // Interned names, made when the module is imported.
 py::handle data_name, grad_name;
 
+std::atomic<uint64_t> forks{0};  // between this process and the one that loaded the module
+std::mutex renewing;
+
+void count_forks() {
+#if !defined(_WIN32)
+  pthread_atfork(nullptr, nullptr, [] {
+    new (&renewing) std::mutex;
+    forks.fetch_add(1);
+  });
+#endif
+}
+
+// A mutex that children of a fork find unlocked: a thread that does not exist there may hold the parent's.
+class ForkedMutex {
+ public:
+  std::mutex& get() {
+    if (made_.load() != forks.load()) {
+      const std::lock_guard<std::mutex> lock(renewing);
+      if (made_.load() != forks.load()) {
+        new (&mutex_) std::mutex;
+        made_.store(forks.load());
+      }
+    }
+    return mutex_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::atomic<uint64_t> made_{forks.load()};
+};
+
 // One thread at a time. Who waits does so without the GIL: the other one needs it.
 class Turn {
  public:
-  explicit Turn(std::mutex& mutex) : lock_(mutex, std::try_to_lock) {
+  explicit Turn(ForkedMutex& mutex) : lock_(mutex.get(), std::try_to_lock) {
     if (lock_.owns_lock()) return;
     const py::gil_scoped_release release;
     lock_.lock();
@@ -217,7 +254,7 @@ class ParameterGroup {
   // 16-bit parameters receive the roundings of their float32 copies.
   fastdl_tensor_list rounded() const { return master_key_ ? rounded_.data() : nullptr; }
 
-  std::mutex mutex_;  // held for a step, whose lists are below
+  ForkedMutex mutex_;  // held for a step, whose lists are below
   py::dict state_;
   std::vector<py::str> keys_;
   py::object master_key_;   // null: 16-bit parameters are updated as they are
@@ -259,6 +296,7 @@ double* scalar(const Array& array) {
 void bind_optim(py::module_& m) {
   data_name = PyUnicode_InternFromString("_data");
   grad_name = PyUnicode_InternFromString("grad");
+  count_forks();
   py::class_<ParameterGroup>(m, "ParameterGroup")
       .def(py::init<const py::list&, py::dict, const std::vector<std::string>&,
                     const std::optional<std::string>&>(),

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <type_traits>
 
 #include "common/narrow.h"
@@ -48,18 +46,6 @@ void narrow(const compute_t<S>* from, int64_t n, S* to, int64_t step) {
   if constexpr (std::is_same_v<S, bfloat16>) kernels().convert->bf16.narrow(n, from, 1, to, step);
   else
     for (int64_t i = 0; i < n; ++i) to[i * step] = from[i];
-}
-
-inline bool all_finite(const float* x, int64_t n) {
-  uint32_t bad = 0, bits;
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(&bits, x + i, sizeof bits);
-    bad |= (bits & 0x7f800000u) == 0x7f800000u;
-  }
-  return !bad;
-}
-inline bool all_finite(const double* x, int64_t n) {
-  return std::all_of(x, x + n, [](double v) { return std::isfinite(v); });
 }
 
 // (channels, 1, taps) -> [slot][channels], taps in the gather's order. Returns whether all are finite.

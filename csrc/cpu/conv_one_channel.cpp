@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/conv_depthwise.h"
 #include "cpu/isa/conv_pooled.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -19,7 +20,7 @@ constexpr int64_t kLeastLines = 4;         // of a share
 
 template <class S>
 bool suits(const Geometry& g, const Source<S>& grad) {
-  if (g.c != 1 || g.groups != 1 || g.in[0] != 1 || g.out[0] != 1) return false;
+  if (g.c != 1 || g.groups != 1 || g.in[0] != 1 || g.out[0] != 1 || g.padding[0] != 0) return false;
   if (g.kernel[0] != 1 || g.kernel[1] != 3 || g.kernel[2] != 3 || g.n * g.out[1] * g.out[2] == 0)
     return false;
   if (!grad.x.channels_together()) return false;
@@ -36,26 +37,17 @@ struct Line {
   Line(const Image<const S>& x, int64_t n, int64_t h, compute_t<S>* to) {
     const S* const from = x.at(n, 0, h, 0);
     if constexpr (std::is_same_v<S, bfloat16>) {
-      const auto& k = kernels().convert->bf16;
       data = to;
       step = x.c;
       const bool dense = x.line_dense();
       const int64_t pieces = dense ? 1 : x.size[2], size = dense ? x.size[2] * x.c : x.c;
-      for (int64_t q = 0; q < pieces; ++q) k.widen(size, from + q * x.step[2], 1, to + q * x.c, 1);
+      for (int64_t q = 0; q < pieces; ++q) widen(from + q * x.step[2], size, to + q * x.c);
     } else {
       data = from;
       step = x.step[2];
     }
   }
 };
-
-template <class S>
-S rounded(compute_t<S> x) {
-  S y;
-  if constexpr (std::is_same_v<S, bfloat16>) kernels().convert->bf16.narrow(1, &x, 1, &y, 1);
-  else y = x;
-  return y;
-}
 
 }  // namespace
 
@@ -109,11 +101,10 @@ bool one_channel_weight_gradient(Context* context, const Geometry& g, const Sour
   }
   const int nd = grad_weight.ndim;
   const int64_t w_step = grad_weight.strides[nd - 1], h_step = nd > 3 ? grad_weight.strides[nd - 2] : 0;
-  for (int64_t o = 0; o < g.o; ++o) {
-    S* const to = grad_weight.as<S>() + o * grad_weight.strides[0];
-    for (int64_t t = 0; t < kTaps; ++t) to[t / 3 * h_step + t % 3 * w_step] = rounded<S>(total[t * g.o + o]);
-    if (grad_bias) grad_bias->as<S>()[o * grad_bias->strides[0]] = rounded<S>(total[kTaps * g.o + o]);
-  }
+  for (int64_t t = 0; t < kTaps; ++t)
+    narrow(total + t * g.o, g.o, grad_weight.as<S>() + t / 3 * h_step + t % 3 * w_step,
+           grad_weight.strides[0]);
+  if (grad_bias) narrow(total + kTaps * g.o, g.o, grad_bias->as<S>(), grad_bias->strides[0]);
   return true;
 }
 

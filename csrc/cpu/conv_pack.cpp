@@ -13,11 +13,6 @@ namespace {
 // Channels transposed at a time: 16 channels x 9 taps x 32 columns of float32 are 18 KiB of scratch.
 constexpr int64_t kChannels = 16;
 
-template <class T>
-bool finite(const T* x, int64_t n) {
-  return pooled_table<T>(*kernels().conv->pooled).finite(x, n);
-}
-
 // One panel, from weight (O, C / groups, taps): columns are output channels, the sum runs over input
 // channels. Returns whether all are finite, if `look`: while they are in the cache.
 template <class T>
@@ -28,7 +23,7 @@ bool pack_forward_panel(Context* context, const Geometry& g, const T* w, int64_t
   const T* from = w + (group * g.o_per_group() + column) * reduce * taps;
   if (taps == 1) {
     k.pack(from, 1, reduce, reduce, lanes, k.nr, to);
-    return !look || finite(to, reduce * k.nr);
+    return !look || all_finite(to, reduce * k.nr);
   }
   const int64_t together = std::min(kChannels, reduce);
   Workspace scratch(context, static_cast<size_t>(together * taps * k.nr) * sizeof(T));
@@ -36,7 +31,7 @@ bool pack_forward_panel(Context* context, const Geometry& g, const T* w, int64_t
   for (int64_t r = 0; r < reduce; r += together) {
     const int64_t n = std::min(together, reduce - r);
     k.pack(from + r * taps, 1, reduce * taps, n * taps, lanes, k.nr, scratch.as<T>());
-    if (look) good = finite(scratch.as<T>(), n * taps * k.nr) && good;
+    if (look) good = all_finite(scratch.as<T>(), n * taps * k.nr) && good;
     const T* s = scratch.as<T>();
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t t = 0; t < taps; ++t, s += k.nr) std::copy(s, s + k.nr, to + (t * reduce + r + i) * k.nr);
@@ -54,13 +49,13 @@ bool pack_data_panel(Context* context, const Geometry& g, const T* w, int64_t gr
   const T* from = w + (group * reduce * columns + column) * taps;
   if (taps == 1) {
     k.pack(from, columns, 1, reduce, lanes, k.nr, to);
-    return !look || finite(to, reduce * k.nr);
+    return !look || all_finite(to, reduce * k.nr);
   }
   Workspace scratch(context, static_cast<size_t>(taps * k.nr) * sizeof(T));
   bool good = true;
   for (int64_t r = 0; r < reduce; ++r) {
     k.pack(from + r * columns * taps, 1, taps, taps, lanes, k.nr, scratch.as<T>());
-    if (look) good = finite(scratch.as<T>(), taps * k.nr) && good;
+    if (look) good = all_finite(scratch.as<T>(), taps * k.nr) && good;
     const T* s = scratch.as<T>();
     for (int64_t t = taps - 1; t >= 0; --t, s += k.nr) std::copy(s, s + k.nr, to + (t * reduce + r) * k.nr);
   }
@@ -85,6 +80,11 @@ void pack_depthwise(const Geometry& g, const T* w, bool data_gradient, T* to) {
 }
 
 }  // namespace
+
+template <class T>
+bool all_finite(const T* x, int64_t n) {
+  return pooled_table<T>(*kernels().conv->pooled).finite(x, n);
+}
 
 bool use_depthwise(int64_t groups, int64_t reduce, int64_t columns, int width) {
   // Spreading the channels costs about as much as half empty vectors do, unless each sum takes but one.
@@ -113,7 +113,7 @@ PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weig
   const bool look = reaches_out(g, data_gradient);
   if (p.depthwise) {
     pack_depthwise(g, weight, data_gradient, to);
-    p.finite = !look || finite(weight, g.o * g.c_per_group() * g.taps());
+    p.finite = !look || all_finite(weight, g.o * g.c_per_group() * g.taps());
     return p;
   }
   std::atomic<bool> good{true};
@@ -130,6 +130,7 @@ PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weig
 }
 
 #define FASTDL_INSTANTIATE(T)                             \
+  template bool all_finite<T>(const T*, int64_t);         \
   template int64_t packed_size<T>(const Geometry&, bool); \
   template PackedWeights<T> pack_weights<T>(Context*, const Geometry&, const T*, bool, T*);
 FASTDL_INSTANTIATE(float)

@@ -184,6 +184,9 @@ int64_t packed_size(const Geometry& g, bool data_gradient);  // in elements
 template <class T>
 PackedWeights<T> pack_weights(Context* context, const Geometry& g, const T* weight, bool data_gradient,
                               T* to);
+// No NaN or Inf among n numbers.
+template <class T>
+bool all_finite(const T* x, int64_t n);
 
 template <class T>
 struct Epilogue {

@@ -242,8 +242,20 @@ class Optimizer:
                 if k != "params":
                     group[k] = tuple(v) if isinstance(v, list) and isinstance(group.get(k), tuple) else v
         self.state = state
-        self._seen = {id(p): (None, -1) for p in state if self._has_master(p)}  # compare all at the next step
+        self._forget_seen()
         self._prepared = [None] * len(self.param_groups)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what steps make anew."""
+        return {**self.__dict__, "_prepared": [None] * len(self.param_groups), "_seen": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_seen()
+
+    def _forget_seen(self) -> None:
+        # None: the next step compares 16-bit parameters with their float32 copies
+        self._seen = {id(p): (None, -1) for p in self.state if self._has_master(p)}
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
