@@ -196,8 +196,9 @@ struct Sm90SoftmaxRows {
         high = fmaxf(high, fmaxf(two[0], two[1]));
       }
       high = row_reduce(high, [](float a, float b) { return fmaxf(a, b); });
-      const float shift = softmax_shift(high * scale2);
-      decay[half] = ptx::fast_exp2(top[half] * scale2 - shift);
+      // Rounded as the shift before was: as one multiply-add, sums would shrink or grow with every tile.
+      const float shift = softmax_shift(__fmul_rn(high, scale2));
+      decay[half] = ptx::fast_exp2(__fmul_rn(top[half], scale2) - shift);
       top[half] = high;
       float tile = 0;
 #pragma unroll
