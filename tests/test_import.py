@@ -10,7 +10,7 @@ def loaded(statement: str) -> set[str]:
     code = f"{statement}; import sys; print(*sys.modules)"
     return set(
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
         ).stdout.split()
     )
 
