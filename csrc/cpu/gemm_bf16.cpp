@@ -7,6 +7,7 @@
 #include "cpu/gemm_batch.h"
 #include "cpu/gemm_bf16_end.h"
 #include "cpu/gemm_cut.h"
+#include "cpu/gemm_few_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix_unit.h"
 #include "cpu/parallel.h"
@@ -262,16 +263,14 @@ void gemm_blocked(Context* context, Job job) {
   }
 }
 
-// Sums of 4 rows of as many columns fit the L1 cache; fewer where there would be too few tasks.
-constexpr int64_t kRowsCols = 1024, kRowsLeastCols = 128, kRowsTasks = 8;
 constexpr int64_t kFewRows = 4;
 
 // Few rows: bound by reading B, once, as it lies.
 void gemm_few_rows(Context* context, const Bf16Kernels& kernel, const BGemm& g) {
   const bool dot = g.a_k == 1 && g.b_k == 1;
-  const int64_t strip = dot ? 64 : std::clamp(round_up(g.n / kRowsTasks, 64), kRowsLeastCols, kRowsCols);
+  const int64_t strip = dot ? 64 : gemv_strip(g.n);
   parallel_ranges(context, g.n, strip, cost_of(g.m, 16, g.k), [&](int64_t begin, int64_t end) {
-    float sums[kFewRows * kRowsCols];
+    float sums[kFewRows * kGemvCols];
     const int64_t cols = end - begin;
     const int rows = static_cast<int>(g.m);
     const bfloat16* const b = g.b + begin * g.b_n;
@@ -280,7 +279,7 @@ void gemm_few_rows(Context* context, const Bf16Kernels& kernel, const BGemm& g) 
     Bf16Tile t = tile_at(g, 0, begin, g.m, cols);
     t.sums = sums;
     t.ld_sums = cols;
-    float scratch[kFewRows * kRowsCols];
+    float scratch[kFewRows * kGemvCols];
     run_end(g.end.activation, t, scratch, kernel.finish);
   });
 }

@@ -8,8 +8,6 @@ namespace {
 
 constexpr int kMostRows = 4;
 constexpr int64_t kDotCols = 64;
-// Sums of 4 rows of as many columns fit the L1 cache; fewer where there would be too few tasks.
-constexpr int64_t kGemvCols = 1024, kGemvLeastCols = 128, kGemvTasks = 8;
 constexpr int64_t kGemvCached = 1 << 20;  // bytes of B for which strips, with one wait less, are as fast
 // Of a part of K: sums of a task, tasks wanted, their least columns.
 constexpr int64_t kPartSums = 4096, kPartTasks = 16, kPartCols = 256;
@@ -31,17 +29,17 @@ void sum_parts(int64_t k, int64_t longest, int64_t size, T* acc, Part&& part) {
 template <class T>
 void gemv_strips(Context* context, const Gemm<T>& g) {
   const GemmKernelsOf<T>& kernel = gemm_kernels_of<T>(*kernels().gemm);
-  const int64_t strip = std::clamp(round_up(g.n / kGemvTasks, 64), kGemvLeastCols, kGemvCols);
-  parallel_ranges(context, g.n, strip, multiply_adds_cost(g.m, 8, g.k), [&](int64_t begin, int64_t end) {
-    constexpr int64_t most = kMostRows * kGemvCols;
-    T acc[most];
-    const int64_t cols = end - begin;
-    sum_parts<most>(g.k, kChain, g.m * cols, acc, [&](int64_t k0, int64_t k, T* out) {
-      kernel.gemv(g.a + k0 * g.a_k, g.a_row, g.a_k, g.b + begin + k0 * g.b_k, g.b_k, static_cast<int>(g.m),
-                  cols, k, out);
-    });
-    finish_rows(kernel, g, begin, cols, acc, cols);
-  });
+  parallel_ranges(context, g.n, gemv_strip(g.n), multiply_adds_cost(g.m, 8, g.k),
+                  [&](int64_t begin, int64_t end) {
+                    constexpr int64_t most = kMostRows * kGemvCols;
+                    T acc[most];
+                    const int64_t cols = end - begin;
+                    sum_parts<most>(g.k, kChain, g.m * cols, acc, [&](int64_t k0, int64_t k, T* out) {
+                      kernel.gemv(g.a + k0 * g.a_k, g.a_row, g.a_k, g.b + begin + k0 * g.b_k, g.b_k,
+                                  static_cast<int>(g.m), cols, k, out);
+                    });
+                    finish_rows(kernel, g, begin, cols, acc, cols);
+                  });
 }
 
 // A task adds up a part of K for as many columns as its sums fit the L1 cache: memory is read in long runs.
