@@ -4,27 +4,11 @@ On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute ca
 import numpy as np
 import pytest
 from attention_case import BF16, F16, ROUNDOFF, Case, sim, tiles_masked_whole
+from hopper import kernel_choice
 from references import attention as ref
 from tolerance import assert_same_bits
 
-
-@pytest.fixture(autouse=True)
-def sm90(monkeypatch):
-    """Every problem that the kernels can compute goes to them."""
-    monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "sm90")
-
-
-@pytest.fixture
-def portable(monkeypatch):
-    """Computes something on the portable kernels."""
-
-    def compute(f):
-        monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "portable")
-        result = f()
-        monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "sm90")
-        return result
-
-    return compute
+sm90, portable = kernel_choice("FASTDL_CUDA_ATTENTION")
 
 
 def check_near(got, other, dtype):

@@ -1,21 +1,11 @@
 """How convolutions are cut up for Hopper's kernel (csrc/cuda/conv_config.h): functions of shapes, compiled by
 themselves."""
 
-import os
-import shutil
-import subprocess
-from pathlib import Path
-from typing import NamedTuple
-
+import plan_program
 import pytest
+from plan_program import H100
 
-ROOT = Path(__file__).parents[1]
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-
-pytestmark = [
-    pytest.mark.cpu,
-    pytest.mark.skipif(not COMPILER or os.name != "posix", reason="needs a C++ compiler on a POSIX system"),
-]
+pytestmark = plan_program.marks
 
 SOURCE = r"""
 #include <cstdio>
@@ -30,30 +20,15 @@ int main(int, char** a) {
               static_cast<long long>(p.k_each));
 }
 """
-H100 = 132  # multiprocessors
-
-
-class Plan(NamedTuple):
-    fits: int
-    columns: int
-    cluster: int
-    parts: int
-    k_each: int
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plan")
-    (folder / "plan.cpp").write_text(SOURCE)
-    command = [COMPILER, "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc"]
-    subprocess.run([*command, folder / "plan.cpp", "-o", folder / "plan"], check=True)
-    return folder / "plan"
+    return plan_program.build(tmp_path_factory.mktemp("plan"), SOURCE)
 
 
 def plan(program, weight, *sizes, planes=0):
-    words = map(str, (int(weight), *sizes, planes))
-    done = subprocess.run([program, *words], check=True, capture_output=True, text=True)
-    return Plan(*map(int, done.stdout.split()))
+    return plan_program.run(program, int(weight), *sizes, planes)
 
 
 def gather(program, rows, columns, channels, taps, planes=0):

@@ -5,6 +5,7 @@ import devices
 import ml_dtypes
 import numpy as np
 import pytest
+from hopper import kernel_choice
 from references import conv as ref
 
 sim = devices.cuda_kernels()
@@ -13,23 +14,7 @@ BFLOAT16 = ml_dtypes.bfloat16
 NONE, RELU, GELU = 0, 1, 7
 
 
-@pytest.fixture(autouse=True)
-def sm90(monkeypatch):
-    """Everything that the kernel can compute goes to it."""
-    monkeypatch.setenv("FASTDL_CUDA_CONV", "sm90")
-
-
-@pytest.fixture
-def portable(monkeypatch):
-    """Computes something on the portable kernels."""
-
-    def compute(f):
-        monkeypatch.setenv("FASTDL_CUDA_CONV", "portable")
-        result = f()
-        monkeypatch.setenv("FASTDL_CUDA_CONV", "sm90")
-        return result
-
-    return compute
+sm90, portable = kernel_choice("FASTDL_CUDA_CONV")
 
 
 def options(nd=2, stride=1, padding=0, dilation=1, groups=1, activation=NONE):

@@ -1,21 +1,11 @@
 """How products are cut up for Hopper's kernel (csrc/cuda/gemm_sm90_config.h): functions of shapes, compiled by
 themselves."""
 
-import os
-import shutil
-import subprocess
-from pathlib import Path
-from typing import NamedTuple
-
+import plan_program
 import pytest
+from plan_program import H100
 
-ROOT = Path(__file__).parents[1]
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-
-pytestmark = [
-    pytest.mark.cpu,
-    pytest.mark.skipif(not COMPILER or os.name != "posix", reason="needs a C++ compiler on a POSIX system"),
-]
+pytestmark = plan_program.marks
 
 SOURCE = r"""
 #include <cstdio>
@@ -28,30 +18,12 @@ int main(int, char** a) {
               static_cast<long long>(p.k_each));
 }
 """
-H100 = 132  # multiprocessors
-
-
-class Plan(NamedTuple):
-    fits: int
-    columns: int
-    cluster: int
-    parts: int
-    k_each: int
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plan")
-    (folder / "plan.cpp").write_text(SOURCE)
-    command = [COMPILER, "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/csrc"]
-    subprocess.run([*command, folder / "plan.cpp", "-o", folder / "plan"], check=True)
-
-    def of(m, n, k, batch=1, planes=0):
-        words = map(str, (m, n, k, batch, H100, planes))
-        done = subprocess.run([folder / "plan", *words], check=True, capture_output=True, text=True)
-        return Plan(*map(int, done.stdout.split()))
-
-    return of
+    program = plan_program.build(tmp_path_factory.mktemp("plan"), SOURCE)
+    return lambda m, n, k, batch=1, planes=0: plan_program.run(program, m, n, k, batch, H100, planes)
 
 
 def test_large_squares_get_the_large_tile(plan):

@@ -7,6 +7,7 @@ import devices
 import ml_dtypes
 import numpy as np
 import pytest
+from hopper import kernel_choice
 
 sim = devices.cuda_kernels()
 
@@ -14,23 +15,7 @@ BFLOAT16 = ml_dtypes.bfloat16
 NONE, RELU, GELU = 0, 1, 7
 
 
-@pytest.fixture(autouse=True)
-def sm90(monkeypatch):
-    """Every product that the kernel can compute goes to it."""
-    monkeypatch.setenv("FASTDL_CUDA_MATMUL", "sm90")
-
-
-@pytest.fixture
-def portable(monkeypatch):
-    """Computes something on the portable kernel."""
-
-    def compute(f):
-        monkeypatch.setenv("FASTDL_CUDA_MATMUL", "portable")
-        result = f()
-        monkeypatch.setenv("FASTDL_CUDA_MATMUL", "sm90")
-        return result
-
-    return compute
+sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL")
 
 
 def product(a, b, bias=None, residual=None, out=None, alpha=1.0, beta=0.0, activation=NONE):
