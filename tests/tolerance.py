@@ -99,6 +99,13 @@ def max_ulp_error(actual, ref64):
     return float(np.max(np.abs(actual[ok].astype(np.float64) - ref[ok]) / spacing))
 
 
+def assert_same_non_finite(actual, ref):
+    """NaN and infinities stand in the same places with the same signs; of the finite numbers nothing is said."""
+    actual, ref = (np.asarray(a).astype(np.float64) for a in (actual, ref))
+    for kind in (np.isnan, np.isposinf, np.isneginf):
+        np.testing.assert_array_equal(kind(actual), kind(ref))
+
+
 def assert_same_bits(actual, expected, what=""):
     """Bit for bit the same, the sign of zero and the payload of NaN included."""
     actual, expected = np.ascontiguousarray(actual), np.ascontiguousarray(expected)
