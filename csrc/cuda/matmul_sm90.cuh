@@ -33,13 +33,17 @@ namespace fastdl::cuda {
 constexpr int kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
 constexpr int kMapBatchDims = 2;
 
-// A tile's shape in shared memory. E: the elements multiplied.
-template <class S, int Columns, int Planes>
+// A tile's shape in shared memory. E: the elements multiplied. Narrow: operands come in boxes half as wide,
+// rows of 64 bytes, of which a stage has twice as many.
+template <class S, int Columns, int Planes, bool Narrow = false>
 struct Sm90Tile {
   using E = std::conditional_t<sizeof(S) == 4, bfloat16, S>;
   static constexpr bool kSplit = sizeof(S) == 4;
   static constexpr int kRows = static_cast<int>(kSm90Rows), kColumns = Columns, kPlanes = Planes;
-  static constexpr int kDepth = kSplit ? 32 : 64;  // rows of 64 or 128 bytes along k
+  static constexpr int kDepth = kSplit ? 32 : 64;
+  static constexpr int kBox = Narrow ? 32 : kDepth;  // of k in a row of shared memory
+  static constexpr int kBoxes = kDepth / kBox;
+  static constexpr int kBoxB = Narrow ? 32 : 64;  // of columns in a row, where B is transposed
   static constexpr int kBytesA = kRows * kDepth * 2, kBytesB = kColumns * kDepth * 2;  // of one plane
   static constexpr int kStageBytes = Planes * (kBytesA + kBytesB);
   static constexpr int kStages = 192 * 1024 / kStageBytes;  // the rest is for the results
@@ -131,17 +135,27 @@ __device__ __forceinline__ void produce(Sm90Shared<T>& shared, const Sm90Problem
   }
 }
 
-// The descriptor of 16 k from `k` on, of the tile's positions from `first` (a multiple of 64) on.
-template <class T, bool Transposed>
+// The descriptor of 16 k from `k` on, of the positions from `first` (a multiple of Box) on of a tile of
+// Length. Box: positions in a row, where the tile is transposed.
+template <class T, bool Transposed, int Length, int Box>
 __device__ __forceinline__ uint64_t descriptor(uint32_t tile, int first, int k) {
+  constexpr int kRow = (Transposed ? Box : T::kBox) * 2;
+  constexpr auto kSwizzle = kRow == 128 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64;
   if constexpr (Transposed) {
-    return ptx::matrix_descriptor(tile + first * T::kDepth * 2 + k * 128, 64 * T::kDepth * 2, 1024,
-                                  ptx::MatrixSwizzle::bytes_128);
+    return ptx::matrix_descriptor(tile + first * T::kDepth * 2 + k * kRow, T::kDepth * kRow, 8 * kRow,
+                                  kSwizzle);
   } else {
-    constexpr int kRow = T::kDepth * 2;
-    return ptx::matrix_descriptor(tile + first * kRow + k * 2, 0, 8 * kRow,
-                                  kRow == 128 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64);
+    return ptx::matrix_descriptor(tile + (k / T::kBox * Length + first) * kRow + k % T::kBox * 2, 0, 8 * kRow,
+                                  kSwizzle);
   }
+}
+template <class T, bool Transposed>
+__device__ __forceinline__ uint64_t descriptor_a(uint32_t tile, int group, int k) {
+  return descriptor<T, Transposed, T::kRows, 64>(tile, group * 64, k);
+}
+template <class T, bool Transposed>
+__device__ __forceinline__ uint64_t descriptor_b(uint32_t tile, int k) {
+  return descriptor<T, Transposed, T::kColumns, T::kBoxB>(tile, 0, k);
 }
 
 // Tells all blocks that copy into a stage that this warp has read it.
@@ -166,9 +180,8 @@ __device__ __forceinline__ void multiply_sm90(Sm90Shared<T>& shared, const Sm90W
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < T::kDepth; k += 16) {
-      ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, sums,
-                                           descriptor<T, TransposedA>(a, group * 64, k),
-                                           descriptor<T, TransposedB>(b, 0, k), step > 0 || k > 0);
+      ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, sums, descriptor_a<T, TransposedA>(a, group, k),
+                                           descriptor_b<T, TransposedB>(b, k), step > 0 || k > 0);
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
@@ -202,8 +215,8 @@ __device__ __forceinline__ void multiply_planes(Sm90Shared<T>& shared, const Sm9
 #pragma unroll
         for (int k = 0; k < T::kDepth; k += 16) {
           ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, some,
-                                               descriptor<T, TransposedA>(a + i * T::kBytesA, group * 64, k),
-                                               descriptor<T, TransposedB>(b + (order - i) * T::kBytesB, 0, k),
+                                               descriptor_a<T, TransposedA>(a + i * T::kBytesA, group, k),
+                                               descriptor_b<T, TransposedB>(b + (order - i) * T::kBytesB, k),
                                                !(order == T::kPlanes - 1 && i == 0 && k == 0));
         }
       }
