@@ -130,6 +130,11 @@ struct SeenBits {
               last_column = static_cast<int>(OwnKeys ? n.queries : n.keys) - 1;
     const uint8_t* const rows[2] = {of + (row < last_row ? row : last_row) * row_step,
                                     of + (row + 8 < last_row ? row + 8 : last_row) * row_step};
+    load(rows, column_step, column, last_column);
+  }
+  // Of rows g and g + 8, wherever they lie.
+  __device__ __forceinline__ void load(const uint8_t* const (&rows)[2], int64_t column_step, int column,
+                                       int last_column) {
     const int first = column + lane() % 4 * 2;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
@@ -149,6 +154,22 @@ struct SeenBits {
     }
   }
 };
+
+// Scores of columns that rows g and g + 8 do not see: those from ends[0] and ends[1] on, counted in the tile.
+template <int Count>
+__device__ __forceinline__ void mask_scores(float (&scores)[Count], const int (&ends)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int end = ends[half] - lane() % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < Count / 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if (8 * j + e >= end) scores[4 * j + 2 * half + e] = -INFINITY;
+      }
+    }
+  }
+}
 
 // Which tile of which head a block has: as many heads (of all samples) at a time as the L2 cache holds, and
 // of those the first tiles of all, then the second.
