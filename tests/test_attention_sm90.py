@@ -188,6 +188,18 @@ def test_values_that_are_not_finite_stay_in_their_rows(rng, value):
     assert_same_bits(case.out[:, :, rest], plain[:, :, rest])
 
 
+@pytest.mark.parametrize("value", [3e2, 1e4, 1e6, 4e17])
+@pytest.mark.parametrize("e", [64, 256])
+def test_large_scores(rng, value, e):
+    """Beyond 2^31, where roundings are many powers of 2, and beyond float32 once they are scaled. Between rows and
+    tiles that have some, others that have none; several near the largest."""
+    case = Case(rng, (1, 1, 1, 70, 400, e, 64), BF16, scale=8.0)
+    case.q[0, 0, 3], case.k[0, 0, 5], case.k[0, 0, 190], case.k[0, 0, 390] = value, value, 1.5 * value, -value
+    case.q[0, 0, 40], case.k[0, 0, 191:195] = case.q[0, 0, 3], case.k[0, 0, 190]
+    case.q[0, 0, 50] = -value
+    np.testing.assert_allclose(case.forward().astype("f4"), case.expected()[0], rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}, {"scale": 1e-60, "causal": True}],
