@@ -135,27 +135,39 @@ __device__ __forceinline__ void produce(Sm90Shared<T>& shared, const Sm90Problem
   }
 }
 
-// The descriptor of 16 k from `k` on, of the positions from `first` (a multiple of Box) on of a tile of
-// Length. Box: positions in a row, where the tile is transposed.
-template <class T, bool Transposed, int Length, int Box>
+// The descriptor of 16 k from `k` on, of the tile's positions from `first` (a multiple of 64) on.
+template <class T, bool Transposed>
 __device__ __forceinline__ uint64_t descriptor(uint32_t tile, int first, int k) {
-  constexpr int kRow = (Transposed ? Box : T::kBox) * 2;
-  constexpr auto kSwizzle = kRow == 128 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64;
   if constexpr (Transposed) {
-    return ptx::matrix_descriptor(tile + first * T::kDepth * 2 + k * kRow, T::kDepth * kRow, 8 * kRow,
-                                  kSwizzle);
+    return ptx::matrix_descriptor(tile + first * T::kDepth * 2 + k * 128, 64 * T::kDepth * 2, 1024,
+                                  ptx::MatrixSwizzle::bytes_128);
   } else {
-    return ptx::matrix_descriptor(tile + (k / T::kBox * Length + first) * kRow + k % T::kBox * 2, 0, 8 * kRow,
-                                  kSwizzle);
+    constexpr int kRow = T::kDepth * 2;
+    return ptx::matrix_descriptor(tile + first * kRow + k * 2, 0, 8 * kRow,
+                                  kRow == 128 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64);
   }
 }
+// Of a narrow box, of `rows` rows.
+template <class T>
+__device__ __forceinline__ uint64_t descriptor_of_box(uint32_t tile, int rows, int k) {
+  constexpr int kRow = T::kBox * 2;
+  return ptx::matrix_descriptor(tile + k / T::kBox * rows * kRow + k % T::kBox * 2, 0, 8 * kRow,
+                                ptx::MatrixSwizzle::bytes_64);
+}
+// Of the rows of a consumer in A, and of B, where boxes may be narrow.
 template <class T, bool Transposed>
 __device__ __forceinline__ uint64_t descriptor_a(uint32_t tile, int group, int k) {
-  return descriptor<T, Transposed, T::kRows, 64>(tile, group * 64, k);
+  if constexpr (T::kBoxes == 1 || Transposed) return descriptor<T, Transposed>(tile, group * 64, k);
+  else return descriptor_of_box<T>(tile + group * 64 * T::kBox * 2, T::kRows, k);
 }
 template <class T, bool Transposed>
 __device__ __forceinline__ uint64_t descriptor_b(uint32_t tile, int k) {
-  return descriptor<T, Transposed, T::kColumns, T::kBoxB>(tile, 0, k);
+  if constexpr (T::kBoxes == 1) return descriptor<T, Transposed>(tile, 0, k);
+  else if constexpr (!Transposed) return descriptor_of_box<T>(tile, T::kColumns, k);
+  else {
+    constexpr int kRow = T::kBoxB * 2;
+    return ptx::matrix_descriptor(tile + k * kRow, T::kDepth * kRow, 8 * kRow, ptx::MatrixSwizzle::bytes_64);
+  }
 }
 
 // Tells all blocks that copy into a stage that this warp has read it.
