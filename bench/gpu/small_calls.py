@@ -53,14 +53,16 @@ def main() -> None:
             module.seconds = 0.0
             cases = Cases(np.random.default_rng(len(called)), dtype if dtype != "bfloat16" else _bfloat16())
             getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
-            for part, family in (
-                ("matmul", "MATMUL"),
-                ("linear", "MATMUL"),
-                ("conv", "CONV"),
-                ("attention", "ATTENTION"),
+            for part, family, kernel in (
+                ("matmul", "MATMUL", "sm90"),
+                ("matmul", "MATMUL", "sm90_few"),
+                ("linear", "MATMUL", "sm90"),
+                ("linear", "MATMUL", "sm90_few"),
+                ("conv", "CONV", "sm90"),
+                ("attention", "ATTENTION", "sm90"),
             ):
                 if part in name:  # by Hopper's kernels, too, which small ones do not get
-                    os.environ[f"FASTDL_CUDA_{family}"] = "sm90"
+                    os.environ[f"FASTDL_CUDA_{family}"] = kernel
                     getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
                     del os.environ[f"FASTDL_CUDA_{family}"]
         else:
