@@ -23,10 +23,10 @@ void check_size(const AttentionProblem& p, const char* op) {
 }
 
 // Whether the copy engine can bring x: coordinates are 32 bits wide, and it goes neither backwards nor over
-// the same row again and again.
-bool can_map(const View& x) {
+// the same row again and again. `repeats`: one row may stand for all.
+bool can_map(const View& x, bool repeats = false) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 512, kLongest = int64_t{1} << 38;
-  bool can = x.shape[2] > 0 && x.shape[3] > 0 && (x.shape[2] == 1 || x.strides[2] > 0);
+  bool can = x.shape[2] > 0 && x.shape[3] > 0 && (x.shape[2] == 1 || x.strides[2] > 0 || repeats);
   for (int dim = 0; dim < 3; ++dim) {
     can = can && x.shape[dim] < kMost &&
           (x.shape[dim] == 1 || (x.strides[dim] >= 0 && x.strides[dim] < kLongest));
@@ -36,23 +36,28 @@ bool can_map(const View& x) {
 
 bool by_sm90(const AttentionProblem& p) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_ATTENTION");
-  const int features = sm90_features(p.e, p.ev);
-  const bool masks = !p.mask.data || (p.mask.dtype == DType::kBool && features <= 128);
-  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && features > 0 && masks &&
-         p.dropout == 0 && (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) &&
-         can_map(p.q) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
+  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && sm90_features(p.e, p.ev) > 0 &&
+         (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) && can_map(p.q) && can_map(p.k) &&
+         can_map(p.v) && sm90::is_hopper();
 }
 
 }  // namespace
 
-// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
-// times one that float32 has no room for is none.
 bool forward_by_sm90(const AttentionProblem& p) {
-  return by_sm90(p) && static_cast<float>(p.scale * kLog2e) > 0;
+  return by_sm90(p) && (!p.mask.data || p.mask.dtype == DType::kBool || can_map(p.mask, true));
 }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
   constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
-  return by_sm90(p) && p.queries < kMostQueries && !g.dmask.data && can_map(g.dout);
+  const bool masks = !p.mask.data || (p.mask.dtype == DType::kBool && sm90_features(p.e, p.ev) <= 128);
+  return by_sm90(p) && masks && p.dropout == 0 && p.queries < kMostQueries && can_map(g.dout);
+}
+
+// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
+// times one that float32 has no room for is none.
+Sm90Scores sm90_scores(const AttentionProblem& p) {
+  const bool positive = static_cast<float>(p.scale * kLog2e) > 0;
+  if (!positive || (p.mask.data && p.mask.dtype != DType::kBool)) return Sm90Scores::terms;
+  return p.mask.data || p.dropout > 0 ? Sm90Scores::bits : Sm90Scores::plain;
 }
 
 bool has_shared_memory(size_t bytes) {
