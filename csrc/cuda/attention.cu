@@ -34,30 +34,43 @@ bool can_map(const View& x, bool repeats = false) {
   return can;
 }
 
-bool by_sm90(const AttentionProblem& p) {
+// What all of Hopper's kernels take, whether `suited` or wanted anyway.
+bool by_sm90(const AttentionProblem& p, bool suited) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_ATTENTION");
   return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && sm90_features(p.e, p.ev) > 0 &&
-         (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) && can_map(p.q) && can_map(p.k) &&
-         can_map(p.v) && sm90::is_hopper();
+         (kernel == sm90::Wanted::always || suited) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
 }
+// Of all but few queries.
+bool tiles_by_sm90(const AttentionProblem& p) {
+  return can_map(p.q) && by_sm90(p, sm90_suits(p.queries, p.keys));
+}
+bool has_boolean_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype == DType::kBool; }
+bool has_added_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype != DType::kBool; }
 
 }  // namespace
-
-bool forward_by_sm90(const AttentionProblem& p) {
-  return by_sm90(p) && (!p.mask.data || p.mask.dtype == DType::kBool || can_map(p.mask, true));
-}
-bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
-  constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
-  const bool masks = !p.mask.data || (p.mask.dtype == DType::kBool && sm90_features(p.e, p.ev) <= 128);
-  return by_sm90(p) && masks && p.dropout == 0 && p.queries < kMostQueries && can_map(g.dout);
-}
 
 // The largest of products that a negative scale turns round is not that of the scores, and minus infinity
 // times one that float32 has no room for is none.
 Sm90Scores sm90_scores(const AttentionProblem& p) {
   const bool positive = static_cast<float>(p.scale * kLog2e) > 0;
-  if (!positive || (p.mask.data && p.mask.dtype != DType::kBool)) return Sm90Scores::terms;
-  return p.mask.data || p.dropout > 0 ? Sm90Scores::bits : Sm90Scores::plain;
+  if (!positive || has_added_mask(p)) return Sm90Scores::terms;
+  return has_boolean_mask(p) || p.dropout > 0 ? Sm90Scores::bits : Sm90Scores::plain;
+}
+
+bool forward_by_sm90(const AttentionProblem& p) {
+  return tiles_by_sm90(p) && (!has_added_mask(p) || can_map(p.mask, true));
+}
+bool decode_by_sm90(const AttentionProblem& p) {
+  const int64_t rows = p.group_size() * p.queries, keys = p.key_end(p.queries);
+  // Keys that would have to be copied first are read in place by multiply-adds, if they take so many rows.
+  const bool in_place = in_packs(p.k) && in_packs(p.v);
+  return p.queries < kSm90DecodeRows && sm90_scores(p) != Sm90Scores::terms && p.dropout == 0 &&
+         by_sm90(p, sm90_decode_suits(p.queries, rows, keys) && (in_place || rows > kMostDecodeRows));
+}
+bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
+  constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
+  return tiles_by_sm90(p) && !has_added_mask(p) && p.dropout == 0 &&
+         (!p.mask.data || sm90_features(p.e, p.ev) <= 128) && p.queries < kMostQueries && can_map(g.dout);
 }
 
 bool has_shared_memory(size_t bytes) {
