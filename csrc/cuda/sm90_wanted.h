@@ -6,7 +6,7 @@
 
 namespace fastdl::cuda::sm90 {
 
-// What a variable (FASTDL_CUDA_MATMUL, FASTDL_CUDA_CONV, FASTDL_CUDA_ATTENTION) asks for: the portable
+// What a variable (FASTDL_CUDA_MATMUL, ..._CONV, ..._ATTENTION, ..._RNN) asks for: the portable
 // kernels, Hopper's for every shape that they can compute, or, unset, what suits the shape.
 enum class Wanted { automatic, portable, always };
 
