@@ -33,8 +33,8 @@ class Plan(NamedTuple):
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     program = plan_program.build(tmp_path_factory.mktemp("plan"), SOURCE)
-    return lambda gates, hidden, batch, steps=100, directions=1, processors=H100: plan_program.run(
-        program, gates, hidden, steps, batch, directions, processors, plan=Plan
+    return lambda gates, hidden, batch, steps=100, directions=1, processors=H100: Plan(
+        *plan_program.numbers(program, gates, hidden, steps, batch, directions, processors)
     )
 
 

@@ -9,10 +9,13 @@ namespace fastdl::cuda {
 // (attention_config.h). FASTDL_CUDA_ATTENTION=portable keeps everything away from them, =sm90 gives them
 // every shape that they can compute.
 bool forward_by_sm90(const AttentionProblem& p);
+bool decode_by_sm90(const AttentionProblem& p);  // forward, of few queries
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g);
 
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse);
+template <class S>
+void attention_decode_sm90(Context* context, const AttentionProblem& p, float* lse);
 // terms: those of attention_row_terms, [batch, heads, padded][2], where padded is a multiple of
 // sm90_backward_queries().
 template <class S>
@@ -25,5 +28,9 @@ void attention_backward_sm90(Context* context, const AttentionProblem& p, const 
                                                    const AttentionGradients&, const float*, int64_t);
 FASTDL_ATTENTION_SM90_OF(extern, bfloat16)
 FASTDL_ATTENTION_SM90_OF(extern, float16)
+#define FASTDL_ATTENTION_DECODE_SM90_OF(linkage, S) \
+  linkage template void attention_decode_sm90<S>(Context*, const AttentionProblem&, float*);
+FASTDL_ATTENTION_DECODE_SM90_OF(extern, bfloat16)
+FASTDL_ATTENTION_DECODE_SM90_OF(extern, float16)
 
 }  // namespace fastdl::cuda

@@ -33,13 +33,17 @@ namespace fastdl::cuda {
 constexpr int kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
 constexpr int kMapBatchDims = 2;
 
-// A tile's shape in shared memory. E: the elements multiplied.
-template <class S, int Columns, int Planes>
+// A tile's shape in shared memory. E: the elements multiplied. Narrow: operands come in boxes half as wide,
+// rows of 64 bytes, of which a stage has twice as many.
+template <class S, int Columns, int Planes, bool Narrow = false>
 struct Sm90Tile {
   using E = std::conditional_t<sizeof(S) == 4, bfloat16, S>;
   static constexpr bool kSplit = sizeof(S) == 4;
   static constexpr int kRows = static_cast<int>(kSm90Rows), kColumns = Columns, kPlanes = Planes;
-  static constexpr int kDepth = kSplit ? 32 : 64;  // rows of 64 or 128 bytes along k
+  static constexpr int kDepth = kSplit ? 32 : 64;
+  static constexpr int kBox = Narrow ? 32 : kDepth;  // of k in a row of shared memory
+  static constexpr int kBoxes = kDepth / kBox;
+  static constexpr int kBoxB = Narrow ? 32 : 64;  // of columns in a row, where B is transposed
   static constexpr int kBytesA = kRows * kDepth * 2, kBytesB = kColumns * kDepth * 2;  // of one plane
   static constexpr int kStageBytes = Planes * (kBytesA + kBytesB);
   static constexpr int kStages = 192 * 1024 / kStageBytes;  // the rest is for the results
@@ -143,6 +147,28 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t tile, int first, int k) 
                                   kRow == 128 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64);
   }
 }
+// Of a narrow box, of `rows` rows.
+template <class T>
+__device__ __forceinline__ uint64_t descriptor_of_box(uint32_t tile, int rows, int k) {
+  constexpr int kRow = T::kBox * 2;
+  return ptx::matrix_descriptor(tile + k / T::kBox * rows * kRow + k % T::kBox * 2, 0, 8 * kRow,
+                                ptx::MatrixSwizzle::bytes_64);
+}
+// Of the rows of a consumer in A, and of B, where boxes may be narrow.
+template <class T, bool Transposed>
+__device__ __forceinline__ uint64_t descriptor_a(uint32_t tile, int group, int k) {
+  if constexpr (T::kBoxes == 1 || Transposed) return descriptor<T, Transposed>(tile, group * 64, k);
+  else return descriptor_of_box<T>(tile + group * 64 * T::kBox * 2, T::kRows, k);
+}
+template <class T, bool Transposed>
+__device__ __forceinline__ uint64_t descriptor_b(uint32_t tile, int k) {
+  if constexpr (T::kBoxes == 1) return descriptor<T, Transposed>(tile, 0, k);
+  else if constexpr (!Transposed) return descriptor_of_box<T>(tile, T::kColumns, k);
+  else {
+    constexpr int kRow = T::kBoxB * 2;
+    return ptx::matrix_descriptor(tile + k * kRow, T::kDepth * kRow, 8 * kRow, ptx::MatrixSwizzle::bytes_64);
+  }
+}
 
 // Tells all blocks that copy into a stage that this warp has read it.
 __device__ __forceinline__ void release(uint32_t empty, int cluster) {
@@ -166,9 +192,8 @@ __device__ __forceinline__ void multiply_sm90(Sm90Shared<T>& shared, const Sm90W
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < T::kDepth; k += 16) {
-      ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, sums,
-                                           descriptor<T, TransposedA>(a, group * 64, k),
-                                           descriptor<T, TransposedB>(b, 0, k), step > 0 || k > 0);
+      ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, sums, descriptor_a<T, TransposedA>(a, group, k),
+                                           descriptor_b<T, TransposedB>(b, k), step > 0 || k > 0);
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
@@ -202,8 +227,8 @@ __device__ __forceinline__ void multiply_planes(Sm90Shared<T>& shared, const Sm9
 #pragma unroll
         for (int k = 0; k < T::kDepth; k += 16) {
           ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, some,
-                                               descriptor<T, TransposedA>(a + i * T::kBytesA, group * 64, k),
-                                               descriptor<T, TransposedB>(b + (order - i) * T::kBytesB, 0, k),
+                                               descriptor_a<T, TransposedA>(a + i * T::kBytesA, group, k),
+                                               descriptor_b<T, TransposedB>(b + (order - i) * T::kBytesB, k),
                                                !(order == T::kPlanes - 1 && i == 0 && k == 0));
         }
       }
