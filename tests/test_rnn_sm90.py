@@ -104,9 +104,9 @@ def test_small_layers(rng, kind, hidden, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("hidden", [129, 161, 250, 256])
-def test_large_clusters(rng, kind, hidden):
-    Case(rng, kind, 3, 2, hidden).check()
+@pytest.mark.parametrize("hidden, batch", [(129, 7), (161, 2), (250, 1), (256, 9)])
+def test_large_clusters(rng, kind, hidden, batch):
+    Case(rng, kind, 3, batch, hidden).check()
 
 
 @pytest.mark.parametrize("kind", ["rnn_tanh", "rnn_relu"])
@@ -164,9 +164,10 @@ def test_like_the_portable_kernels(rng, portable, kind):
     """Whichever makes the reserve, and whichever reads it."""
     case = Case(rng, kind, 5, 9, 50, F16, directions=2, lengths=[5, 1, 2, 3, 4, 5, 5, 1, 2])
     ours, theirs = case.run(), portable(case.run)
-    assert any((a.view(np.uint16) != b.view(np.uint16)).any() for a, b in zip(ours, theirs, strict=True))
-    if kind == "rnn_relu":
+    if kind == "rnn_relu":  # its gradient jumps where rounding changes a sign
         ours, theirs = ours[:2], theirs[:2]
+    else:
+        assert any((a.view(np.uint16) != b.view(np.uint16)).any() for a, b in zip(ours, theirs, strict=True))
     for a, b in zip(ours, theirs, strict=True):
         a, b = a.astype("f8"), b.astype("f8")
         assert np.abs(a - b).max() <= 8 * ROUNDOFF[F16] * max(1, np.abs(b).max())

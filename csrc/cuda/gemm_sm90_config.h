@@ -17,7 +17,8 @@ struct Sm90Costs {
   static constexpr double kShare = 32;     // what one multiprocessor draws from it: half of what its port has
   static constexpr double kStart = 3500;   // a launch, and the first copies' way
   static constexpr double kLaunch = 5000;  // another kernel, which adds up parts
-  static constexpr double kEnd = 3000;     // of a tile of 128 rows: its results into memory
+  static constexpr double kEnd = 1000;     // of a tile: what no other products run beside
+  static constexpr double kLast = 3000;    // of the last one: all of it, and its results' way
 };
 
 // Tiles of matmul_sm90.cuh. clocks: of 64 (float32: 32) k, the longer of the tensor cores' and the shared
@@ -69,7 +70,7 @@ inline Sm90Plan sm90_plan(int64_t m, int64_t n, int64_t k, int64_t batch, int mu
                    cached = static_cast<double>(work * steps * tile.depth * element *
                                                 (kSm90Rows + tile.columns / plan.cluster)) /
                             Sm90Costs::kCache;
-      plan.clocks = Sm90Costs::kStart + std::max({computing, reading, cached});
+      plan.clocks = Sm90Costs::kStart + std::max({computing, reading, cached}) + Sm90Costs::kLast;
       if (plan.parts > 1) {  // each part is written and read
         plan.clocks +=
             Sm90Costs::kLaunch + static_cast<double>(plan.parts * m * n * batch * 8) / Sm90Costs::kCache;
@@ -128,7 +129,7 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
                shared = static_cast<double>(2 * rows * 128 + plan.few * 128 * (1 + rows / 64)) / 128;
   const double computing =
       static_cast<double>(rounds * each * (plan.k_each / kStep)) * std::max(products, shared);
-  plan.clocks = Sm90Costs::kStart + std::max(reading(blocks), computing) + Sm90Costs::kEnd;
+  plan.clocks = Sm90Costs::kStart + std::max(reading(blocks), computing) + Sm90Costs::kLast;
   if (plan.parts > 1) plan.clocks += Sm90Costs::kLaunch;
   return plan;
 }

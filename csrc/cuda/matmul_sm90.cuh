@@ -77,6 +77,7 @@ struct Sm90Work {
   int item, part;
   int batch[kMapBatchDims];
   int k_begin, steps;
+  bool first;  // of this block
 };
 
 // The tiles of a block, in an order in which blocks that run at the same time share rows of A and columns of
@@ -84,12 +85,12 @@ struct Sm90Work {
 template <class T>
 class Sm90Schedule {
  public:
-  __device__ __forceinline__ explicit Sm90Schedule(const Sm90Problem& p)
-      : p_(p), next_(blockIdx.x / static_cast<unsigned>(p.cluster)) {}
+  __device__ __forceinline__ explicit Sm90Schedule(const Sm90Problem& p) : p_(p), next_(begin()) {}
 
   __device__ __forceinline__ bool next(Sm90Work& w, int rank) {
     constexpr unsigned kGroup = 8;
     if (next_ >= p_.work) return false;
+    w.first = next_ == begin();
     const unsigned tile = next_ % p_.tiles, rest = next_ / p_.tiles, group = kGroup * p_.wide;
     next_ += gridDim.x / static_cast<unsigned>(p_.cluster);
     const unsigned first = tile / group * kGroup, inside = tile % group;
@@ -108,6 +109,8 @@ class Sm90Schedule {
   }
 
  private:
+  __device__ __forceinline__ unsigned begin() const { return blockIdx.x / static_cast<unsigned>(p_.cluster); }
+
   const Sm90Problem& p_;
   unsigned next_;
 };
@@ -177,6 +180,11 @@ __device__ __forceinline__ void release(uint32_t empty, int cluster) {
   else ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, static_cast<unsigned>(lane())));
 }
 
+// How far the first consumer is ahead of the second, which begins so much later: one's products run during
+// the other's end. Further ahead, too few stages would be left for copies under way.
+constexpr int kAhead = 2;
+constexpr int kBehind = 1 + kConsumers;  // the barrier for it; those before are the consumers' own
+
 // The sums of this warpgroup's 64 rows, 16-bit factors. The products of one stage run while those of the one
 // before are waited for.
 template <class T, bool TransposedA, bool TransposedB>
@@ -186,6 +194,8 @@ __device__ __forceinline__ void multiply_sm90(Sm90Shared<T>& shared, const Sm90W
                  full0 = ptx::shared_address(shared.full.data()),
                  empty0 = ptx::shared_address(shared.empty.data());
   uint32_t before = 0;
+  const int told = !w.first ? -1 : w.steps < kAhead ? w.steps - 1 : kAhead - 1;
+  if (w.first && group == 1) ptx::named_barrier(kBehind, kConsumers * kWarpgroup);
   for (int step = 0; step < w.steps; ++step) {
     const uint32_t a = stages + ring.stage * T::kStageBytes, b = a + T::kBytesA;
     ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
@@ -197,6 +207,7 @@ __device__ __forceinline__ void multiply_sm90(Sm90Shared<T>& shared, const Sm90W
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
+    if (group == 0 && step == told) ptx::named_barrier_arrive(kBehind, kConsumers * kWarpgroup);
     if (step > 0) release(before, cluster);
     before = empty0 + 8 * ring.stage;
     ring.advance();

@@ -4,26 +4,26 @@
 #pragma once
 
 #include "cuda/activation_inline.cuh"
-#include "cuda/device.cuh"
+#include "cuda/rnn_exchange.cuh"
 #include "fastdl/rnn.h"
 
 namespace fastdl::cuda {
 
-// Where a step's result goes: y, what the next product reads, and for sequences that end here the last state.
-// Each may be NULL.
+// Where a step's result goes: y, for the first next_rows sequences what the next product reads, and for
+// sequences that end here the last state. Each may be NULL.
 template <class S>
 struct StepOutput {
   S* y;
   int64_t y_stride;
   S* next;
-  int64_t next_stride;
+  int64_t next_stride, next_rows;
   S* last;
   int64_t last_stride, ends_from;  // sequences from ends_from on end with this step
 
   __device__ __forceinline__ void store(int64_t row, int64_t unit, compute_t<S> value) const {
     const S x = narrow<S>(value);
+    if (next && row < next_rows) publish(next + row * next_stride + unit, x);
     if (y) y[row * y_stride + unit] = x;
-    if (next) next[row * next_stride + unit] = x;
     if (last && row >= ends_from) last[row * last_stride + unit] = x;
   }
 };
@@ -267,21 +267,23 @@ struct BackwardCell {
     const T dh = sums[0] + b.dh;
     S* const dx = grad_x + row * grad_stride + unit;
     if (kind != FASTDL_RNN_LSTM && kind != FASTDL_RNN_GRU) {
-      dx[0] = narrow<S>(plain_gradient(kind, b.terms.kept, dh));
+      publish(dx, narrow<S>(plain_gradient(kind, b.terms.kept, dh)));
       return;
     }
     const bool lstm = kind == FASTDL_RNN_LSTM;
     T reaches = b.carry;
     const GateGradients<T> d = gate_gradients(lstm, b.terms, dh, reaches);
     carry[row * hidden + unit] = reaches;
-#pragma unroll
-    for (int i = 0; i < 3; ++i) dx[i * hidden] = narrow<S>(d.gate[i]);
     if (lstm) {
-      dx[3 * hidden] = narrow<S>(d.gate[3]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) publish(dx + i * hidden, narrow<S>(d.gate[i]));
     } else {
       S* const dr = grad_h + row * grad_stride + unit;
-      dr[0] = narrow<S>(d.gate[0]), dr[hidden] = narrow<S>(d.gate[1]);
-      dr[2 * hidden] = narrow<S>(d.recurrent);
+      const S d_reset = narrow<S>(d.gate[0]), d_update = narrow<S>(d.gate[1]);
+      publish(dr, d_reset);
+      publish(dr + hidden, d_update);
+      publish(dr + 2 * hidden, narrow<S>(d.recurrent));
+      dx[0] = d_reset, dx[hidden] = d_update, dx[2 * hidden] = narrow<S>(d.gate[2]);
     }
   }
 };

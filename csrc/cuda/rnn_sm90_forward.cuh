@@ -83,10 +83,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   if (threadIdx.x == 0) arrivals.start(places.steps);
   for (int i = static_cast<int>(threadIdx.x); i < shared.h.size(); i += Tile::kThreads) shared.h[i] = S{};
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); plan.has_first && i < Tile::kAll * sequences;
-       i += Tile::kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); dir.first && i < Tile::kAll * sequences; i += Tile::kThreads) {
     const int k = i / sequences, j = i % sequences, unit = units.at<Tile>(k);
-    if (unit >= 0) shared.h[matrix_place<Tile>(k, j)] = dir.states[(first + j) * plan.state_stride + unit];
+    if (unit >= 0) shared.h[matrix_place<Tile>(k, j)] = dir.first[(first + j) * plan.state + unit];
   }
 
   // Of a lane: its units (-1: none), sequences and what they have from step to step.
@@ -109,7 +108,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       const bool there = unit[j] >= 0 && sequence[e] < places.sequences;
-      h[j][e] = there && plan.has_first ? dir.states[sequence[e] * plan.state_stride + unit[j]] : S{};
+      h[j][e] = there && dir.first ? dir.first[sequence[e] * plan.state + unit[j]] : S{};
       state[j][e] = there && kGates == 4 ? dir.cell[sequence[e] * hidden + unit[j]] : 0.f;
     }
   }
@@ -150,7 +149,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       for (int e = 0; e < kEach; ++e) {
         now[j][e] = unit[j] >= 0 && sequence[e] < rows.batch;
         // A sequence that begins without h0 has nothing that may be multiplied, were it by infinite weights.
-        const bool begun = plan.has_first || sequence[e] < before.batch;
+        const bool begun = dir.first || sequence[e] < before.batch;
         const float (&x)[kGates] = inputs.x[j][e];
         if constexpr (kGates == 4) {
           float z[4], in[4];
