@@ -103,6 +103,7 @@ WRONG = {
     "missing_wait": r"read of bytes that a cp\.async still has in flight: 4 bytes of shared memory at offset \d+",
     "missing_barrier_after_wait": r"race in shared memory|read of bytes that a cp\.async still has in flight",
     "never_waited": r"ended with 1 cp\.async that it never waited for",
+    "unaligned_relaxed_load": r"ld\.v4: an address not aligned to 16 bytes",
     "unaligned_copy": r"cp\.async of 16 bytes: source or destination is not aligned",
     "past_shared": r"access outside shared memory: offset 524 of 512 bytes",
     "index_past_array": r"index 1[2-5]\d of a shared array of 128",
@@ -159,6 +160,8 @@ HOPPER_WRONG = {
     "wgmma_lanes_disagree": r"wgmma: the threads of a warp disagree on their products",
     "wgmma_early_release": rf"{IN_FLIGHT}|{RACE}",
     "cluster_block_has_ended": r"ld\.shared::cluster: the block whose shared memory it is has ended",
+    "store_async_not_expected": r"deadlock, .* at the mbarrier .* 1 of 1 arrivals missing, -8 bytes to come",
+    "store_async_to_two_blocks": r"st\.async: its address and its mbarrier have to be mapped to one block",
     "cluster_missing_wait": r"barrier\.cluster\.arrive twice without a wait",
     "cluster_one_does_not_come": r"deadlock, .* 63 threads at barrier\.cluster\.wait \(127 threads arrived\)",
 }

@@ -236,17 +236,22 @@ __global__ void __launch_bounds__(kDecodeThreads) attention_decode_combine(Decod
        at += static_cast<int64_t>(gridDim.x) * kDecodeThreads) {
     const int64_t line = at / width, c = at % width;
     if (c == p.n.ev && c > 0) continue;
-    DecodeRow<T, 1> total;
+    const T* const from = p.partial + line * (p.n.ev + 2);
+    const int64_t step = lines * (p.n.ev + 2);
+    // The maximum first: then no part waits for the one before, and loads of several are under way.
+    T high = -static_cast<T>(INFINITY), sum = 0, out = 0;
+#pragma unroll 8
+    for (int64_t part = 0; part < p.parts; ++part) high = Max{}(high, from[part * step + p.n.ev]);
+#pragma unroll 4
     for (int64_t part = 0; part < p.parts; ++part) {
-      const T* const from = p.partial + (part * lines + line) * (p.n.ev + 2);
-      DecodeRow<T, 1> other;
-      other.top = from[p.n.ev], other.sum = from[p.n.ev + 1];
-      if (c < p.n.ev) other.out[0] = from[c];
-      total.add(other);
+      const T* const of = from + part * step;
+      const T decay = softmax_decay(of[p.n.ev], high);
+      sum = fma(of[p.n.ev + 1], decay, sum);
+      if (c < p.n.ev) out = fma(of[c], decay, out);
     }
     const DecodeResult<S> result(whole, 0, line / p.n.queries / p.n.heads, line / p.n.queries % p.n.heads,
-                                 line % p.n.queries, total.top, total.sum);
-    result.put(c, total.out[0]);
+                                 line % p.n.queries, high, sum);
+    result.put(c, out);
     if (c == 0) result.put_sums();
   }
 }

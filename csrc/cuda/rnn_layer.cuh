@@ -8,6 +8,7 @@
 #include "cuda/gemm.h"
 #include "cuda/rnn.h"
 #include "cuda/rnn_resident.cuh"
+#include "cuda/rnn_sm90.h"
 
 namespace fastdl::cuda {
 
@@ -33,6 +34,13 @@ template <class T>
 void fill_zero(Context* context, T* data, int64_t n) {
   if (n > 0)
     check_cuda(cudaMemsetAsync(data, 0, static_cast<size_t>(n) * sizeof(T), stream_of(context)), "rnn");
+}
+
+// As what blocks of one kernel are to hand to each other begins (rnn_exchange.cuh).
+template <class S>
+void fill_unset(Context* context, S* data, int64_t n) {
+  if (sizeof(S) < 8 && n > 0)
+    check_cuda(cudaMemsetAsync(data, 0xFF, static_cast<size_t>(n) * sizeof(S), stream_of(context)), "rnn");
 }
 
 // A copy, or a conversion where the dtypes differ.
@@ -87,6 +95,9 @@ void layer_dropout(Context* context, const RnnShape& s, int64_t layer, int64_t r
 template <class S, class Steps, class Then>
 void each_step(Context* context, const Steps& plan, const RnnPlaces& device, const RnnPlaces& host,
                int64_t directions, bool alone, Then&& then) {
+  if constexpr (sizeof(S) == 2) {
+    if (alone && steps_by_cluster(context, plan, device, directions)) return;
+  }
   if constexpr (sizeof(S) < 8) {
     if (alone && all_steps<S>(context, plan, device, directions)) return;
   }
