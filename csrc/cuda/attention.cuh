@@ -165,7 +165,7 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
     one_pass = by_sm90 && backward_in_one_pass(p);
   }
   const int features = sm90_features(p.e, p.ev);
-  const int64_t each = one_pass  ? sm90_one_pass_queries(features)
+  const int64_t each = one_pass  ? kOnePassQueries
                        : by_sm90 ? sm90_backward_queries(features)
                                  : 1,
                 padded = (p.queries + each - 1) / each * each, rows = p.batch * p.heads * padded;

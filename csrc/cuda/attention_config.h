@@ -34,8 +34,9 @@ constexpr int sm90_backward_queries(int features) {
   return features <= 64 ? 96 : features <= 96 ? 80 : features <= 192 ? 64 : 32;
 }
 
-// The same of blocks that make dQ as well (attention_sm90_one_pass.cuh): whole left factors of 64 rows.
-constexpr int sm90_one_pass_queries(int features) { return features <= 64 ? 128 : 64; }
+// The same of blocks that make dQ as well (attention_sm90_one_pass.cuh), whose rows they are in a product:
+// registers do not hold twice as many.
+constexpr int kOnePassQueries = 64;
 
 // How many of `heads` (of queries, of all samples) blocks work on at a time: those whose keys and values, of
 // `features` together, fit into 32 of the 50 MiB of L2 cache, of 16-bit elements.

@@ -17,7 +17,7 @@ bool backward_in_one_pass(const AttentionProblem& p);
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse);
 // terms: those of attention_row_terms, [batch, heads, padded][2], where padded is a multiple of
-// sm90_backward_queries(), or of sm90_one_pass_queries().
+// sm90_backward_queries(), or of kOnePassQueries.
 template <class S>
 void attention_two_passes_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                                const float* terms, int64_t padded);

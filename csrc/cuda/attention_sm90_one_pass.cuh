@@ -18,10 +18,12 @@ struct OnePassSm90Shape {
   // The last queries first: where blocks that own later keys see fewer queries, they begin together.
   static constexpr bool kQueries = true, kLastFirst = true;
   static constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup, kRows = 64 * kConsumers;
-  static constexpr int kStream = sm90_one_pass_queries(D);
+  static constexpr int kStream = kOnePassQueries;
   using Own = Sm90RowTile<D, kRows>;
   using Stream = Sm90RowTile<D, kStream>;
   using Gradients = Sm90RowTile<kStream, kRows>;  // dS^T
+  // Features of dQ at a time: sums of 128 do not fit into registers beside those of dK and dV.
+  static constexpr int kWide = D == 128 ? 64 : D;
   static constexpr int kTerms = 2 * kStream, kQuerySums = kStream * D;
   static constexpr int kOwnBytes = 2 * Own::kBytes, kStageBytes = 2 * Stream::kBytes + 4 * kTerms;
   static constexpr int kFit =
@@ -84,34 +86,32 @@ struct QuerySums {
   __device__ __forceinline__ void add(int step, int row, int head) const {
     using Gradients = typename Shape::Gradients;
     if (step % 2 != group) return;
-    constexpr int kTiles = Shape::kStream / 64;
+    constexpr int kWide = Shape::kWide;
     const uint32_t gradients = ptx::shared_address(shared.gradients.data()) + step % 2 * Gradients::kBytes,
                    keys = ptx::shared_address(shared.x1.data());
-    float sums[kTiles][D / 2];
     ptx::named_barrier(barrier(step), kAll);
     ptx::wgmma_wait<1>();  // dV: its factors' registers
-    ptx::wgmma_fence();
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
+    for (int feature = 0; feature < D; feature += kWide) {
+      float sums[kWide / 2];
+      ptx::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < Shape::kRows; k += 16) {
-        ptx::wgmma<true, true>(H{}, sums[tile], Gradients::across(gradients + tile * Gradients::kBoxBytes, k),
-                               Shape::Own::across(keys, k), k > 0);
+        ptx::wgmma<true, true>(
+            H{}, sums, Gradients::across(gradients, k),
+            Shape::Own::across(keys + feature / Shape::Own::kChunk * Shape::Own::kBoxBytes, k), k > 0);
       }
-    }
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    ptx::mbarrier_wait(ptx::shared_address(shared.empty_sums.at(group)), step / 2 % 2 ^ 1u);
-    // As the threads hold them, four sums of each at a time.
-    float* const to = shared.query_sums.at(group * Shape::kQuerySums + threadIdx.x % kWarpgroup * 4);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_results(sums);
+      if (feature == 0)
+        ptx::mbarrier_wait(ptx::shared_address(shared.empty_sums.at(group)), step / 2 % 2 ^ 1u);
+      // As the threads hold them, four sums of each at a time.
+      float* const to = shared.query_sums.at(group * Shape::kQuerySums + threadIdx.x % kWarpgroup * 4);
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      ptx::wgmma_results(sums[tile]);
-#pragma unroll
-      for (int i = 0; i < D / 2; i += 4) {
-        const float* const four = sums[tile] + i;
-        shared_store(to + tile * 64 * D + i * kWarpgroup,
-                     Pack<float, 4>{{four[0], four[1], four[2], four[3]}});
+      for (int i = 0; i < kWide / 2; i += 4) {
+        shared_store(to + 64 * feature + i * kWarpgroup,
+                     Pack<float, 4>{{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]}});
       }
     }
     if (threadIdx.x % kWarpgroup == 0) {
@@ -209,16 +209,14 @@ __global__ void __launch_bounds__(OnePassSm90Shape<D>::kThreads, 1)
 // dQ from its sums: a block rounds 64 queries of a head.
 template <class H, int D>
 __global__ void __launch_bounds__(kWarpgroup) attention_query_gradients(OnePassSm90<H> p, Sm90Results dq) {
-  using Tile = Sm90RowTile<D, 64>;
-  constexpr int kTiles = sm90_one_pass_queries(D) / 64;
+  using Tile = Sm90RowTile<D, kOnePassQueries>;
   auto& shared = shared_memory<SharedArray<uint16_t, Tile::kElements>>();
-  const int tiles = (dq.rows + 63) / 64, heads = static_cast<int>(p.common.n.heads),
+  const int tiles = p.query_tiles, heads = static_cast<int>(p.common.n.heads),
             block = static_cast<int>(blockIdx.x);
   const int tile = block % tiles, head = block / tiles % heads, b = block / tiles / heads;
-  const bool any = !p.common.seen.data || p.seen_keys.count(b, head, tile / kTiles) > 0;
-  const float* const from = p.query_sums +
-                            (p.query_tile(b, head, tile / kTiles) * kTiles + tile % kTiles) * 64 * D +
-                            threadIdx.x * 4;
+  const bool any = !p.common.seen.data || p.seen_keys.count(b, head, tile) > 0;
+  const float* const from =
+      p.query_sums + p.query_tile(b, head, tile) * OnePassSm90Shape<D>::kQuerySums + threadIdx.x * 4;
   float sums[D / 2];
 #pragma unroll
   for (int i = 0; i < D / 2; i += 4) {
@@ -228,7 +226,7 @@ __global__ void __launch_bounds__(kWarpgroup) attention_query_gradients(OnePassS
     for (int e = 0; e < 4; ++e) sums[i + e] = four.at[e];
   }
   const float scale[2] = {p.common.scale, p.common.scale};
-  store_results<H, Tile>(shared.data(), warp() * 16, dq, b, head, tile * 64, sums, scale);
+  store_results<H, Tile>(shared.data(), warp() * 16, dq, b, head, tile * kOnePassQueries, sums, scale);
 }
 
 template <class H, int D>
@@ -259,9 +257,8 @@ void launch_attention_one_pass(Context* context, const AttentionProblem& p, cons
   launch(context, FASTDL_KERNEL(attention_backward_one_pass<H, D>),
          {a.common.order.blocks(), Shape::kThreads, sizeof(OnePassSm90Shared<Shape>)}, a);
   launch(context, FASTDL_KERNEL(attention_query_gradients<H, D>),
-         {static_cast<unsigned>((p.queries + 63) / 64 * p.heads * p.batch), kWarpgroup,
-          sizeof(uint16_t) * 64 * D},
-         a, Sm90Results(g.dq));
+         {static_cast<unsigned>(all), kWarpgroup, sizeof(uint16_t) * kOnePassQueries * D}, a,
+         Sm90Results(g.dq));
 }
 
 template <class S>
