@@ -146,6 +146,19 @@ HOPPER = {
     "wgmma_float16_transposed": lambda rng: _whole(rng, "float16"),
     "wgmma_float16_rows_of_64": lambda rng: _whole(rng, "float16"),
     "wgmma_bfloat16_rows_of_32": lambda rng: _whole(rng, "bfloat16"),
+    **{
+        f"wgmma_{name}": lambda rng, name=name: _whole(rng, name.split("_")[0])
+        for name in (
+            "bfloat16_8_columns",
+            "float16_8_columns_transposed",
+            "float16_16_columns",
+            "bfloat16_16_columns_rows_of_32",
+            "bfloat16_32_columns_rows_of_64",
+            "bfloat16_left_in_registers_8_columns",
+            "float16_left_in_registers_16_columns",
+            "bfloat16_left_in_registers_32_columns",
+        )
+    },
     "mma_warpgroup_bfloat16": lambda rng: _ordinary(rng, "bfloat16"),
     "mma_warpgroup_float16": lambda rng: _ordinary(rng, "float16"),
     "wgmma_tfloat32": lambda rng: _whole(rng, "tfloat32"),

@@ -4,48 +4,12 @@ On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute ca
 import itertools
 
 import devices
-import ml_dtypes
 import numpy as np
 import pytest
 from hopper import kernel_choice
-
-sim = devices.cuda_kernels()
-
-BFLOAT16 = ml_dtypes.bfloat16
-NONE, RELU, GELU = 0, 1, 7
-
+from matmul_case import BFLOAT16, GELU, NONE, RELU, check, matrix, product, sim, wide
 
 sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL")
-
-
-def product(a, b, bias=None, residual=None, out=None, alpha=1.0, beta=0.0, activation=NONE):
-    if out is None:
-        out = np.full(
-            (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), np.nan, a.dtype
-        )
-    sim.matmul(a, b, bias, residual, out, alpha, beta, activation, 0.0, 0.0)
-    return out
-
-
-def wide(x):
-    return x.astype(np.float64)
-
-
-def check(c, a, b, expected=None):
-    """Sums in float32 rounded once to the type of c: an error of half an ulp, and of the sums' own."""
-    eps = 2.0**-24 if c.dtype == np.float32 else float(ml_dtypes.finfo(c.dtype).eps) / 2
-    scale = np.abs(wide(a)) @ np.abs(wide(b))
-    expected = wide(a) @ wide(b) if expected is None else expected
-    np.testing.assert_array_less(
-        np.abs(wide(c) - expected), eps * np.abs(expected) * 1.01 + 2.0**-18 * scale + 1e-30
-    )
-
-
-def matrix(rng, dtype, rows, columns, transposed, padding=0):
-    """Random numbers, contiguous along rows or columns, whose rows in memory are `padding` elements further apart."""
-    if transposed:
-        return matrix(rng, dtype, columns, rows, False, padding).swapaxes(-1, -2)
-    return rng.standard_normal((rows, columns + padding)).astype(dtype)[:, :columns]
 
 
 @pytest.mark.parametrize("transposed", list(itertools.product([False, True], repeat=2)))

@@ -103,6 +103,7 @@ WRONG = {
     "missing_wait": r"read of bytes that a cp\.async still has in flight: 4 bytes of shared memory at offset \d+",
     "missing_barrier_after_wait": r"race in shared memory|read of bytes that a cp\.async still has in flight",
     "never_waited": r"ended with 1 cp\.async that it never waited for",
+    "unaligned_relaxed_load": r"ld\.v4: an address not aligned to 16 bytes",
     "unaligned_copy": r"cp\.async of 16 bytes: source or destination is not aligned",
     "past_shared": r"access outside shared memory: offset 524 of 512 bytes",
     "index_past_array": r"index 1[2-5]\d of a shared array of 128",

@@ -36,25 +36,35 @@ bool can_map(const View& x) {
   return can;
 }
 
-bool by_sm90(const AttentionProblem& p) {
+// What all of Hopper's kernels take, whether `suited` or wanted anyway.
+bool by_sm90(const AttentionProblem& p, bool suited) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_ATTENTION");
-  const int features = sm90_features(p.e, p.ev);
-  const bool masks = !p.mask.data || (p.mask.dtype == DType::kBool && features <= 128);
-  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && features > 0 && masks &&
-         p.dropout == 0 && (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) &&
-         can_map(p.q) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
+  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && sm90_features(p.e, p.ev) > 0 &&
+         (!p.mask.data || p.mask.dtype == DType::kBool) && p.dropout == 0 &&
+         (kernel == sm90::Wanted::always || suited) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
 }
+// Of all but few queries.
+bool tiles_by_sm90(const AttentionProblem& p) {
+  return (!p.mask.data || sm90_features(p.e, p.ev) <= 128) && can_map(p.q) &&
+         by_sm90(p, sm90_suits(p.queries, p.keys));
+}
+// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
+// times one that float32 has no room for is none.
+bool scales_by_sm90(const AttentionProblem& p) { return static_cast<float>(p.scale * kLog2e) > 0; }
 
 }  // namespace
 
-// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
-// times one that float32 has no room for is none.
-bool forward_by_sm90(const AttentionProblem& p) {
-  return by_sm90(p) && static_cast<float>(p.scale * kLog2e) > 0;
+bool forward_by_sm90(const AttentionProblem& p) { return tiles_by_sm90(p) && scales_by_sm90(p); }
+bool decode_by_sm90(const AttentionProblem& p) {
+  const int64_t rows = p.group_size() * p.queries, keys = p.key_end(p.queries);
+  // Keys that would have to be copied first are read in place by multiply-adds, if they take so many rows.
+  const bool in_place = in_packs(p.k) && in_packs(p.v);
+  return p.queries < kSm90DecodeRows && scales_by_sm90(p) &&
+         by_sm90(p, sm90_decode_suits(p.queries, rows, keys) && (in_place || rows > kMostDecodeRows));
 }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
   constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
-  return by_sm90(p) && p.queries < kMostQueries && !g.dmask.data && can_map(g.dout);
+  return tiles_by_sm90(p) && p.queries < kMostQueries && !g.dmask.data && can_map(g.dout);
 }
 
 bool backward_in_one_pass(const AttentionProblem& p) {

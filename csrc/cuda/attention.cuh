@@ -76,6 +76,7 @@ void forward_by_tensor_cores(Context* context, const AttentionProblem& p, comput
 template <class S>
 void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse) {
   if constexpr (sizeof(S) == 2) {
+    if (decode_by_sm90(p)) return attention_decode_sm90<S>(context, p, lse);
     if (forward_by_sm90(p)) return attention_forward_sm90<S>(context, p, lse);
   }
   const DecodePlan plan = decode_plan(p.group_size() * p.queries, p.batch * p.groups, p.key_end(p.queries),

@@ -74,14 +74,16 @@ struct DecodePlan {
   int64_t parts, keys_each;
 };
 
+// Up to two rounds of rows memory decides; beyond, the products do.
+constexpr int64_t kMostDecodeRows = 8;
+
 // `rows`: queries of all heads of a group; `pairs`: samples times groups; `keys` that are seen; `most_rows`
 // of a block: what its registers hold.
 inline DecodePlan decode_plan(int64_t rows, int64_t pairs, int64_t keys, int64_t e, int64_t ev,
                               int64_t most_rows, int multiprocessors) {
-  // Up to two rounds of rows memory decides; beyond, the products do.
-  constexpr int64_t kMostRows = 8, kMostFeatures = 256;
+  constexpr int64_t kMostFeatures = 256;
   DecodePlan plan{};
-  plan.fits = rows <= kMostRows && std::max(e, ev) <= kMostFeatures;
+  plan.fits = rows <= kMostDecodeRows && std::max(e, ev) <= kMostFeatures;
   if (!plan.fits) return plan;
   plan.team = 8;
   while (plan.team * 8 < std::max(e, ev)) plan.team *= 2;
@@ -96,6 +98,48 @@ inline DecodePlan decode_plan(int64_t rows, int64_t pairs, int64_t keys, int64_t
   plan.keys_each =
       std::max<int64_t>(1, (keys + std::max<int64_t>(1, wanted) - 1) / std::max<int64_t>(1, wanted));
   plan.parts = std::max<int64_t>(1, (keys + plan.keys_each - 1) / plan.keys_each);
+  return plan;
+}
+
+// Few queries on Hopper (attention_sm90_decode.cuh): rows of a block, what a wgmma multiplies at least, and
+// keys of a step, as many as registers have room for scores of beside the results, in two blocks.
+constexpr int kSm90DecodeRows = 64, kSm90DecodeKeys = 64;
+// Blocks of a multiprocessor: what registers and two rings leave room for.
+constexpr int sm90_decode_blocks(int features) { return features <= 128 ? 2 : 1; }
+
+// Whether that is the better kernel, `rows` and `keys` as below. From 64 queries on, the forward kernel reads
+// keys less often. One row is bound by memory with multiply-adds, too, which take less to begin and to end;
+// of four rows they take half of the clocks that memory leaves, of more all. (Counted, until a GPU says.)
+inline bool sm90_decode_suits(int64_t queries, int64_t rows, int64_t keys) {
+  return queries < 64 && rows > 1 && keys >= 64;
+}
+
+// How it cuts the keys: whole tiles, so that no two parts bring the same one. Two blocks run on every
+// multiprocessor. Counted in tiles, a block takes one for its start and end, which no copies overlap, so a
+// round over the multiprocessors takes tiles_each + 1; putting parts together takes a launch, about as long
+// as one tile, and a sixteenth for each part, as they are read one after the other.
+inline DecodePlan sm90_decode_plan(int64_t rows, int64_t pairs, int64_t keys, int features,
+                                   int multiprocessors) {
+  constexpr int64_t kMostParts = 128, kMostRounds = 4;
+  const auto pieces = [](int64_t n, int64_t each) { return (n + each - 1) / each; };
+  const int64_t tiles = std::max<int64_t>(1, pieces(keys, kSm90DecodeKeys));
+  DecodePlan plan{};
+  plan.fits = true;
+  plan.rows_each = kSm90DecodeRows;
+  plan.row_groups = pieces(rows, plan.rows_each);
+  const int64_t blocks = std::max<int64_t>(1, pairs * plan.row_groups),
+                places = sm90_decode_blocks(features) * multiprocessors;
+  int64_t least = 0;
+  for (int64_t parts = 1; parts <= std::min({tiles, kMostParts, 1 + kMostRounds * places / blocks});
+       ++parts) {
+    const int64_t each = pieces(tiles, parts);
+    if (pieces(tiles, each) < parts) continue;  // the cut of fewer
+    const int64_t together = parts > 1 ? 16 + parts : 0,
+                  cost = pieces(blocks * parts, places) * (each + 1) * 16 + together;
+    if (parts > 1 && cost >= least) continue;
+    least = cost;
+    plan.parts = parts, plan.keys_each = each * kSm90DecodeKeys;
+  }
   return plan;
 }
 

@@ -111,23 +111,6 @@ struct Turns {
   }
 };
 
-// Scores of keys from `key` on that queries `row` and `row` + 8 do not see.
-template <int Count>
-__device__ __forceinline__ void mask_scores(float (&scores)[Count], const AttentionExtents& n, int row,
-                                            int key) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int end = static_cast<int>(n.key_end(row + 8 * half + 1)) - key - lane() % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < Count / 4; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        if (8 * j + e >= end) scores[4 * j + 2 * half + e] = -INFINITY;
-      }
-    }
-  }
-}
-
 template <class H, int D, class Shape>
 __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
                                         const ForwardSm90Work& w, int group) {
@@ -179,7 +162,10 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
     if (Shape::kMasks && p.mask.data) bits.template load<false>(p.mask, p.n, w.b, w.head, row, key);
   };
   const auto soften = [&](Scores& scores, const Bits& bits, int key) {  // scores become weights
-    if (p.n.key_end(w.first + group * 64 + 1) < key + kKeys) mask_scores(scores, p.n, row, key);
+    if (p.n.key_end(w.first + group * 64 + 1) < key + kKeys) {
+      mask_scores(scores, {static_cast<int>(p.n.key_end(row + 1)) - key,
+                           static_cast<int>(p.n.key_end(row + 9)) - key});
+    }
     if (Shape::kMasks && p.mask.data) bits.apply(scores, -INFINITY);
     rows.update(scores, p.scale2, decay);
   };

@@ -130,6 +130,11 @@ struct SeenBits {
               last_column = static_cast<int>(OwnKeys ? n.queries : n.keys) - 1;
     const uint8_t* const rows[2] = {of + (row < last_row ? row : last_row) * row_step,
                                     of + (row + 8 < last_row ? row + 8 : last_row) * row_step};
+    load(rows, column_step, column, last_column);
+  }
+  // Of rows g and g + 8, wherever they lie.
+  __device__ __forceinline__ void load(const uint8_t* const (&rows)[2], int64_t column_step, int column,
+                                       int last_column) {
     const int first = column + lane() % 4 * 2;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
@@ -149,6 +154,22 @@ struct SeenBits {
     }
   }
 };
+
+// Scores of columns that rows g and g + 8 do not see: those from ends[0] and ends[1] on, counted in the tile.
+template <int Count>
+__device__ __forceinline__ void mask_scores(float (&scores)[Count], const int (&ends)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int end = ends[half] - lane() % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < Count / 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if (8 * j + e >= end) scores[4 * j + 2 * half + e] = -INFINITY;
+      }
+    }
+  }
+}
 
 // Which tile of which head a block has: as many heads (of all samples) at a time as the L2 cache holds, and
 // of those the first tiles of all, then the second.
@@ -186,6 +207,7 @@ struct Sm90SoftmaxRows {
   // Products become weights; decay is by what earlier sums have to shrink.
   template <int Count>
   __device__ __forceinline__ void update(float (&scores)[Count], float scale2, float (&decay)[2]) {
+    float shift[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       // A NaN need not win here: it shows in the weight, and so in the sum.
@@ -196,22 +218,44 @@ struct Sm90SoftmaxRows {
         high = fmaxf(high, fmaxf(two[0], two[1]));
       }
       high = row_reduce(high, [](float a, float b) { return fmaxf(a, b); });
-      // Rounded as the shift before was: as one multiply-add, sums would shrink or grow with every tile.
-      const float shift = softmax_shift(__fmul_rn(high, scale2));
-      decay[half] = ptx::fast_exp2(__fmul_rn(top[half], scale2) - shift);
-      top[half] = high;
+      // The earlier maximum is rounded as this one: as one multiply-add, sums would shrink or grow with
+      // every tile.
+      shift[half] = softmax_shift(__fmul_rn(high, scale2));
+      decay[half] = top[half], top[half] = high;
+    }
+    if (__any_sync(kAllLanes, large(shift[0]) || large(shift[1]))) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float from = large(shift[half]) ? top[half] : 0.0f;
+        if (large(shift[half])) shift[half] = 0;
+        decay[half] -= from;
+#pragma unroll
+        for (int j = 0; j < Count / 4; ++j) {
+          float* const two = scores + 4 * j + 2 * half;
+          two[0] -= from, two[1] -= from;
+        }
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      decay[half] = ptx::fast_exp2(__fmul_rn(decay[half], scale2) - shift[half]);
       float tile = 0;
 #pragma unroll
       for (int j = 0; j < Count / 4; ++j) {
         float* const two = scores + 4 * j + 2 * half;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) two[e] = ptx::fast_exp2(fmaf(two[e], scale2, -shift));
+        for (int e = 0; e < 2; ++e) two[e] = ptx::fast_exp2(fmaf(two[e], scale2, -shift[half]));
         tile += two[0] + two[1];
       }
       sum[half] = fmaf(sum[half], decay[half], tile);
     }
   }
   __device__ __forceinline__ float total(int half) const { return row_reduce(sum[half], Sum{}); }
+
+ private:
+  // Beyond, the rounding of a shift shows in results, and from 2^31 on is more than float32's range of
+  // exponents: there the maximum is subtracted before the scores are scaled.
+  __device__ static __forceinline__ bool large(float shift) { return fabsf(shift) > 4096; }
 };
 
 // Where results go.

@@ -96,7 +96,7 @@ bool packs(const ConvImage<S>& x) {
 
 template <class S>
 void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in, const View& weight,
-                 const ConvEnd<S>& end, bool data_gradient) {
+                 const ConvEnd<S>& end, bool data_gradient, const MergedTaps* merged) {
   std::vector<ConvLattice> lattices;
   if (data_gradient) lattices = data_lattices(g);
   else lattices.push_back(forward_lattice(g));
@@ -111,6 +111,7 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.padded = static_cast<int32_t>(in.padded());
   p.images = g.n;
   p.columns = data_gradient ? g.c_per_group() : g.o_per_group();
+  p.merged = merged != nullptr;
   p.holes = data_gradient;
   const ConvImage<const S> w(weight);  // its axes are O, C and the taps
   ConvPack<S> pack{w.data,
@@ -118,6 +119,7 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
                    data_gradient ? w.c_step : w.n_step,
                    data_gradient ? w.n_step : w.c_step,
                    {w.step[0], w.step[1], w.step[2]},
+                   merged ? *merged : MergedTaps{p.channels, p.padded},
                    nullptr};
   const int64_t taps = lattices.back().first_tap + lattices.back().taps();
   p.weights_row = taps * p.padded;
@@ -136,7 +138,7 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
     std::optional<Workspace> space;
     p.lattices = static_cast<int32_t>(std::min<size_t>(lattices.size(), kMostLattices));
     std::copy_n(lattices.begin(), p.lattices, p.lattice);
-    const bool packed = lattices.size() != 1 || !in_gather_order(p, pack, taps);
+    const bool packed = merged || lattices.size() != 1 || !in_gather_order(p, pack, taps);
     if (packed) {
       space.emplace(context, static_cast<size_t>(p.groups * p.columns * p.weights_row) * sizeof(S));
       pack.to = space->template as<S>();
@@ -191,7 +193,7 @@ void launch_weight(Context* context, const ConvWeight<S>& p, const GemmPlan& pla
 
 template <class S>
 void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in, const GroupedImage& grad,
-                 const View& grad_weight) {
+                 const View& grad_weight, const MergedTaps* merged) {
   using T = compute_t<S>;
   ConvWeight<S> p{};
   const ConvImage<const S> dy = grad.image<S>();
@@ -199,6 +201,7 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.lattice = forward_lattice(g);
   for (int i = 0; i < 3; ++i) p.in_size[i] = static_cast<int32_t>(g.in[i]);
   p.channels = static_cast<int32_t>(g.c_per_group()), p.padded = static_cast<int32_t>(in.padded());
+  p.merged = merged ? *merged : MergedTaps{p.channels, p.padded};
   p.image = Divisor(g.out[0] * g.out[1] * g.out[2]);
   p.plane = Divisor(g.out[1] * g.out[2]), p.line = Divisor(g.out[2]);
   p.rows = g.o_per_group(), p.columns = g.taps() * p.padded;
@@ -222,7 +225,8 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
     const Workspace partial(context, static_cast<size_t>(plan.parts * size) * sizeof(T));
     p.partial = partial.as<T>();
     launch_weight(context, p, plan);
-    finish_weight<S>(context, share, {p.partial, plan.parts, size, group, p.columns, p.padded, 1}, out);
+    finish_weight<S>(context, share, p.merged, {p.partial, plan.parts, size, group, p.columns, p.padded, 1},
+                     out);
     p.grad.data += p.groups * p.grad_group_step;
     p.in.data += p.groups * p.in.group_step;
     out.data = out.as<S>() + share.o * out.strides[0];

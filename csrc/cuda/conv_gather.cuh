@@ -21,6 +21,7 @@ struct ConvGather {
   const S* weights;          // [group][column][tap of all lattices][padded]
   int64_t weights_row;
   int64_t images, columns, groups;
+  bool merged;            // taps of some axes are channels, as Hopper's kernel wants it
   bool holes;             // what lies outside does not exist; else it is a zero, and 0 * Inf counts
   int64_t k_each;         // of a split along k: how much of it a block sums up
   int64_t most_rows;      // of all lattices
@@ -346,6 +347,7 @@ template <class S>
 struct ConvPack {
   const S* from;
   int64_t group_step, column_step, channel_step, tap_step[3];
+  MergedTaps merged;
   S* to;
 };
 template <class S>
@@ -361,13 +363,17 @@ __global__ void __launch_bounds__(256)
     int lattice = 0;
     while (tap >= p.lattice[lattice].taps()) tap -= p.lattice[lattice++].taps();
     const ConvAxis(&axis)[3] = p.lattice[lattice].axis;
-    int64_t from = group * w.group_step + column * w.column_step + channel * w.channel_step;
+    const int64_t c = channel % w.merged.places;
+    int64_t merged = channel / w.merged.places;
+    int64_t from = group * w.group_step + column * w.column_step + c * w.channel_step;
     for (int a = 2; a >= 0; --a) {
-      from += (axis[a].slot + tap % axis[a].taps * axis[a].slot_step) * w.tap_step[a];
+      from += (axis[a].slot + tap % axis[a].taps * axis[a].slot_step + merged % w.merged.kernel[a]) *
+              w.tap_step[a];
       tap /= axis[a].taps;
+      merged /= w.merged.kernel[a];
     }
     w.to[(group * p.columns + column) * p.weights_row + at * p.padded + channel] =
-        channel < p.channels ? w.from[from] : narrow<S>(0);
+        c < w.merged.channels && merged == 0 ? w.from[from] : narrow<S>(0);
   }
 }
 

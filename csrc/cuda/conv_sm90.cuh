@@ -38,6 +38,21 @@ PixelSource in_planes(const P& p, int64_t images, int planes) {
   return s;
 }
 
+// An axis of one tap that meets all of it may be said to be longer, so that its corners are those of the
+// others.
+inline void equal_corners(Im2colShape& shape, const ConvLattice& l) {
+  const auto whole = [&](int i) {
+    return l.axis[2 - i].taps == 1 && shape.lower[i] == 0 && shape.upper[i] == 0;
+  };
+  int64_t upper = 0;
+  for (int i = 0; i < shape.axes; ++i) {
+    if (!whole(i)) upper = std::min(upper, shape.upper[i]);
+  }
+  for (int i = 0; i < shape.axes; ++i) {
+    if (whole(i)) shape.dims[i + 1] -= upper, shape.upper[i] = upper;
+  }
+}
+
 // The pixels that a lattice meets as boxes of so many positions and channels, if a map can describe them.
 inline std::optional<Im2colShape> boxes_of(const PixelSource& p, const ConvLattice& l, int positions,
                                            int channels, bool always) {
@@ -64,6 +79,7 @@ inline std::optional<Im2colShape> boxes_of(const PixelSource& p, const ConvLatti
   }
   shape.dims[shape.axes + 1] = p.images, shape.strides[shape.axes + 1] = p.n_step;
   shape.channels = channels, shape.pixels = positions;
+  equal_corners(shape, l);
   bool can = im2col_fits(shape, most);
   for (int i = 1; i <= shape.axes + 1; ++i) {
     const int64_t stride = shape.strides[i];
@@ -133,27 +149,27 @@ struct GatherSource {
 struct GatherPiece {
   ConvLattice lattice;
   Im2colShape pixels;
-  Sm90Plan plan;
+  ConvSm90Plan plan;
 };
 
-template <class S, int Columns, int Planes>
-void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const GatherSource& from,
+template <class S, int Columns, int Planes, bool Narrow>
+void run_gather(Context* context, Sm90Gather<S, Narrow> operands, GemmEnd<S> end, const GatherSource& from,
                 const Im2colShape& pixels, const Sm90Plan& plan) {
-  using T = Sm90Tile<S, Columns, Planes>;
+  using T = Sm90Tile<S, Columns, Planes, Narrow>;
   using E = typename T::E;
   ConvGather<S>& p = operands.gather;
   const ConvLattice& l = p.lattice[0];
-  constexpr auto kSwizzle = T::kDepth == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  constexpr auto kSwizzle = T::kBox == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
   operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, kSwizzle);
   MapShape weights;
   weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
   weights.dims[3] = Planes;
   weights.strides[1] = p.padded, weights.strides[2] = p.weights_row, weights.strides[3] = from.weights_plane;
-  weights.box[0] = T::kDepth, weights.box[2] = T::kColumns / 2;
+  weights.box[0] = T::kBox, weights.box[2] = T::kColumns / 2;
   operands.weights = tensor_map(
       DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
   Sm90Problem problem =
-      cut<T>(p.most_rows, p.columns, l.taps() * operands.channel_blocks * T::kDepth, GemmBatch{}, plan);
+      cut<T>(p.most_rows, p.columns, l.taps() * operands.channel_blocks * T::kBox, GemmBatch{}, plan);
   const auto out = row_pitch(l, p.images, p.out_n_step, p.out_step),
              residual = row_pitch(l, p.images, p.residual_n_step, p.residual_step);
   operands.dense = out && (!end.residual || residual);
@@ -170,17 +186,23 @@ void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const 
   if (plan.parts > 1) combine_gather_parts(context, plan.parts, p, end);
 }
 
+template <class S>
+int channels_of_box(const ConvSm90Plan& plan) {
+  return sizeof(S) == 4 || plan.narrow ? 32 : 64;
+}
+
 // How the lattice is computed here, if it is.
 template <class S, int Planes>
 std::optional<GatherPiece> gather_piece(const ConvGather<S>& p, const PixelSource& source,
                                         const ConvLattice& l, bool always) {
-  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
-  const int64_t rows = p.images * l.positions(), taps = l.taps(), depth = (p.channels + kDepth - 1) / kDepth;
-  if (rows <= 0 || taps <= 0 || !can_count(rows, p.columns, taps * depth * kDepth)) return std::nullopt;
-  const Sm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
-                                       sizeof(S) == 4 ? Planes : 0, always);
+  const int64_t rows = p.images * l.positions(), taps = l.taps();
+  if (rows <= 0 || taps <= 0 || !can_count(rows, p.columns, taps * rounded_up(p.channels, 64))) {
+    return std::nullopt;
+  }
+  const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
+                                           sizeof(S) == 4 ? Planes : 0, always || p.merged);
   if (!plan.fits) return std::nullopt;
-  const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), kDepth, always);
+  const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), channels_of_box<S>(plan), always);
   return pixels ? std::optional<GatherPiece>({l, *pixels, plan}) : std::nullopt;
 }
 
@@ -188,24 +210,28 @@ template <class S, int Planes>
 void run_pieces(Context* context, const ConvGather<S>& p, const GemmEnd<S>& end,
                 const std::vector<GatherPiece>& pieces, const GatherSource& from, const uint32_t* odd_pixels,
                 const uint32_t* odd_columns) {
-  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
   for (const GatherPiece& piece : pieces) {
-    Sm90Gather<S> operands{};
-    operands.axes = piece.pixels.axes;
-    operands.channel_blocks = (p.channels + kDepth - 1) / kDepth;
-    operands.gather = p;
-    operands.gather.lattice[0] = piece.lattice, operands.gather.lattices = 1;
-    operands.gather.most_rows = p.images * piece.lattice.positions();
-    operands.odd_pixels = odd_pixels, operands.odd_columns = odd_columns;
-    const auto with = [&](auto columns) {
-      run_gather<S, decltype(columns)::value, Planes>(context, operands, end, from, piece.pixels, piece.plan);
+    const auto with = [&](auto columns, auto narrow) {
+      constexpr bool kNarrow = decltype(narrow)::value;
+      const int box = channels_of_box<S>(piece.plan);
+      Sm90Gather<S, kNarrow> operands{};
+      operands.axes = piece.pixels.axes;
+      operands.channel_blocks = (p.channels + box - 1) / box;
+      operands.taps = static_cast<int>(piece.lattice.taps());
+      operands.gather = p;
+      operands.gather.lattice[0] = piece.lattice, operands.gather.lattices = 1;
+      operands.gather.most_rows = p.images * piece.lattice.positions();
+      operands.odd_pixels = odd_pixels, operands.odd_columns = odd_columns;
+      run_gather<S, decltype(columns)::value, Planes, kNarrow>(context, operands, end, from, piece.pixels,
+                                                               piece.plan);
     };
     if constexpr (sizeof(S) == 4) {
-      with(std::integral_constant<int, 128>{});
+      with(std::integral_constant<int, 128>{}, std::false_type{});
     } else {
-      if (piece.plan.columns == 256) with(std::integral_constant<int, 256>{});
-      else if (piece.plan.columns == 128) with(std::integral_constant<int, 128>{});
-      else with(std::integral_constant<int, 64>{});
+      if (piece.plan.narrow) with(std::integral_constant<int, 64>{}, std::true_type{});
+      else if (piece.plan.columns == 256) with(std::integral_constant<int, 256>{}, std::false_type{});
+      else if (piece.plan.columns == 128) with(std::integral_constant<int, 128>{}, std::false_type{});
+      else with(std::integral_constant<int, 64>{}, std::false_type{});
     }
   }
 }
@@ -246,20 +272,21 @@ struct WeightSource {
   int64_t grad_stride, grad_plane;
 };
 
-template <class S, int Columns, int Planes>
-void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeometry& g,
+template <class S, int Columns, int Planes, bool Narrow>
+void run_weight(Context* context, Sm90WeightGradient<S, Narrow> operands, const ConvGeometry& g,
                 const View& grad_weight, const WeightSource& from, const Im2colShape& pixels,
                 const Sm90Plan& plan) {
-  using T = Sm90Tile<S, Columns, Planes>;
+  using T = Sm90Tile<S, Columns, Planes, Narrow>;
   using E = typename T::E;
   const ConvWeight<S>& p = operands.weight;
-  operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, CU_TENSOR_MAP_SWIZZLE_128B);
+  operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels,
+                              Narrow ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
   MapShape grad;
   grad.dims[0] = p.rows, grad.dims[1] = p.positions, grad.dims[2] = Planes;
   grad.strides[1] = from.grad_stride, grad.strides[2] = from.grad_plane;
   grad.box[0] = 64, grad.box[1] = T::kDepth;
   operands.grad = tensor_map(DTypeOf<E>::value, from.grad, grad, CU_TENSOR_MAP_SWIZZLE_128B);
-  const int64_t padded = operands.channel_blocks * int64_t{64}, columns = operands.taps * padded,
+  const int64_t padded = operands.channel_blocks * int64_t{T::kBoxB}, columns = operands.taps * padded,
                 size = p.rows * columns;
   Sm90Problem problem = cut<T>(p.rows, columns, p.positions, GemmBatch{}, plan);
   const Workspace partial(context, static_cast<size_t>(plan.parts * size) * sizeof(float));
@@ -267,7 +294,8 @@ void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeom
   Gemm<S> out{};  // what matters: whole chunks of columns
   out.n = columns, out.c_column = 1;
   launch_sm90<S, Columns, Planes>(context, problem, operands, GemmEnd<S>(out));
-  finish_weight<S>(context, g, {problem.partial, plan.parts, size, size, columns, padded, 1}, grad_weight);
+  finish_weight<S>(context, g, p.merged, {problem.partial, plan.parts, size, size, columns, padded, 1},
+                   grad_weight);
 }
 
 template <class S, int Planes>
@@ -275,34 +303,44 @@ bool weight_gradient(Context* context, const ConvGeometry& g, const ConvWeight<S
                      bool always) {
   constexpr bool kSplit = sizeof(S) == 4;
   constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
-  const int64_t taps = p.lattice.taps(), blocks = (p.channels + 63) / 64;
+  const int64_t taps = p.lattice.taps();
   const auto pitch = image_pitch(p, g.n);
   bool can = p.rows > 0 && taps > 0 && p.positions > 0 && p.grad_c_step == 1 && p.in.c_step == 1 &&
-             aligned(p.grad.data) && aligned(p.in.data) && can_count(p.rows, taps * blocks * 64, p.positions);
+             aligned(p.grad.data) && aligned(p.in.data) &&
+             can_count(p.rows, taps * rounded_up(p.channels, 64), p.positions);
   can = can && (kSplit ? pitch && p.grad.stride > 1 : p.grad.stride > 0 && p.grad.stride % 8 == 0);
   if (!can) return false;
-  const Sm90Plan plan = conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(),
-                                              kSplit ? Planes : 0, always);
+  const ConvSm90Plan plan = conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(),
+                                                  kSplit ? Planes : 0, always || p.merged.count() > 1);
+  const int box = plan.narrow ? 32 : 64;
   const PixelSource source = kSplit ? in_planes(p, g.n, Planes) : in_place(p, g.n);
-  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, 64, always) : std::nullopt;
+  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, box, always) : std::nullopt;
   if (!pixels) return false;
-  Sm90WeightGradient<S> operands{};
-  operands.axes = pixels->axes, operands.channel_blocks = static_cast<int>(blocks);
-  operands.taps = static_cast<int>(taps), operands.images = static_cast<int>(g.n);
-  operands.weight = p;
+  const auto with = [&](auto columns, auto narrow, const WeightSource& from, const uint32_t* odd_rows,
+                        const uint32_t* odd_pixels) {
+    constexpr bool kNarrow = decltype(narrow)::value;
+    Sm90WeightGradient<S, kNarrow> operands{};
+    operands.axes = pixels->axes, operands.channel_blocks = (p.channels + box - 1) / box;
+    operands.taps = static_cast<int>(taps), operands.images = static_cast<int>(g.n);
+    operands.weight = p;
+    operands.odd_rows = odd_rows, operands.odd_pixels = odd_pixels;
+    run_weight<S, decltype(columns)::value, Planes, kNarrow>(context, operands, g, grad_weight, from, *pixels,
+                                                             plan);
+  };
   if constexpr (kSplit) {
     const SplitOperand<Planes> image(context, p.in.data, pixels_of(p, g.n), p.channels, *pitch, 1,
                                      GemmBatch{}, nullptr);
     const SplitOperand<Planes> grad(context, p.grad.data, p.rows, p.positions, 1, p.grad.stride, GemmBatch{},
                                     nullptr);
-    operands.odd_rows = grad.odd(), operands.odd_pixels = image.odd();
-    run_weight<S, 128, Planes>(context, operands, g, grad_weight,
-                               {grad.layout.data, image.layout.data, grad.layout.stride, grad.layout.plane},
-                               *pixels, plan);
+    with(std::integral_constant<int, 128>{}, std::false_type{},
+         {grad.layout.data, image.layout.data, grad.layout.stride, grad.layout.plane}, grad.odd(),
+         image.odd());
   } else {
     const WeightSource from{p.grad.data, p.in.data, p.grad.stride, 0};
-    if (plan.columns == 256) run_weight<S, 256, 1>(context, operands, g, grad_weight, from, *pixels, plan);
-    else run_weight<S, 128, 1>(context, operands, g, grad_weight, from, *pixels, plan);
+    if (plan.narrow) with(std::integral_constant<int, 256>{}, std::true_type{}, from, nullptr, nullptr);
+    else if (plan.columns == 256)
+      with(std::integral_constant<int, 256>{}, std::false_type{}, from, nullptr, nullptr);
+    else with(std::integral_constant<int, 128>{}, std::false_type{}, from, nullptr, nullptr);
   }
   return true;
 }

@@ -4,11 +4,13 @@
 #include <limits>
 #include <optional>
 
-#include "cuda/gemm.cuh"
 #include "cuda/gemm_combine.cuh"
+#include "cuda/gemm_operand.cuh"
 #include "cuda/gemm_sm90.h"
+#include "cuda/gemm_sm90_few.h"
 #include "cuda/launch_sm90.cuh"
 #include "cuda/matmul_sm90_operands.cuh"
+#include "cuda/split.cuh"
 #include "cuda/split_operand.cuh"
 
 namespace fastdl::cuda {
@@ -89,8 +91,17 @@ bool gemm_sm90(Context* context, const Gemm<S>& g) {
   int planes = 0;
   with_planes<S>(context, [&](auto count) { planes = sizeof(S) == 4 ? decltype(count)::value : 0; });
   if (sizeof(S) == 4 && planes == 1) return false;
+  const int64_t items = g.batch.count();
   const Sm90Plan plan =
-      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, kernel == sm90::Wanted::always);
+      sm90_plan(g.m, g.n, g.k, items, multiprocessors(), planes, kernel == sm90::Wanted::always);
+  if constexpr (sizeof(S) == 2) {
+    if (kernel != sm90::Wanted::always) {
+      const bool wanted = kernel == sm90::Wanted::few;
+      const FewPlan few =
+          few_sm90_plan(std::max(g.m, g.n), std::min(g.m, g.n), g.k, items, multiprocessors(), wanted);
+      if (few.fits && (wanted || few_is_shorter(few, plan))) return gemm_sm90_few(context, g, few);
+    }
+  }
   if (!plan.fits) return false;
   if constexpr (sizeof(S) == 4) {
     const auto with = [&](auto count) {

@@ -34,6 +34,8 @@ class RnnBackwardLayer {
     const Workspace grad_h = space<S>(context_, s_.projection ? directions * n * grad_h_stride_ : 0);
     const Workspace carry = space<T>(context_, directions * batch * s_.hidden);
     if (!p_.grad_c_n) fill_zero(context_, carry.as<T>(), directions * batch * s_.hidden);
+    if (!s_.projection)
+      fill_unset(context_, (s_.gru() ? gates_h : gates_x).template as<S>(), directions * n * gates_stride_);
     for (int64_t d = 0; d < directions; ++d) {
       Direction& dir = direction_[d];
       dir.index = layer_ * directions + d;
@@ -131,7 +133,7 @@ class RnnBackwardLayer {
         Both<PlainCell<S>> sum{};
         sum.of[0].wide = s_.gru() ? dir.carry + run.begin * s_.hidden : nullptr;
         sum.of[0].wide_stride = s_.hidden;
-        sum.of[0].out = {grad_h0 + run.begin * s_.state, s_.state, nullptr, 0, nullptr, 0, 0};
+        sum.of[0].out.y = grad_h0 + run.begin * s_.state, sum.of[0].out.y_stride = s_.state;
         step(context_, product, sum, 1);
       });
     }

@@ -4,26 +4,26 @@
 #pragma once
 
 #include "cuda/activation_inline.cuh"
-#include "cuda/device.cuh"
+#include "cuda/rnn_exchange.cuh"
 #include "fastdl/rnn.h"
 
 namespace fastdl::cuda {
 
-// Where a step's result goes: y, what the next product reads, and for sequences that end here the last state.
-// Each may be NULL.
+// Where a step's result goes: y, for the first next_rows sequences what the next product reads, and for
+// sequences that end here the last state. Each may be NULL.
 template <class S>
 struct StepOutput {
   S* y;
   int64_t y_stride;
   S* next;
-  int64_t next_stride;
+  int64_t next_stride, next_rows;
   S* last;
   int64_t last_stride, ends_from;  // sequences from ends_from on end with this step
 
   __device__ __forceinline__ void store(int64_t row, int64_t unit, compute_t<S> value) const {
     const S x = narrow<S>(value);
+    if (next && row < next_rows) publish(next + row * next_stride + unit, x);
     if (y) y[row * y_stride + unit] = x;
-    if (next) next[row * next_stride + unit] = x;
     if (last && row >= ends_from) last[row * last_stride + unit] = x;
   }
 };
@@ -190,20 +190,21 @@ struct BackwardCell {
       const T dc = fma(dh, b.through, b.carry);
       carry[row * hidden + unit] = dc * b.kept;
 #pragma unroll
-      for (int i = 0; i < 3; ++i) dx[i * hidden] = narrow<S>(dc * b.gate[i]);
-      dx[3 * hidden] = narrow<S>(dh * b.gate[3]);
+      for (int i = 0; i < 3; ++i) publish(dx + i * hidden, narrow<S>(dc * b.gate[i]));
+      publish(dx + 3 * hidden, narrow<S>(dh * b.gate[3]));
     } else if (kind == FASTDL_RNN_GRU) {
       dh += b.carry;
       carry[row * hidden + unit] = dh * b.kept;
       const T d_fresh = dh * b.gate[2];
       S* const dr = grad_h + row * grad_stride + unit;
-      dx[0] = dr[0] = narrow<S>(d_fresh * b.gate[0]);
-      dx[hidden] = dr[hidden] = narrow<S>(dh * b.gate[1]);
-      dx[2 * hidden] = narrow<S>(d_fresh);
-      dr[2 * hidden] = narrow<S>(d_fresh * b.through);
+      const S d_reset = narrow<S>(d_fresh * b.gate[0]), d_update = narrow<S>(dh * b.gate[1]);
+      publish(dr, d_reset);
+      publish(dr + hidden, d_update);
+      publish(dr + 2 * hidden, narrow<S>(d_fresh * b.through));
+      dx[0] = d_reset, dx[hidden] = d_update, dx[2 * hidden] = narrow<S>(d_fresh);
     } else {
       // relu as torch: the gradient passes where the output is not <= 0, so also where it is NaN.
-      dx[0] = narrow<S>(kind == FASTDL_RNN_TANH ? dh * tanh_slope(b.kept) : b.kept <= T(0) ? T(0) : dh);
+      publish(dx, narrow<S>(kind == FASTDL_RNN_TANH ? dh * tanh_slope(b.kept) : b.kept <= T(0) ? T(0) : dh));
     }
   }
 };

@@ -21,11 +21,11 @@ class RnnForwardLayer {
     const bool keeps_state = s_.lstm() || s_.gru();
     const Workspace gates =
         space<T>(context_, p_.reserve ? 0 : directions * rows_.rows * s_.gates * s_.hidden);
-    const Workspace states = space<S>(context_, directions * 2 * batch * state_stride_);
+    const Workspace states = space<S>(context_, directions * rows_.rows * state_stride_);
     const Workspace cells = space<T>(context_, keeps_state ? directions * batch * s_.hidden : 0);
     const Workspace unprojected =
         space<S>(context_, s_.projection ? directions * batch * unprojected_stride_ : 0);
-    if (!p_.h0) fill_zero(context_, states.as<S>(), directions * 2 * batch * state_stride_);
+    if (!s_.projection) fill_unset(context_, states.as<S>(), directions * rows_.rows * state_stride_);
     for (int64_t d = 0; d < directions; ++d) {
       Direction& dir = direction_[d];
       const int64_t index = layer_ * directions + d;
@@ -36,7 +36,7 @@ class RnnForwardLayer {
       dir.saved_unprojected =
           p_.reserve && s_.projection ? rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d)) : nullptr;
       dir.bias = w.bias_hh;
-      dir.states = states.as<S>() + d * 2 * batch * state_stride_;
+      dir.states = states.as<S>() + d * rows_.rows * state_stride_;
       dir.cell = cells.as<T>() + d * batch * s_.hidden;
       dir.unprojected = unprojected.as<S>() + d * batch * unprojected_stride_;
       dir.h_n = p_.h_n ? p_.h_n + index * batch * s_.state : nullptr;
@@ -44,7 +44,7 @@ class RnnForwardLayer {
       dir.recurrent.emplace(context_, w.hh, s_.gates * s_.hidden, s_.state);
       dir.hh = dir.recurrent->product(s_.gates);
       if (s_.projection) dir.projected.emplace(context_, w.hr, s_.state, s_.hidden);
-      first_states(dir, index);
+      first_states(dir, d, index);
       const int64_t input = s_.input_of(layer_);
       Gemm<S> g =
           rows_product(rows_.rows, s_.gates * s_.hidden, input, x_, input, 1, w.ih, 1, input, dir.gates);
@@ -60,14 +60,13 @@ class RnnForwardLayer {
     std::optional<StepWeights<S>> recurrent, projected;
   };
 
-  void first_states(const Direction& dir, int64_t index) const {
+  void first_states(const Direction& dir, int64_t d, int64_t index) const {
     const int64_t batch = rows_.sequences;
-    if (p_.h0) {
-      const View h0 = matrix(p_.h0 + index * batch * s_.state, batch, s_.state, s_.state);
-      // A sequence that begins later reads either.
-      for (int64_t i = 0; i < 2; ++i) {
-        copy(context_, h0, matrix(dir.states + i * batch * state_stride_, batch, s_.state, state_stride_));
-      }
+    for (int64_t t = 0; p_.h0 && t < rows_.steps; ++t) {
+      const int64_t begun = rows_.batch_at(d == 0 ? t - 1 : t + 1), count = rows_.batch_at(t) - begun;
+      if (count <= 0) continue;
+      rnn_first_states(context_, sizeof(S), count, s_.state, p_.h0 + (index * batch + begun) * s_.state,
+                       dir.states + rows_.row(t, begun) * state_stride_, state_stride_);
     }
     if (!s_.lstm() && !s_.gru()) return;
     const S* const first = s_.lstm() ? p_.c0 : p_.h0;

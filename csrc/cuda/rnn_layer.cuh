@@ -35,6 +35,13 @@ void fill_zero(Context* context, T* data, int64_t n) {
     check_cuda(cudaMemsetAsync(data, 0, static_cast<size_t>(n) * sizeof(T), stream_of(context)), "rnn");
 }
 
+// As what blocks of one kernel are to hand to each other begins (rnn_exchange.cuh).
+template <class S>
+void fill_unset(Context* context, S* data, int64_t n) {
+  if (sizeof(S) < 8 && n > 0)
+    check_cuda(cudaMemsetAsync(data, 0xFF, static_cast<size_t>(n) * sizeof(S), stream_of(context)), "rnn");
+}
+
 // A copy, or a conversion where the dtypes differ.
 inline void convert_rows(Context* context, const View& from, const View& to) {
   if (from.dtype == to.dtype) copy(context, from, to);

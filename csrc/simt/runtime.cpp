@@ -47,6 +47,16 @@ struct Memory {
   }
 };
 
+// What host code is told of the device.
+int processors() {
+  const char* text = std::getenv("FASTDL_SIMT_PROCESSORS");
+  return text ? std::atoi(text) : fastdl::simt::kProcessors;
+}
+int shared_bytes() {
+  const char* text = std::getenv("FASTDL_SIMT_SHARED");  // KiB
+  return text ? std::atoi(text) * 1024 : static_cast<int>(fastdl::simt::kMaxSharedBytes);
+}
+
 Memory& memory() {
   static Memory* const m = new Memory;
   return *m;
@@ -209,7 +219,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = 1980000;
       break;
     case cudaDevAttrMultiProcessorCount:
-      *value = kProcessors;
+      *value = processors();
       break;
     case cudaDevAttrMemoryClockRate:
       *value = 2619000;
@@ -239,7 +249,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = 1;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(kMaxSharedBytes);
+      *value = shared_bytes();
       break;
     case cudaDevAttrReservedSharedMemoryPerBlock:
       *value = 1024;
@@ -261,12 +271,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->totalGlobalMem = Memory::total();
   properties->sharedMemPerBlock = kDefaultSharedBytes;
   properties->sharedMemPerMultiprocessor = 228 * 1024;
-  properties->sharedMemPerBlockOptin = kMaxSharedBytes;
+  properties->sharedMemPerBlockOptin = static_cast<size_t>(shared_bytes());
   properties->regsPerBlock = 65536;
   properties->warpSize = 32;
   properties->maxThreadsPerBlock = kMaxThreadsPerBlock;
   properties->maxThreadsPerMultiProcessor = 2048;
-  properties->multiProcessorCount = kProcessors;
+  properties->multiProcessorCount = processors();
   properties->major = 9;
   properties->l2CacheSize = 50 << 20;
   properties->memoryBusWidth = 5120;

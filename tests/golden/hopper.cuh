@@ -61,7 +61,8 @@ __device__ __forceinline__ void start(Shared& shared, unsigned count) {
   __syncthreads();
 }
 
-// --- wgmma: rows 0 to 63 of a problem are A (or A transposed), the N rows from 128 - N on, B ---
+// --- wgmma: rows 0 to 63 of a problem are A (or A transposed); 64 to 127, 0 to 63 and so on, as far as
+// needed, B
 
 template <class S, int N, bool TransposedA, bool TransposedB, int RowBytes>
 struct Wgmma {
@@ -77,13 +78,14 @@ struct Wgmma {
     return map_of(in, lanes, 64, 64, RowBytes / 2, kSwizzle);
   }
   static __device__ __forceinline__ uint64_t matrix(uint32_t tile, bool transposed, int step) {
-    return transposed ? ptx::matrix_descriptor(tile + step * 16 * kRowBytes, 64 * kRowBytes, 1024, kMatrix)
-                      : ptx::matrix_descriptor(tile + step * 32, 0, 8 * RowBytes, kMatrix);
+    return transposed
+               ? ptx::matrix_descriptor(tile + step * 16 * RowBytes, 64 * RowBytes, 8 * RowBytes, kMatrix)
+               : ptx::matrix_descriptor(tile + step * 32, 0, 8 * RowBytes, kMatrix);
   }
   static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
     const uint32_t full = ptx::shared_address(shared.full.data()),
                    a = ptx::shared_address(shared.left.data()), b = ptx::shared_address(shared.right.data());
-    constexpr int kBoxes = N / 64;
+    constexpr int kBoxes = N < 64 ? 1 : N / 64;
     start(shared, 1);
     const int row = static_cast<int>(blockIdx.x) * kGroup;
     if (threadIdx.x == 0) {
@@ -108,11 +110,13 @@ struct Wgmma {
   }
 };
 
-// A in registers: rows 0 to 63 by all 64 elements; B: rows 64 to 127 are k, beside them rows 0 to 63.
+// A in registers: rows 0 to 63 by all 64 elements; B: rows 64 to 127 are k, beside them rows 0 to 63. Fewer
+// columns than a row has are its first ones.
 template <class S, int N, int RowBytes>
 struct WgmmaLeft {
   using Same = Wgmma<S, N, false, true, RowBytes>;
   static constexpr int kIn = kRowWords, kOut = N / 2, kBox = RowBytes / 2, kBoxBytes = 64 * RowBytes;
+  static constexpr int kBoxes = N < kBox ? 1 : N / kBox;  // of B
   static CUtensorMap map(const uint32_t* in, size_t lanes) { return Same::map(in, lanes); }
   // The word of row and column of 64 x 64 elements.
   static __device__ __forceinline__ int word(int row, int column) {
@@ -125,10 +129,10 @@ struct WgmmaLeft {
     start(shared, 1);
     const int row = static_cast<int>(blockIdx.x) * kGroup, t = static_cast<int>(threadIdx.x), l = t % 32;
     if (t == 0) {
-      ptx::mbarrier_arrive_expect(full, (64 / kBox + N / kBox) * kBoxBytes);
+      ptx::mbarrier_arrive_expect(full, (64 / kBox + kBoxes) * kBoxBytes);
       for (int i = 0; i < 64 / kBox; ++i)
         ptx::tensor_load(a + i * kBoxBytes, &in, full, {i * kBox, row, 0, 0, 0});
-      for (int i = 0; i < N / kBox; ++i) {
+      for (int i = 0; i < kBoxes; ++i) {
         ptx::tensor_load(b + i * kBoxBytes, &in, full,
                          {i * kBox % 64, row + (i * kBox / 64 % 2 ? 0 : 64), 0, 0, 0});
       }

@@ -10,7 +10,7 @@ constexpr int kRows = 64, kDepth = 64;
 template <int N>
 struct alignas(1024) Tiles {
   SharedArray<uint16_t, kRows * kDepth> a;
-  SharedArray<uint16_t, N * kDepth> b;
+  SharedArray<uint16_t, (N + 63) / 64 * 64 * kDepth> b;  // transposed it comes in boxes of 64 columns
   SharedArray<uint64_t, 2> full;
 };
 
@@ -48,7 +48,7 @@ void multiply(S (*narrow)(float)) {
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      ptx::mbarrier_arrive_expect(full, (kRows + N) * kDepth * 2);
+      ptx::mbarrier_arrive_expect(full, (kRows + (TransposedB ? (N + 63) / 64 * 64 : N)) * kDepth * 2);
       ptx::tensor_load(tile_a, &map_a, full, {0, 0});
       if (TransposedB) {
         for (int j = 0; j < N; j += 64) ptx::tensor_load(tile_b + j * kDepth * 2, &map_b, full, {j, 0});
@@ -114,6 +114,13 @@ CASE(wgmma_left_factor_in_registers) {
   multiply<float16, 256, false, true, true>(to_float16);
 }
 CASE(wgmma_of_every_width) {
+  multiply<bfloat16, 8, false, false>(to_bfloat16);
+  multiply<float16, 8, true, true>(to_float16);
+  multiply<bfloat16, 16, true, true>(to_bfloat16);
+  multiply<float16, 16, false, false>(to_float16);
+  multiply<bfloat16, 8, false, true, true>(to_bfloat16);
+  multiply<float16, 16, false, false, true>(to_float16);
+  multiply<bfloat16, 32, false, true, true>(to_bfloat16);
   multiply<bfloat16, 32, false, false>(to_bfloat16);
   multiply<bfloat16, 80, false, false>(to_bfloat16);
   multiply<float16, 96, false, false>(to_float16);

@@ -1,0 +1,65 @@
+"""How the keys of few queries are cut up for Hopper's kernel (csrc/cuda/attention_config.h): functions of shapes,
+compiled by themselves."""
+
+import subprocess
+
+import plan_program
+import pytest
+from plan_program import H100
+
+pytestmark = plan_program.marks
+
+SOURCE = r"""
+#include <cstdio>
+#include <cstdlib>
+#include "cuda/attention_config.h"
+int main(int, char** a) {
+  const auto n = [&](int i) { return std::atoll(a[i]); };
+  const auto p = fastdl::cuda::sm90_decode_plan(n(1), n(2), n(3), static_cast<int>(n(4)), static_cast<int>(n(5)));
+  std::printf("%lld %lld %lld\n", static_cast<long long>(p.row_groups), static_cast<long long>(p.parts),
+              static_cast<long long>(p.keys_each));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    program = plan_program.build(tmp_path_factory.mktemp("plan"), SOURCE)
+
+    def numbers(rows, pairs, keys, features=128):
+        found = subprocess.run(
+            [program, *map(str, (rows, pairs, keys, features, H100))],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return tuple(map(int, found.stdout.split()))
+
+    return numbers
+
+
+@pytest.mark.parametrize("rows", [1, 8, 64, 65, 300])
+@pytest.mark.parametrize("pairs", [1, 8, 100, 256, 1000])
+@pytest.mark.parametrize("keys", [0, 1, 64, 65, 4096, 65536, 1_000_001])
+def test_parts_are_whole_tiles_and_cover_the_keys(plan, rows, pairs, keys):
+    groups, parts, each = plan(rows, pairs, keys)
+    assert groups == -(-rows // 64)
+    assert each % 64 == 0 and 1 <= parts <= 128
+    assert (parts - 1) * each < max(1, keys) <= parts * each
+
+
+@pytest.mark.parametrize("features, blocks", [(64, 2), (128, 2), (256, 1)])
+@pytest.mark.parametrize("pairs", [8, 64, 128])
+def test_long_keys_fill_the_device_in_one_round(plan, pairs, features, blocks):
+    _, parts, _ = plan(8, pairs, 65536, features)
+    assert 0.9 * blocks * H100 <= parts * pairs <= blocks * H100 or parts * pairs > 1.5 * blocks * H100
+
+
+def test_keys_are_whole_where_pairs_fill_the_device(plan):
+    assert plan(8, 256, 4096)[1] == 1
+    assert plan(8, 20000, 4096)[1] == 1
+    assert plan(8, 1, 128)[1] == 1  # too short to cut
+
+
+def test_a_round_and_a_bit_is_cut_into_more(plan):
+    """270 blocks are two rounds on 264 places, the second one nearly empty."""
+    parts = plan(8, 270, 16384)[1]
+    assert parts > 1 and -(-270 * parts // 264) * 264 < 1.25 * 270 * parts

@@ -1,0 +1,130 @@
+"""Hopper's matrix products of few rows or columns (csrc/cuda/matmul_sm90_few.cuh): every shape with at most 128 of
+either is sent to that kernel and compared with float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hopper import kernel_choice
+from matmul_case import BFLOAT16, GELU, NONE, RELU, check, matrix, product, wide
+
+sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL", "sm90_few")
+
+
+@pytest.mark.parametrize("few", [3, 16, 24, 40, 64, 100])
+@pytest.mark.parametrize("transposed", list(itertools.product([False, True], repeat=2)))
+def test_transpositions(rng, few, transposed):
+    """Few columns, then few rows: of each width of the instruction, with tiles and steps that are not full."""
+    length, k = 264, 200
+    a, b = matrix(rng, BFLOAT16, length, k, transposed[0]), matrix(rng, BFLOAT16, k, few, transposed[1])
+    check(product(a, b), a, b)
+    a, b = matrix(rng, BFLOAT16, few, k, transposed[0]), matrix(rng, BFLOAT16, k, length, transposed[1])
+    check(product(a, b), a, b)
+
+
+@pytest.mark.parametrize("m, n", [(130, 17), (17, 130), (300, 70), (70, 300)])
+def test_float16(rng, m, n):
+    a, b = matrix(rng, np.float16, m, 72, False), matrix(rng, np.float16, 72, n, True)
+    check(product(a, b), a, b)
+
+
+@pytest.mark.parametrize(
+    "m, n, k", [(1, 1, 1), (1, 130, 64), (130, 1, 65), (8, 8, 8), (127, 3, 70), (5, 129, 1), (128, 128, 63)]
+)
+def test_odd_sizes(rng, m, n, k):
+    a, b = matrix(rng, BFLOAT16, m, k, False), matrix(rng, BFLOAT16, k, n, False)
+    check(product(a, b), a, b)
+
+
+@pytest.mark.parametrize("few", [9, 70])
+@pytest.mark.parametrize("k", [256, 700, 1030])
+def test_clusters_share_k(rng, portable, few, k):
+    """Two to eight blocks, of which the last one may have a part of a step or nothing at all. The same bits again,
+    which are not those of the portable kernel's order."""
+    a, b = matrix(rng, BFLOAT16, 100, k, False), matrix(rng, BFLOAT16, k, few, False)
+
+    def compute():
+        return product(a, b, out=np.full((100, few), np.nan, np.float32))
+
+    c = compute()
+    check(c, a, b)
+    np.testing.assert_array_equal(compute(), c)
+    assert not np.array_equal(portable(compute), c)
+    c = product(b.T, a.T)
+    check(c, b.T, a.T)
+
+
+@pytest.mark.parametrize("m, n", [(100, 12), (12, 100)])
+def test_parts_along_k(rng, m, n):
+    """Of clusters, added up by another kernel."""
+    a, b = matrix(rng, BFLOAT16, m, 9000, False), matrix(rng, BFLOAT16, 9000, n, True)
+    bias, residual = rng.standard_normal(n).astype(BFLOAT16), rng.standard_normal((m, n)).astype(BFLOAT16)
+    c = product(a, b, bias, residual)
+    check(c, a, b, wide(a) @ wide(b) + wide(bias) + wide(residual))
+    np.testing.assert_array_equal(product(a, b, bias, residual), c)
+
+
+@pytest.mark.parametrize("activation", [NONE, RELU, GELU])
+@pytest.mark.parametrize("m, n", [(140, 24), (24, 140), (140, 7), (7, 133)])
+def test_ends(rng, portable, activation, m, n):
+    """Bias along C's columns, residual and activation, four results at a time and one by one."""
+    a, b = matrix(rng, BFLOAT16, m, 300, False), matrix(rng, BFLOAT16, 300, n, False)
+    bias, residual = rng.standard_normal(n).astype(BFLOAT16), rng.standard_normal((m, n)).astype(BFLOAT16)
+
+    def compute():
+        return product(a, b, bias, residual, alpha=0.5, activation=activation)
+
+    c = compute()
+    np.testing.assert_allclose(wide(c), wide(portable(compute)), rtol=2.0**-7, atol=2.0**-7)
+    if activation == RELU:
+        check(c, a, b, np.maximum(0.5 * wide(a) @ wide(b) + wide(bias) + wide(residual), 0))
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_out_of_every_layout(rng, beta):
+    a, b = matrix(rng, BFLOAT16, 70, 128, False), matrix(rng, BFLOAT16, 128, 24, True)
+    for out in (
+        rng.standard_normal((70, 40)).astype(BFLOAT16)[:, 3:27],  # not aligned
+        rng.standard_normal((70, 40)).astype(BFLOAT16)[:, 8:32],  # aligned, with a gap that has to stay
+        rng.standard_normal((24, 70)).astype(BFLOAT16).T,
+        rng.standard_normal((70, 24)).astype(np.float32),
+    ):
+        expected = wide(a) @ wide(b) + beta * wide(out)
+        whole = out if out.base is None else out.base
+        before = whole.copy()
+        check(product(a, b, out=out, beta=beta), a, b, expected)
+        if whole.shape == (70, 40):
+            begin = (out.ctypes.data - whole.ctypes.data) // 2
+            gap = np.delete(np.arange(40), np.arange(begin, begin + 24))
+            np.testing.assert_array_equal(whole[:, gap], before[:, gap])
+
+
+def test_rows_that_are_copied_first(rng):
+    """Not aligned to 16 bytes."""
+    a, b = matrix(rng, BFLOAT16, 20, 203, False), matrix(rng, BFLOAT16, 203, 141, False)
+    check(product(a, b), a, b)
+    check(product(a[:, ::2], b[::2]), a[:, ::2], b[::2])
+
+
+def test_batches(rng):
+    """Two batch dims, one operand repeated along each; results with gaps between items; few rows, then few columns."""
+    a = rng.standard_normal((3, 1, 10, 272)).astype(BFLOAT16)
+    b = rng.standard_normal((1, 2, 272, 136)).astype(BFLOAT16)
+    out = np.full((3, 2, 16, 136), np.nan, BFLOAT16)[:, :, :10]
+    check(product(a, b, out=out), a, b)
+    a, b = b.swapaxes(-1, -2), a.swapaxes(-1, -2)
+    check(product(a, b), a, b)
+
+
+def test_nan_and_infinities(rng):
+    """They show in the rows and columns they belong to, and in no other: not those that fill up a tile, either."""
+    a, b = matrix(rng, BFLOAT16, 150, 100, False), matrix(rng, BFLOAT16, 100, 5, False)
+    a[149, 99], a[3, 5], b[7, 4] = np.inf, np.nan, -np.inf
+    with np.errstate(invalid="ignore"):
+        expected = wide(a) @ wide(b)
+        for c, e in ((product(a, b), expected), (product(b.T, a.T), expected.T)):
+            np.testing.assert_array_equal(np.isnan(c), np.isnan(e))
+            np.testing.assert_array_equal(np.isposinf(wide(c)), np.isposinf(e))
+            np.testing.assert_array_equal(np.isneginf(wide(c)), np.isneginf(e))
+            finite = np.isfinite(e)
+            np.testing.assert_allclose(wide(c)[finite], e[finite], rtol=2.0**-7, atol=2.0**-7)
