@@ -172,6 +172,7 @@ HOPPER = {
     "cluster_of_two": _any,
     "stmatrix": _any,
     "stmatrix_transposed": _any,
+    "bulk_lines": _any,
 }
 
 EVERY = np.arange(65536, dtype=np.uint32).reshape(-1, LANES, 1)
