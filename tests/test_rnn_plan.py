@@ -14,8 +14,8 @@ PROGRAM = r"""
 #include "cuda/rnn_config.h"
 int main(int, char** a) {
   const auto n = [&](int i) { return std::atoll(a[i]); };
-  const auto p = fastdl::cuda::rnn_resident_plan(n(1), n(2), n(3), n(4), n(5), n(6), n(7), n(8), 227 * 1024,
-                                                 static_cast<int>(n(9)));
+  const auto p = fastdl::cuda::rnn_resident_plan(n(1), n(2), n(3), n(4), n(5), n(6), n(7), n(8), n(9), 227 * 1024,
+                                                 static_cast<int>(n(10)));
   std::printf("%d %d %d %d %d %d %zu\n", p.possible, p.tall, int(p.units), int(p.unit_blocks),
               int(p.row_blocks), p.buffers, p.shared_bytes);
 }
@@ -31,7 +31,7 @@ def plan(tmp_path_factory):
         rows, k = (1, gates * hidden) if backward else (gates, hidden)
         least = 1 if rows == 1 else 2
         most = least + (1 if item == 4 or rows == 1 else 2)
-        numbers = steps, batch, hidden, rows, k * item, directions, least, most, processors
+        numbers = steps, batch, hidden, rows, k, item, directions, least, most, processors
         done = subprocess.run([program, *map(str, numbers)], check=True, capture_output=True, text=True)
         return tuple(map(int, done.stdout.split()))
 

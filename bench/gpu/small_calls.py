@@ -60,8 +60,10 @@ def main() -> None:
                 ("linear", "MATMUL", "sm90_few"),
                 ("conv", "CONV", "sm90"),
                 ("attention", "ATTENTION", "sm90"),
+                ("rnn", "RNN", "sm90"),
+                ("rnn", "RNN", "portable"),
             ):
-                if part in name:  # by Hopper's kernels, too, which small ones do not get
+                if part in name:  # by Hopper's kernels, which small ones do not get, and by those they keep away
                     os.environ[f"FASTDL_CUDA_{family}"] = kernel
                     getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
                     del os.environ[f"FASTDL_CUDA_{family}"]

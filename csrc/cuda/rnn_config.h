@@ -1,5 +1,5 @@
-// Whether one kernel takes a layer through all its steps, and how it is cut into blocks: a function of shapes
-// alone, so that it can be tested anywhere.
+// Whether one kernel takes a layer through all its steps, and how it is cut into blocks: functions of shapes
+// alone, so that they can be tested anywhere.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,12 @@ constexpr int kResidentThreads = 256, kResidentWarps = 8;
 constexpr int kResidentRows = 16;  // sequences that a block takes at a time
 
 // Of a warp's blocks of 64 bytes of k, those whose weights stay in registers: each takes 8 for every 16 rows
-// of weights. As many as leave room for sums, states on their way and a cell (96, or 64 to 72, by ptxas).
-constexpr int resident_held(int tall) { return tall == 1 ? 12 : tall == 2 ? 4 : tall == 3 ? 3 : 2; }
+// of weights. As many as leave room for sums, states on their way, the pieces of float32 and a cell, by
+// ptxas.
+constexpr int resident_held(int tall, int item) {
+  if (item == 4) return tall == 1 ? 8 : tall == 2 ? 2 : 1;
+  return tall == 1 ? 12 : tall == 2 ? 4 : tall == 3 ? 3 : 2;
+}
 
 // Unit counts of a block beyond this would give a thread more than one cell of several gates.
 constexpr int64_t kMostGatedUnits = 16;
@@ -36,18 +40,19 @@ struct RnnResidentPlan {
 constexpr size_t resident_sums(int tall) {
   return static_cast<size_t>(kResidentWarps * tall * 16 * kResidentRows) * sizeof(float);
 }
-// What of the weights is not in registers, with rows of k_bytes.
-constexpr size_t resident_rest(int64_t k_bytes, int tall) {
-  const int64_t blocks = (k_bytes + 63) / 64, each = (blocks + kResidentWarps - 1) / kResidentWarps;
-  const int64_t rest = each > resident_held(tall) ? each - resident_held(tall) : 0;
+// What of the weights is not in registers, with rows of k elements of `item` bytes.
+constexpr size_t resident_rest(int64_t k, int item, int tall) {
+  const int64_t blocks = (k * item + 63) / 64, each = (blocks + kResidentWarps - 1) / kResidentWarps;
+  const int64_t rest = each > resident_held(tall, item) ? each - resident_held(tall, item) : 0;
   return static_cast<size_t>(rest * kResidentWarps * tall * 16 * 64);
 }
 
-// gates: rows of weights to a unit; k_bytes: their length. least, most: heights there are kernels of. Every
-// block has a multiprocessor to itself: they wait for each other, and each is full of its weights. Fewest
-// turns count most; among equals the lowest height has the most blocks and so the shortest products.
+// gates: rows of weights to a unit; k: their length, in elements of `item` bytes. least, most: heights there
+// are kernels of. Every block has a multiprocessor to itself: they wait for each other, and each is full of
+// its weights. Fewest turns count most; among equals the lowest height has the most blocks and so the
+// shortest products.
 inline RnnResidentPlan rnn_resident_plan(int64_t steps, int64_t sequences, int64_t hidden, int64_t gates,
-                                         int64_t k_bytes, int64_t directions, int least, int most,
+                                         int64_t k, int item, int64_t directions, int least, int most,
                                          size_t most_shared_bytes, int multiprocessors) {
   RnnResidentPlan plan{};
   const int64_t groups = (sequences + kResidentRows - 1) / kResidentRows;
@@ -56,7 +61,7 @@ inline RnnResidentPlan rnn_resident_plan(int64_t steps, int64_t sequences, int64
   for (int tall = least; tall <= most; ++tall) {
     const int64_t rows = tall * 16 / gates, units = gates > 1 ? std::min(rows, kMostGatedUnits) : rows;
     const int64_t unit_blocks = (hidden + units - 1) / units, across = unit_blocks * directions;
-    const size_t rest = resident_rest(k_bytes, tall), sums = resident_sums(tall);
+    const size_t rest = resident_rest(k, item, tall), sums = resident_sums(tall);
     if (across > multiprocessors || rest + sums > most_shared_bytes) continue;
     const int buffers = rest + 2 * sums <= most_shared_bytes ? 2 : 1;
     const int64_t row_blocks = std::min(groups, multiprocessors / across);
@@ -65,6 +70,38 @@ inline RnnResidentPlan rnn_resident_plan(int64_t steps, int64_t sequences, int64
     fewest = turns;
     plan = {true, tall, units, unit_blocks, row_blocks, buffers, rest + static_cast<size_t>(buffers) * sums};
   }
+  return plan;
+}
+
+// A layer by Hopper's clusters (rnn_sm90_*.cuh).
+struct RnnClusterPlan {
+  bool fits, suits;        // suits: it is likely to be the faster way
+  int blocks, units_each;  // of a cluster, and hidden units of each; even
+  int sequences_each;      // of a cluster: 1, 2, 4 or 8
+  int64_t groups;          // of sequences
+};
+
+inline RnnClusterPlan rnn_cluster_plan(int64_t gates, int64_t hidden, int64_t steps, int64_t sequences,
+                                       int64_t directions, int multiprocessors) {
+  RnnClusterPlan plan{};
+  // A block's 128 threads have room for 32 units with gates, of 256 units' weights, or 64 without, of 512.
+  const int64_t most_units = gates > 1 ? 32 : 64;
+  plan.blocks = hidden <= 4 * most_units ? 4 : 8;
+  plan.fits = steps > 1 && sequences > 0 && hidden > 0 && hidden <= plan.blocks * most_units;
+  if (!plan.fits) return plan;
+  const auto each = static_cast<int>((hidden + plan.blocks - 1) / plan.blocks);
+  plan.units_each = each + each % 2;
+  // As few sequences as there are clusters for: what is sent from block to block is the longest part of a
+  // step. A cluster's blocks lie in one group of multiprocessors, and some of each are left over: count on
+  // three quarters.
+  const int64_t at_once = std::max<int64_t>(1, int64_t{multiprocessors} * 3 / 4 / plan.blocks);
+  const auto groups = [&](int64_t of) { return (sequences + of - 1) / of; };
+  plan.sequences_each = 1;
+  while (plan.sequences_each < 8 && groups(plan.sequences_each) * directions > at_once)
+    plan.sequences_each *= 2;
+  plan.groups = groups(plan.sequences_each);
+  // A step of the kernel over the whole device takes at least twice as long, through global memory.
+  plan.suits = plan.groups * directions <= 2 * at_once;
   return plan;
 }
 

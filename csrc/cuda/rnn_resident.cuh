@@ -16,8 +16,8 @@
 namespace fastdl::cuda {
 
 // Blocks of k whose states are on their way while another is multiplied, 1 KB of them to a warp.
-template <int Tall>
-constexpr int kResidentAhead = Tall < 3 ? 4 : 3;
+template <class S, int Tall>
+constexpr int kResidentAhead = sizeof(S) == 2 && Tall < 3 ? 4 : 3;
 // Steps between the prefetch of a place and its use: longer than memory takes.
 constexpr int64_t kResidentPrefetch = 4;
 
@@ -54,7 +54,7 @@ struct ResidentRows {
 template <class S, int Tall>
 struct ResidentWeights {
   using Chunk = Handed<S>;
-  static constexpr int kHeld = resident_held(Tall);
+  static constexpr int kHeld = resident_held(Tall, sizeof(S));
   Chunk held[kHeld][Tall][2];
   Chunk* rest;  // this thread's part of shared memory
 
@@ -190,7 +190,7 @@ __device__ __forceinline__ bool multiply_resident(ResidentSums<Tall>& sums,
                                                   const ResidentWeights<S, Tall>& weights,
                                                   const ResidentStates<S>& states, int count, bool early,
                                                   int planes) {
-  constexpr int kHeld = ResidentWeights<S, Tall>::kHeld, kAhead = kResidentAhead<Tall>;
+  constexpr int kHeld = ResidentWeights<S, Tall>::kHeld, kAhead = kResidentAhead<S, Tall>;
   Handed<S> ring[kAhead][2];
   bool fit = true;
   const auto multiply = [&](int j, Handed<S>(&now)[2], auto&& weight) {
@@ -338,9 +338,9 @@ bool all_steps(Context* context, const Steps& plan, const RnnPlaces& places, int
   using Cell = typename Steps::Cell;
   constexpr int kLeast = kLeastTall<Cell>, kMost = kMostTall<S, Cell>;
   const StepProduct<S>& p = plan.direction[0].hh;
-  const RnnResidentPlan chosen = rnn_resident_plan(places.steps, places.sequences, p.units, p.gates,
-                                                   p.k * static_cast<int64_t>(sizeof(S)), directions, kLeast,
-                                                   kMost, most_shared_bytes(), multiprocessors());
+  const RnnResidentPlan chosen =
+      rnn_resident_plan(places.steps, places.sequences, p.units, p.gates, p.k, sizeof(S), directions, kLeast,
+                        kMost, most_shared_bytes(), multiprocessors());
   if (!chosen.possible || !can_launch_together()) return false;
   int planes = 0;
   with_planes<S>(context, [&](auto count) { planes = count; });
