@@ -64,7 +64,7 @@ bool decode_by_sm90(const AttentionProblem& p) {
   const int64_t rows = p.group_size() * p.queries, keys = p.key_end(p.queries);
   // Keys that would have to be copied first are read in place by multiply-adds, if they take so many rows.
   const bool in_place = in_packs(p.k) && in_packs(p.v);
-  return p.queries < kSm90DecodeRows && sm90_scores(p) != Sm90Scores::terms && p.dropout == 0 &&
+  return p.queries < kSm90DecodeRows && p.dropout == 0 &&
          by_sm90(p, sm90_decode_suits(p.queries, rows, keys) && (in_place || rows > kMostDecodeRows));
 }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
