@@ -8,6 +8,7 @@
 #include "cuda/gemm.h"
 #include "cuda/rnn.h"
 #include "cuda/rnn_resident.cuh"
+#include "cuda/rnn_sm90.h"
 
 namespace fastdl::cuda {
 
@@ -94,6 +95,9 @@ void layer_dropout(Context* context, const RnnShape& s, int64_t layer, int64_t r
 template <class S, class Steps, class Then>
 void each_step(Context* context, const Steps& plan, const RnnPlaces& device, const RnnPlaces& host,
                int64_t directions, bool alone, Then&& then) {
+  if constexpr (sizeof(S) == 2) {
+    if (alone && steps_by_cluster(context, plan, device, directions)) return;
+  }
   if constexpr (sizeof(S) < 8) {
     if (alone && all_steps<S>(context, plan, device, directions)) return;
   }

@@ -8,7 +8,7 @@ from hopper import kernel_choice
 from references import attention as ref
 from tolerance import assert_same_bits
 
-sm90, portable = kernel_choice("FASTDL_CUDA_ATTENTION")
+sm90, _ = kernel_choice("FASTDL_CUDA_ATTENTION")
 
 FEATURES = pytest.mark.parametrize("e, ev", [(64, 64), (96, 80), (128, 128), (192, 136), (256, 256)])
 
@@ -142,7 +142,6 @@ def test_dropout(rng, keys, mask):
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_dropout_of_features(rng, e, ev, dtype):
     check(Case(rng, (1, 2, 1, 140, 200, e, ev), dtype, dropout=0.6))
-
 
 
 @FEATURES
