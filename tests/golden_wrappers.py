@@ -170,6 +170,7 @@ HOPPER = {
     "tensor_load_swizzled_32": _any,
     **{f"tensor_load_im2col_{d}d{m}": _any for m in ("", "_multicast") for d in (1, 2, 3)},
     "cluster_of_two": _any,
+    "store_async": _any,
     "stmatrix": _any,
     "stmatrix_transposed": _any,
 }

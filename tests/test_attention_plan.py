@@ -16,8 +16,8 @@ SOURCE = r"""
 int main(int, char** a) {
   const auto n = [&](int i) { return std::atoll(a[i]); };
   const auto p = fastdl::cuda::sm90_decode_plan(n(1), n(2), n(3), static_cast<int>(n(4)), static_cast<int>(n(5)));
-  std::printf("%lld %lld %lld\n", static_cast<long long>(p.row_groups), static_cast<long long>(p.parts),
-              static_cast<long long>(p.keys_each));
+  std::printf("%lld %lld %lld %d\n", static_cast<long long>(p.row_groups), static_cast<long long>(p.parts),
+              static_cast<long long>(p.keys_each), fastdl::cuda::sm90_decode_suits(n(6), n(1), n(3)));
 }
 """
 
@@ -26,9 +26,9 @@ int main(int, char** a) {
 def plan(tmp_path_factory):
     program = plan_program.build(tmp_path_factory.mktemp("plan"), SOURCE)
 
-    def numbers(rows, pairs, keys, features=128):
+    def numbers(rows, pairs, keys, features=128, queries=1):
         found = subprocess.run(
-            [program, *map(str, (rows, pairs, keys, features, H100))],
+            [program, *map(str, (rows, pairs, keys, features, H100, queries))],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
         return tuple(map(int, found.stdout.split()))
@@ -40,7 +40,7 @@ def plan(tmp_path_factory):
 @pytest.mark.parametrize("pairs", [1, 8, 100, 256, 1000])
 @pytest.mark.parametrize("keys", [0, 1, 64, 65, 4096, 65536, 1_000_001])
 def test_parts_are_whole_tiles_and_cover_the_keys(plan, rows, pairs, keys):
-    groups, parts, each = plan(rows, pairs, keys)
+    groups, parts, each, _ = plan(rows, pairs, keys)
     assert groups == -(-rows // 64)
     assert each % 64 == 0 and 1 <= parts <= 128
     assert (parts - 1) * each < max(1, keys) <= parts * each
@@ -49,7 +49,7 @@ def test_parts_are_whole_tiles_and_cover_the_keys(plan, rows, pairs, keys):
 @pytest.mark.parametrize("features, blocks", [(64, 2), (128, 2), (256, 1)])
 @pytest.mark.parametrize("pairs", [8, 64, 128])
 def test_long_keys_fill_the_device_in_one_round(plan, pairs, features, blocks):
-    _, parts, _ = plan(8, pairs, 65536, features)
+    _, parts, *_ = plan(8, pairs, 65536, features)
     assert 0.9 * blocks * H100 <= parts * pairs <= blocks * H100 or parts * pairs > 1.5 * blocks * H100
 
 
@@ -63,3 +63,10 @@ def test_a_round_and_a_bit_is_cut_into_more(plan):
     """270 blocks are two rounds on 264 places, the second one nearly empty."""
     parts = plan(8, 270, 16384)[1]
     assert parts > 1 and -(-270 * parts // 264) * 264 < 1.25 * 270 * parts
+
+
+def test_who_gets_the_kernel(plan):
+    """Few queries and more than a tile of keys; of one row, where multiply-adds begin sooner, many keys."""
+    assert plan(8, 8, 64)[3] and not plan(8, 8, 63)[3]
+    assert plan(1, 8, 4096)[3] and not plan(1, 8, 512)[3]
+    assert plan(63, 8, 4096, queries=63)[3] and not plan(64, 8, 4096, queries=64)[3]

@@ -181,19 +181,6 @@ def test_large_scores(rng, value, e):
     np.testing.assert_allclose(case.forward().astype("f4"), case.expected()[0], rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}, {"scale": 1e-60, "causal": True}],
-    ids=str,
-)
-def test_what_is_left_to_the_portable_kernels(rng, options):
-    Case(rng, (1, 2, 1, 70, 80, 64, 64), BF16, **options).check()
-
-
-def test_masks_of_many_features_are_left_to_the_portable_kernels(rng):
-    Case(rng, (1, 1, 1, 70, 80, 192, 64), BF16, mask="bool").check()
-
-
 def test_same_bits_again(rng):
     case = Case(rng, (1, 3, 1, 400, 300, 64, 64), BF16, causal=True)
     first = [case.forward().copy(), *case.backward()]

@@ -160,6 +160,8 @@ HOPPER_WRONG = {
     "wgmma_lanes_disagree": r"wgmma: the threads of a warp disagree on their products",
     "wgmma_early_release": rf"{IN_FLIGHT}|{RACE}",
     "cluster_block_has_ended": r"ld\.shared::cluster: the block whose shared memory it is has ended",
+    "store_async_not_expected": r"deadlock, .* at the mbarrier .* 1 of 1 arrivals missing, -8 bytes to come",
+    "store_async_to_two_blocks": r"st\.async: its address and its mbarrier have to be mapped to one block",
     "cluster_missing_wait": r"barrier\.cluster\.arrive twice without a wait",
     "cluster_one_does_not_come": r"deadlock, .* 63 threads at barrier\.cluster\.wait \(127 threads arrived\)",
 }

@@ -84,8 +84,8 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
 
 
 def _decode_rows(small: bool) -> list[Row]:
-    """Few queries, many keys: (batch, heads, groups, queries, keys, features). Those of one row per group have
-    multiply-adds by themselves, else Hopper's kernel: what the other one takes is asked, too."""
+    """Few queries, many keys: (batch, heads, groups, queries, keys, features). The portable kernels beside Hopper's
+    where it is not plain which are faster."""
     if small:
         return [_decode_row((1, 4, 2, 2, 70, 8))]
     shapes = [
@@ -98,7 +98,7 @@ def _decode_rows(small: bool) -> list[Row]:
     ]
     one = (16, 8, 8, 1, 8192, 128)
     found = [_decode_row(shape) for shape in shapes]
-    return [*found, _decode_row(shapes[1], "portable"), _decode_row(one), _decode_row(one, "sm90")]
+    return [*found, _decode_row(one), *[_decode_row(shape, "portable") for shape in (shapes[1], one)]]
 
 
 def _decode_row(shape: tuple[int, int, int, int, int, int], kernel: str = "") -> Row:

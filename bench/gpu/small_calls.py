@@ -60,8 +60,10 @@ def main() -> None:
                 ("linear", "MATMUL", "sm90_few"),
                 ("conv", "CONV", "sm90"),
                 ("attention", "ATTENTION", "sm90"),
+                ("rnn", "RNN", "sm90"),
+                ("rnn", "RNN", "portable"),
             ):
-                if part in name:  # by Hopper's kernels, too, which small ones do not get
+                if part in name:  # by Hopper's kernels, which small ones do not get, and by those they keep away
                     os.environ[f"FASTDL_CUDA_{family}"] = kernel
                     getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
                     del os.environ[f"FASTDL_CUDA_{family}"]
@@ -74,13 +76,14 @@ def main() -> None:
 
 
 def _hopper_attention(forward: Any) -> None:
-    """Of Hopper's kernels, those for few queries and for many."""
+    """Of Hopper's kernels, those for few queries and for many, with what is done to scores."""
     os.environ["FASTDL_CUDA_ATTENTION"] = "sm90"
     for queries in (3, 70):
         q, k = (np.ones((1, heads, rows, 64), _bfloat16()) for heads, rows in ((4, queries), (2, 400)))
-        mask = np.broadcast_to(np.arange(400) < 300, (1, 4, queries, 400))
-        lse = np.zeros((1, 4, queries), np.float32)
-        forward(q, k, k, mask, np.zeros_like(q), lse, None, False, 0.0, 0, 0)
+        seen = np.broadcast_to(np.arange(400) < 300, (1, 4, queries, 400))
+        for mask, dropout in ((seen, 0.0), (seen, 0.3), (seen.astype(np.float32), 0.3)):
+            lse = np.zeros((1, 4, queries), np.float32)
+            forward(q, k, k, mask, np.zeros_like(q), lse, None, False, dropout, 0, 0)
     del os.environ["FASTDL_CUDA_ATTENTION"]
 
 

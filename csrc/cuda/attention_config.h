@@ -82,10 +82,12 @@ constexpr int kSm90DecodeRows = 64, kSm90DecodeKeys = 64;
 constexpr int sm90_decode_blocks(int features) { return features <= 128 ? 2 : 1; }
 
 // Whether that is the better kernel, `rows` and `keys` as below. From 64 queries on, the forward kernel reads
-// keys less often. One row is bound by memory with multiply-adds, too, which take less to begin and to end;
-// of four rows they take half of the clocks that memory leaves, of more all. (Counted, until a GPU says.)
+// keys less often. Multiply-adds of one row would be bound by memory, too, but have no more than 32 KiB of a
+// multiprocessor under way, in registers, and none while they multiply, where 3.35 TB/s want 20 (of 0.8 us,
+// assumed) and an H200's 4.8 want 29; they begin and end sooner, which counts while keys are few. Of four
+// rows they take half of the clocks that memory leaves, of more all. (Counted, until a GPU says.)
 inline bool sm90_decode_suits(int64_t queries, int64_t rows, int64_t keys) {
-  return queries < 64 && rows > 1 && keys >= 64;
+  return queries < 64 && keys >= (rows > 1 ? 64 : 1024);
 }
 
 // How it cuts the keys: whole tiles, so that no two parts bring the same one. Two blocks run on every

@@ -12,6 +12,11 @@ bool forward_by_sm90(const AttentionProblem& p);
 bool decode_by_sm90(const AttentionProblem& p);  // forward, of few queries
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g);
 
+// What is done to scores: they are scaled; or there are a boolean mask or dropout, too; or they are scaled
+// before the largest is looked for, and a mask may be added.
+enum class Sm90Scores { plain, bits, terms };
+Sm90Scores sm90_scores(const AttentionProblem& p);
+
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse);
 template <class S>

@@ -40,9 +40,7 @@ inline ConvSm90Plan conv_sm90_plan(int64_t rows, int64_t columns, int64_t channe
   ConvSm90Plan plan{sm90_plan(rows, columns, taps * padded, 1, multiprocessors, planes, whatever_shape),
                     narrow};
   plan.fits = plan.fits && (whatever_shape || channels * 8 >= padded * 5);
-  if (!few) return plan;
-  if (planes == 0) plan.columns = 64;
-  else plan.fits = plan.fits && whatever_shape;  // half of a tile would be empty
+  if (few) plan.columns = 64;
   return plan;
 }
 
@@ -99,13 +97,14 @@ inline ConvMerge conv_merge(int64_t channels, const int64_t (&kernel)[3], const 
 }
 
 // Whether a merged convolution pays, against mma.sync with channels rounded up to 16 bytes. A tile of 128 x
-// 64 runs at no more of wgmma's rate than mma.sync does, 0.6.
+// 64 runs at no more of wgmma's rate than mma.sync does, 0.6; of float32 at 0.74.
 inline bool conv_merge_pays(const ConvMerge& m, int64_t rows, int64_t columns, int64_t channels, int64_t taps,
                             int planes) {
   const int64_t k = m.taps * rounded_up(m.lanes, columns <= 64 || planes ? 32 : 64),
                 portable = rounded_up(taps * rounded_up(channels, planes ? 4 : 8), 32);
   if (rows < 64 || k < 64 || columns < 32) return false;
-  return columns < 64 ? k * 8 <= portable * 5 : columns == 64 ? k <= portable : k * 5 <= portable * 8;
+  if (columns > 64) return k * 5 <= portable * 8;
+  return planes ? k * 4 <= portable * 5 : k <= portable;
 }
 inline bool conv_merge_weight_pays(const ConvMerge& m, int64_t rows, int64_t positions, int64_t channels,
                                    int64_t taps, int planes) {

@@ -85,7 +85,7 @@ std::optional<ConvMerge> possible(Context* context, const ConvGeometry& g, const
       sm90::wanted("FASTDL_CUDA_CONV") == sm90::Wanted::portable || !sm90::is_hopper()) {
     return std::nullopt;
   }
-  const ConvMerge m = conv_merge(g.c, g.kernel, g.stride, g.dilation, planes == 0);
+  const ConvMerge m = conv_merge(g.c, g.kernel, g.stride, g.dilation, planes == 0 && im2col_facts().overlaps);
   double pixels = 1;
   for (int i = 0; i < 3; ++i) pixels *= static_cast<double>(std::max(g.out[i], met(g, i)));
   const double row = static_cast<double>(m.lanes) * static_cast<double>(std::max(g.out[2], met(g, 2)));

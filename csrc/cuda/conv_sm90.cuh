@@ -55,7 +55,7 @@ inline void equal_corners(Im2colShape& shape, const ConvLattice& l) {
 
 // The pixels that a lattice meets as boxes of so many positions and channels, if a map can describe them.
 inline std::optional<Im2colShape> boxes_of(const PixelSource& p, const ConvLattice& l, int positions,
-                                           int channels, bool always) {
+                                           int channels) {
   const auto trivial = [&](int i) {
     const ConvAxis& a = l.axis[i];
     return p.size[i] == 1 && a.count == 1 && a.taps == 1 && a.first == 0;
@@ -86,10 +86,14 @@ inline std::optional<Im2colShape> boxes_of(const PixelSource& p, const ConvLatti
     can = can && shape.dims[i] < kMostSm90 &&
           (shape.dims[i] == 1 || (stride > 0 && stride % 8 == 0 && stride < int64_t{1} << 39));
   }
-  // cuda.h has the corners' axes the other way round than all the rest. Until a GPU has said which
-  // (tests/golden), only maps that mean the same either way are chosen.
-  for (int i = 1; i < shape.axes && !always; ++i) {
-    can = can && shape.lower[i] == shape.lower[0] && shape.upper[i] == shape.upper[0];
+  bool equal = true;
+  for (int i = 1; i < shape.axes; ++i) {
+    equal = equal && shape.lower[i] == shape.lower[0] && shape.upper[i] == shape.upper[0];
+  }
+  if (can && !equal) {
+    const Corners corners = im2col_facts().corners;
+    can = corners != Corners::unknown;
+    shape.reversed = corners == Corners::reversed;
   }
   return can ? std::optional<Im2colShape>(shape) : std::nullopt;
 }
@@ -202,7 +206,7 @@ std::optional<GatherPiece> gather_piece(const ConvGather<S>& p, const PixelSourc
   const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
                                            sizeof(S) == 4 ? Planes : 0, always || p.merged);
   if (!plan.fits) return std::nullopt;
-  const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), channels_of_box<S>(plan), always);
+  const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), channels_of_box<S>(plan));
   return pixels ? std::optional<GatherPiece>({l, *pixels, plan}) : std::nullopt;
 }
 
@@ -226,7 +230,8 @@ void run_pieces(Context* context, const ConvGather<S>& p, const GemmEnd<S>& end,
                                                                piece.plan);
     };
     if constexpr (sizeof(S) == 4) {
-      with(std::integral_constant<int, 128>{}, std::false_type{});
+      if (piece.plan.columns == 128) with(std::integral_constant<int, 128>{}, std::false_type{});
+      else with(std::integral_constant<int, 64>{}, std::false_type{});
     } else {
       if (piece.plan.narrow) with(std::integral_constant<int, 64>{}, std::true_type{});
       else if (piece.plan.columns == 256) with(std::integral_constant<int, 256>{}, std::false_type{});
@@ -314,7 +319,7 @@ bool weight_gradient(Context* context, const ConvGeometry& g, const ConvWeight<S
                                                   kSplit ? Planes : 0, always || p.merged.count() > 1);
   const int box = plan.narrow ? 32 : 64;
   const PixelSource source = kSplit ? in_planes(p, g.n, Planes) : in_place(p, g.n);
-  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, box, always) : std::nullopt;
+  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, box) : std::nullopt;
   if (!pixels) return false;
   const auto with = [&](auto columns, auto narrow, const WeightSource& from, const uint32_t* odd_rows,
                         const uint32_t* odd_pixels) {

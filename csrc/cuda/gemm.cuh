@@ -46,6 +46,7 @@ void gemm_by_tensor_cores(Context* context, const Gemm<S>& g, const GemmPlan& pl
   const auto with = [&](auto along_a, auto along_b) {
     constexpr bool kA = decltype(along_a)::value, kB = decltype(along_b)::value;
     if (plan.large) launch_gemm_mma<S, Planes, kA, kB, LargeBlock>(context, p, end, plan.parts);
+    else if (plan.narrow) launch_gemm_mma<S, Planes, kA, kB, NarrowBlock>(context, p, end, plan.parts);
     else launch_gemm_mma<S, Planes, kA, kB, SmallBlock>(context, p, end, plan.parts);
   };
   if (a.along_k)
@@ -54,6 +55,29 @@ void gemm_by_tensor_cores(Context* context, const Gemm<S>& g, const GemmPlan& pl
   if (plan.parts > 1) {
     combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
+}
+
+// Few rows as few columns: C^T = B^T A^T. A bias goes along the rows then, as a residual whose columns are
+// all the same; beside a residual there is no place for it.
+template <class S>
+bool can_turn(const Gemm<S>& g) {
+  return !(g.bias && g.residual);
+}
+template <class S>
+Gemm<S> turned(const Gemm<S>& g) {
+  Gemm<S> t = g;
+  t.m = g.n, t.n = g.m;
+  t.a = g.b, t.a_row = g.b_column, t.a_column = g.b_row;
+  t.b = g.a, t.b_row = g.a_column, t.b_column = g.a_row;
+  t.c_row = g.c_column, t.c_column = g.c_row;
+  t.residual_row = g.residual_column, t.residual_column = g.residual_row;
+  for (int i = 0; i < g.batch.ndim; ++i) t.batch.a[i] = g.batch.b[i], t.batch.b[i] = g.batch.a[i];
+  if (g.bias) {
+    t.bias = nullptr;
+    t.residual = g.bias, t.residual_row = g.bias_stride, t.residual_column = 0;
+    for (int i = 0; i < g.batch.ndim; ++i) t.batch.residual[i] = 0;
+  }
+  return t;
 }
 
 template <class S>
@@ -91,12 +115,14 @@ void gemm(Context* context, const Gemm<S>& g) {
     }
     return;
   }
-  const GemmPlan plan = gemm_plan(g.m, g.n, g.k, count, multiprocessors());
   if constexpr (sizeof(S) < 8) {
     if (gemm_sm90(context, g)) return;
+    const bool turns = g.n > g.m && few_columns(g.n, g.m, g.k) && can_turn(g);
+    const Gemm<S> p = turns ? turned(g) : g;
+    const GemmPlan plan = gemm_plan(p.m, p.n, p.k, count, multiprocessors(), true);
     if (plan.tensor_cores) {
       return with_planes<S>(
-          context, [&](auto planes) { gemm_by_tensor_cores<S, decltype(planes)::value>(context, g, plan); });
+          context, [&](auto planes) { gemm_by_tensor_cores<S, decltype(planes)::value>(context, p, plan); });
     }
   }
   launch_gemm_fma(context, g);

@@ -39,6 +39,7 @@ class RnnForwardLayer {
       dir.states = states.as<S>() + d * rows_.rows * state_stride_;
       dir.cell = cells.as<T>() + d * batch * s_.hidden;
       dir.unprojected = unprojected.as<S>() + d * batch * unprojected_stride_;
+      dir.first = p_.h0 ? p_.h0 + index * batch * s_.state : nullptr;
       dir.h_n = p_.h_n ? p_.h_n + index * batch * s_.state : nullptr;
       dir.c_n = p_.c_n ? p_.c_n + index * batch * s_.hidden : nullptr;
       dir.recurrent.emplace(context_, w.hh, s_.gates * s_.hidden, s_.state);

@@ -15,6 +15,7 @@ struct ForwardDirection {
   T *gates, *saved, *cell;  // W x + b; NULL or where c (W_hn h + b_hn) is kept; c, or h in full precision
   S *saved_unprojected, *unprojected;  // with a projection
   S* states;                           // [N, state_stride]: the state that each row's step begins with
+  const S* first;                      // h0 [B, state], or NULL
   S *h_n, *c_n;
   const S* bias;
 };

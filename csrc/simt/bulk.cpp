@@ -196,9 +196,8 @@ void tensor_load_im2col(uint32_t to, const void* map, int rank, const int32_t* a
 }
 
 bool Cluster::deliver() {
-  if (loads.empty()) return false;
-  random ^= random << 13, random ^= random >> 17, random ^= random << 5;
-  const size_t chosen = random % loads.size();
+  if (loads.empty()) return deliver_stores();
+  const size_t chosen = next_random() % loads.size();
   const BulkLoad load = loads[chosen];
   loads.erase(loads.begin() + static_cast<std::ptrdiff_t>(chosen));
   Block& block = *load.block;

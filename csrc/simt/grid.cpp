@@ -242,9 +242,10 @@ std::string Worker::run_blocks(const Launch& launch, size_t count) {
     if (!live) {
       for (size_t b = 0; b < count; ++b) {
         const Cluster& cluster = *blocks_[b]->cluster;
-        if (blocks_[b]->cluster_rank != 0 || cluster.loads.empty()) continue;
-        record_failure(*cluster.loads[0].issuer, "ended with a bulk copy that nobody waited for");
-        return cluster.loads[0].issuer->owner().failure;
+        const Thread* const sender = cluster.sender();
+        if (blocks_[b]->cluster_rank != 0 || !sender) continue;
+        record_failure(*sender, "ended with a bulk copy (or st.async) that nobody waited for");
+        return sender->owner().failure;
       }
       return {};
     }

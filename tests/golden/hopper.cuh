@@ -303,6 +303,43 @@ struct ClusterOfTwo {
   }
 };
 
+// 1, 2 and 4 words of each thread to the other block.
+struct StoreAsync {
+  static constexpr int kIn = kRowWords, kOut = 7;
+  static CUtensorMap map(const uint32_t* in, size_t lanes) { return ClusterOfTwo::map(in, lanes); }
+  static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
+    const int t = static_cast<int>(threadIdx.x);
+    const unsigned other = 1 - ptx::cluster_rank();
+    const uint32_t full = ptx::shared_address(shared.full.data()),
+                   left = ptx::shared_address(shared.left.data());
+    start(shared, 1);
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    if (t == 0) {
+      ptx::mbarrier_arrive_expect(full, 16 * kRowBytes);
+      ptx::tensor_load(left, &in, full, {0, static_cast<int>(blockIdx.x) * kGroup, 0, 0, 0});
+    }
+    ptx::mbarrier_arrive_expect(full + 8, 28);  // what this thread's counterpart sends
+    ptx::mbarrier_wait(full, 0);
+    const auto word = [&](int i) {
+      return static_cast<uint32_t>(shared.left[(t * 5 + i) % (16 * kRowWords)]);
+    };
+    const uint32_t one[1] = {word(0)}, two[2] = {word(1), word(2)},
+                   four[4] = {word(3), word(4), word(5), word(6)};
+    const uint32_t barrier = ptx::map_shared(full + 8, other);
+    ptx::store_async(ptx::map_shared(ptx::shared_address(shared.right.at(4 * t)), other), four, barrier);
+    ptx::store_async(ptx::map_shared(ptx::shared_address(shared.right.at(512 + 2 * t)), other), two, barrier);
+    ptx::store_async(ptx::map_shared(ptx::shared_address(shared.right.at(768 + t)), other), one, barrier);
+    ptx::mbarrier_arrive_cluster(barrier);
+    ptx::mbarrier_wait(full + 8, 0);
+    for (int i = 0; i < 4; ++i) out[i] = shared.right[4 * t + i];
+    for (int i = 0; i < 2; ++i) out[4 + i] = shared.right[512 + 2 * t + i];
+    out[6] = shared.right[768 + t];
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  }
+};
+
 // --- stmatrix, and from there to global memory: rows of 61, stored by whole 16 bytes ---
 
 template <bool Transposed>

@@ -258,6 +258,7 @@ const Entry kCases[] = {
     hopper_entry<hopper::TensorLoadIm2col<2, true>, 2>("tensor_load_im2col_2d_multicast"),
     hopper_entry<hopper::TensorLoadIm2col<3, true>, 2>("tensor_load_im2col_3d_multicast"),
     hopper_entry<hopper::ClusterOfTwo, 2>("cluster_of_two"),
+    hopper_entry<hopper::StoreAsync, 2>("store_async"),
     hopper_entry<hopper::Stmatrix<false>, 1, true>("stmatrix"),
     hopper_entry<hopper::Stmatrix<true>, 1, true>("stmatrix_transposed"),
 #endif

@@ -362,6 +362,48 @@ CASE(distributed_shared_memory) {
   }
 }
 
+// Each block sends the next one words of its own, twice into the same place.
+CASE(store_async) {
+  struct Sent {
+    SharedArray<uint32_t, 7 * 32> words;
+    SharedArray<uint64_t, 1> full;
+  };
+  std::vector<uint32_t> out(2 * 4 * 7 * 32);
+  launch("store_async", config(4, 32, sizeof(Sent), 4), [&] {
+    auto& s = shared_memory<Sent>();
+    const unsigned t = threadIdx.x, rank = ptx::cluster_rank(), next = (rank + 1) % 4;
+    const uint32_t full = ptx::shared_address(s.full.data());
+    if (t == 0) {
+      ptx::mbarrier_init(full, 1);
+      ptx::mbarrier_fence_init();
+    }
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    for (unsigned round = 0; round < 2; ++round) {
+      const uint32_t base = rank * 1000 + round * 10000 + 7 * t;
+      const uint32_t one[1] = {base}, two[2] = {base + 1, base + 2},
+                     four[4] = {base + 3, base + 4, base + 5, base + 6};
+      const auto to = [&](unsigned at) { return ptx::map_shared(ptx::shared_address(s.words.at(at)), next); };
+      const uint32_t barrier = ptx::map_shared(full, next);
+      ptx::store_async(to(4 * t), four, barrier);
+      ptx::store_async(to(128 + 2 * t), two, barrier);
+      ptx::store_async(to(192 + t), one, barrier);
+      if (t == 0) ptx::mbarrier_arrive_expect(full, 7 * 32 * 4);  // they may come before or after
+      ptx::mbarrier_wait(full, round);
+      for (unsigned i = t; i < 7 * 32; i += 32) out[(round * 4 + rank) * 7 * 32 + i] = s.words[i];
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
+  });
+  for (unsigned i = 0; i < 2 * 4 * 32; ++i) {
+    const unsigned t = i % 32, rank = i / 32 % 4, round = i / 128;
+    const uint32_t base = (rank + 3) % 4 * 1000 + round * 10000 + 7 * t;
+    const uint32_t* const got = out.data() + (round * 4 + rank) * 7 * 32;
+    CHECK(got[192 + t] == base && got[128 + 2 * t] == base + 1 && got[129 + 2 * t] == base + 2);
+    for (unsigned j = 0; j < 4; ++j) CHECK(got[4 * t + j] == base + 3 + j);
+  }
+}
+
 // --- the rest ---
 
 struct Matrices {

@@ -242,6 +242,32 @@ CASE(cluster_block_has_ended) {
     ptx::load_cluster(ptx::map_shared(ptx::shared_address(s.data.data()), 1));
   });
 }
+CASE(store_async_not_expected) {
+  launch("store_async_not_expected", config(2, 32, sizeof(Box), 2), [] {
+    auto& s = shared_memory<Box>();
+    const uint32_t full = ptx::shared_address(s.bar.data());
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_init(full, 1);
+      ptx::mbarrier_fence_init();
+    }
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    const uint32_t word[1] = {7};
+    if (threadIdx.x == 0)
+      ptx::store_async(ptx::map_shared(ptx::shared_address(s.data.data()), 1), word,
+                       ptx::map_shared(full, 1));
+    if (ptx::cluster_rank() == 1) ptx::mbarrier_wait(full, 0);
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  });
+}
+CASE(store_async_to_two_blocks) {
+  launch("store_async_to_two_blocks", config(2, 32, sizeof(Box), 2), [] {
+    auto& s = shared_memory<Box>();
+    const uint32_t word[1] = {7}, full = ptx::shared_address(s.bar.data());
+    ptx::store_async(ptx::map_shared(ptx::shared_address(s.data.data()), 1), word, ptx::map_shared(full, 0));
+  });
+}
 CASE(cluster_missing_wait) {
   launch("cluster_missing_wait", config(2, 32, sizeof(Box), 2), [] {
     ptx::cluster_arrive();
