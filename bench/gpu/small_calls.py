@@ -76,13 +76,14 @@ def main() -> None:
 
 
 def _hopper_attention(forward: Any) -> None:
-    """Of Hopper's kernels, those for few queries and for many."""
+    """Of Hopper's kernels, those for few queries and for many, with what is done to scores."""
     os.environ["FASTDL_CUDA_ATTENTION"] = "sm90"
     for queries in (3, 70):
         q, k = (np.ones((1, heads, rows, 64), _bfloat16()) for heads, rows in ((4, queries), (2, 400)))
-        mask = np.broadcast_to(np.arange(400) < 300, (1, 4, queries, 400))
-        lse = np.zeros((1, 4, queries), np.float32)
-        forward(q, k, k, mask, np.zeros_like(q), lse, None, False, 0.0, 0, 0)
+        seen = np.broadcast_to(np.arange(400) < 300, (1, 4, queries, 400))
+        for mask, dropout in ((seen, 0.0), (seen, 0.3), (seen.astype(np.float32), 0.3)):
+            lse = np.zeros((1, 4, queries), np.float32)
+            forward(q, k, k, mask, np.zeros_like(q), lse, None, False, dropout, 0, 0)
     del os.environ["FASTDL_CUDA_ATTENTION"]
 
 

@@ -35,6 +35,7 @@ struct DecodeSm90 {
   Sm90Rows k, v;
   DecodeArguments<H> a;
   SeenTiles seen;  // of queries of a group, for each tile of keys
+  Sm90Scores scores;
   bool packs_q;
 };
 
@@ -134,6 +135,37 @@ __device__ __forceinline__ void load_queries(DecodeSm90Shared<Shape>& shared, co
   ptx::named_barrier(1, kWarpgroup);
 }
 
+// Products of keys from `key` on to scores to base 2, with the terms of an added mask of float32 or of H, if
+// there is one. rows: where those of rows g and g + 8 begin.
+template <class M, int Count>
+__device__ __forceinline__ void add_terms_of(float (&scores)[Count], const AttentionMask<float>& mask,
+                                             const int64_t (&rows)[2], int key, int last_key) {
+  const M* const terms = static_cast<const M*>(mask.data);
+#pragma unroll
+  for (int j = 0; j < Count / 4; ++j) {
+    if (j % 2 == 0) __syncwarp();  // so that not all are read at once, into as many registers
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = key + 8 * j + lane() % 4 * 2 + i % 2;
+      const float term = widen(terms[rows[i / 2] + (at < last_key ? at : last_key) * mask.stride[3]]);
+      float& s = scores[4 * j + i];
+      s = AttentionMask<float>::with_term(s * mask.scale2, term * static_cast<float>(kLog2e));
+    }
+  }
+}
+template <class H, int Count>
+__device__ __forceinline__ void add_terms(float (&scores)[Count], const AttentionMask<float>& mask,
+                                          const int64_t (&rows)[2], int key, int last_key) {
+  if (mask.data && mask.dtype == DType::kFloat32) {
+    add_terms_of<float>(scores, mask, rows, key, last_key);
+  } else if (mask.data && mask.dtype != DType::kBool) {
+    add_terms_of<H>(scores, mask, rows, key, last_key);
+  } else {
+#pragma unroll
+    for (float& s : scores) s *= mask.scale2;
+  }
+}
+
 template <class H, int D, class Shape>
 __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const DecodeSm90<H>& p,
                                         const DecodeSm90Work& w) {
@@ -148,20 +180,22 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
   const int warp_row = w.first + warp() * 16;
   const bool works = warp_row < w.rows;
   int row_end[2];
-  const uint8_t* mask_rows[2];
+  int64_t mask_rows[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = warp_row + lane() / 4 + 8 * half, last = row < w.rows ? row : w.rows - 1;
     const int query = last % static_cast<int>(p.a.n.queries);
     row_end[half] = p.a.n.causal && query < w.end ? query + 1 : w.end;
-    mask_rows[half] = static_cast<const uint8_t*>(p.a.mask.data) + w.b * p.a.mask.stride[0] +
-                      w.head_of(p.a, last) * p.a.mask.stride[1] + query * p.a.mask.stride[2];
+    mask_rows[half] =
+        w.b * p.a.mask.stride[0] + w.head_of(p.a, last) * p.a.mask.stride[1] + query * p.a.mask.stride[2];
   }
   float out[D / 2];
 #pragma unroll
   for (int i = 0; i < D / 2; ++i) out[i] = 0;
   uint32_t weights[kKeys / 16][4] = {};
   Sm90SoftmaxRows rows;
+  const bool has_bits = p.a.mask.data && p.a.mask.dtype == DType::kBool;
+  const float scale2 = p.scores == Sm90Scores::terms ? 1.0f : p.a.mask.scale2;  // of what the softmax gets
   Ring<Shape> ring;
   const auto wait = [&] {
     ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
@@ -185,15 +219,19 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
     }
     ptx::wgmma_commit();
     SeenBits<kKeys / 2> bits;
-    if (works && p.a.mask.data) bits.load(mask_rows, p.a.mask.stride[3], key, w.end - 1);
+    if (works && has_bits) {
+      const auto* const mask = static_cast<const uint8_t*>(p.a.mask.data);
+      bits.load({mask + mask_rows[0], mask + mask_rows[1]}, p.a.mask.stride[3], key, w.end - 1);
+    }
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(scores);
     release();
     if (works) {
+      if (p.scores == Sm90Scores::terms) add_terms<H>(scores, p.a.mask, mask_rows, key, w.end - 1);
       if (p.a.n.causal || key + kKeys > w.end) mask_scores(scores, {row_end[0] - key, row_end[1] - key});
-      if (p.a.mask.data) bits.apply(scores, -INFINITY);
+      if (has_bits) bits.apply(scores, -INFINITY);
       float decay[2];
-      rows.update(scores, p.a.mask.scale2, decay);
+      rows.update(scores, scale2, decay);
 #pragma unroll
       for (int i = 0; i < D / 2; ++i) out[i] *= decay[i / 2 % 2];
       pack_factors<H>(scores, weights);
@@ -213,7 +251,7 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
   float top2[2], total[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    top2[half] = __fmul_rn(rows.top[half], p.a.mask.scale2), total[half] = rows.total(half);
+    top2[half] = __fmul_rn(rows.top[half], scale2), total[half] = rows.total(half);
 #pragma unroll
     for (int j = 0; j < D / 8; ++j) {
       const float* const two = out + 4 * j + 2 * half;
@@ -268,6 +306,7 @@ void launch_attention_decode_sm90(Context* context, const AttentionProblem& p, f
                   sm90_rows<H, D>(*v, values, Shape::kKeys),
                   *parts,
                   {},
+                  sm90_scores(p),
                   in_packs(p.q)};
   const SeenLists<float> seen(context, a.a.n, a.a.mask, true, Shape::kKeys, Shape::kRows);
   a.seen = *seen;

@@ -10,6 +10,7 @@
 
 #include "cuda/attention_config.h"
 #include "cuda/attention_sm90.h"
+#include "cuda/attention_sm90_mask.cuh"
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
 #include "cuda/ptx/warpgroup.cuh"
@@ -17,15 +18,24 @@
 namespace fastdl::cuda {
 
 // Registers of a consumer's thread: Keys / 2 scores, Keys / 4 for the weights of the step before, D / 2
-// results, and some 30 others. With 64 features three consumers have enough of them, but not for masks.
-template <int D, bool Masks>
+// results, and some 30 others. With 64 features three consumers have enough of them, but not for masks. Terms
+// of a mask are in shared memory beside keys and values, in boxes of 64.
+template <int D, Sm90Scores Scores>
 struct ForwardSm90Shape {
-  static constexpr bool kMasks = Masks;
-  static constexpr int kConsumers = D == 64 && !Masks ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
-  static constexpr int kRows = 64 * kConsumers, kKeys = D <= 128 ? 128 : D == 192 ? 112 : 80;
+  static constexpr bool kBits = Scores != Sm90Scores::plain, kAdds = Scores == Sm90Scores::terms;
+  // Whether a step's softmax runs beside the product of the step before with the values, whose factors then
+  // take registers.
+  static constexpr bool kOverlaps = !kAdds && !(kBits && D == 256);
+  static constexpr int kConsumers = D == 64 && !kBits ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
+  static constexpr int kRows = 64 * kConsumers, kKeys = D <= 128     ? 128
+                                                        : !kOverlaps ? 64
+                                                        : D == 192   ? 112
+                                                                     : 80;
   using Queries = Sm90RowTile<D, kRows>;
-  using Keys = Sm90RowTile<D, kKeys>;  // and values
-  static constexpr int kFit = (224 * 1024 - Queries::kBytes) / (2 * Keys::kBytes),
+  using Keys = Sm90RowTile<D, kKeys>;               // and values
+  using Terms = Sm90TermsTile<kAdds ? kKeys : 64>;  // of a consumer's queries
+  static constexpr int kTerms = kAdds ? kConsumers * Terms::kElements : 0;
+  static constexpr int kFit = (224 * 1024 - Queries::kBytes - 2 * kTerms) / (2 * Keys::kBytes),
                        kStages = kFit < 4 ? kFit : 4;
   // Of 65,536, which the block begins with in equal shares.
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240,
@@ -36,7 +46,9 @@ template <class H>
 struct ForwardSm90 {
   Sm90Rows q, k, v;
   AttentionExtents n;
-  Sm90Mask mask;
+  Sm90Bits bits;
+  Sm90Terms terms;
+  Sm90Dropout dropout;
   Sm90Results out;
   float* lse;       // [batch, heads, queries] or NULL
   float scale2;     // of scores to base 2
@@ -48,8 +60,10 @@ template <class Shape>
 struct alignas(1024) ForwardSm90Shared {
   SharedArray<uint16_t, Shape::Queries::kElements> queries;  // afterwards the results
   SharedArray<uint16_t, Shape::kStages * Shape::Keys::kElements> keys, values;
+  SharedArray<uint16_t, (Shape::kTerms > 0 ? Shape::kTerms : 8)> terms;  // of each consumer
   SharedArray<uint64_t, Shape::kStages> full_keys, empty_keys, full_values, empty_values;
   SharedArray<uint64_t, 2> full_queries;  // the first
+  SharedArray<uint64_t, 2 * Shape::kConsumers> full_terms, empty_terms;
 };
 
 // What a block does. Causal: the longest rows of all heads first, so that no multiprocessor begins with them
@@ -99,6 +113,22 @@ __device__ __forceinline__ void produce(ForwardSm90Shared<Shape>& shared, const 
   }
 }
 
+// The same of the terms of a mask, by a thread for each consumer: asked for when it has read those of the
+// step before.
+template <class H, class Shape>
+__device__ __forceinline__ void produce_terms(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
+                                              const ForwardSm90Work& w, int group) {
+  const uint32_t full = ptx::shared_address(shared.full_terms.at(group)),
+                 empty = ptx::shared_address(shared.empty_terms.at(group)),
+                 terms = ptx::shared_address(shared.terms.at(group * Shape::Terms::kElements));
+#pragma unroll 1
+  for (int step = 0; step < w.steps; ++step) {
+    ptx::mbarrier_wait(empty, (step + 1) % 2);
+    Shape::Terms::load(terms, p.terms, full, w.first + 64 * group, w.key_tile(p, step) * Shape::kKeys, w.head,
+                       w.b);
+  }
+}
+
 // Turns of the consumers at the tensor cores: while the products of one run, the others have their softmax.
 template <class Shape>
 struct Turns {
@@ -126,13 +156,16 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
                  empty_values = ptx::shared_address(shared.empty_values.data());
   const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
   using Scores = float[kKeys / 2];
-  using Bits = SeenBits<kKeys / 2>;
+  struct Bits {
+    uint32_t seen[2], kept[2];
+  };
   const Turns<Shape> turns{group};
   Ring<Shape> key_ring, value_ring;
   float out[D / 2];
   uint32_t weights[kKeys / 16][4];
   Sm90SoftmaxRows rows;
   float decay[2];
+  const float scale2 = Shape::kAdds ? 1.0f : p.scale2;  // of what the softmax gets
 
   const auto multiply_keys = [&](Scores& scores) {
     const uint32_t tile = keys + key_ring.stage * Keys::kBytes;
@@ -158,16 +191,37 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
     if (lane() == 0) ptx::mbarrier_arrive(empty + 8 * ring.stage);
     ring.advance();
   };
-  const auto look = [&](Bits& bits, int key) {
-    if (Shape::kMasks && p.mask.data) bits.template load<false>(p.mask, p.n, w.b, w.head, row, key);
+  const auto look = [&](Bits& bits, int tile) {
+    if (Shape::kBits && p.bits.words)
+      p.bits.load(bits.seen, w.b, w.head, row, static_cast<int>(p.n.queries) - 1, tile);
+    if (Shape::kBits && p.dropout.drops) {
+      const int64_t row_of_all = (w.b * p.n.heads + w.head) * p.n.queries + row;
+      p.dropout.template make<kKeys>(
+          bits.kept, static_cast<uint64_t>(row_of_all) * p.n.keys + tile * int64_t{kKeys}, p.n.keys);
+    }
   };
-  const auto soften = [&](Scores& scores, const Bits& bits, int key) {  // scores become weights
+  const auto soften = [&](Scores& scores, const Bits& bits, int tile, int step) {  // scores become weights
+    const int key = tile * kKeys;
+    if constexpr (Shape::kAdds) {
+      if (p.terms.adds) {
+        const uint32_t of = 8 * group;
+        ptx::mbarrier_wait(ptx::shared_address(shared.full_terms.data()) + of, step % 2);
+        Shape::Terms::template add<H>(scores, shared.terms.at(group * Shape::Terms::kElements), p.terms,
+                                      warp_row % 64 + lane() / 4, p.scale2);
+        __syncwarp();  // all lanes have read theirs
+        if (lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(shared.empty_terms.data()) + of);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kKeys / 2; ++i) scores[i] *= p.scale2;
+      }
+    }
     if (p.n.key_end(w.first + group * 64 + 1) < key + kKeys) {
       mask_scores(scores, {static_cast<int>(p.n.key_end(row + 1)) - key,
                            static_cast<int>(p.n.key_end(row + 9)) - key});
     }
-    if (Shape::kMasks && p.mask.data) bits.apply(scores, -INFINITY);
-    rows.update(scores, p.scale2, decay);
+    if (Shape::kBits && p.bits.words) apply_bits(scores, bits.seen, -INFINITY);
+    rows.update(scores, scale2, decay);
+    if (Shape::kBits && p.dropout.drops) apply_bits(scores, bits.kept, 0);
   };
 
   ptx::mbarrier_wait(ptx::shared_address(shared.full_queries.data()), 0);
@@ -176,31 +230,32 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
     {
       Scores scores;
       Bits bits;
-      const int key = w.key_tile(p, 0) * kKeys;
+      const int tile = w.key_tile(p, 0);
       turns.wait();
       multiply_keys(scores);
       turns.pass_on();
-      look(bits, key);
+      look(bits, tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(scores);
       release(empty_keys, key_ring);
-      soften(scores, bits, key);
+      soften(scores, bits, tile, 0);
       pack_factors<H>(scores, weights);
     }
 #pragma unroll 1
     for (int step = 1; step < w.steps; ++step) {
       Scores scores;
       Bits bits;
-      const int key = w.key_tile(p, step) * kKeys;
+      const int tile = w.key_tile(p, step);
       turns.wait();
       multiply_keys(scores);
       multiply_values(step > 1);
       turns.pass_on();
-      look(bits, key);
-      ptx::wgmma_wait<1>();
+      if constexpr (Shape::kOverlaps) look(bits, tile);
+      ptx::wgmma_wait<Shape::kOverlaps ? 1 : 0>();
       ptx::wgmma_results(scores);
+      if constexpr (!Shape::kOverlaps) look(bits, tile);
       release(empty_keys, key_ring);
-      soften(scores, bits, key);
+      soften(scores, bits, tile, step);
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(out);
       release(empty_values, value_ring);
@@ -221,10 +276,10 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float sum = rows.total(half);
-    norm[half] = softmax_norm(sum);
+    norm[half] = softmax_norm(sum) * (Shape::kBits ? p.dropout.kept_scale : 1.0f);
     const int i = row + 8 * half;
     if (p.lse && lane() % 4 == 0 && i < p.n.queries) {
-      p.lse[(w.b * p.n.heads + w.head) * p.n.queries + i] = log_sum_exp(rows.top[half] * p.scale2, sum);
+      p.lse[(w.b * p.n.heads + w.head) * p.n.queries + i] = log_sum_exp(rows.top[half] * scale2, sum);
     }
   }
   // All four warps have read the queries.
@@ -232,10 +287,10 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
   store_results<H, Queries>(shared.queries.data(), warp_row, p.out, w.b, w.head, w.first, out, norm);
 }
 
-template <class H, int D, bool Masks>
-__global__ void __launch_bounds__(ForwardSm90Shape<D, Masks>::kThreads, 1)
+template <class H, int D, Sm90Scores Scores>
+__global__ void __launch_bounds__(ForwardSm90Shape<D, Scores>::kThreads, 1)
     attention_forward_wgmma(const __grid_constant__ ForwardSm90<H> p) {
-  using Shape = ForwardSm90Shape<D, Masks>;
+  using Shape = ForwardSm90Shape<D, Scores>;
   auto& shared = shared_memory<ForwardSm90Shared<Shape>>();
   const ForwardSm90Work w(p, Shape::kRows, Shape::kKeys);
   if (threadIdx.x == 0) {
@@ -248,6 +303,14 @@ __global__ void __launch_bounds__(ForwardSm90Shape<D, Masks>::kThreads, 1)
       ptx::mbarrier_init(ptx::shared_address(shared.empty_keys.at(stage)), kReaders);
       ptx::mbarrier_init(ptx::shared_address(shared.empty_values.at(stage)), kReaders);
     }
+    if constexpr (Shape::kAdds) {
+#pragma unroll
+      for (int group = 0; group < Shape::kConsumers; ++group) {
+        ptx::mbarrier_init(ptx::shared_address(shared.full_terms.at(group)), 1);
+        ptx::mbarrier_init(ptx::shared_address(shared.empty_terms.at(group)), kWarpgroup / kWarp);
+      }
+      if (p.terms.adds) ptx::prefetch_map(&p.terms.rows.map);
+    }
     ptx::mbarrier_fence_init();
     ptx::prefetch_map(&p.q.map);
     ptx::prefetch_map(&p.k.map);
@@ -258,6 +321,10 @@ __global__ void __launch_bounds__(ForwardSm90Shape<D, Masks>::kThreads, 1)
   if (role == 0) {
     ptx::fewer_registers<Shape::kProducerRegisters>();
     if (threadIdx.x == 0) produce<H, Shape>(shared, p, w);
+    if constexpr (Shape::kAdds) {
+      if (warp() > 0 && warp() <= Shape::kConsumers && lane() == 0 && p.terms.adds)
+        produce_terms<H, Shape>(shared, p, w, warp() - 1);
+    }
     __syncwarp();
   } else {
     ptx::more_registers<Shape::kConsumerRegisters>();
@@ -265,16 +332,20 @@ __global__ void __launch_bounds__(ForwardSm90Shape<D, Masks>::kThreads, 1)
   }
 }
 
-template <class H, int D, bool Masks>
-void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
-  using Shape = ForwardSm90Shape<D, Masks>;
+template <class H, int D, Sm90Scores Scores>
+void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, const Sm90Terms& terms,
+                                   float* lse) {
+  using Shape = ForwardSm90Shape<D, Scores>;
   using Operand = AttentionOperand<H, H, 1>;
   const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr);
+  const Sm90BitsOf<Shape::kKeys> bits(context, p, false);
   ForwardSm90<H> a{sm90_rows<H, D>(*q, p.q, Shape::kRows),
                    sm90_rows<H, D>(*k, p.k, Shape::kKeys),
                    sm90_rows<H, D>(*v, p.v, Shape::kKeys),
                    AttentionExtents(p),
-                   Sm90Mask(p.mask),
+                   *bits,
+                   terms,
+                   Sm90Dropout(p),
                    Sm90Results(p.out),
                    lse,
                    static_cast<float>(p.scale * kLog2e),
@@ -284,19 +355,36 @@ void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, 
                    {}};
   const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), false, Shape::kRows, Shape::kKeys);
   a.seen = *seen;
-  launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D, Masks>),
+  launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D, Scores>),
          {a.order.blocks(), Shape::kThreads, sizeof(ForwardSm90Shared<Shape>)}, a);
+}
+
+template <class H, int D>
+void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
+  constexpr auto kTerms = Sm90Scores::terms;
+  const Sm90Scores scores = sm90_scores(p);
+  if (scores == kTerms) {
+    if (!p.mask.data || p.mask.dtype == DType::kBool) {
+      launch_attention_forward_sm90<H, D, kTerms>(context, p, {}, lse);
+    } else if (p.mask.dtype == DType::kFloat32) {
+      launch_attention_forward_sm90<H, D, kTerms>(context, p, *Sm90TermsOf<float>(context, p), lse);
+    } else {
+      launch_attention_forward_sm90<H, D, kTerms>(context, p, *Sm90TermsOf<H>(context, p), lse);
+    }
+    return;
+  }
+  // Bits want registers: 64 and 256 features have a kernel without.
+  if constexpr (D == 64 || D == 256) {
+    if (scores == Sm90Scores::plain)
+      return launch_attention_forward_sm90<H, D, Sm90Scores::plain>(context, p, {}, lse);
+  }
+  launch_attention_forward_sm90<H, D, Sm90Scores::bits>(context, p, {}, lse);
 }
 
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
   with_sm90_features(p, [&](auto features) {
-    constexpr int kFeatures = decltype(features)::value;
-    // Masks want registers: more than 128 features leave none for them, 64 have a kernel without.
-    if constexpr (kFeatures == 64 || kFeatures > 128) {
-      if (!p.mask.data) return launch_attention_forward_sm90<S, kFeatures, false>(context, p, lse);
-    }
-    if constexpr (kFeatures <= 128) launch_attention_forward_sm90<S, kFeatures, true>(context, p, lse);
+    launch_attention_forward_sm90<S, decltype(features)::value>(context, p, lse);
   });
 }
 

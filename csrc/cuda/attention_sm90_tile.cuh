@@ -81,10 +81,10 @@ void with_sm90_features(const AttentionProblem& p, F&& f) {
   }
 }
 
-// The map by which tiles of `box_rows` rows are brought; x is v made ready (AttentionOperand).
-template <class H, int D>
-Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
-  using Tile = Sm90RowTile<D, 64>;
+// The map by which boxes of a tensor's rows are brought; x is v made ready (AttentionOperand).
+template <class H>
+Sm90Rows sm90_map(const AttentionPlanes<H>& x, const View& v, int box_columns, int box_rows,
+                  CUtensorMapSwizzle swizzle) {
   Sm90Rows rows{};
   rows.by_head = x.head != 0 && v.shape[1] > 1, rows.by_batch = x.batch != 0 && v.shape[0] > 1;
   MapShape shape;
@@ -92,10 +92,16 @@ Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
   shape.strides[1] = x.row;
   if (rows.by_head) shape.dims[2] = v.shape[1], shape.strides[2] = x.head;
   if (rows.by_batch) shape.dims[3] = v.shape[0], shape.strides[3] = x.batch;
-  shape.box[0] = Tile::kChunk, shape.box[1] = box_rows;
-  rows.map = tensor_map(DTypeOf<H>::value, x.data, shape,
-                        Tile::kChunk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B);
+  shape.box[0] = box_columns, shape.box[1] = box_rows;
+  rows.map = tensor_map(DTypeOf<H>::value, x.data, shape, swizzle);
   return rows;
+}
+// Of tiles of `box_rows` rows of D features.
+template <class H, int D>
+Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
+  constexpr int kChunk = Sm90RowTile<D, 64>::kChunk;
+  return sm90_map(x, v, kChunk, box_rows,
+                  kChunk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B);
 }
 
 // A boolean mask (true: may attend).
