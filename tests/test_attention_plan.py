@@ -1,5 +1,5 @@
-"""How the keys of few queries are cut up for Hopper's kernel (csrc/cuda/attention_config.h): functions of shapes,
-compiled by themselves."""
+"""How the keys of few queries are cut up for Hopper's kernel, and whether gradients are made in one pass
+(csrc/cuda/attention_config.h): functions of shapes, compiled by themselves."""
 
 import subprocess
 
@@ -70,3 +70,51 @@ def test_who_gets_the_kernel(plan):
     assert plan(8, 8, 64)[3] and not plan(8, 8, 63)[3]
     assert plan(1, 8, 4096)[3] and not plan(1, 8, 512)[3]
     assert plan(63, 8, 4096, queries=63)[3] and not plan(64, 8, 4096, queries=64)[3]
+
+
+BACKWARD = r"""
+#include <cstdio>
+#include <cstdlib>
+#include "cuda/attention_config.h"
+int main(int, char** a) {
+  const auto n = [&](int i) { return std::atoll(a[i]); };
+  std::printf("%d\n", fastdl::cuda::sm90_one_pass_suits(n(1), n(2), n(3), n(4), n(5), n(6) != 0,
+                                                        static_cast<int>(n(7)), static_cast<int>(n(8))));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def one_pass(tmp_path_factory):
+    program = plan_program.build(tmp_path_factory.mktemp("backward"), BACKWARD)
+
+    def suits(batch, heads, groups, queries, keys, causal=0, features=128):
+        return plan_program.numbers(program, batch, heads, groups, queries, keys, causal, features, H100) == [
+            1
+        ]
+
+    return suits
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("features", [64, 96, 128])
+@pytest.mark.parametrize(
+    "batch, heads, groups, length",
+    [(4, 16, 16, 2048), (2, 16, 16, 4096), (1, 16, 16, 8192), (1, 32, 8, 8192)],
+)
+def test_long_sequences_get_their_gradients_in_one_pass(
+    one_pass, batch, heads, groups, length, causal, features
+):
+    assert one_pass(batch, heads, groups, length, length, causal, features)
+
+
+def test_blocks_that_would_mostly_wait_make_two_passes(one_pass):
+    assert not one_pass(1, 1, 1, 1024, 1024)  # all of a head at once
+    assert not one_pass(1, 16, 16, 1024, 1024, 1)
+    assert not one_pass(1, 32, 1, 8192, 256)  # two blocks, where queries make many
+
+
+def test_more_heads_never_make_one_pass_worse(one_pass):
+    for length in (512, 1024, 4096):
+        found = [one_pass(batch, 16, 16, length, length) for batch in (1, 2, 4, 8, 16, 32)]
+        assert found == sorted(found)
