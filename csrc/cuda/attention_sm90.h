@@ -9,7 +9,7 @@ namespace fastdl::cuda {
 // (attention_config.h). FASTDL_CUDA_ATTENTION=portable keeps everything away from them, =sm90 gives them
 // every shape that they can compute.
 bool forward_by_sm90(const AttentionProblem& p);
-bool decode_by_sm90(const AttentionProblem& p);  // forward, of few queries
+bool decode_by_sm90(const AttentionProblem& p);  // forward, keys cut into parts; to be asked first
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g);
 
 // What is done to scores: they are scaled; or there are a boolean mask or dropout, too; or they are scaled
