@@ -211,3 +211,21 @@ def test_what_it_leaves_to_others(rng, portable):
         x, w = normal(rng, x, BFLOAT16), normal(rng, w, BFLOAT16)
         got = forward(x, w, **o)
         np.testing.assert_array_equal(got, portable(lambda: forward(x, w, **o)))  # noqa: B023
+
+
+@pytest.mark.parametrize("columns", [64, 136, 264])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weights_of_data_gradients_where_they_lie(rng, columns, stride):
+    """Tiles of 64, 128 and 256 columns, alone and in clusters; the same of weights in another order, which are copied."""
+    o = {"stride": stride, "padding": 1}
+    w, shape = normal(rng, (72, columns, 3, 3), BFLOAT16), (2, columns, 13, 12)
+    grad = normal(rng, ref.conv(np.zeros(shape), wide(w), **o).shape, BFLOAT16)
+    expected, scale = (
+        ref.conv_backward(f(grad), f(np.zeros(shape)), f(w), **o)[0] for f in (wide, lambda a: abs(wide(a)))
+    )
+    got = data_gradient(grad, w, shape, **o)
+    close(got, expected, scale)
+    np.testing.assert_array_equal(data_gradient(grad, np.ascontiguousarray(w), shape, **o), got)
+    one = data_gradient(grad[:1, :, :3, :3], w, (1, columns, 3 * stride, 3 * stride), **o)  # no cluster
+    close(one, *(ref.conv_backward(f(grad[:1, :, :3, :3]), np.zeros(one.shape), f(w), **o)[0]
+                 for f in (wide, lambda a: abs(wide(a)))))  # fmt: skip

@@ -29,20 +29,22 @@ int main() {
     const Sm90Plan tiles = sm90_plan(m, n, k, batch, processors, planes);
     const FewPlan few = few_sm90_plan(std::max(m, n), std::min(m, n), k, batch, processors);
     print(tiles, tiles.columns), print(few, few.few);
-    std::printf("%d\n", few_is_shorter(few, tiles));
+    std::printf("%d %d\n", few_is_shorter(few, tiles),
+                planes > 0 && planes_are_shorter(tiles, m, n, k, batch, processors, planes));
   }
 }
 """
 
 
 class Choice(NamedTuple):
-    """Both plans and their clocks, and whether that for few rows or columns is taken."""
+    """Both plans and their clocks; whether that for few rows or columns is taken, or, of float32, tiles of planes."""
 
     tiles: Plan
     tiles_clocks: float
     few: Plan
     few_clocks: float
     takes_few: bool
+    takes_planes: bool
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def choices(tmp_path_factory):
         lines = "".join(f"{m} {n} {k} {batch} {H100} {planes}\n" for m, n, k, batch in shapes)
         done = subprocess.run([program], input=lines, check=True, capture_output=True, text=True)
         found = [list(map(int, line.split())) for line in done.stdout.splitlines()]
-        return [Choice(Plan(*x[:5]), x[5], Plan(*x[6:11]), x[11], bool(x[12])) for x in found]
+        return [Choice(Plan(*x[:5]), x[5], Plan(*x[6:11]), x[11], bool(x[12]), bool(x[13])) for x in found]
 
     return run
 
@@ -116,6 +118,16 @@ def test_plans_for_few_cover_k(choice, length, few, k):
     tiles, blocks = (-(-length // 256), 1) if few > 64 else (-(-length // 128), 2)
     assert tiles * found.cluster * found.parts <= max(blocks * H100, tiles)
     assert choice(few, length, k).few == found
+
+
+@pytest.mark.parametrize("planes", [2, 3])
+def test_float32_is_split_beforehand_where_that_is_made_up_for(choices, planes):
+    """Not where the large operand is read more often than it is multiplied, nor where launches are most of the time."""
+    large = [(1024, 24000, 2816, 1), (2048, 2048, 2048, 1), (4096, 4096, 4096, 1)]
+    assert all(c.takes_planes for c in choices(large, planes))
+    few = [(7680, n, 2560, 1) for n in (1, 16, 32, 64)] + [(n, 7680, 2560, 1) for n in (1, 16, 32, 64)]
+    small = [(64, 64, 64, 1), (256, 256, 256, 1), (512, 512, 512, 1)]
+    assert not any(c.takes_planes for c in choices(few + small, planes))
 
 
 def floor(m, n, k):

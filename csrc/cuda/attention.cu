@@ -1,6 +1,8 @@
 // Attention's entry points.
 #include "cuda/attention.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <limits>
 
 #include "cuda/attention_config.h"
@@ -75,6 +77,15 @@ bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
   constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
   return tiles_by_sm90(p) && !has_added_mask(p) && p.dropout == 0 &&
          (!p.mask.data || sm90_features(p.e, p.ev) <= 128) && p.queries < kMostQueries && can_map(g.dout);
+}
+
+bool backward_in_one_pass(const AttentionProblem& p) {
+  const int features = sm90_features(p.e, p.ev);
+  const char* const wanted = std::getenv("FASTDL_CUDA_ATTENTION_BACKWARD");
+  if (features > 128 || (wanted && std::strcmp(wanted, "two-passes") == 0)) return false;
+  if (wanted && std::strcmp(wanted, "one-pass") == 0) return true;
+  return sm90_one_pass_suits(p.batch, p.heads, p.groups, p.queries, p.keys, p.causal, features,
+                             multiprocessors());
 }
 
 bool has_shared_memory(size_t bytes) {

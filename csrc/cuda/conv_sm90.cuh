@@ -149,6 +149,7 @@ inline int64_t row_begin(const ConvLattice& l, const int64_t (&step)[3]) {
 struct GatherSource {
   const void *image, *weights;
   int64_t weights_plane;
+  bool plain;  // weights as ConvGather::plain has them
 };
 struct GatherPiece {
   ConvLattice lattice;
@@ -165,13 +166,25 @@ void run_gather(Context* context, Sm90Gather<S, Narrow> operands, GemmEnd<S> end
   const ConvLattice& l = p.lattice[0];
   constexpr auto kSwizzle = T::kBox == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
   operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, kSwizzle);
+  operands.plain = from.plain;
   MapShape weights;
-  weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
-  weights.dims[3] = Planes;
-  weights.strides[1] = p.padded, weights.strides[2] = p.weights_row, weights.strides[3] = from.weights_plane;
-  weights.box[0] = T::kBox, weights.box[2] = T::kColumns / 2;
-  operands.weights = tensor_map(
-      DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
+  if (from.plain) {
+    const PlainWeights<S>& plain = p.plain;
+    weights.dims[0] = p.columns,
+    weights.dims[1] = int64_t{plain.kernel[0]} * plain.kernel[1] * plain.kernel[2];
+    weights.dims[2] = p.channels;
+    weights.strides[1] = plain.tap_step, weights.strides[2] = plain.channel_step;
+    weights.box[0] = operands.kPlainColumns, weights.box[2] = operands.kPlainChannels;
+    operands.weights = tensor_map(DTypeOf<S>::value, plain.data, weights, CU_TENSOR_MAP_SWIZZLE_128B);
+  } else {
+    weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
+    weights.dims[3] = Planes;
+    weights.strides[1] = p.padded, weights.strides[2] = p.weights_row,
+    weights.strides[3] = from.weights_plane;
+    weights.box[0] = T::kBox, weights.box[2] = T::kColumns / 2;
+    operands.weights = tensor_map(
+        DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
+  }
   Sm90Problem problem =
       cut<T>(p.most_rows, p.columns, l.taps() * operands.channel_blocks * T::kBox, GemmBatch{}, plan);
   const auto out = row_pitch(l, p.images, p.out_n_step, p.out_step),
@@ -205,7 +218,7 @@ std::optional<GatherPiece> gather_piece(const ConvGather<S>& p, const PixelSourc
   }
   const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
                                            sizeof(S) == 4 ? Planes : 0, always || p.merged);
-  if (!plan.fits) return std::nullopt;
+  if (!plan.fits || (!p.weights && plan.narrow)) return std::nullopt;
   const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), channels_of_box<S>(plan));
   return pixels ? std::optional<GatherPiece>({l, *pixels, plan}) : std::nullopt;
 }
@@ -263,10 +276,11 @@ void gather_lattices(Context* context, ConvGather<S>& p, const GemmEnd<S>& end, 
     const SplitOperand<Planes> weights(context, p.weights, p.columns, p.weights_row, p.weights_row, 1,
                                        GemmBatch{}, nullptr);
     run_pieces<S, Planes>(context, p, end, pieces,
-                          {image.layout.data, weights.layout.data, weights.layout.plane}, image.odd(),
+                          {image.layout.data, weights.layout.data, weights.layout.plane, false}, image.odd(),
                           weights.odd());
   } else {
-    run_pieces<S, Planes>(context, p, end, pieces, {p.in.data, p.weights, 0}, nullptr, nullptr);
+    run_pieces<S, Planes>(context, p, end, pieces, {p.in.data, p.weights, 0, p.weights == nullptr}, nullptr,
+                          nullptr);
   }
   p = rest;
 }

@@ -104,6 +104,10 @@ bool gemm_sm90(Context* context, const Gemm<S>& g) {
   }
   if (!plan.fits) return false;
   if constexpr (sizeof(S) == 4) {
+    if (kernel != sm90::Wanted::always &&
+        !planes_are_shorter(plan, g.m, g.n, g.k, items, multiprocessors(), planes)) {
+      return false;
+    }
     const auto with = [&](auto count) {
       constexpr int kPlanes = decltype(count)::value;
       const sm90::SplitOperand<kPlanes> a(context, g.a, g.m, g.k, g.a_row, g.a_column, g.batch, g.batch.a);

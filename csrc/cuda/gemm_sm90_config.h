@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
+
+#include "cuda/gemm_config.h"
 
 namespace fastdl::cuda {
 
@@ -132,6 +135,39 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
   plan.clocks = Sm90Costs::kStart + std::max(reading(blocks), computing) + Sm90Costs::kLast;
   if (plan.parts > 1) plan.clocks += Sm90Costs::kLaunch;
   return plan;
+}
+
+// float32 by the portable kernel (gemm_mma.cuh), which reads operands as they are. clocks: of 16 k of a
+// block, of three and of two planes: the tensor cores' 8 for an mma, or what its warps issue to split values,
+// whichever is more, and 0.3 of it for what they wait, which is assumed.
+struct MmaBlockKind {
+  int rows, columns, clocks[2];
+};
+constexpr MmaBlockKind kLargeBlock{128, 128, {2000, 1200}}, kSmallBlock{64, 64, {560, 400}},
+    kNarrowBlock{128, 32, {560, 400}};
+
+inline double mma_clocks(int64_t m, int64_t n, int64_t k, int64_t batch, int multiprocessors, int planes) {
+  if (n > m && few_columns(n, m, k)) std::swap(m, n);  // few rows are computed as few columns
+  const GemmPlan plan = gemm_plan(m, n, k, batch, multiprocessors, true);
+  const MmaBlockKind& block = plan.narrow ? kNarrowBlock : plan.large ? kLargeBlock : kSmallBlock;
+  const int64_t blocks =
+      (m + block.rows - 1) / block.rows * ((n + block.columns - 1) / block.columns) * batch;
+  const int64_t each = (blocks * plan.parts + multiprocessors - 1) / multiprocessors;
+  const double computing = static_cast<double>(each * ((plan.k_each + 15) / 16) * block.clocks[planes == 2]),
+               reading = static_cast<double>((m + n) * k * batch * 4) / Sm90Costs::kMemory;
+  double clocks = Sm90Costs::kStart + std::max(computing, reading) + Sm90Costs::kLast;
+  if (plan.parts > 1) {
+    clocks += Sm90Costs::kLaunch + static_cast<double>(plan.parts * m * n * batch * 8) / Sm90Costs::kCache;
+  }
+  return clocks;
+}
+
+// Whether tiles of planes are worth making the planes: two launches, which read and write both operands.
+inline bool planes_are_shorter(const Sm90Plan& tiles, int64_t m, int64_t n, int64_t k, int64_t batch,
+                               int multiprocessors, int planes) {
+  const double splitting = 2 * Sm90Costs::kLaunch +
+                           static_cast<double>((m + n) * k * batch * (4 + 2 * planes)) / Sm90Costs::kMemory;
+  return tiles.fits && tiles.clocks + splitting < mma_clocks(m, n, k, batch, multiprocessors, planes);
 }
 
 // Of 16-bit products: where both can be used, the shorter.
