@@ -183,6 +183,12 @@ def test_gradients_take_its_results(rng, portable):
         np.testing.assert_allclose(a.astype("f4"), b.astype("f4"), rtol=0, atol=2.0**-6)
 
 
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_more_queries_of_few_heads(rng, mask):
+    """Which would leave most of a device idle if keys were whole."""
+    Case(rng, (1, 1, 1, 100, 1100, 64, 64), BF16, mask=mask).check_forward()
+
+
 def test_dropout_is_left_to_other_kernels(rng):
     Case(rng, (1, 4, 2, 5, 80, 64, 64), BF16, dropout=0.3).check_forward()
 
