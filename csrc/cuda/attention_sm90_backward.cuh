@@ -12,6 +12,7 @@
 #include "cuda/attention_sm90.h"
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
+#include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/warpgroup.cuh"
 
 namespace fastdl::cuda {
@@ -188,6 +189,39 @@ struct OwnKeyTerms {
   }
 };
 
+// 64 rows of the own tile as left factors. Those of the first Kept features are held in registers: from
+// shared memory they would be read anew for each product.
+template <class Own, int Kept>
+struct OwnFactors {
+  uint32_t tile;
+  int first;
+  uint32_t kept[Kept > 0 ? Kept / 16 : 1][4];
+
+  __device__ __forceinline__ OwnFactors(uint16_t* rows, int first_row)
+      : tile(ptx::shared_address(rows)), first(first_row) {
+    const int row = first + warp() % 4 * 16 + lane() % 16;
+#pragma unroll
+    for (int k = 0; k < Kept; k += 16)
+      ptx::ldmatrix<false>(kept[k / 16], rows + Own::element(row, k / 8 + lane() / 16));
+  }
+  // Begins the products with the rows of `other` as columns.
+  template <class H, int D, class Stream, int Count>
+  __device__ __forceinline__ void multiply(float (&sums)[Count], uint32_t other) const {
+#pragma unroll
+    for (int k = 0; k < D; k += 16) {
+      const uint64_t columns = Stream::along(other, 0, k);
+      if constexpr (Kept > 0) {
+        if (k < Kept) {
+          ptx::wgmma<false>(H{}, sums, kept[k / 16], columns, k > 0);
+          continue;
+        }
+      }
+      ptx::wgmma<false, false>(H{}, sums, Own::along(tile, first, k), columns, k > 0);
+    }
+    ptx::wgmma_commit();
+  }
+};
+
 // What a consumer does with a step's dS beside dK: nothing, where another pass makes dQ.
 template <class Shape>
 struct NoQuerySums {
@@ -206,8 +240,7 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
   using Stream = typename Shape::Stream;
   constexpr int kStream = Shape::kStream;
   constexpr bool kOwnKeys = Shape::kOwnKeys, kGradients = Shape::kGradients, kValues = Shape::kValues;
-  const uint32_t x1 = ptx::shared_address(shared.x1.data()), x2 = ptx::shared_address(shared.x2.data()),
-                 y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
+  const uint32_t y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
                  full0 = ptx::shared_address(shared.full.data()),
                  empty0 = ptx::shared_address(shared.empty.data());
   const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
@@ -227,6 +260,8 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
   };
 
   ptx::mbarrier_wait(ptx::shared_address(shared.full_own.data()), 0);
+  const OwnFactors<Own, Shape::kKept1> own1(shared.x1.data(), group * 64);
+  const OwnFactors<Own, Shape::kKept2> own2(shared.x2.data(), group * 64);
   Ring<Shape> ring;
 #pragma unroll 1
   for (int step = 0; step < w.steps; ++step) {
@@ -234,19 +269,8 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
     float scores[kStream / 2], grads[kStream / 2];
     ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
     ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < D; k += 16) {
-      ptx::wgmma<false, false>(H{}, scores, Own::along(x1, group * 64, k), Stream::along(tile1, 0, k), k > 0);
-    }
-    ptx::wgmma_commit();
-    if constexpr (kGradients) {
-#pragma unroll
-      for (int k = 0; k < D; k += 16) {
-        ptx::wgmma<false, false>(H{}, grads, Own::along(x2, group * 64, k), Stream::along(tile2, 0, k),
-                                 k > 0);
-      }
-      ptx::wgmma_commit();
-    }
+    own1.template multiply<H, D, Stream>(scores, tile1);
+    if constexpr (kGradients) own2.template multiply<H, D, Stream>(grads, tile2);
     const auto [first, head] = shared_load<Pack<int, 2>>(shared.places.at(2 * ring.stage)).at;
     SeenBits<kStream / 2> bits;
     if (Shape::kMasks && p.mask.data)
