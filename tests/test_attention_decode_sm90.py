@@ -183,6 +183,24 @@ def test_gradients_take_its_results(rng, portable):
         np.testing.assert_allclose(a.astype("f4"), b.astype("f4"), rtol=0, atol=2.0**-6)
 
 
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_more_queries_of_few_heads(rng, mask):
+    """Which would leave most of a device idle if keys were whole."""
+    Case(rng, (1, 1, 1, 100, 2100, 64, 64), BF16, mask=mask).check_forward()
+
+
+def test_who_gets_it_by_itself(rng, monkeypatch, portable):
+    """Few queries of heads that share keys, and not one query and few keys, which multiply-adds begin sooner; nor keys
+    that would have to be copied first."""
+    for heads, padding, kernel in ((4, 0, "sm90"), (1, 0, "portable"), (4, 3, "portable")):
+        case = Case(rng, (1, heads, 1, 1, 200, 64, 64), BF16)
+        case.k = laid_out(case.k, (0, 1, 2, 3), padding)
+        want = case.forward().copy() if kernel == "sm90" else portable(case.forward).copy()
+        monkeypatch.delenv("FASTDL_CUDA_ATTENTION")
+        assert_same_bits(case.forward(), want)
+        monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "sm90")
+
+
 def test_dropout_is_left_to_other_kernels(rng):
     Case(rng, (1, 4, 2, 5, 80, 64, 64), BF16, dropout=0.3).check_forward()
 

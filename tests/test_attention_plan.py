@@ -1,8 +1,6 @@
 """How the keys of few queries are cut up for Hopper's kernel, and whether gradients are made in one pass
 (csrc/cuda/attention_config.h): functions of shapes, compiled by themselves."""
 
-import subprocess
-
 import plan_program
 import pytest
 from plan_program import H100
@@ -17,7 +15,9 @@ int main(int, char** a) {
   const auto n = [&](int i) { return std::atoll(a[i]); };
   const auto p = fastdl::cuda::sm90_decode_plan(n(1), n(2), n(3), static_cast<int>(n(4)), static_cast<int>(n(5)));
   std::printf("%lld %lld %lld %d\n", static_cast<long long>(p.row_groups), static_cast<long long>(p.parts),
-              static_cast<long long>(p.keys_each), fastdl::cuda::sm90_decode_suits(n(6), n(1), n(3)));
+              static_cast<long long>(p.keys_each),
+              fastdl::cuda::sm90_decode_suits(n(6), n(1), n(3)) ||
+                  fastdl::cuda::sm90_forward_idles(n(6), n(1) / n(6) * n(2), n(3), n(7) != 0, static_cast<int>(n(5))));
 }
 """
 
@@ -26,12 +26,8 @@ int main(int, char** a) {
 def plan(tmp_path_factory):
     program = plan_program.build(tmp_path_factory.mktemp("plan"), SOURCE)
 
-    def numbers(rows, pairs, keys, features=128, queries=1):
-        found = subprocess.run(
-            [program, *map(str, (rows, pairs, keys, features, H100, queries))],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        return tuple(map(int, found.stdout.split()))
+    def numbers(rows, pairs, keys, features=128, queries=1, causal=0):
+        return tuple(plan_program.numbers(program, rows, pairs, keys, features, H100, queries, causal))
 
     return numbers
 
@@ -69,7 +65,14 @@ def test_who_gets_the_kernel(plan):
     """Few queries and more than a tile of keys; of one row, where multiply-adds begin sooner, many keys."""
     assert plan(8, 8, 64)[3] and not plan(8, 8, 63)[3]
     assert plan(1, 8, 4096)[3] and not plan(1, 8, 512)[3]
-    assert plan(63, 8, 4096, queries=63)[3] and not plan(64, 8, 4096, queries=64)[3]
+    assert plan(63, 64, 4096, queries=63)[3] and not plan(64, 64, 4096, queries=64)[3]
+
+
+def test_more_queries_where_keys_in_one_piece_would_leave_the_device_idle(plan):
+    assert plan(512, 8, 65536, queries=128)[3]  # 32 heads, 32 blocks
+    assert not plan(2048, 8, 65536, queries=512)[3]  # 128 blocks
+    assert not plan(512, 8, 65536, queries=128, causal=1)[3]
+    assert not plan(512, 8, 1024, queries=128)[3]
 
 
 BACKWARD = r"""

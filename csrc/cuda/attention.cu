@@ -63,11 +63,15 @@ bool forward_by_sm90(const AttentionProblem& p) {
   return tiles_by_sm90(p) && (!has_added_mask(p) || can_map(p.mask, true));
 }
 bool decode_by_sm90(const AttentionProblem& p) {
-  const int64_t rows = p.group_size() * p.queries, keys = p.key_end(p.queries);
+  if (p.dropout > 0) return false;
+  if (p.queries >= kSm90DecodeRows) {
+    return sm90_forward_idles(p.queries, p.batch * p.heads, p.keys, p.causal, multiprocessors()) &&
+           by_sm90(p, true);
+  }
+  const int64_t rows = p.group_size() * p.queries;
   // Keys that would have to be copied first are read in place by multiply-adds, if they take so many rows.
-  const bool in_place = in_packs(p.k) && in_packs(p.v);
-  return p.queries < kSm90DecodeRows && p.dropout == 0 &&
-         by_sm90(p, sm90_decode_suits(p.queries, rows, keys) && (in_place || rows > kMostDecodeRows));
+  const bool in_place = (in_packs(p.k) && in_packs(p.v)) || rows > kMostDecodeRows;
+  return by_sm90(p, in_place && sm90_decode_suits(p.queries, rows, p.key_end(p.queries)));
 }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
   constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits

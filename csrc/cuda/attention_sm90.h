@@ -9,7 +9,7 @@ namespace fastdl::cuda {
 // (attention_config.h). FASTDL_CUDA_ATTENTION=portable keeps everything away from them, =sm90 gives them
 // every shape that they can compute.
 bool forward_by_sm90(const AttentionProblem& p);
-bool decode_by_sm90(const AttentionProblem& p);  // forward, of few queries
+bool decode_by_sm90(const AttentionProblem& p);  // forward, keys cut into parts; to be asked first
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g);
 // Whether its backward pass makes all gradients in one pass: what attention_config.h says, or
 // FASTDL_CUDA_ATTENTION_BACKWARD=one-pass (wherever that can be), =two-passes.
@@ -24,7 +24,7 @@ template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse);
 template <class S>
 void attention_decode_sm90(Context* context, const AttentionProblem& p, float* lse);
-// terms: those of attention_row_terms, [batch, heads, padded][2], where padded is a multiple of
+// terms: those of attention_row_terms, [2][batch, heads, padded], where padded is a multiple of
 // sm90_backward_queries(), or of kOnePassQueries.
 template <class S>
 void attention_two_passes_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,

@@ -48,24 +48,25 @@ struct alignas(1024) DecodeSm90Shared {
 
 // What a block does: blocks that share keys and values are neighbours.
 struct DecodeSm90Work {
-  int first, rows;  // of the group's
-  int begin, end;   // keys
+  int first, rows;     // of the group's
+  int heads, queries;  // whose product they are
+  int begin, end;      // keys
   int part, group, b;
 
   template <class H>
   __device__ __forceinline__ explicit DecodeSm90Work(const DecodeArguments<H>& a) {
-    int64_t rest = blockIdx.x;
-    first = static_cast<int>(rest % a.row_groups) * kSm90DecodeRows, rest /= a.row_groups;
-    part = static_cast<int>(rest % a.parts), rest /= a.parts;
-    group = static_cast<int>(rest % a.n.groups), b = static_cast<int>(rest / a.n.groups);
-    rows = static_cast<int>(a.n.heads / a.n.groups * a.n.queries);
+    // 32 bits: divisions of 64 take longer than the first copies.
+    const auto small = [](int64_t x) { return static_cast<unsigned>(x); };
+    unsigned rest = blockIdx.x;
+    first = static_cast<int>(rest % small(a.row_groups)) * kSm90DecodeRows, rest /= small(a.row_groups);
+    part = static_cast<int>(rest % small(a.parts)), rest /= small(a.parts);
+    group = static_cast<int>(rest % small(a.n.groups)), b = static_cast<int>(rest / small(a.n.groups));
+    queries = static_cast<int>(a.n.queries), heads = static_cast<int>(small(a.n.heads) / small(a.n.groups));
+    rows = heads * queries;
     const int64_t from = part * a.keys_each, to = from + a.keys_each;
     begin = static_cast<int>(from), end = static_cast<int>(to < a.end ? to : a.end);
   }
-  template <class H>
-  __device__ __forceinline__ int64_t head_of(const DecodeArguments<H>& a, int row) const {
-    return group * (a.n.heads / a.n.groups) + row / a.n.queries;
-  }
+  __device__ __forceinline__ int head_of(int row) const { return group * heads + row / queries; }
 };
 
 // The tiles of a part that some query sees, in their order, for all lanes of a warp: 32 at a time are looked
@@ -126,8 +127,8 @@ __device__ __forceinline__ void load_queries(DecodeSm90Shared<Shape>& shared, co
     const int row = w.first + at / kEights, eight = at % kEights;
     Pack<H, 8> x{};
     if (row < w.rows) {
-      load_features(x.at, p.a.q.at(w.b, w.head_of(p.a, row), row % p.a.n.queries), p.a.q.column, 8 * eight,
-                    p.a.n.e, p.packs_q);
+      load_features(x.at, p.a.q.at(w.b, w.head_of(row), row % w.queries), p.a.q.column, 8 * eight, p.a.n.e,
+                    p.packs_q);
     }
     shared_store(shared.queries.data() + Shape::Queries::element(at / kEights, eight), x);
   }
@@ -179,16 +180,20 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
   // A row too many is the last one again, and not written; a warp that has no others has no softmax.
   const int warp_row = w.first + warp() * 16;
   const bool works = warp_row < w.rows;
-  int row_end[2];
-  int64_t mask_rows[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = warp_row + lane() / 4 + 8 * half, last = row < w.rows ? row : w.rows - 1;
-    const int query = last % static_cast<int>(p.a.n.queries);
-    row_end[half] = p.a.n.causal && query < w.end ? query + 1 : w.end;
-    mask_rows[half] =
-        w.b * p.a.mask.stride[0] + w.head_of(p.a, last) * p.a.mask.stride[1] + query * p.a.mask.stride[2];
-  }
+  // Of rows g and g + 8, worked out anew each time: kept, it would take registers that the sums need.
+  const auto row_of = [&](int half) {
+    const int row = warp_row + lane() / 4 + 8 * half + static_cast<int>(ptx::opaque(0u));
+    return row < w.rows ? row : w.rows - 1;
+  };
+  const auto row_end = [&](int half) {
+    const int query = row_of(half) % w.queries;
+    return p.a.n.causal && query < w.end ? query + 1 : w.end;
+  };
+  const auto mask_row = [&](int half) {
+    const int row = row_of(half);
+    return w.b * p.a.mask.stride[0] + w.head_of(row) * p.a.mask.stride[1] +
+           row % w.queries * p.a.mask.stride[2];
+  };
   float out[D / 2];
 #pragma unroll
   for (int i = 0; i < D / 2; ++i) out[i] = 0;
@@ -221,14 +226,15 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
     SeenBits<kKeys / 2> bits;
     if (works && has_bits) {
       const auto* const mask = static_cast<const uint8_t*>(p.a.mask.data);
-      bits.load({mask + mask_rows[0], mask + mask_rows[1]}, p.a.mask.stride[3], key, w.end - 1);
+      bits.load({mask + mask_row(0), mask + mask_row(1)}, p.a.mask.stride[3], key, w.end - 1);
     }
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(scores);
     release();
     if (works) {
-      if (p.scores == Sm90Scores::terms) add_terms<H>(scores, p.a.mask, mask_rows, key, w.end - 1);
-      if (p.a.n.causal || key + kKeys > w.end) mask_scores(scores, {row_end[0] - key, row_end[1] - key});
+      if (p.scores == Sm90Scores::terms)
+        add_terms<H>(scores, p.a.mask, {mask_row(0), mask_row(1)}, key, w.end - 1);
+      if (p.a.n.causal || key + kKeys > w.end) mask_scores(scores, {row_end(0) - key, row_end(1) - key});
       if (has_bits) bits.apply(scores, -INFINITY);
       float decay[2];
       rows.update(scores, scale2, decay);
@@ -265,7 +271,7 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
     const int from = i % 8 * 4, row = warp_row + i;
     const float top = __shfl_sync(kAllLanes, i < 8 ? top2[0] : top2[1], from),
                 sum = __shfl_sync(kAllLanes, i < 8 ? total[0] : total[1], from);
-    const DecodeResult<H> result(p.a, w.part, w.b, w.head_of(p.a, row), row % p.a.n.queries, top, sum);
+    const DecodeResult<H> result(p.a, w.part, w.b, w.head_of(row), row % w.queries, top, sum);
     for (int c = lane(); c < D; c += kWarp) result.put(c, shared_load<float>(sums + i * Shape::kSums + c));
     if (lane() == 0) result.put_sums();
   }

@@ -16,7 +16,8 @@ template <int D, Sm90Sums Sums>
 struct BackwardSm90Shape {
   static constexpr bool kOwnKeys = Sums != Sm90Sums::dq, kMasks = D <= 128;
   static constexpr bool kQueries = false, kLastFirst = false;  // see attention_sm90_one_pass.cuh
-  static constexpr bool kGradients = Sums != Sm90Sums::dv,     // dS and what is made of it
+  static constexpr int kKept1 = 0, kKept2 = 0;
+  static constexpr bool kGradients = Sums != Sm90Sums::dv,  // dS and what is made of it
       kValues = Sums == Sm90Sums::dk_dv || Sums == Sm90Sums::dv;
   static constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup, kRows = 64 * kConsumers;
   static constexpr int kKeys = D <= 96 ? 128 : D == 128 ? 112 : D == 192 ? 64 : 32;

@@ -364,19 +364,51 @@ bool weight_gradient(Context* context, const ConvGeometry& g, const ConvWeight<S
   return true;
 }
 
+// A launch for each of several groups pays where each has tiles for half of the device at least.
+inline bool fills(const ConvSm90Plan& plan, int64_t rows, int64_t columns) {
+  return plan.fits && (rows + kSm90Rows - 1) / kSm90Rows * ((columns + plan.columns - 1) / plan.columns) *
+                              plan.parts * 2 >=
+                          multiprocessors();
+}
+
+// The end of the columns from `count` on.
+template <class S>
+void move_columns(GemmEnd<S>& end, int64_t count) {
+  end.c = static_cast<S*>(end.c) + count * end.column;
+  if (end.bias) end.bias += count * end.bias_stride;
+  if (end.residual) end.residual += count * end.residual_column;
+}
+
 }  // namespace sm90
 
 template <class S>
 bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<S>& p,
                       const View& grad_weight) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
-  if (kernel == sm90::Wanted::portable || g.groups != 1 || !sm90::is_hopper()) return false;
+  if (kernel == sm90::Wanted::portable || !sm90::is_hopper()) return false;
   const bool always = kernel == sm90::Wanted::always;
   bool done = false;
   with_planes<S>(context, [&](auto planes) {
     constexpr int kPlanes = decltype(planes)::value;
     if constexpr (sizeof(S) == 2 || kPlanes > 1) {
-      done = sm90::weight_gradient<S, kPlanes>(context, g, p, grad_weight, always);
+      if (g.groups > 1 && !always) {
+        const ConvSm90Plan plan =
+            conv_sm90_weight_plan(p.rows, p.channels, p.lattice.taps(), p.positions, multiprocessors(),
+                                  sizeof(S) == 4 ? kPlanes : 0, false);
+        if (!sm90::fills(plan, p.rows, p.lattice.taps() * rounded_up(p.channels, plan.narrow ? 32 : 64)))
+          return;
+      }
+      ConvGeometry one = g;
+      one.groups = 1, one.c = g.c_per_group(), one.o = g.o_per_group();
+      ConvWeight<S> q = p;
+      q.groups = 1;
+      View out = grad_weight;
+      for (int64_t i = 0; i < g.groups; ++i) {
+        done = sm90::weight_gradient<S, kPlanes>(context, one, q, out, always);
+        if (!done) return;
+        q.grad.data += p.grad_group_step, q.in.data += p.in.group_step;
+        out.data = out.as<S>() + one.o * out.strides[0];
+      }
     }
   });
   return done;
@@ -385,11 +417,30 @@ bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<
 template <class S>
 void conv_gather_sm90(Context* context, ConvGather<S>& p, const GemmEnd<S>& end) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
-  if (kernel == sm90::Wanted::portable || p.groups != 1 || !sm90::is_hopper()) return;
+  if (kernel == sm90::Wanted::portable || !sm90::is_hopper()) return;
   const bool always = kernel == sm90::Wanted::always;
   with_planes<S>(context, [&](auto planes) {
     constexpr int kPlanes = decltype(planes)::value;
-    if constexpr (sizeof(S) == 2 || kPlanes > 1) sm90::gather_lattices<S, kPlanes>(context, p, end, always);
+    if constexpr (sizeof(S) == 2 || kPlanes > 1) {
+      if (p.groups > 1 && !always) {
+        const int64_t rows = p.images * p.lattice[0].positions();
+        const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, p.lattice[0].taps(),
+                                                 multiprocessors(), sizeof(S) == 4 ? kPlanes : 0, false);
+        if (!sm90::fills(plan, rows, p.columns)) return;
+      }
+      ConvGather<S> rest = p;
+      GemmEnd<S> to = end;
+      for (int64_t i = 0; i < p.groups; ++i) {
+        rest = p;
+        rest.groups = 1;
+        rest.in.data += i * p.in.group_step;
+        if (p.weights) rest.weights += i * p.columns * p.weights_row;
+        sm90::gather_lattices<S, kPlanes>(context, rest, to, always);
+        sm90::move_columns(to, p.columns);
+      }
+      p.lattices = rest.lattices;  // which do not depend on the group
+      std::copy_n(rest.lattice, rest.lattices, p.lattice);
+    }
   });
 }
 
