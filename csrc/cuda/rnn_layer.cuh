@@ -8,8 +8,8 @@
 #include "cuda/gemm.h"
 #include "cuda/launch_loop.h"
 #include "cuda/rnn.h"
-#include "cuda/rnn_resident.cuh"
 #include "cuda/rnn_sm90.h"
+#include "cuda/rnn_whole.cuh"
 
 namespace fastdl::cuda {
 
