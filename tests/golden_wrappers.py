@@ -173,6 +173,7 @@ HOPPER = {
     "store_async": _any,
     "stmatrix": _any,
     "stmatrix_transposed": _any,
+    "bulk_lines": _any,
 }
 
 EVERY = np.arange(65536, dtype=np.uint32).reshape(-1, LANES, 1)

@@ -39,3 +39,15 @@ def matrix(rng, dtype, rows, columns, transposed, padding=0):
     if transposed:
         return matrix(rng, dtype, columns, rows, False, padding).swapaxes(-1, -2)
     return rng.standard_normal((rows, columns + padding)).astype(dtype)[:, :columns]
+
+
+def error(c, a, b):
+    """The largest |error| / (|A||B|) against float64."""
+    return (np.abs(c - wide(a) @ wide(b)) / (np.abs(wide(a)) @ np.abs(wide(b)))).max()
+
+
+DISTRIBUTIONS = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "uniform": lambda rng, shape: rng.random(shape),
+    "lognormal": lambda rng, shape: np.exp(6.5 * rng.standard_normal(shape)),  # over 17 decades
+}

@@ -76,6 +76,29 @@ def test_boolean_masks(rng, e, causal):
     case.check_forward()
 
 
+@pytest.mark.parametrize("dtype, terms", [(BF16, BF16), (F16, "f4")], ids=str)
+@pytest.mark.parametrize("e", [64, 128, 256])
+def test_added_masks(rng, dtype, terms, e):
+    """Some terms are -infinity, and all of one row; whatever their strides."""
+    case = Case(rng, (2, 6, 2, 5, 300, e, 64), dtype, causal=e == 128)
+    case.mask = rng.standard_normal((2, 6, 5, 300)).astype(terms)
+    case.mask[rng.random(case.mask.shape) < 0.3] = -np.inf
+    case.mask[1, 3, 2] = -np.inf
+    case.check_forward()
+    assert (case.out[1, 3, 2] == 0).all()
+    want = case.out.copy()
+    case.mask = np.asfortranarray(case.mask)
+    assert_same_bits(case.forward(), want)
+    case.mask = np.broadcast_to(case.mask[:1, :1, :1], case.mask.shape)
+    case.check_forward()
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-60])
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_scales_that_are_not_positive(rng, scale, mask):
+    Case(rng, (1, 4, 2, 3, 200, 64, 64), BF16, mask=mask, scale=scale).check_forward()
+
+
 def test_lengths(rng):
     """What keys beyond them hold does not show if they fill tiles; parts without any key add nothing; a length of 0
     gives zeros."""
@@ -160,11 +183,26 @@ def test_gradients_take_its_results(rng, portable):
         np.testing.assert_allclose(a.astype("f4"), b.astype("f4"), rtol=0, atol=2.0**-6)
 
 
-@pytest.mark.parametrize(
-    "options", [{"mask": "float"}, {"dropout": 0.3}, {"scale": -0.1}, {"scale": 0.0}], ids=str
-)
-def test_what_is_left_to_the_portable_kernels(rng, options):
-    Case(rng, (1, 4, 2, 5, 80, 64, 64), BF16, **options).check()
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_more_queries_of_few_heads(rng, mask):
+    """Which would leave most of a device idle if keys were whole."""
+    Case(rng, (1, 1, 1, 100, 1100, 64, 64), BF16, mask=mask).check_forward()
+
+
+def test_who_gets_it_by_itself(rng, monkeypatch, portable):
+    """Few queries of heads that share keys, and not one query and few keys, which multiply-adds begin sooner; nor keys
+    that would have to be copied first."""
+    for heads, padding, kernel in ((4, 0, "sm90"), (1, 0, "portable"), (4, 3, "portable")):
+        case = Case(rng, (1, heads, 1, 1, 200, 64, 64), BF16)
+        case.k = laid_out(case.k, (0, 1, 2, 3), padding)
+        want = case.forward().copy() if kernel == "sm90" else portable(case.forward).copy()
+        monkeypatch.delenv("FASTDL_CUDA_ATTENTION")
+        assert_same_bits(case.forward(), want)
+        monkeypatch.setenv("FASTDL_CUDA_ATTENTION", "sm90")
+
+
+def test_dropout_is_left_to_other_kernels(rng):
+    Case(rng, (1, 4, 2, 5, 80, 64, 64), BF16, dropout=0.3).check_forward()
 
 
 def test_same_bits_again(rng):

@@ -1,7 +1,5 @@
-"""How the keys of few queries are cut up for Hopper's kernel (csrc/cuda/attention_config.h): functions of shapes,
-compiled by themselves."""
-
-import subprocess
+"""How the keys of few queries are cut up for Hopper's kernel, and whether gradients are made in one pass
+(csrc/cuda/attention_config.h): functions of shapes, compiled by themselves."""
 
 import plan_program
 import pytest
@@ -17,7 +15,9 @@ int main(int, char** a) {
   const auto n = [&](int i) { return std::atoll(a[i]); };
   const auto p = fastdl::cuda::sm90_decode_plan(n(1), n(2), n(3), static_cast<int>(n(4)), static_cast<int>(n(5)));
   std::printf("%lld %lld %lld %d\n", static_cast<long long>(p.row_groups), static_cast<long long>(p.parts),
-              static_cast<long long>(p.keys_each), fastdl::cuda::sm90_decode_suits(n(6), n(1), n(3)));
+              static_cast<long long>(p.keys_each),
+              fastdl::cuda::sm90_decode_suits(n(6), n(1), n(3)) ||
+                  fastdl::cuda::sm90_forward_idles(n(6), n(1) / n(6) * n(2), n(3), n(7) != 0, static_cast<int>(n(5))));
 }
 """
 
@@ -26,12 +26,8 @@ int main(int, char** a) {
 def plan(tmp_path_factory):
     program = plan_program.build(tmp_path_factory.mktemp("plan"), SOURCE)
 
-    def numbers(rows, pairs, keys, features=128, queries=1):
-        found = subprocess.run(
-            [program, *map(str, (rows, pairs, keys, features, H100, queries))],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        return tuple(map(int, found.stdout.split()))
+    def numbers(rows, pairs, keys, features=128, queries=1, causal=0):
+        return tuple(plan_program.numbers(program, rows, pairs, keys, features, H100, queries, causal))
 
     return numbers
 
@@ -69,4 +65,59 @@ def test_who_gets_the_kernel(plan):
     """Few queries and more than a tile of keys; of one row, where multiply-adds begin sooner, many keys."""
     assert plan(8, 8, 64)[3] and not plan(8, 8, 63)[3]
     assert plan(1, 8, 4096)[3] and not plan(1, 8, 512)[3]
-    assert plan(63, 8, 4096, queries=63)[3] and not plan(64, 8, 4096, queries=64)[3]
+    assert plan(63, 64, 4096, queries=63)[3] and not plan(64, 64, 4096, queries=64)[3]
+
+
+def test_more_queries_where_keys_in_one_piece_would_leave_the_device_idle(plan):
+    assert plan(512, 8, 65536, queries=128)[3]  # 32 heads, 32 blocks
+    assert not plan(2048, 8, 65536, queries=512)[3]  # 128 blocks
+    assert not plan(512, 8, 65536, queries=128, causal=1)[3]
+    assert not plan(512, 8, 512, queries=128)[3]
+
+
+BACKWARD = r"""
+#include <cstdio>
+#include <cstdlib>
+#include "cuda/attention_config.h"
+int main(int, char** a) {
+  const auto n = [&](int i) { return std::atoll(a[i]); };
+  std::printf("%d\n", fastdl::cuda::sm90_one_pass_suits(n(1), n(2), n(3), n(4), n(5), n(6) != 0,
+                                                        static_cast<int>(n(7)), static_cast<int>(n(8))));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def one_pass(tmp_path_factory):
+    program = plan_program.build(tmp_path_factory.mktemp("backward"), BACKWARD)
+
+    def suits(batch, heads, groups, queries, keys, causal=0, features=128):
+        return plan_program.numbers(program, batch, heads, groups, queries, keys, causal, features, H100) == [
+            1
+        ]
+
+    return suits
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("features", [64, 96, 128])
+@pytest.mark.parametrize(
+    "batch, heads, groups, length",
+    [(4, 16, 16, 2048), (2, 16, 16, 4096), (1, 16, 16, 8192), (1, 32, 8, 8192)],
+)
+def test_long_sequences_get_their_gradients_in_one_pass(
+    one_pass, batch, heads, groups, length, causal, features
+):
+    assert one_pass(batch, heads, groups, length, length, causal, features)
+
+
+def test_blocks_that_would_mostly_wait_make_two_passes(one_pass):
+    assert not one_pass(1, 1, 1, 1024, 1024)  # all of a head at once
+    assert not one_pass(1, 16, 16, 1024, 1024, 1)
+    assert not one_pass(1, 32, 1, 8192, 256)  # two blocks, where queries make many
+
+
+def test_more_heads_never_make_one_pass_worse(one_pass):
+    for length in (512, 1024, 4096):
+        found = [one_pass(batch, 16, 16, length, length) for batch in (1, 2, 4, 8, 16, 32)]
+        assert found == sorted(found)

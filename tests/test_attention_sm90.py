@@ -64,48 +64,6 @@ def test_same_as_the_portable_kernels(rng, portable):
     check_near([*results, *case.backward()], [*others, *crossed], F16)
 
 
-# Tiles of 128 rows that are owned, of 32 to 128 that are gone over.
-@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
-@pytest.mark.parametrize("e, ev", [(64, 64), (96, 96), (128, 128), (192, 192), (256, 256)])
-def test_gradients(rng, dtype, e, ev):
-    Case(rng, (1, 2, 1, 200, 270, e, ev), dtype).check()
-
-
-@pytest.mark.parametrize("e, ev", [(1, 1), (40, 24), (8, 100), (72, 40), (192, 128), (30, 200)])
-def test_gradients_of_features_between(rng, e, ev):
-    Case(rng, (1, 2, 2, 70, 140, e, ev), BF16, causal=True).check()
-
-
-@pytest.mark.parametrize("e", [64, 128])
-@pytest.mark.parametrize("queries, keys", [(1, 1), (3, 200), (65, 3), (192, 128), (320, 270), (140, 500)])
-def test_gradients_causal(rng, queries, keys, e):
-    """Keys that no query sees get zeros."""
-    Case(rng, (1, 1, 1, queries, keys, e, e), BF16, causal=True).check()
-
-
-@pytest.mark.parametrize("e", [192, 256])
-def test_gradients_of_many_features_causal(rng, e):
-    Case(rng, (1, 2, 1, 70, 140, e, e), BF16, causal=True).check()
-
-
-@pytest.mark.parametrize("batch, heads, groups", [(2, 4, 4), (2, 6, 2), (1, 4, 1)])
-@pytest.mark.parametrize("scale", [0.3, -0.1])
-def test_gradients_of_heads(rng, batch, heads, groups, scale):
-    Case(rng, (batch, heads, groups, 66, 130, 64, 64), BF16, causal=True, scale=scale).check()
-
-
-@pytest.mark.parametrize("order, padding", [((0, 2, 1, 3), 8), ((2, 0, 1, 3), 3), ((0, 1, 3, 2), 0)], ids=str)
-def test_layouts_of_gradients(rng, order, padding):
-    case = Case(rng, (2, 2, 2, 70, 90, 64, 48), BF16)
-    case.forward()
-    expected = [g.copy() for g in case.backward()]
-    arrays = [laid_out(x, order, padding) for x in (case.grad, case.q, case.k, case.v)]
-    grads = [laid_out(np.full_like(x, np.nan), order, padding) for x in (case.q, case.k, case.v)]
-    sim.attention_backward(*arrays, None, case.out, case.lse, *grads, None, *case.options)
-    for got, want in zip(grads, expected, strict=True):
-        assert_same_bits(np.ascontiguousarray(got), want)
-
-
 @pytest.mark.parametrize("order", [(0, 2, 1, 3), (2, 0, 1, 3), (0, 1, 3, 2)], ids=str)
 @pytest.mark.parametrize("padding", [0, 8, 3])
 def test_layouts(rng, order, padding):

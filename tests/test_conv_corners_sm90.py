@@ -1,5 +1,5 @@
-"""What Hopper's convolutions ask a device about tensor maps of im2col (csrc/cuda/im2col_sm90_probe.cu). The executor can
-be told to answer as other drivers might: the kernels stay the same, and so do the results."""
+"""What Hopper's convolutions ask a device about tensor maps of im2col (csrc/cuda/im2col_sm90_probe.cu). The executor
+can be told to answer as other drivers might: the kernels stay the same, and so do the results."""
 
 import os
 import subprocess

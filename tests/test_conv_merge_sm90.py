@@ -41,6 +41,7 @@ def check(rng, x, w, dtype, **o):
             (64, 4, 3, 2),
             {"stride": (11, 1), "padding": (2, 1)},
         ),  # steps that no map has room for
+        ((2, 64, 24, 5), (64, 64, 2, 3), {"stride": (9, 1), "padding": (0, 1)}),
         ((3, 5, 8, 9), (136, 5, 3, 4), {"padding": (0, 2), "stride": (1, 3)}),
     ],
 )

@@ -203,11 +203,64 @@ def test_high_precision(rng):
 
 
 def test_what_it_leaves_to_others(rng, portable):
-    """Groups, and steps that a map has no room for: the bits of the portable kernel."""
-    for x, w, o in (
-        ((2, 16, 7, 8), (16, 8, 3, 3), {"groups": 2, "padding": 1}),
-        ((1, 16, 30, 3), (8, 16, 2, 1), {"stride": 9}),
-    ):
-        x, w = normal(rng, x, BFLOAT16), normal(rng, w, BFLOAT16)
-        got = forward(x, w, **o)
-        np.testing.assert_array_equal(got, portable(lambda: forward(x, w, **o)))  # noqa: B023
+    """Offsets that an instruction has no room for: the bits of the portable kernel."""
+    o = {"dilation": (1, 1, 40)}
+    x, w = normal(rng, (1, 40, 3, 2, 45), BFLOAT16), normal(rng, (8, 40, 2, 2, 2), BFLOAT16)
+    np.testing.assert_array_equal(forward(x, w, **o), portable(lambda: forward(x, w, **o)))
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_groups(rng, dtype):
+    """48 channels a group, so that a box of 64 reaches into those of the next; 20, which are copied to be aligned."""
+    check(rng, (2, 96, 7, 9), (128, 48, 3, 3), dtype, groups=2, padding=1)
+    check(rng, (1, 60, 9, 8), (72, 20, 3, 2), dtype, groups=3, stride=2, padding=1)
+    check(rng, (2, 130, 61), (128, 65, 5), dtype, groups=2, padding=2)
+
+
+def test_a_group_sees_its_own_channels_alone(rng):
+    """Infinities in the channels and weights of the groups around it."""
+    x, w = normal(rng, (2, 144, 8, 7), BFLOAT16), normal(rng, (192, 48, 3, 3), BFLOAT16)
+    bias, residual = normal(rng, (192, 1), BFLOAT16)[:, 0], normal(rng, (2, 192, 8, 7), BFLOAT16)
+    grad = normal(rng, (2, 192, 8, 7), BFLOAT16)
+    o = {"groups": 3, "padding": 1}
+    parts = slice(48, 96), slice(64, 128)
+    one = {"padding": 1}
+    with np.errstate(all="ignore"):
+        expected = forward(
+            channels_last(x[:, parts[0]]),
+            w[parts[1]],
+            bias[parts[1]],
+            channels_last(residual[:, parts[1]]),
+            **one,
+        )
+        small = channels_last(grad[:, parts[1]]), channels_last(x[:, parts[0]])
+        dx = data_gradient(small[0], w[parts[1]], small[1].shape, **one)
+        dw = weight_gradient(*small, w[parts[1]].shape, **one)
+        x[:, :48], x[:, 96:], w[:64], w[128:], grad[:, :64], grad[:, 128:] = (
+            np.inf,
+            np.nan,
+            np.nan,
+            *[np.inf] * 3,
+        )
+        np.testing.assert_array_equal(forward(x, w, bias, residual, **o)[:, parts[1]], expected)
+        np.testing.assert_array_equal(data_gradient(grad, w, x.shape, **o)[:, parts[0]], dx)
+        np.testing.assert_array_equal(weight_gradient(grad, x, w.shape, **o)[parts[1]], dw)
+
+
+@pytest.mark.parametrize("columns", [64, 136, 264])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weights_of_data_gradients_where_they_lie(rng, columns, stride):
+    """Tiles of 64, 128 and 256 columns, alone and in clusters; the same of weights in another order, which are
+    copied."""
+    o = {"stride": stride, "padding": 1}
+    w, shape = normal(rng, (72, columns, 3, 3), BFLOAT16), (2, columns, 13, 12)
+    grad = normal(rng, ref.conv(np.zeros(shape), wide(w), **o).shape, BFLOAT16)
+    expected, scale = (
+        ref.conv_backward(f(grad), f(np.zeros(shape)), f(w), **o)[0] for f in (wide, lambda a: abs(wide(a)))
+    )
+    got = data_gradient(grad, w, shape, **o)
+    close(got, expected, scale)
+    np.testing.assert_array_equal(data_gradient(grad, np.ascontiguousarray(w), shape, **o), got)
+    one = data_gradient(grad[:1, :, :3, :3], w, (1, columns, 3 * stride, 3 * stride), **o)  # no cluster
+    close(one, *(ref.conv_backward(f(grad[:1, :, :3, :3]), np.zeros(one.shape), f(w), **o)[0]
+                 for f in (wide, lambda a: abs(wide(a)))))  # fmt: skip

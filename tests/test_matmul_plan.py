@@ -26,23 +26,25 @@ int main() {
   long long m, n, k, batch;
   int processors, planes;
   while (std::scanf("%lld %lld %lld %lld %d %d", &m, &n, &k, &batch, &processors, &planes) == 6) {
-    const Sm90Plan tiles = sm90_plan(m, n, k, batch, processors, planes);
-    const FewPlan few = few_sm90_plan(std::max(m, n), std::min(m, n), k, batch, processors);
-    print(tiles, tiles.columns), print(few, few.few);
-    std::printf("%d\n", few_is_shorter(few, tiles));
+    const Sm90Choice c = sm90_choice(m, n, k, batch, processors, planes);
+    print(c.tiles, c.tiles.columns), print(c.few, c.few.few);
+    std::printf("%d\n", static_cast<int>(c.way));
   }
 }
 """
 
 
+WAYS = ("portable", "tiles", "few")
+
+
 class Choice(NamedTuple):
-    """Both plans and their clocks, and whether that for few rows or columns is taken."""
+    """Both plans and their clocks, and which is taken."""
 
     tiles: Plan
     tiles_clocks: float
     few: Plan
     few_clocks: float
-    takes_few: bool
+    way: str
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def choices(tmp_path_factory):
         lines = "".join(f"{m} {n} {k} {batch} {H100} {planes}\n" for m, n, k, batch in shapes)
         done = subprocess.run([program], input=lines, check=True, capture_output=True, text=True)
         found = [list(map(int, line.split())) for line in done.stdout.splitlines()]
-        return [Choice(Plan(*x[:5]), x[5], Plan(*x[6:11]), x[11], bool(x[12])) for x in found]
+        return [Choice(Plan(*x[:5]), x[5], Plan(*x[6:11]), x[11], WAYS[x[12]]) for x in found]
 
     return run
 
@@ -118,6 +120,18 @@ def test_plans_for_few_cover_k(choice, length, few, k):
     assert choice(few, length, k).few == found
 
 
+def test_float32_is_split_beforehand_where_that_is_made_up_for(choices):
+    """Not where launches are most of the time, nor where the large operand is read more often than it is multiplied:
+    that is split in registers."""
+    large = [(1024, 24000, 2816, 1), (2048, 2048, 2048, 1), (4096, 4096, 4096, 1)]
+    small = [(64, 64, 64, 1), (256, 256, 256, 1), (512, 512, 512, 1)]
+    few = [shape for n in (1, 16, 64, 128) for shape in ((7680, n, 2560, 1), (n, 7680, 2560, 1))]
+    for planes in (2, 3):
+        assert {c.way for c in choices(large, planes)} == {"tiles"}
+        assert {c.way for c in choices(small, planes)} == {"portable"}
+        assert {c.way for c in choices(few, planes)} == {"few" if planes == 3 else "portable"}
+
+
 def floor(m, n, k):
     """Clocks that a product of 16 bits cannot take less of: the tensor cores' and the memory's."""
     return max(m * n * k / 2048 / H100, 2 * (m * k + k * n + m * n) / 1900)
@@ -129,11 +143,11 @@ def test_deepbench(choices):
     fractions = []
     for (m, n, k), found in zip(shapes, choices([(*s, 1) for s in shapes]), strict=True):
         few = min(m, n)
-        assert found.takes_few == (few <= 128)
-        clocks = found.few_clocks if found.takes_few else found.tiles_clocks
+        assert found.way == ("few" if few <= 128 else "tiles")
+        clocks = found.few_clocks if found.way == "few" else found.tiles_clocks
         assert clocks > floor(m, n, k)
         fractions.append(floor(m, n, k) / clocks)
-        if found.takes_few and few <= 64 and k < 5000:
+        if found.way == "few" and few <= 64 and k < 5000:
             assert found.few.parts == 1  # one launch
     geomean = math.exp(sum(map(math.log, fractions)) / len(fractions))
     print(

@@ -7,7 +7,19 @@ import devices
 import numpy as np
 import pytest
 from hopper import kernel_choice
-from matmul_case import BFLOAT16, GELU, NONE, RELU, check, matrix, product, sim, wide
+from matmul_case import (
+    BFLOAT16,
+    DISTRIBUTIONS,
+    GELU,
+    NONE,
+    RELU,
+    check,
+    error,
+    matrix,
+    product,
+    sim,
+    wide,
+)
 
 sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL")
 
@@ -107,18 +119,6 @@ def test_float32_batches(rng):
     c, expected = product(a, b), wide(a) @ wide(b)
     np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
     np.testing.assert_allclose(c[0], expected[0], rtol=1e-4, atol=1e-5)
-
-
-def error(c, a, b):
-    """The largest |error| / (|A||B|) against float64."""
-    return (np.abs(c - wide(a) @ wide(b)) / (np.abs(wide(a)) @ np.abs(wide(b)))).max()
-
-
-DISTRIBUTIONS = {
-    "normal": lambda rng, shape: rng.standard_normal(shape),
-    "uniform": lambda rng, shape: rng.random(shape),
-    "lognormal": lambda rng, shape: np.exp(6.5 * rng.standard_normal(shape)),  # over 17 decades
-}
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

@@ -42,11 +42,12 @@ def test_the_layer_everybody_quotes(plan):
     """Eight clusters of 8 blocks: 64 of 132 multiprocessors."""
     assert plan(4, 256, 16) == (1, 1, 8, 32, 2, 8)
     assert plan(4, 128, 16) == (1, 1, 4, 32, 1, 16)
+    assert plan(4, 512, 16) == (1, 1, 16, 32, 4, 4)
 
 
-@pytest.mark.parametrize("gates, most", [(1, 512), (3, 256), (4, 256)])
+@pytest.mark.parametrize("gates, most", [(1, 1024), (3, 512), (4, 512)])
 def test_sizes(plan, gates, most):
-    for hidden in (1, 2, 31, most // 2, most // 2 + 1, most - 1, most):
+    for hidden in (1, 2, 31, most // 4, most // 4 + 1, most // 2, most // 2 + 1, most - 1, most):
         found = plan(gates, hidden, 8)
         assert found.fits and found.units_each % 2 == 0
         assert found.blocks * found.units_each >= hidden

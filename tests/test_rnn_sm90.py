@@ -110,9 +110,21 @@ def test_large_clusters(rng, kind, hidden, batch):
 
 
 @pytest.mark.parametrize("kind", ["rnn_tanh", "rnn_relu"])
-@pytest.mark.parametrize("hidden", [257, 400, 512])
-def test_large_clusters_without_gates(rng, kind, hidden):
-    Case(rng, kind, 3, 5, hidden).check()
+@pytest.mark.parametrize("hidden, batch", [(257, 5), (400, 1), (512, 9)])
+def test_large_clusters_without_gates(rng, kind, hidden, batch):
+    Case(rng, kind, 3, batch, hidden).check()
+
+
+@pytest.mark.parametrize(
+    "kind, hidden, batch",
+    [("lstm", 257, 3), ("lstm", 512, 9), ("gru", 330, 8), ("gru", 512, 1), ("rnn_tanh", 530, 7), ("rnn_relu", 1024, 2)],
+)  # fmt: skip
+def test_the_largest_clusters(rng, kind, hidden, batch):
+    """Sixteen blocks, in which two warps share k. Not every device has places for them; others take the layer then."""
+    lengths = [int(n) for n in rng.integers(1, 5, batch)]
+    lengths[0] = 4
+    case = Case(rng, kind, 4, batch, hidden, directions=2, lengths=lengths)
+    check_bits(case.check(), case.run())
 
 
 @pytest.mark.parametrize("kind", KINDS)

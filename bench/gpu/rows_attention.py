@@ -95,6 +95,7 @@ def _decode_rows(small: bool) -> list[Row]:
         (8, 32, 8, 8, 8192, 128),
         (32, 64, 8, 1, 4096, 128),
         (16, 32, 8, 1, 8192, 64),
+        (1, 32, 8, 128, 32768, 128),
     ]
     one = (16, 8, 8, 1, 8192, 128)
     found = [_decode_row(shape) for shape in shapes]

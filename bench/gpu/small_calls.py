@@ -63,7 +63,9 @@ def main() -> None:
                 ("rnn", "RNN", "sm90"),
                 ("rnn", "RNN", "portable"),
             ):
-                if part in name:  # by Hopper's kernels, which small ones do not get, and by those they keep away
+                if (
+                    part in name
+                ):  # by Hopper's kernels, which small ones do not get, and by those they keep away
                     os.environ[f"FASTDL_CUDA_{family}"] = kernel
                     getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
                     del os.environ[f"FASTDL_CUDA_{family}"]

@@ -1,6 +1,8 @@
 // Attention's entry points.
 #include "cuda/attention.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <limits>
 
 #include "cuda/attention_config.h"
@@ -61,16 +63,29 @@ bool forward_by_sm90(const AttentionProblem& p) {
   return tiles_by_sm90(p) && (!has_added_mask(p) || can_map(p.mask, true));
 }
 bool decode_by_sm90(const AttentionProblem& p) {
-  const int64_t rows = p.group_size() * p.queries, keys = p.key_end(p.queries);
+  if (p.dropout > 0) return false;
+  if (p.queries >= kSm90DecodeRows) {
+    return sm90_forward_idles(p.queries, p.batch * p.heads, p.keys, p.causal, multiprocessors()) &&
+           by_sm90(p, true);
+  }
+  const int64_t rows = p.group_size() * p.queries;
   // Keys that would have to be copied first are read in place by multiply-adds, if they take so many rows.
-  const bool in_place = in_packs(p.k) && in_packs(p.v);
-  return p.queries < kSm90DecodeRows && sm90_scores(p) != Sm90Scores::terms && p.dropout == 0 &&
-         by_sm90(p, sm90_decode_suits(p.queries, rows, keys) && (in_place || rows > kMostDecodeRows));
+  const bool in_place = (in_packs(p.k) && in_packs(p.v)) || rows > kMostDecodeRows;
+  return by_sm90(p, in_place && sm90_decode_suits(p.queries, rows, p.key_end(p.queries)));
 }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
   constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
   return tiles_by_sm90(p) && !has_added_mask(p) && p.dropout == 0 &&
          (!p.mask.data || sm90_features(p.e, p.ev) <= 128) && p.queries < kMostQueries && can_map(g.dout);
+}
+
+bool backward_in_one_pass(const AttentionProblem& p) {
+  const int features = sm90_features(p.e, p.ev);
+  const char* const wanted = std::getenv("FASTDL_CUDA_ATTENTION_BACKWARD");
+  if (features > 128 || (wanted && std::strcmp(wanted, "two-passes") == 0)) return false;
+  if (wanted && std::strcmp(wanted, "one-pass") == 0) return true;
+  return sm90_one_pass_suits(p.batch, p.heads, p.groups, p.queries, p.keys, p.causal, features,
+                             multiprocessors());
 }
 
 bool has_shared_memory(size_t bytes) {

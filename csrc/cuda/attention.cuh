@@ -160,9 +160,15 @@ template <class S>
 void attention_backward(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                         const compute_t<S>* lse) {
   using T = compute_t<S>;
-  bool by_sm90 = false;
-  if constexpr (sizeof(S) == 2) by_sm90 = backward_by_sm90(p, g);
-  const int64_t each = by_sm90 ? sm90_backward_queries(sm90_features(p.e, p.ev)) : 1,
+  bool by_sm90 = false, one_pass = false;
+  if constexpr (sizeof(S) == 2) {
+    by_sm90 = backward_by_sm90(p, g);
+    one_pass = by_sm90 && backward_in_one_pass(p);
+  }
+  const int features = sm90_features(p.e, p.ev);
+  const int64_t each = one_pass  ? kOnePassQueries
+                       : by_sm90 ? sm90_backward_queries(features)
+                                 : 1,
                 padded = (p.queries + each - 1) / each * each, rows = p.batch * p.heads * padded;
   const Workspace space(context, static_cast<size_t>(2 * rows) * sizeof(T));
   T* const terms = space.as<T>();
@@ -172,7 +178,8 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
            AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, padded, terms);
   }
   if constexpr (sizeof(S) == 2) {
-    if (by_sm90) return attention_backward_sm90<S>(context, p, g, terms, padded);
+    if (one_pass) return attention_one_pass_sm90<S>(context, p, g, terms, padded);
+    if (by_sm90) return attention_two_passes_sm90<S>(context, p, g, terms, padded);
   }
   // Keys that no query sees by causality are never looked at.
   if (g.dmask.data && p.causal && g.dmask.size() > 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 namespace fastdl::cuda {
@@ -33,11 +34,36 @@ constexpr int sm90_backward_queries(int features) {
   return features <= 64 ? 96 : features <= 96 ? 80 : features <= 192 ? 64 : 32;
 }
 
+// The same of blocks that make dQ as well (attention_sm90_one_pass.cuh), whose rows they are in a product:
+// registers do not hold twice as many.
+constexpr int kOnePassQueries = 64;
+
 // How many of `heads` (of queries, of all samples) blocks work on at a time: those whose keys and values, of
 // `features` together, fit into 32 of the 50 MiB of L2 cache, of 16-bit elements.
 inline int64_t heads_at_once(int64_t keys, int64_t features, int64_t group_size, int64_t heads) {
   const int64_t groups = (int64_t{32} << 20) / std::max<int64_t>(1, keys * features * 2);
   return std::min(heads, std::max<int64_t>(1, groups) * group_size);
+}
+
+// Whether all gradients in one pass are there sooner than in two, by clocks of wgmma and of waiting: five
+// products instead of seven, but blocks of a head follow each other at a distance.
+inline bool sm90_one_pass_suits(int64_t batch, int64_t heads, int64_t groups, int64_t queries, int64_t keys,
+                                bool causal, int features, int multiprocessors) {
+  // From one block's share of dQ to the next one's: to the L2 cache, its answer, a counter; 2 us, assumed.
+  constexpr double kHandOver = 3500;
+  const double rows = 128, head_queries = static_cast<double>(queries) * (causal ? 0.5 : 1),
+               key_tiles = std::ceil(static_cast<double>(keys) / rows),
+               key_blocks = key_tiles * static_cast<double>(batch * groups),
+               query_blocks =
+                   std::ceil(static_cast<double>(queries) / rows) * static_cast<double>(batch * heads),
+               product = static_cast<double>(batch * heads) * head_queries * static_cast<double>(keys) *
+                         features / 2048;
+  // Of one head's blocks, those that run at the same time.
+  const int64_t at_once = heads_at_once(queries * heads / groups, 4 * features, 1, batch * groups);
+  const double chain = std::min(key_tiles, std::ceil(multiprocessors / static_cast<double>(at_once)));
+  const double all = multiprocessors, by_keys = std::min(all, key_blocks),
+               by_queries = std::min(all, query_blocks);
+  return 5 * product / by_keys + chain * kHandOver < 4 * product / by_keys + 3 * product / by_queries;
 }
 
 // Few queries (see attention_decode.cuh): how the keys are cut up.
@@ -87,7 +113,14 @@ constexpr int sm90_decode_blocks(int features) { return features <= 128 ? 2 : 1;
 // assumed) and an H200's 4.8 want 29; they begin and end sooner, which counts while keys are few. Of four
 // rows they take half of the clocks that memory leaves, of more all. (Counted, until a GPU says.)
 inline bool sm90_decode_suits(int64_t queries, int64_t rows, int64_t keys) {
-  return queries < 64 && keys >= (rows > 1 ? 64 : 1024);
+  return queries < kSm90DecodeRows && keys >= (rows > 1 ? 64 : 1024);
+}
+// Or whether more queries leave the forward kernel, which does not cut up keys, a third of the device at
+// most: this one reads keys from the L2 cache for every 64 rows, so more than about 0.4 of the tensor cores'
+// rate is not to be had, forward's expected 0.65 of a third less.
+inline bool sm90_forward_idles(int64_t queries, int64_t heads, int64_t keys, bool causal,
+                               int multiprocessors) {
+  return !causal && keys >= 1024 && (queries + 127) / 128 * heads * 3 <= multiprocessors;
 }
 
 // How it cuts the keys: whole tiles, so that no two parts bring the same one. Two blocks run on every

@@ -35,6 +35,7 @@ struct DecodeSm90 {
   Sm90Rows k, v;
   DecodeArguments<H> a;
   SeenTiles seen;  // of queries of a group, for each tile of keys
+  Sm90Scores scores;
   bool packs_q;
 };
 
@@ -47,24 +48,25 @@ struct alignas(1024) DecodeSm90Shared {
 
 // What a block does: blocks that share keys and values are neighbours.
 struct DecodeSm90Work {
-  int first, rows;  // of the group's
-  int begin, end;   // keys
+  int first, rows;     // of the group's
+  int heads, queries;  // whose product they are
+  int begin, end;      // keys
   int part, group, b;
 
   template <class H>
   __device__ __forceinline__ explicit DecodeSm90Work(const DecodeArguments<H>& a) {
-    int64_t rest = blockIdx.x;
-    first = static_cast<int>(rest % a.row_groups) * kSm90DecodeRows, rest /= a.row_groups;
-    part = static_cast<int>(rest % a.parts), rest /= a.parts;
-    group = static_cast<int>(rest % a.n.groups), b = static_cast<int>(rest / a.n.groups);
-    rows = static_cast<int>(a.n.heads / a.n.groups * a.n.queries);
+    // 32 bits: divisions of 64 take longer than the first copies.
+    const auto small = [](int64_t x) { return static_cast<unsigned>(x); };
+    unsigned rest = blockIdx.x;
+    first = static_cast<int>(rest % small(a.row_groups)) * kSm90DecodeRows, rest /= small(a.row_groups);
+    part = static_cast<int>(rest % small(a.parts)), rest /= small(a.parts);
+    group = static_cast<int>(rest % small(a.n.groups)), b = static_cast<int>(rest / small(a.n.groups));
+    queries = static_cast<int>(a.n.queries), heads = static_cast<int>(small(a.n.heads) / small(a.n.groups));
+    rows = heads * queries;
     const int64_t from = part * a.keys_each, to = from + a.keys_each;
     begin = static_cast<int>(from), end = static_cast<int>(to < a.end ? to : a.end);
   }
-  template <class H>
-  __device__ __forceinline__ int64_t head_of(const DecodeArguments<H>& a, int row) const {
-    return group * (a.n.heads / a.n.groups) + row / a.n.queries;
-  }
+  __device__ __forceinline__ int head_of(int row) const { return group * heads + row / queries; }
 };
 
 // The tiles of a part that some query sees, in their order, for all lanes of a warp: 32 at a time are looked
@@ -125,13 +127,44 @@ __device__ __forceinline__ void load_queries(DecodeSm90Shared<Shape>& shared, co
     const int row = w.first + at / kEights, eight = at % kEights;
     Pack<H, 8> x{};
     if (row < w.rows) {
-      load_features(x.at, p.a.q.at(w.b, w.head_of(p.a, row), row % p.a.n.queries), p.a.q.column, 8 * eight,
-                    p.a.n.e, p.packs_q);
+      load_features(x.at, p.a.q.at(w.b, w.head_of(row), row % w.queries), p.a.q.column, 8 * eight, p.a.n.e,
+                    p.packs_q);
     }
     shared_store(shared.queries.data() + Shape::Queries::element(at / kEights, eight), x);
   }
   ptx::fence_proxy_async();
   ptx::named_barrier(1, kWarpgroup);
+}
+
+// Products of keys from `key` on to scores to base 2, with the terms of an added mask of float32 or of H, if
+// there is one. rows: where those of rows g and g + 8 begin.
+template <class M, int Count>
+__device__ __forceinline__ void add_terms_of(float (&scores)[Count], const AttentionMask<float>& mask,
+                                             const int64_t (&rows)[2], int key, int last_key) {
+  const M* const terms = static_cast<const M*>(mask.data);
+#pragma unroll
+  for (int j = 0; j < Count / 4; ++j) {
+    if (j % 2 == 0) __syncwarp();  // so that not all are read at once, into as many registers
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = key + 8 * j + lane() % 4 * 2 + i % 2;
+      const float term = widen(terms[rows[i / 2] + (at < last_key ? at : last_key) * mask.stride[3]]);
+      float& s = scores[4 * j + i];
+      s = AttentionMask<float>::with_term(s * mask.scale2, term * static_cast<float>(kLog2e));
+    }
+  }
+}
+template <class H, int Count>
+__device__ __forceinline__ void add_terms(float (&scores)[Count], const AttentionMask<float>& mask,
+                                          const int64_t (&rows)[2], int key, int last_key) {
+  if (mask.data && mask.dtype == DType::kFloat32) {
+    add_terms_of<float>(scores, mask, rows, key, last_key);
+  } else if (mask.data && mask.dtype != DType::kBool) {
+    add_terms_of<H>(scores, mask, rows, key, last_key);
+  } else {
+#pragma unroll
+    for (float& s : scores) s *= mask.scale2;
+  }
 }
 
 template <class H, int D, class Shape>
@@ -147,21 +180,27 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
   // A row too many is the last one again, and not written; a warp that has no others has no softmax.
   const int warp_row = w.first + warp() * 16;
   const bool works = warp_row < w.rows;
-  int row_end[2];
-  const uint8_t* mask_rows[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = warp_row + lane() / 4 + 8 * half, last = row < w.rows ? row : w.rows - 1;
-    const int query = last % static_cast<int>(p.a.n.queries);
-    row_end[half] = p.a.n.causal && query < w.end ? query + 1 : w.end;
-    mask_rows[half] = static_cast<const uint8_t*>(p.a.mask.data) + w.b * p.a.mask.stride[0] +
-                      w.head_of(p.a, last) * p.a.mask.stride[1] + query * p.a.mask.stride[2];
-  }
+  // Of rows g and g + 8, worked out anew each time: kept, it would take registers that the sums need.
+  const auto row_of = [&](int half) {
+    const int row = warp_row + lane() / 4 + 8 * half + static_cast<int>(ptx::opaque(0u));
+    return row < w.rows ? row : w.rows - 1;
+  };
+  const auto row_end = [&](int half) {
+    const int query = row_of(half) % w.queries;
+    return p.a.n.causal && query < w.end ? query + 1 : w.end;
+  };
+  const auto mask_row = [&](int half) {
+    const int row = row_of(half);
+    return w.b * p.a.mask.stride[0] + w.head_of(row) * p.a.mask.stride[1] +
+           row % w.queries * p.a.mask.stride[2];
+  };
   float out[D / 2];
 #pragma unroll
   for (int i = 0; i < D / 2; ++i) out[i] = 0;
   uint32_t weights[kKeys / 16][4] = {};
   Sm90SoftmaxRows rows;
+  const bool has_bits = p.a.mask.data && p.a.mask.dtype == DType::kBool;
+  const float scale2 = p.scores == Sm90Scores::terms ? 1.0f : p.a.mask.scale2;  // of what the softmax gets
   Ring<Shape> ring;
   const auto wait = [&] {
     ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
@@ -185,15 +224,20 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
     }
     ptx::wgmma_commit();
     SeenBits<kKeys / 2> bits;
-    if (works && p.a.mask.data) bits.load(mask_rows, p.a.mask.stride[3], key, w.end - 1);
+    if (works && has_bits) {
+      const auto* const mask = static_cast<const uint8_t*>(p.a.mask.data);
+      bits.load({mask + mask_row(0), mask + mask_row(1)}, p.a.mask.stride[3], key, w.end - 1);
+    }
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(scores);
     release();
     if (works) {
-      if (p.a.n.causal || key + kKeys > w.end) mask_scores(scores, {row_end[0] - key, row_end[1] - key});
-      if (p.a.mask.data) bits.apply(scores, -INFINITY);
+      if (p.scores == Sm90Scores::terms)
+        add_terms<H>(scores, p.a.mask, {mask_row(0), mask_row(1)}, key, w.end - 1);
+      if (p.a.n.causal || key + kKeys > w.end) mask_scores(scores, {row_end(0) - key, row_end(1) - key});
+      if (has_bits) bits.apply(scores, -INFINITY);
       float decay[2];
-      rows.update(scores, p.a.mask.scale2, decay);
+      rows.update(scores, scale2, decay);
 #pragma unroll
       for (int i = 0; i < D / 2; ++i) out[i] *= decay[i / 2 % 2];
       pack_factors<H>(scores, weights);
@@ -213,7 +257,7 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
   float top2[2], total[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    top2[half] = __fmul_rn(rows.top[half], p.a.mask.scale2), total[half] = rows.total(half);
+    top2[half] = __fmul_rn(rows.top[half], scale2), total[half] = rows.total(half);
 #pragma unroll
     for (int j = 0; j < D / 8; ++j) {
       const float* const two = out + 4 * j + 2 * half;
@@ -227,7 +271,7 @@ __device__ __forceinline__ void consume(DecodeSm90Shared<Shape>& shared, const D
     const int from = i % 8 * 4, row = warp_row + i;
     const float top = __shfl_sync(kAllLanes, i < 8 ? top2[0] : top2[1], from),
                 sum = __shfl_sync(kAllLanes, i < 8 ? total[0] : total[1], from);
-    const DecodeResult<H> result(p.a, w.part, w.b, w.head_of(p.a, row), row % p.a.n.queries, top, sum);
+    const DecodeResult<H> result(p.a, w.part, w.b, w.head_of(row), row % w.queries, top, sum);
     for (int c = lane(); c < D; c += kWarp) result.put(c, shared_load<float>(sums + i * Shape::kSums + c));
     if (lane() == 0) result.put_sums();
   }
@@ -268,6 +312,7 @@ void launch_attention_decode_sm90(Context* context, const AttentionProblem& p, f
                   sm90_rows<H, D>(*v, values, Shape::kKeys),
                   *parts,
                   {},
+                  sm90_scores(p),
                   in_packs(p.q)};
   const SeenLists<float> seen(context, a.a.n, a.a.mask, true, Shape::kKeys, Shape::kRows);
   a.seen = *seen;

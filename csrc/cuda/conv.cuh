@@ -88,6 +88,26 @@ bool in_gather_order(const ConvGather<S>& p, const ConvPack<S>& w, int64_t taps)
          steps(p.groups, w.group_step, p.columns * step);
 }
 
+// The weights where they lie, if the copy engine can read them there: columns side by side, taps at one
+// distance.
+template <class S>
+PlainWeights<S> plain_weights(const ConvGather<S>& p, const ConvPack<S>& w, const View& weight) {
+  PlainWeights<S> plain{w.from, w.channel_step, 0, {1, 1, 1}};
+  bool can = w.column_step == 1 && w.channel_step > 0 && reinterpret_cast<uintptr_t>(w.from) % 16 == 0;
+  for (int i = 2; i < weight.ndim; ++i)
+    plain.kernel[i + 3 - weight.ndim] = static_cast<int32_t>(weight.shape[i]);
+  int64_t next = 0;
+  for (int i = 2; i >= 0; --i) {
+    if (plain.kernel[i] == 1) continue;
+    if (next == 0) plain.tap_step = next = w.tap_step[i];
+    can = can && w.tap_step[i] == next && next > 0;
+    next *= plain.kernel[i];
+  }
+  can = can && w.channel_step % 8 == 0 && plain.tap_step % 8 == 0 && p.holes;
+  if (!can) plain.data = nullptr;
+  return plain;
+}
+
 // Whether pixels lie so that four channels can be moved at once.
 template <class S>
 bool packs(const ConvImage<S>& x) {
@@ -139,23 +159,29 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
     p.lattices = static_cast<int32_t>(std::min<size_t>(lattices.size(), kMostLattices));
     std::copy_n(lattices.begin(), p.lattices, p.lattice);
     const bool packed = merged || lattices.size() != 1 || !in_gather_order(p, pack, taps);
-    if (packed) {
-      space.emplace(context, static_cast<size_t>(p.groups * p.columns * p.weights_row) * sizeof(S));
-      pack.to = space->template as<S>();
-    }
-    p.weights = packed ? pack.to : pack.from;
+    GemmEnd<S> finish(out);
+    finish.packs = finish.packs && packs(end.out) && (!end.residual.data || packs(end.residual));
     for (size_t done = 0; done < lattices.size(); done += kMostLattices) {
       p.lattices = static_cast<int32_t>(std::min<size_t>(lattices.size() - done, kMostLattices));
       std::copy_n(lattices.begin() + static_cast<int64_t>(done), p.lattices, p.lattice);
+      p.weights = packed ? nullptr : pack.from;
+      if (packed && p.groups == 1 && !merged) {
+        p.plain = plain_weights(p, pack, weight);
+        if constexpr (sizeof(S) == 2) {
+          if (p.plain.data) conv_gather_sm90(context, p, finish);
+        }
+      }
       int64_t chunks = 0;
       for (int i = 0; i < p.lattices; ++i) chunks += p.lattice[i].taps() * p.padded;
       if (packed && chunks > 0) {
+        if (!space) {
+          space.emplace(context, static_cast<size_t>(p.groups * p.columns * p.weights_row) * sizeof(S));
+        }
+        p.weights = pack.to = space->template as<S>();
         launch(context, FASTDL_KERNEL(conv_pack_weights<S>),
                {blocks_for(p.groups * p.columns * chunks, 256), 256}, p, pack);
       }
-      GemmEnd<S> finish(out);
-      finish.packs = finish.packs && packs(end.out) && (!end.residual.data || packs(end.residual));
-      launch_gather(context, p, finish);
+      if (p.lattices > 0) launch_gather(context, p, finish);
     }
     p.in.data += p.groups * p.in.group_step;
     pack.from += p.groups * pack.group_step;

@@ -96,24 +96,46 @@ inline ConvMerge conv_merge(int64_t channels, const int64_t (&kernel)[3], const 
   return m;
 }
 
-// Whether a merged convolution pays, against mma.sync with channels rounded up to 16 bytes. A tile of 128 x
-// 64 runs at no more of wgmma's rate than mma.sync does, 0.6; of float32 at 0.74.
+// What a merged convolution is chosen by: picoseconds of the tensor cores and of the copies, on an H100 (990
+// TFLOP/s of bfloat16, 3.35 TB/s), against the portable kernel's, which rounds channels up to 16 bytes and
+// copies images to have them so. `merged`, `padded`: elements of those copies. mma.sync is assumed to reach
+// 0.6 of wgmma's rate, tiles of 128 x 64 have 0.58 of it at most (of float32: 0.74). What is equal within a
+// twentieth goes to Hopper's kernel.
+struct MergeCosts {
+  double rows, columns, k, rate, copied_bytes;  // of one of the two
+  double picoseconds(int planes) const {
+    const int products = planes * (planes + 1) / 2;
+    return rows * columns * k * 2 * (products ? products : 1) / 990 / rate + copied_bytes / 3.35;
+  }
+};
+inline bool merge_is_faster(const MergeCosts& merged, const MergeCosts& portable, int planes) {
+  return merged.picoseconds(planes) <= 1.05 * portable.picoseconds(planes);
+}
+inline double rounded(int64_t x, int64_t to) { return static_cast<double>(rounded_up(x, to)); }
+
 inline bool conv_merge_pays(const ConvMerge& m, int64_t rows, int64_t columns, int64_t channels, int64_t taps,
-                            int planes) {
-  const int64_t k = m.taps * rounded_up(m.lanes, columns <= 64 || planes ? 32 : 64),
-                portable = rounded_up(taps * rounded_up(channels, planes ? 4 : 8), 32);
-  if (rows < 64 || k < 64 || columns < 32) return false;
-  if (columns > 64) return k * 5 <= portable * 8;
-  return planes ? k * 4 <= portable * 5 : k <= portable;
+                            int planes, double merged, double padded) {
+  if (rows < 64 || columns < 32) return false;
+  const bool few = columns <= 64;
+  const auto n = static_cast<double>(rows);
+  // float32: written, read, written as planes of 2 bytes, read.
+  return merge_is_faster({n, rounded(columns, few ? 64 : 128),
+                          rounded(m.taps * rounded_up(m.lanes, few || planes ? 32 : 64), 32),
+                          few ? (planes ? 0.74 : 0.58) : 0.9, merged * (planes ? 8 + 4 * planes : 4)},
+                         {n, rounded(columns, 64), rounded(taps * rounded_up(channels, planes ? 4 : 8), 32),
+                          few ? 0.58 : 0.6, padded * (planes ? 8 : 4)},
+                         planes);
 }
 inline bool conv_merge_weight_pays(const ConvMerge& m, int64_t rows, int64_t positions, int64_t channels,
-                                   int64_t taps, int planes) {
+                                   int64_t taps, int planes, double merged, double padded) {
+  if (rows < 64 || positions < 512) return false;
   const int64_t columns = taps * rounded_up(channels, planes ? 4 : 8),
-                side = rows > 64 && columns > 64 ? 128 : 64,
-                portable = rounded_up(rows, side) * rounded_up(columns, side);
-  const int64_t merged = m.taps * rounded_up(m.lanes, planes ? 64 : 32),
-                results = rounded_up(rows, 128) * rounded_up(merged, planes ? 128 : 256);
-  return rows >= 64 && positions >= 512 && results * 3 <= portable * 5;
+                side = rows > 64 && columns > 64 ? 128 : 64;
+  const auto k = static_cast<double>(positions);
+  return merge_is_faster(
+      {rounded(rows, 128), rounded(m.taps * rounded_up(m.lanes, planes ? 64 : 32), planes ? 128 : 256), k, 1,
+       merged * (planes ? 8 + 4 * planes : 4)},
+      {rounded(rows, side), rounded(columns, side), k, 0.6, padded * (planes ? 8 : 4)}, planes);
 }
 
 // Weight gradients: few results and a long k, the positions of all images. Twice as many blocks as

@@ -74,22 +74,49 @@ int64_t met(const ConvGeometry& g, int i) {
   return (g.out[i] - 1) * g.stride[i] + (g.kernel[i] - 1) * g.dilation[i] + 1;
 }
 
-// How it would be done, where it can; planes: of float32, 0 for 16-bit types.
-std::optional<ConvMerge> possible(Context* context, const ConvGeometry& g, const View& x, int& planes) {
-  constexpr int64_t kMostPixels = int64_t{1} << 30;
-  planes = 0;
+int64_t pitch_of(const ConvGeometry& g, const ConvMerge& m) {
+  return m.overlaps ? rounded_up(met(g, 2) * m.places, 8) : g.out[2] * m.lanes;
+}
+double elements_of(const ConvGeometry& g, const ConvMerge& m) {
+  double count = static_cast<double>(g.n) * static_cast<double>(pitch_of(g, m));
+  for (int i = 0; i < 2; ++i) count *= static_cast<double>(i < 3 - m.axes ? met(g, i) : g.out[i]);
+  return count;
+}
+// Of the copy with channels rounded up to 16 bytes, where the portable kernel needs one.
+double padded_elements_of(const ConvGeometry& g, int64_t chunk) {
+  if (g.c % chunk == 0) return 0;
+  double count = static_cast<double>(g.n) * rounded(g.c, chunk);
+  for (const int64_t size : g.in) count *= static_cast<double>(size);
+  return count;
+}
+
+// How it is to be done, if it can and should. as_it_is(planes): whether Hopper's kernel has the convolution
+// without; pays(m, planes, merged elements, padded ones). planes: of float32, 0 for 16-bit types.
+template <class AsItIs, class Pays>
+std::optional<ConvMerge> wanted(Context* context, const ConvGeometry& g, const View& x, AsItIs&& as_it_is,
+                                Pays&& pays) {
+  constexpr double kMost = 1 << 30;  // elements of a row, pixels of an image: 32 bits are to do
+  const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
+  if (x.dtype == DType::kFloat64 || g.groups != 1 || x.size() == 0 || kernel == sm90::Wanted::portable ||
+      !sm90::is_hopper()) {
+    return std::nullopt;
+  }
+  int planes = 0;
   if (x.dtype == DType::kFloat32) {
     with_planes<float>(context, [&](auto count) { planes = decltype(count)::value; });
   }
-  if (x.dtype == DType::kFloat64 || planes == 1 || g.groups != 1 || x.size() == 0 ||
-      sm90::wanted("FASTDL_CUDA_CONV") == sm90::Wanted::portable || !sm90::is_hopper()) {
-    return std::nullopt;
+  const bool steps_fit = *std::max_element(g.stride, g.stride + 3) <= 8;  // a tensor map
+  const bool always = kernel == sm90::Wanted::always;
+  if (planes == 1 || (steps_fit && (always ? g.c >= 32 : as_it_is(planes)))) return std::nullopt;
+  for (const bool may_overlap : {true, false}) {
+    const ConvMerge m = conv_merge(g.c, g.kernel, g.stride, g.dilation, may_overlap && planes == 0);
+    const double row = static_cast<double>(pitch_of(g, m)), merged = elements_of(g, m);
+    const bool fits = row < kMost && merged / static_cast<double>(g.n * m.places) < kMost;
+    const double padded = padded_elements_of(g, planes ? 4 : 8);
+    if (!fits || !(always || pays(m, planes, merged, padded))) return std::nullopt;
+    if (!m.overlaps || im2col_facts().overlaps) return m;
   }
-  const ConvMerge m = conv_merge(g.c, g.kernel, g.stride, g.dilation, planes == 0 && im2col_facts().overlaps);
-  double pixels = 1;
-  for (int i = 0; i < 3; ++i) pixels *= static_cast<double>(std::max(g.out[i], met(g, i)));
-  const double row = static_cast<double>(m.lanes) * static_cast<double>(std::max(g.out[2], met(g, 2)));
-  return pixels < kMostPixels && row < kMostPixels ? std::optional<ConvMerge>(m) : std::nullopt;
+  return std::nullopt;
 }
 
 template <class S>
@@ -115,28 +142,27 @@ void fill(Context* context, const ConvGeometry& g, const View& x, const ConvMerg
 }  // namespace
 
 std::optional<ConvMerge> merge_gather(Context* context, const ConvGeometry& g, const View& x) {
-  int planes;
-  const auto m = possible(context, g, x, planes);
-  if (!m) return m;
   const int64_t rows = g.n * g.out[0] * g.out[1] * g.out[2];
-  const ConvSm90Plan as_it_is = conv_sm90_plan(rows, g.o, g.c, g.taps(), multiprocessors(), planes, false);
-  const bool always = sm90::wanted("FASTDL_CUDA_CONV") == sm90::Wanted::always;
-  const bool wanted =
-      always ? g.c < 32 : !as_it_is.fits && conv_merge_pays(*m, rows, g.o, g.c, g.taps(), planes);
-  return wanted ? m : std::nullopt;
+  return wanted(
+      context, g, x,
+      [&](int planes) {
+        return conv_sm90_plan(rows, g.o, g.c, g.taps(), multiprocessors(), planes, false).fits;
+      },
+      [&](const ConvMerge& m, int planes, double merged, double padded) {
+        return conv_merge_pays(m, rows, g.o, g.c, g.taps(), planes, merged, padded);
+      });
 }
 
 std::optional<ConvMerge> merge_weight(Context* context, const ConvGeometry& g, const View& x) {
-  int planes;
-  const auto m = possible(context, g, x, planes);
-  if (!m) return m;
   const int64_t positions = g.n * g.out[0] * g.out[1] * g.out[2];
-  const ConvSm90Plan as_it_is =
-      conv_sm90_weight_plan(g.o, g.c, g.taps(), positions, multiprocessors(), planes, false);
-  const bool always = sm90::wanted("FASTDL_CUDA_CONV") == sm90::Wanted::always;
-  const bool wanted =
-      always ? g.c < 32 : !as_it_is.fits && conv_merge_weight_pays(*m, g.o, positions, g.c, g.taps(), planes);
-  return wanted ? m : std::nullopt;
+  return wanted(
+      context, g, x,
+      [&](int planes) {
+        return conv_sm90_weight_plan(g.o, g.c, g.taps(), positions, multiprocessors(), planes, false).fits;
+      },
+      [&](const ConvMerge& m, int planes, double merged, double padded) {
+        return conv_merge_weight_pays(m, g.o, positions, g.c, g.taps(), planes, merged, padded);
+      });
 }
 
 MergedConv::MergedConv(Context* context, const ConvGeometry& g, const View& x, const ConvMerge& m)
@@ -153,7 +179,7 @@ MergedConv::MergedConv(Context* context, const ConvGeometry& g, const View& x, c
     geometry_.padding[i] = 0;
   }
   geometry_.c = m.lanes;
-  const int64_t pitch = m.overlaps ? rounded_up(met(g, 2) * m.places, 8) : g.out[2] * m.lanes;
+  const int64_t pitch = pitch_of(g, m);
   image_.ndim = 5;
   image_.shape[1] = m.lanes, image_.strides[1] = 1;
   for (int i = 0; i < 3; ++i) image_.shape[2 + i] = geometry_.in[i];

@@ -149,6 +149,7 @@ inline int64_t row_begin(const ConvLattice& l, const int64_t (&step)[3]) {
 struct GatherSource {
   const void *image, *weights;
   int64_t weights_plane;
+  bool plain;  // weights as ConvGather::plain has them
 };
 struct GatherPiece {
   ConvLattice lattice;
@@ -165,13 +166,25 @@ void run_gather(Context* context, Sm90Gather<S, Narrow> operands, GemmEnd<S> end
   const ConvLattice& l = p.lattice[0];
   constexpr auto kSwizzle = T::kBox == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
   operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, kSwizzle);
+  operands.plain = from.plain;
   MapShape weights;
-  weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
-  weights.dims[3] = Planes;
-  weights.strides[1] = p.padded, weights.strides[2] = p.weights_row, weights.strides[3] = from.weights_plane;
-  weights.box[0] = T::kBox, weights.box[2] = T::kColumns / 2;
-  operands.weights = tensor_map(
-      DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
+  if (from.plain) {
+    const PlainWeights<S>& plain = p.plain;
+    weights.dims[0] = p.columns,
+    weights.dims[1] = int64_t{plain.kernel[0]} * plain.kernel[1] * plain.kernel[2];
+    weights.dims[2] = p.channels;
+    weights.strides[1] = plain.tap_step, weights.strides[2] = plain.channel_step;
+    weights.box[0] = operands.kPlainColumns, weights.box[2] = operands.kPlainChannels;
+    operands.weights = tensor_map(DTypeOf<S>::value, plain.data, weights, CU_TENSOR_MAP_SWIZZLE_128B);
+  } else {
+    weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
+    weights.dims[3] = Planes;
+    weights.strides[1] = p.padded, weights.strides[2] = p.weights_row,
+    weights.strides[3] = from.weights_plane;
+    weights.box[0] = T::kBox, weights.box[2] = T::kColumns / 2;
+    operands.weights = tensor_map(
+        DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
+  }
   Sm90Problem problem =
       cut<T>(p.most_rows, p.columns, l.taps() * operands.channel_blocks * T::kBox, GemmBatch{}, plan);
   const auto out = row_pitch(l, p.images, p.out_n_step, p.out_step),
@@ -205,7 +218,7 @@ std::optional<GatherPiece> gather_piece(const ConvGather<S>& p, const PixelSourc
   }
   const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
                                            sizeof(S) == 4 ? Planes : 0, always || p.merged);
-  if (!plan.fits) return std::nullopt;
+  if (!plan.fits || (!p.weights && plan.narrow)) return std::nullopt;
   const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), channels_of_box<S>(plan));
   return pixels ? std::optional<GatherPiece>({l, *pixels, plan}) : std::nullopt;
 }
@@ -263,10 +276,11 @@ void gather_lattices(Context* context, ConvGather<S>& p, const GemmEnd<S>& end, 
     const SplitOperand<Planes> weights(context, p.weights, p.columns, p.weights_row, p.weights_row, 1,
                                        GemmBatch{}, nullptr);
     run_pieces<S, Planes>(context, p, end, pieces,
-                          {image.layout.data, weights.layout.data, weights.layout.plane}, image.odd(),
+                          {image.layout.data, weights.layout.data, weights.layout.plane, false}, image.odd(),
                           weights.odd());
   } else {
-    run_pieces<S, Planes>(context, p, end, pieces, {p.in.data, p.weights, 0}, nullptr, nullptr);
+    run_pieces<S, Planes>(context, p, end, pieces, {p.in.data, p.weights, 0, p.weights == nullptr}, nullptr,
+                          nullptr);
   }
   p = rest;
 }
@@ -350,19 +364,51 @@ bool weight_gradient(Context* context, const ConvGeometry& g, const ConvWeight<S
   return true;
 }
 
+// A launch for each of several groups pays where each has tiles for half of the device at least.
+inline bool fills(const ConvSm90Plan& plan, int64_t rows, int64_t columns) {
+  return plan.fits && (rows + kSm90Rows - 1) / kSm90Rows * ((columns + plan.columns - 1) / plan.columns) *
+                              plan.parts * 2 >=
+                          multiprocessors();
+}
+
+// The end of the columns from `count` on.
+template <class S>
+void move_columns(GemmEnd<S>& end, int64_t count) {
+  end.c = static_cast<S*>(end.c) + count * end.column;
+  if (end.bias) end.bias += count * end.bias_stride;
+  if (end.residual) end.residual += count * end.residual_column;
+}
+
 }  // namespace sm90
 
 template <class S>
 bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<S>& p,
                       const View& grad_weight) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
-  if (kernel == sm90::Wanted::portable || g.groups != 1 || !sm90::is_hopper()) return false;
+  if (kernel == sm90::Wanted::portable || !sm90::is_hopper()) return false;
   const bool always = kernel == sm90::Wanted::always;
   bool done = false;
   with_planes<S>(context, [&](auto planes) {
     constexpr int kPlanes = decltype(planes)::value;
     if constexpr (sizeof(S) == 2 || kPlanes > 1) {
-      done = sm90::weight_gradient<S, kPlanes>(context, g, p, grad_weight, always);
+      if (g.groups > 1 && !always) {
+        const ConvSm90Plan plan =
+            conv_sm90_weight_plan(p.rows, p.channels, p.lattice.taps(), p.positions, multiprocessors(),
+                                  sizeof(S) == 4 ? kPlanes : 0, false);
+        if (!sm90::fills(plan, p.rows, p.lattice.taps() * rounded_up(p.channels, plan.narrow ? 32 : 64)))
+          return;
+      }
+      ConvGeometry one = g;
+      one.groups = 1, one.c = g.c_per_group(), one.o = g.o_per_group();
+      ConvWeight<S> q = p;
+      q.groups = 1;
+      View out = grad_weight;
+      for (int64_t i = 0; i < g.groups; ++i) {
+        done = sm90::weight_gradient<S, kPlanes>(context, one, q, out, always);
+        if (!done) return;
+        q.grad.data += p.grad_group_step, q.in.data += p.in.group_step;
+        out.data = out.as<S>() + one.o * out.strides[0];
+      }
     }
   });
   return done;
@@ -371,11 +417,30 @@ bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<
 template <class S>
 void conv_gather_sm90(Context* context, ConvGather<S>& p, const GemmEnd<S>& end) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
-  if (kernel == sm90::Wanted::portable || p.groups != 1 || !sm90::is_hopper()) return;
+  if (kernel == sm90::Wanted::portable || !sm90::is_hopper()) return;
   const bool always = kernel == sm90::Wanted::always;
   with_planes<S>(context, [&](auto planes) {
     constexpr int kPlanes = decltype(planes)::value;
-    if constexpr (sizeof(S) == 2 || kPlanes > 1) sm90::gather_lattices<S, kPlanes>(context, p, end, always);
+    if constexpr (sizeof(S) == 2 || kPlanes > 1) {
+      if (p.groups > 1 && !always) {
+        const int64_t rows = p.images * p.lattice[0].positions();
+        const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, p.lattice[0].taps(),
+                                                 multiprocessors(), sizeof(S) == 4 ? kPlanes : 0, false);
+        if (!sm90::fills(plan, rows, p.columns)) return;
+      }
+      ConvGather<S> rest = p;
+      GemmEnd<S> to = end;
+      for (int64_t i = 0; i < p.groups; ++i) {
+        rest = p;
+        rest.groups = 1;
+        rest.in.data += i * p.in.group_step;
+        if (p.weights) rest.weights += i * p.columns * p.weights_row;
+        sm90::gather_lattices<S, kPlanes>(context, rest, to, always);
+        sm90::move_columns(to, p.columns);
+      }
+      p.lattices = rest.lattices;  // which do not depend on the group
+      std::copy_n(rest.lattice, rest.lattices, p.lattice);
+    }
   });
 }
 

@@ -37,8 +37,9 @@ __device__ __forceinline__ void load_pixels(uint32_t to, const CUtensorMap& map,
 // follow each other like more images; Narrow: 32, and a step has two boxes); B has the weights.
 template <class S, bool Narrow = false>
 struct Sm90Gather {
-  static constexpr bool kNarrow = Narrow;
+  static constexpr bool kNarrow = Narrow, kMayBePlain = !Narrow && sizeof(S) == 2;
   CUtensorMap image, weights;
+  bool plain;          // weights where they lie (conv_gather.cuh), so B comes transposed
   int axes;            // of the images' map, the innermost ones
   int channel_blocks;  // of a box's channels, the last one filled with zeros
   int taps;
@@ -54,6 +55,9 @@ struct Sm90Gather {
   }
   template <class With>
   __device__ __forceinline__ void with_layout(With&& with) const {
+    if constexpr (kMayBePlain) {
+      if (plain) return with(std::false_type{}, std::true_type{});
+    }
     with(std::false_type{}, std::false_type{});
   }
 
@@ -100,6 +104,12 @@ struct Sm90Gather {
       for (int plane = 0; plane < T::kPlanes; ++plane) {
         load_pixels(a + plane * T::kBytesA, o.image, full, o.axes, channel, at,
                     image + plane * static_cast<int>(o.gather.images), {offset(0), offset(1), offset(2)}, 0);
+        if constexpr (kMayBePlain) {
+          if (o.plain) {
+            start_plain(b, full, channel);
+            continue;
+          }
+        }
         load_halves<T>(b + plane * T::kBytesB, column, cluster, rank,
                        [&](uint32_t to, int first, uint16_t blocks) {
                          const int from[5] = {channel, tap, first, plane, 0};
@@ -114,7 +124,29 @@ struct Sm90Gather {
       if (++taps[1] < axis[1].taps) return;
       taps[1] = 0, ++taps[0];
     }
+
+    // 64 columns by 32 channels at a time; of a cluster each block brings half of the channels for both.
+    __device__ __forceinline__ void start_plain(uint32_t b, uint32_t full, int channel) const {
+      const ConvAxis(&axis)[3] = o.gather.lattice[0].axis;
+      const int32_t slot[3] = {axis[0].slot + taps[0] * axis[0].slot_step,
+                               axis[1].slot + taps[1] * axis[1].slot_step,
+                               axis[2].slot + taps[2] * axis[2].slot_step};
+      const int where = o.gather.plain.tap(slot);
+#pragma unroll 1
+      for (int half = cluster == 2 ? rank : 0; half < T::kDepth / kPlainChannels; half += cluster) {
+#pragma unroll 1
+        for (int i = 0; i < T::kColumns / kPlainColumns; ++i) {
+          const uint32_t to = b + (i * T::kDepth + half * kPlainChannels) * kPlainColumns * 2;
+          const int from[5] = {column + i * kPlainColumns, where, channel + half * kPlainChannels, 0, 0};
+          if (cluster == 2) ptx::tensor_load(to, &o.weights, full, from, uint16_t{3});
+          else ptx::tensor_load(to, &o.weights, full, from);
+        }
+      }
+    }
   };
+
+  // What the host needs to know of the boxes of plain weights: columns and channels of one.
+  static constexpr int kPlainColumns = 64, kPlainChannels = 32;
 
   template <class T>
   struct Results {
@@ -158,6 +190,21 @@ struct Sm90Gather {
       const int begin = w.k_begin / T::kBox;
       const GatherTask<S> task(o.gather, k(begin), k(begin + w.steps * T::kBoxes));
       const GatherRow r = located(row);
+      if constexpr (kMayBePlain) {
+        if (o.plain) {
+          return gather_sum(o.gather, task, r.at, r.in, [&](int64_t, const TapCursor& cursor) {
+            const PlainWeights<S>& plain = o.gather.plain;
+            int32_t slot[3];
+#pragma unroll
+            for (int i = 0; i < 3; ++i) {
+              const ConvAxis& a = o.gather.lattice[0].axis[i];
+              slot[i] = a.slot + cursor.at[i] / a.tap_step * a.slot_step;
+            }
+            return plain
+                .data[cursor.channel * plain.channel_step + plain.tap(slot) * plain.tap_step + column];
+          });
+        }
+      }
       return gather_sum(o.gather, task, r.at, r.in, column);
     }
 

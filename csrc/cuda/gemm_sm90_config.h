@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
+
+#include "cuda/gemm_config.h"
 
 namespace fastdl::cuda {
 
@@ -84,21 +87,22 @@ inline Sm90Plan sm90_plan(int64_t m, int64_t n, int64_t k, int64_t batch, int mu
 // Products with at most 128 rows (or columns): the other operand is large and read once.
 struct FewPlan {
   bool fits;
-  int few;                // 16, 32, 64 or 128, to which the few are filled up
+  int few;                // 16, 32, 64 or 128 (float32: 64 or 128), to which the few are filled up
   int cluster;            // blocks that share a tile, each with its part of k
   int64_t parts, k_each;  // parts: sums of clusters that another kernel adds up; k_each: of a block
   double clocks;
 };
 
-// length: of the large operand; few: of the other one.
+// length: of the large operand; few: of the other one; planes: 3 of float32 (the only ones that there are), 0
+// for 16-bit types.
 inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t batch, int multiprocessors,
-                             bool whatever_shape = false) {
+                             int planes, bool whatever_shape = false) {
   FewPlan plan{};
-  plan.fits = few <= 128 && (whatever_shape || (length >= 64 && k >= 64));
+  plan.fits = few <= 128 && (planes == 0 || planes == 3) && (whatever_shape || (length >= 64 && k >= 64));
   if (!plan.fits) return plan;
-  plan.few = few <= 16 ? 16 : few <= 32 ? 32 : few <= 64 ? 64 : 128;
+  plan.few = few <= 16 && planes == 0 ? 16 : few <= 32 && planes == 0 ? 32 : few <= 64 ? 64 : 128;
   // FewTile's rows, and how many of its blocks a multiprocessor has.
-  const int64_t rows = plan.few > 64 ? 256 : 128, each = plan.few > 64 ? 1 : 2;
+  const int64_t rows = plan.few > 64 && planes == 0 ? 256 : 128, each = plan.few > 64 || planes > 0 ? 1 : 2;
   const int64_t tiles = (length + rows - 1) / rows * batch, slots = multiprocessors * each;
   // As many blocks as run at the same time, and at least two steps for each.
   constexpr int64_t kStep = 64, kShortest = 2 * kStep, kMostCluster = 8, kMostParts = 16;
@@ -106,11 +110,13 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
   while (cluster < kMostCluster && tiles * cluster * 2 <= slots && k >= cluster * 2 * kShortest) cluster *= 2;
   plan.cluster = static_cast<int>(cluster);
   // Adding parts up costs a launch: what is drawn meanwhile has to be worth it.
-  const double bytes = static_cast<double>(length * k * batch) * 2;
+  const int64_t element = planes > 0 ? 4 : 2, element_few = 2 * std::max(planes, 1);
+  const double bytes = static_cast<double>(length * k * batch * element);
   const auto reading = [&](int64_t blocks) {
     const double share = Sm90Costs::kShare * static_cast<double>(std::min<int64_t>(blocks, multiprocessors));
     // The few are read again for each tile, from the cache.
-    const double cached = bytes * (1 + static_cast<double>(few) / static_cast<double>(rows));
+    const double cached =
+        bytes * (1 + static_cast<double>(few * element_few) / static_cast<double>(rows * element));
     return std::max({bytes / Sm90Costs::kMemory, cached / Sm90Costs::kCache, cached / share});
   };
   plan.parts = 1;
@@ -124,19 +130,74 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
   plan.k_each = ((k + shares - 1) / shares + kStep - 1) / kStep * kStep;
   plan.parts = (k + plan.k_each * cluster - 1) / (plan.k_each * cluster);
   const int64_t blocks = tiles * cluster * plan.parts, rounds = (blocks + slots - 1) / slots;
-  // Of a step: the tensor cores read the large operand's 64 rows and the few for every instruction.
-  const double products = static_cast<double>(rows * plan.few * kStep) / 2048,
-               shared = static_cast<double>(2 * rows * 128 + plan.few * 128 * (1 + rows / 64)) / 128;
+  // Of a step: the tensor cores read the few for every instruction, and the large operand's 64 rows, if not
+  // from registers. float32: six products.
+  const int64_t products = planes > 0 ? 6 : 1;
+  const double multiplying = static_cast<double>(rows * plan.few * kStep * products) / 2048,
+               shared = static_cast<double>(2 * rows * kStep * element +
+                                            plan.few * kStep * (element_few + products * 2 * rows / 64)) /
+                        128;
   const double computing =
-      static_cast<double>(rounds * each * (plan.k_each / kStep)) * std::max(products, shared);
+      static_cast<double>(rounds * each * (plan.k_each / kStep)) * std::max(multiplying, shared);
   plan.clocks = Sm90Costs::kStart + std::max(reading(blocks), computing) + Sm90Costs::kLast;
   if (plan.parts > 1) plan.clocks += Sm90Costs::kLaunch;
+  if (planes > 0) plan.clocks += Sm90Costs::kLaunch;  // splits the few
   return plan;
 }
 
-// Of 16-bit products: where both can be used, the shorter.
-inline bool few_is_shorter(const FewPlan& few, const Sm90Plan& tiles) {
-  return few.fits && (!tiles.fits || few.clocks < tiles.clocks);
+// float32 by the portable kernel (gemm_mma.cuh), which reads operands as they are. clocks: of 16 k of a
+// block, of three and of two planes: the tensor cores' 8 for an mma, or what its warps issue to split values,
+// whichever is more, and 0.3 of it for what they wait, which is assumed.
+struct MmaBlockKind {
+  int rows, columns, clocks[2];
+};
+constexpr MmaBlockKind kLargeBlock{128, 128, {2000, 1200}}, kSmallBlock{64, 64, {560, 400}},
+    kNarrowBlock{128, 32, {560, 400}};
+
+inline double mma_clocks(int64_t m, int64_t n, int64_t k, int64_t batch, int multiprocessors, int planes) {
+  if (n > m && few_columns(n, m, k)) std::swap(m, n);  // few rows are computed as few columns
+  const GemmPlan plan = gemm_plan(m, n, k, batch, multiprocessors, true);
+  const MmaBlockKind& block = plan.narrow ? kNarrowBlock : plan.large ? kLargeBlock : kSmallBlock;
+  const int64_t blocks =
+      (m + block.rows - 1) / block.rows * ((n + block.columns - 1) / block.columns) * batch;
+  const int64_t each = (blocks * plan.parts + multiprocessors - 1) / multiprocessors;
+  const double computing = static_cast<double>(each * ((plan.k_each + 15) / 16) * block.clocks[planes == 2]),
+               reading = static_cast<double>((m + n) * k * batch * 4) / Sm90Costs::kMemory;
+  double clocks = Sm90Costs::kStart + std::max(computing, reading) + Sm90Costs::kLast;
+  if (plan.parts > 1) {
+    clocks += Sm90Costs::kLaunch + static_cast<double>(plan.parts * m * n * batch * 8) / Sm90Costs::kCache;
+  }
+  return clocks;
+}
+
+// Clocks of making planes of both operands beforehand, which tiles of float32 want: two launches, which read
+// and write them.
+inline double splitting_clocks(int64_t m, int64_t n, int64_t k, int64_t batch, int planes) {
+  return 2 * Sm90Costs::kLaunch +
+         static_cast<double>((m + n) * k * batch * (4 + 2 * planes)) / Sm90Costs::kMemory;
+}
+
+// The shortest way that there is.
+enum class Sm90Way { portable, tiles, few };
+struct Sm90Choice {
+  Sm90Way way;
+  Sm90Plan tiles;
+  FewPlan few;
+};
+inline Sm90Choice sm90_choice(int64_t m, int64_t n, int64_t k, int64_t batch, int multiprocessors,
+                              int planes) {
+  Sm90Choice c{Sm90Way::portable, sm90_plan(m, n, k, batch, multiprocessors, planes),
+               few_sm90_plan(std::max(m, n), std::min(m, n), k, batch, multiprocessors, planes)};
+  if (planes > 0) c.tiles.clocks += splitting_clocks(m, n, k, batch, planes);
+  if (c.tiles.fits) c.way = Sm90Way::tiles;
+  if (c.few.fits && (!c.tiles.fits || c.few.clocks < c.tiles.clocks)) c.way = Sm90Way::few;
+  // 16-bit products are the portable kernel's only where there is no other.
+  if (planes > 0 && c.way != Sm90Way::portable &&
+      mma_clocks(m, n, k, batch, multiprocessors, planes) <=
+          (c.way == Sm90Way::few ? c.few.clocks : c.tiles.clocks)) {
+    c.way = Sm90Way::portable;
+  }
+  return c;
 }
 
 }  // namespace fastdl::cuda

@@ -14,6 +14,9 @@ namespace fastdl::cuda {
 template <class S_, int Few>
 struct FewTile {
   using S = S_;
+  static constexpr bool kSplit = false;
+  static constexpr int kPlanes = 1;  // of the few
+  static constexpr int kBox = 64;    // positions, where an operand is contiguous along them
   // As tall as makes reading the few rows again for every tile no more than half of the traffic.
   static constexpr int kRows = Few > 64 ? 256 : 128, kFew = Few, kDepth = 64;
   static constexpr int kBytesLarge = kRows * kDepth * 2, kBytesFew = Few * kDepth * 2;
@@ -27,6 +30,14 @@ struct FewTile {
   static constexpr int kPitch = Few + 8, kPitchSwapped = kRows + 4;
 };
 
+// What only float32 needs: operands as they are (element strides along rows or few, and k), and for each
+// batch item whether the few have values that cannot be split.
+struct FewSplit {
+  const float *large, *few;
+  int64_t large_row, large_k, few_row, few_k;
+  const uint32_t* odd_few;
+};
+
 struct FewProblem {
   Sm90Operand large, few;
   GemmBatch batch;
@@ -36,6 +47,7 @@ struct FewProblem {
   int cluster;
   unsigned tiles, items;
   int inner_items;  // of the innermost batch dim
+  FewSplit split;
 };
 
 template <class T>
@@ -43,6 +55,7 @@ struct alignas(1024) FewShared {
   // After the products: the sums, in float32.
   SharedArray<uint16_t, T::kStages * T::kStageBytes / 2> stages;
   SharedArray<uint64_t, T::kStages> full, empty;
+  SharedArray<uint32_t, kConsumers * kWarpgroup / kWarp> votes;
   static_assert(T::kRows * T::kPitch * 4 <= T::kStages * T::kStageBytes);
   static_assert(T::kFew * T::kPitchSwapped * 4 <= T::kStages * T::kStageBytes);
 };
@@ -69,18 +82,19 @@ __device__ __forceinline__ FewWork few_work(const FewProblem& p, int rank) {
   return w;
 }
 
-// Length positions from `first` on by kDepth of k: along k one box, else boxes of up to 64 positions.
-template <class T, int Length>
+// Length positions from `first` on by kDepth of k, elements of so many bytes: along k one box, else boxes of
+// up to Box positions.
+template <class T, int Length, int Box, int Bytes>
 __device__ __forceinline__ void few_load(const Sm90Operand& operand, const FewWork& w, uint32_t to,
-                                         uint32_t full, int first, int k) {
-  constexpr int kBox = Length < 64 ? Length : 64;
+                                         uint32_t full, int first, int k, int plane) {
+  constexpr int kBox = Length < Box ? Length : Box;
   const int b0 = operand.moves[0] ? w.batch[0] : 0, b1 = operand.moves[1] ? w.batch[1] : 0;
   if (operand.along_k) {
-    ptx::tensor_load(to, &operand.map, full, {k, first, b0, b1, 0});
+    ptx::tensor_load(to, &operand.map, full, {k, first, b0, b1, plane});
   } else {
 #pragma unroll
     for (int i = 0; i < Length; i += kBox) {
-      ptx::tensor_load(to + i * T::kDepth * 2, &operand.map, full, {first + i, k, b0, b1, 0});
+      ptx::tensor_load(to + i * T::kDepth * Bytes, &operand.map, full, {first + i, k, b0, b1, plane});
     }
   }
 }
@@ -96,8 +110,11 @@ __device__ __forceinline__ void few_produce(FewShared<T>& shared, const FewProbl
     const int k = w.k_begin + step * T::kDepth;
     ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
     ptx::mbarrier_arrive_expect(full, T::kStageBytes);
-    few_load<T, T::kRows>(p.large, w, tile, full, w.row, k);
-    few_load<T, T::kFew>(p.few, w, tile + T::kBytesLarge, full, 0, k);
+    few_load<T, T::kRows, T::kBox, sizeof(typename T::S)>(p.large, w, tile, full, w.row, k, 0);
+#pragma unroll
+    for (int plane = 0; plane < T::kPlanes; ++plane) {
+      few_load<T, T::kFew, 64, 2>(p.few, w, tile + T::kBytesLarge + plane * T::kBytesFew, full, 0, k, plane);
+    }
     ring.advance();
   }
 }
@@ -204,75 +221,6 @@ __device__ __forceinline__ void few_finish(const FewProblem& p, const GemmEnd<S>
   };
   if (end.packs) all(std::integral_constant<int, 4>{});
   else all(std::integral_constant<int, 1>{});
-}
-
-template <class S, int Few>
-__global__ void __launch_bounds__(FewTile<S, Few>::kThreads, FewTile<S, Few>::kBlocks)
-    gemm_few_sm90(const __grid_constant__ FewProblem p, const __grid_constant__ GemmEnd<S> end) {
-  using T = FewTile<S, Few>;
-  auto& shared = shared_memory<FewShared<T>>();
-  const int rank = p.cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
-  const int group = static_cast<int>(threadIdx.x) / kWarpgroup;  // kConsumers: the producer
-  if (threadIdx.x == 0) {
-#pragma unroll 1
-    for (int stage = 0; stage < T::kStages; ++stage) {
-      ptx::mbarrier_init(ptx::shared_address(shared.full.at(stage)), 1);
-      ptx::mbarrier_init(ptx::shared_address(shared.empty.at(stage)), kConsumers * kWarpgroup / kWarp);
-    }
-    ptx::mbarrier_fence_init();
-  }
-  if (threadIdx.x == kConsumers * kWarpgroup) {
-    ptx::prefetch_map(&p.large.map);
-    ptx::prefetch_map(&p.few.map);
-  }
-  __syncthreads();
-  const FewWork w = few_work<T>(p, rank);
-  float* const place = reinterpret_cast<float*>(shared.stages.data());
-  if (group == kConsumers) {
-    if (threadIdx.x % kWarp == 0) few_produce<T>(shared, p, w);
-    __syncwarp();
-  } else {
-    float sums[T::kTall][T::kFew / 2];
-#pragma unroll
-    for (auto& tall : sums) {
-#pragma unroll
-      for (float& sum : tall) sum = 0;
-    }
-    const auto multiply = [&](auto large, auto few) {
-      few_multiply<T, decltype(large)::value, decltype(few)::value>(shared, w, group, sums);
-    };
-    if (p.large.along_k) {
-      if (p.few.along_k) multiply(std::false_type{}, std::false_type{});
-      else multiply(std::false_type{}, std::true_type{});
-    } else {
-      if (p.few.along_k) multiply(std::true_type{}, std::false_type{});
-      else multiply(std::true_type{}, std::true_type{});
-    }
-    ptx::named_barrier(1, kConsumers * kWarpgroup);  // the sums go where the other's factors were
-    few_stage<T>(place, p.swapped, group, sums);
-  }
-  // All sums are there.
-  if (p.cluster > 1) {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  } else {
-    __syncthreads();
-  }
-  if (group < kConsumers) {
-    const uint32_t at = ptx::shared_address(place);
-    const int rows = p.rows - w.row < T::kRows ? p.rows - w.row : T::kRows;
-    if (p.swapped) {
-      few_finish<S, T::kRows, T::kPitchSwapped>(p, end, w, at, rank, 0, p.count, w.row, rows);
-    } else {
-      few_finish<S, T::kFew, T::kPitch>(p, end, w, at, rank, w.row, rows, 0, p.count);
-    }
-  }
-  // The other blocks may still read this one's sums.
-  if (p.cluster > 1) {
-    __syncwarp();
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  }
 }
 
 }  // namespace fastdl::cuda

@@ -86,13 +86,21 @@ class RnnBackwardLayer {
     for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
     const RnnPlaces host = places_of(rows_);
     if (!s_.projection) {
-      return each_step<S>(context_, plan, places_, host, s_.directions, true, [](int64_t) {});
+      return each_step<S>(context_, plan, places_, host, s_.directions, true, [](Context*, int64_t) {});
     }
-    for (int64_t index = 0; index < rows_.steps; ++index) through_projection(plan, host, index);
+    StepProduct<S> projected[2]{};
+    const S* grad_h[2]{};
+    for (int64_t d = 0; d < s_.directions; ++d)
+      projected[d] = direction_[d].projected->product(1), grad_h[d] = direction_[d].grad_h;
+    const LoopKey key = loop_key(plan, host, s_.directions, projected, grad_h, grad_h_stride_);
+    launch_loop(context_, key, 2 * rows_.steps, [&](Context* context) {
+      for (int64_t index = 0; index < rows_.steps; ++index) through_projection(context, plan, host, index);
+    });
   }
 
   // The gradient of the projected h, which then goes through the projection to the cell.
-  void through_projection(const BackwardSteps<S>& plan, const RnnPlaces& host, int64_t index) const {
+  void through_projection(Context* context, const BackwardSteps<S>& plan, const RnnPlaces& host,
+                          int64_t index) const {
     Both<StepProduct<S>> recurrent{}, projected{};
     Both<PlainCell<S>> sums{};
     Both<BackwardCell<S>> cells{};
@@ -109,8 +117,8 @@ class RnnBackwardLayer {
       StepProduct<S>& q = projected.of[d] = dir.projected->product(1);
       q.rows = q.a_rows = recurrent.of[d].rows, q.a = grad_h, q.a_stride = grad_h_stride_;
     }
-    step(context_, recurrent, sums, s_.directions);
-    step(context_, projected, cells, s_.directions);
+    step(context, recurrent, sums, s_.directions);
+    step(context, projected, cells, s_.directions);
   }
 
   // What is left before each sequence's first step is the gradient of its initial states.

@@ -84,9 +84,10 @@ struct RnnClusterPlan {
 inline RnnClusterPlan rnn_cluster_plan(int64_t gates, int64_t hidden, int64_t steps, int64_t sequences,
                                        int64_t directions, int multiprocessors) {
   RnnClusterPlan plan{};
-  // A block's 128 threads have room for 32 units with gates, of 256 units' weights, or 64 without, of 512.
+  // A block has room for 32 units with gates or 64 without, and for the weights of as many as the largest
+  // cluster has.
   const int64_t most_units = gates > 1 ? 32 : 64;
-  plan.blocks = hidden <= 4 * most_units ? 4 : 8;
+  plan.blocks = hidden <= 4 * most_units ? 4 : hidden <= 8 * most_units ? 8 : 16;
   plan.fits = steps > 1 && sequences > 0 && hidden > 0 && hidden <= plan.blocks * most_units;
   if (!plan.fits) return plan;
   const auto each = static_cast<int>((hidden + plan.blocks - 1) / plan.blocks);

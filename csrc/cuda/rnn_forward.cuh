@@ -86,19 +86,24 @@ class RnnForwardLayer {
     plan.state_stride = state_stride_, plan.unprojected_stride = unprojected_stride_;
     plan.y = y_;
     for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
-    each_step<S>(context_, plan, places_, places_of(rows_), s_.directions, !s_.projection,
-                 [&](int64_t index) {
-                   if (!s_.projection) return;
-                   Both<StepProduct<S>> products{};
-                   Both<PlainCell<S>> cells{};
-                   for (int64_t d = 0; d < s_.directions; ++d) {
-                     StepProduct<S>& p = products.of[d] = direction_[d].projected->product(1);
-                     p.rows = p.a_rows = rows_.batch_at(d == 0 ? index : rows_.steps - 1 - index);
-                     p.a = direction_[d].unprojected, p.a_stride = unprojected_stride_;
-                     cells.of[d].out = plan.output(places_of(rows_), index, d);
-                   }
-                   step(context_, products, cells, s_.directions);
-                 });
+    StepProduct<S> projected[2]{};
+    for (int64_t d = 0; s_.projection && d < s_.directions; ++d)
+      projected[d] = direction_[d].projected->product(1);
+    each_step<S>(
+        context_, plan, places_, places_of(rows_), s_.directions, !s_.projection,
+        [&](Context* context, int64_t index) {
+          if (!s_.projection) return;
+          Both<StepProduct<S>> products{{projected[0], projected[1]}};
+          Both<PlainCell<S>> cells{};
+          for (int64_t d = 0; d < s_.directions; ++d) {
+            StepProduct<S>& p = products.of[d];
+            p.rows = p.a_rows = rows_.batch_at(d == 0 ? index : rows_.steps - 1 - index);
+            p.a = direction_[d].unprojected, p.a_stride = unprojected_stride_;
+            cells.of[d].out = plan.output(places_of(rows_), index, d);
+          }
+          step(context, products, cells, s_.directions);
+        },
+        projected);
   }
 
   Context* context_;

@@ -16,6 +16,7 @@ namespace sm90 {
 template <int Gates, class F>
 void with_cluster_tile(const RnnClusterPlan& plan, F&& f) {
   const bool many = plan.sequences_each > 4;
+  if (plan.blocks == 16) return f(ClusterTile<Gates, 16, 2>{});
   if (plan.blocks == 4) {
     if (many) f(ClusterTile<Gates, 4, 2>{});
     else f(ClusterTile<Gates, 4, 1>{});
@@ -36,12 +37,35 @@ inline RnnClusterPlan cluster_plan(int64_t gates, int64_t hidden, const RnnPlace
   return plan;
 }
 
-template <class Tile>
-Launch cluster_launch(const RnnClusterPlan& plan, int64_t directions, size_t shared_bytes) {
+// False if the device has no place for such a cluster: not every one has 16 multiprocessors beside each
+// other.
+template <class Tile, class... Parameters, class... Arguments>
+bool launch_clusters(Context* context, const Kernel<Parameters...>& kernel, const RnnClusterPlan& plan,
+                     int64_t directions, size_t shared_bytes, const Arguments&... arguments) {
   Launch shape{dim3(static_cast<unsigned>(plan.groups * plan.blocks), static_cast<unsigned>(directions)),
                Tile::kThreads, shared_bytes};
   shape.cluster = static_cast<unsigned>(plan.blocks);
-  return shape;
+#ifndef FASTDL_SIMT
+  if (Tile::kBlocks > 8) {  // what every device has (CUDA C++ Programming Guide, "Thread Block Clusters")
+    const auto* const function = reinterpret_cast<const void*>(kernel.function);
+    const auto set = [&](cudaFuncAttribute attribute, int value) {
+      check_cuda(cudaFuncSetAttribute(function, attribute, value), kernel.name);
+    };
+    set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    cudaLaunchConfig_t config{};
+    config.gridDim = shape.grid, config.blockDim = shape.block, config.dynamicSmemBytes = shared_bytes;
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {shape.cluster, 1, 1};
+    config.attrs = &attribute, config.numAttrs = 1;
+    int clusters = 0;
+    check_cuda(cudaOccupancyMaxActiveClusters(&clusters, function, &config), kernel.name);
+    if (clusters == 0) return false;
+  }
+#endif
+  launch(context, kernel, shape, arguments...);
+  return true;
 }
 
 }  // namespace sm90
@@ -51,14 +75,15 @@ bool steps_by_cluster(Context* context, const ForwardSteps<S, Cell>& steps, cons
                       int64_t directions) {
   const RnnClusterPlan plan =
       sm90::cluster_plan(steps.count / steps.hidden, steps.hidden, places, directions);
-  if (!plan.fits) return false;
-  sm90::with_cluster_tile<Cell::kSlots>(plan, [&](auto tile) {
+  bool done = false;
+  const auto launch_tile = [&](auto tile) {
     using Tile = decltype(tile);
-    launch(context, FASTDL_KERNEL(rnn_forward_cluster<S, Tile, ForwardSteps<S, Cell>>),
-           sm90::cluster_launch<Tile>(plan, directions, sizeof(ClusterForwardShared<S, Tile>)), steps, places,
-           plan.units_each, plan.sequences_each);
-  });
-  return true;
+    done = sm90::launch_clusters<Tile>(
+        context, FASTDL_KERNEL(rnn_forward_cluster<S, Tile, ForwardSteps<S, Cell>>), plan, directions,
+        sizeof(ClusterForwardShared<S, Tile>), steps, places, plan.units_each, plan.sequences_each);
+  };
+  if (plan.fits) sm90::with_cluster_tile<Cell::kSlots>(plan, launch_tile);
+  return done;
 }
 
 template <class S>
@@ -66,16 +91,16 @@ bool steps_by_cluster(Context* context, const BackwardSteps<S>& steps, const Rnn
                       int64_t directions) {
   const int64_t gates = steps.count / steps.hidden;
   const RnnClusterPlan plan = sm90::cluster_plan(gates, steps.hidden, places, directions);
-  if (!plan.fits) return false;
+  bool done = false;
   const auto launch_tile = [&](auto tile) {
     using Tile = decltype(tile);
-    launch(context, FASTDL_KERNEL(rnn_backward_cluster<S, Tile, BackwardSteps<S>>),
-           sm90::cluster_launch<Tile>(plan, directions, sizeof(ClusterBackwardShared<S, Tile>)), steps,
-           places, plan.units_each, plan.sequences_each);
+    done = sm90::launch_clusters<Tile>(
+        context, FASTDL_KERNEL(rnn_backward_cluster<S, Tile, BackwardSteps<S>>), plan, directions,
+        sizeof(ClusterBackwardShared<S, Tile>), steps, places, plan.units_each, plan.sequences_each);
   };
-  if (gates == 1) sm90::with_cluster_tile<1>(plan, launch_tile);
-  else sm90::with_cluster_tile<4>(plan, launch_tile);
-  return true;
+  if (plan.fits && gates == 1) sm90::with_cluster_tile<1>(plan, launch_tile);
+  if (plan.fits && gates > 1) sm90::with_cluster_tile<4>(plan, launch_tile);
+  return done;
 }
 
 }  // namespace fastdl::cuda

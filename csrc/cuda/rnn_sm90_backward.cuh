@@ -22,15 +22,15 @@ struct ClusterBackwardShared {
 // What a lane needs of a step beside the sums, as it lies in memory.
 template <class S, class Tile>
 struct BackwardInputs {
-  float gate[Tile::kLaneUnits][Tile::kEach][Tile::kGates];
-  float state[Tile::kLaneUnits][Tile::kEach], before[Tile::kLaneUnits][Tile::kEach];
-  S h[Tile::kLaneUnits][Tile::kEach], grad[Tile::kLaneUnits][Tile::kEach];
+  float gate[Tile::kLaneUnits][Tile::kMine][Tile::kGates];
+  float state[Tile::kLaneUnits][Tile::kMine], before[Tile::kLaneUnits][Tile::kMine];
+  S h[Tile::kLaneUnits][Tile::kMine], grad[Tile::kLaneUnits][Tile::kMine];
 };
 
 template <class S, class Tile, class Steps>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     rnn_backward_cluster(Steps plan, RnnPlaces places, int units_each, int sequences_each) {
-  constexpr int kEach = Tile::kEach, kUnits = Tile::kLaneUnits, kGates = Tile::kGates;
+  constexpr int kMine = Tile::kMine, kEach = Tile::kEach, kUnits = Tile::kLaneUnits, kGates = Tile::kGates;
   constexpr int kDepth = kGates * Tile::kUnits, kSteps = kDepth / 16;
   constexpr int kTall = Tile::kAll / 16 / Tile::kWarps, kChains = kTall >= 4 ? 1 : 2;
   using Shared = ClusterBackwardShared<S, Tile>;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const int64_t first = blockIdx.x / Tile::kBlocks * static_cast<int64_t>(sequences_each);
   const int sequences =
       static_cast<int>(places.sequences - first < sequences_each ? places.sequences - first : sequences_each);
-  const int own0 = warp() * Tile::kWarpUnits, place0 = rank * Tile::kUnits + own0;
+  const int own0 = Tile::group() * Tile::kWarpUnits, place0 = rank * Tile::kUnits + own0;
 
   // Of all units' rows a warp has kTall times 16.
   uint32_t left[kTall][kSteps][4];
@@ -65,18 +65,18 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     shared.gates[i] = S{};
 
   int unit[kUnits];
-  int64_t sequence[kEach];
-  float carry[kUnits][kEach], last[kUnits][kEach], start[kUnits][kEach];
+  int64_t sequence[kMine];
+  float carry[kUnits][kMine], last[kUnits][kMine], start[kUnits][kMine];
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    const int i = kEach * t + e;
+  for (int e = 0; e < kMine; ++e) {
+    const int i = Tile::sequence(e);
     sequence[e] = i < sequences ? first + i : places.sequences;
   }
 #pragma unroll
   for (int j = 0; j < kUnits; ++j) {
     unit[j] = units.at<Tile>(place0 + 8 * j + g);
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kMine; ++e) {
       const bool there = unit[j] >= 0 && sequence[e] < places.sequences;
       const int64_t i = there ? sequence[e] * hidden + unit[j] : 0;
       carry[j][e] = there && kGates == 4 ? dir.carry[i] : 0.f;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 #pragma unroll
     for (int j = 0; j < kUnits; ++j) {
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) {
+      for (int e = 0; e < kMine; ++e) {
         if (unit[j] < 0 || sequence[e] >= rows.batch) continue;
         const int64_t row = rows.row + sequence[e], row_before = before.row + sequence[e];
         const bool has_before = sequence[e] < before.batch;
@@ -123,12 +123,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   for (int64_t step = 0; step < places.steps; ++step) {
     read(next, then, coming);
     const StepRows far = step_rows(places, step + 3, from_the_end);
-    BackwardTerms<float> terms[kUnits][kEach];
-    float outside[kUnits][kEach];
+    BackwardTerms<float> terms[kUnits][kMine];
+    float outside[kUnits][kMine];
 #pragma unroll
     for (int j = 0; j < kUnits; ++j) {
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) {
+      for (int e = 0; e < kMine; ++e) {
         const bool begun = sequence[e] < after.batch, has_before = sequence[e] < next.batch;
         outside[j][e] = plan.grad_y ? widen(inputs.grad[j][e]) : 0.f;
         if (!begun) outside[j][e] += last[j][e];
@@ -145,23 +145,23 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     }
     if (step > 0) arrivals.wait(step, places.steps);
 
-    S gradients[kUnits][kEach][kGates], recurrent[kUnits][kEach];  // recurrent: of a GRU's new gate
-    bool now[kUnits][kEach];
+    S gradients[kUnits][kMine][kGates], recurrent[kUnits][kMine];  // recurrent: of a GRU's new gate
+    bool now[kUnits][kMine];
 #pragma unroll
     for (int j = 0; j < kUnits; ++j) {
-      float sums[kEach] = {};
+      float sums[kMine] = {};
       const float* const parts = shared.parts.data() + step % 2 * (Tile::kBlocks * Shared::kPart) +
-                                 (own0 + 8 * j + g) * Tile::kSequences + kEach * t;
+                                 (own0 + 8 * j + g) * Tile::kSequences + Tile::sequence(0);
       if (step > 0) {
 #pragma unroll
         for (int block = 0; block < Tile::kBlocks; ++block) {
-          const auto part = shared_load<Pack<float, kEach>>(parts + block * Shared::kPart);
+          const auto part = shared_load<Pack<float, kMine>>(parts + block * Shared::kPart);
 #pragma unroll
-          for (int e = 0; e < kEach; ++e) sums[e] += part.at[e];
+          for (int e = 0; e < kMine; ++e) sums[e] += part.at[e];
         }
       }
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) {
+      for (int e = 0; e < kMine; ++e) {
         now[j][e] = unit[j] >= 0 && sequence[e] < rows.batch;
         const float dh = (sequence[e] < after.batch ? sums[e] : 0.f) + outside[j][e];
         Pack<S, kGates> row{};
@@ -178,9 +178,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         }
         if (!now[j][e]) row = {};
         const int k = (own0 + 8 * j + g) * kGates;
-        shared_store(
-            shared.gates.data() + step % 2 * (kDepth * Tile::kColumns) + matrix_place<Tile>(k, kEach * t + e),
-            row);
+        shared_store(shared.gates.data() + step % 2 * (kDepth * Tile::kColumns) +
+                         matrix_place<Tile>(k, Tile::sequence(e)),
+                     row);
       }
     }
     __syncthreads();
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 #pragma unroll
     for (int j = 0; j < kUnits; ++j) {
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) {
+      for (int e = 0; e < kMine; ++e) {
         if (!now[j][e]) continue;
         const int64_t at = (rows.row + sequence[e]) * plan.gates_stride + unit[j];
 #pragma unroll
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 #pragma unroll
   for (int j = 0; j < kUnits; ++j) {
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
+    for (int e = 0; e < kMine; ++e) {
       if (kGates == 4 && unit[j] >= 0 && sequence[e] < places.sequences)
         dir.carry[sequence[e] * hidden + unit[j]] = carry[j][e];
     }

@@ -15,18 +15,28 @@
 
 namespace fastdl::cuda {
 
-// Gates: 4 (LSTM; a GRU leaves the fourth empty) or 1. Blocks: of a cluster. Each: sequences of a lane, of
-// which a cluster has so four times as many; the product has columns for 8.
+// Gates: 4 (LSTM; a GRU leaves the fourth empty) or 1. Blocks: of a cluster. Each: sequences of a lane of the
+// product, of which a cluster has so four times as many; the product has columns for 8.
 template <int Gates, int Blocks, int Each>
 struct ClusterTile {
   static constexpr int kGates = Gates, kBlocks = Blocks, kEach = Each;
-  static constexpr int kWarps = 4, kThreads = kWarps * kWarp;
+  // In the largest cluster two warps share k, whose weights would not fit into one's registers, and then the
+  // sequences.
+  static constexpr int kSplit = Blocks == 16 ? 2 : 1, kMine = Each / kSplit;
+  static constexpr int kGroups = 4, kWarps = kGroups * kSplit, kThreads = kWarps * kWarp;
   static constexpr int kSequences = 4 * Each, kColumns = 8;
   // A lane's rows g, g + 8 (, g + 16, g + 24) of a warp's product: the gates of unit g, or units g and g + 8.
   static constexpr int kTall = Gates == 4 ? 2 : 1, kLaneUnits = 2 * kTall / Gates;
   // Units have places, of which the last of a block are empty where they are fewer.
-  static constexpr int kWarpUnits = 8 * kLaneUnits, kUnits = kWarps * kWarpUnits, kAll = Blocks * kUnits;
-  static_assert(Gates == 1 || Gates == 4);
+  static constexpr int kWarpUnits = 8 * kLaneUnits, kUnits = kGroups * kWarpUnits, kAll = Blocks * kUnits;
+  static_assert((Gates == 1 || Gates == 4) && kMine >= 1);
+
+  // Which units and sequences of a lane's a warp finishes.
+  static __device__ __forceinline__ int group() { return warp() % kGroups; }
+  static __device__ __forceinline__ int part() { return warp() / kGroups; }
+  static __device__ __forceinline__ int sequence(int e) {
+    return Each * (lane() % 4) + (kSplit == 2 ? part() : e);
+  }
 };
 
 // Which unit has a place.

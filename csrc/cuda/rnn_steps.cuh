@@ -23,8 +23,8 @@ struct ForwardDirection {
 template <class S, class CellOf>
 struct ForwardSteps {
   using Cell = CellOf;
-  int kind;
-  bool projection, has_first;           // has_first: there is h0
+  int32_t kind;
+  int16_t projection, has_first;        // has_first: there is h0
   int64_t hidden, state, count, width;  // count: gates * hidden
   int64_t state_stride, unprojected_stride;
   S* y;
@@ -95,8 +95,7 @@ struct BackwardDirection {
 template <class S>
 struct BackwardSteps {
   using Cell = BackwardCell<S>;
-  int kind;
-  bool projection;
+  int32_t kind, projection;
   int64_t hidden, state, count, width, gates_stride;
   const S *y, *grad_y;
   BackwardDirection<S> direction[2];

@@ -58,6 +58,9 @@ void mbarrier_complete(Block& block, uint32_t barrier, uint32_t bytes, const Thr
 
 bool has_products(const Thread& thread);
 
+// Writes what bulk copies of the thread's have read.
+void write_lines(Thread& thread);
+
 // A read by the asynchronous proxy, at once.
 void note_async_read(Block& block, uint32_t address, size_t bytes, const char* reader);
 

@@ -44,14 +44,7 @@ Registry& registry() {
 void record(const char* kernel) {
   Registry& r = registry();
   std::lock_guard<std::mutex> lock(r.mutex);
-  if (!r.names.insert(kernel).second) return;
-  if (const char* path = std::getenv("FASTDL_SIMT_LOG")) {
-    // At once and not at exit, so that the list survives a crash.
-    if (std::FILE* file = std::fopen(path, "a")) {
-      std::fprintf(file, "%s\n", kernel);
-      std::fclose(file);
-    }
-  }
+  if (r.names.insert(kernel).second) log(kernel);
 }
 
 // --- checks ---
@@ -169,6 +162,16 @@ void run_now(const char* kernel, const LaunchConfig& config, const std::function
 }
 
 }  // namespace
+
+void log(const std::string& line) {
+  if (const char* path = std::getenv("FASTDL_SIMT_LOG")) {
+    // At once and not at exit, so that the list survives a crash.
+    if (std::FILE* file = std::fopen(path, "a")) {
+      std::fprintf(file, "%s\n", line.c_str());
+      std::fclose(file);
+    }
+  }
+}
 
 void Worker::work(Launch& launch, const std::function<void()>& after_group) {
   while (!launch.stop.load(std::memory_order_relaxed)) {

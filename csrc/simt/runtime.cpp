@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <string>
 
 #include "device/api.h"
 #include "graph.h"
@@ -400,6 +401,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (fastdl::simt::capturing(stream)) return result(cudaErrorNotSupported);
+  fastdl::simt::log("graph (" + std::to_string(exec->operations.size()) + " operations)");
   for (const auto& operation : exec->operations) operation();
   return cudaSuccess;
 }

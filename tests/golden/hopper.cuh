@@ -5,6 +5,7 @@
 
 #include <cuda.h>
 
+#include "cuda/ptx/bulk.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/stmatrix.cuh"
@@ -364,6 +365,31 @@ struct Stmatrix {
       ptx::tensor_store(&to, ptx::shared_address(tile), {0, static_cast<int>(blockIdx.x) * kGroup, 0, 0, 0});
       ptx::bulk_commit();
       ptx::bulk_wait_read<0>();
+    }
+  }
+};
+
+// --- consecutive bytes to global memory: stored, then added to by each warp's half once more ---
+
+struct BulkLines {
+  static constexpr int kIn = kRowWords, kOut = kRowWords;
+  static __device__ void run(Shared& shared, const uint32_t* in, const CUtensorMap&, uint32_t* out) {
+    const int t = static_cast<int>(threadIdx.x), l = t % 32;
+    for (int i = 0; i < kOut; ++i)
+      shared.left[t * kOut + i] = __float_as_uint(static_cast<float>(in[i] % 4096) - 2048);
+    ptx::fence_proxy_async();
+    __syncthreads();
+    if (l == 0) {
+      const uint32_t from = ptx::shared_address(shared.left.at(t * kOut));
+      constexpr unsigned kBytes = 32 * kOut * 4;
+      ptx::bulk_store(out, from, kBytes);
+      ptx::bulk_commit();
+      ptx::bulk_wait_written();
+      ptx::fence_proxy_async_global();
+      // The second half of the warp's rows, beside the first one's.
+      ptx::bulk_add(reinterpret_cast<float*>(out), from + kBytes / 2, kBytes / 2);
+      ptx::bulk_commit();
+      ptx::bulk_wait_written();
     }
   }
 };

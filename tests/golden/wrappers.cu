@@ -261,6 +261,7 @@ const Entry kCases[] = {
     hopper_entry<hopper::StoreAsync, 2>("store_async"),
     hopper_entry<hopper::Stmatrix<false>, 1, true>("stmatrix"),
     hopper_entry<hopper::Stmatrix<true>, 1, true>("stmatrix_transposed"),
+    hopper_entry<hopper::BulkLines, 1, true>("bulk_lines"),
 #endif
     entry<Mma<bfloat16>>("mma_bfloat16"),
     entry<Mma<float16>>("mma_float16"),

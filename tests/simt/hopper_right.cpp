@@ -239,6 +239,42 @@ CASE(bulk_copies) {
   }
 }
 
+// Numbers stored, then added to; what is written is not there before the wait for that.
+CASE(bulk_lines) {
+  struct Line {
+    SharedArray<float, 64> data;
+  };
+  Aligned<float> to(64);
+  std::vector<float> before(64);
+  launch("bulk_lines", config(1, 32, sizeof(Line)), [&] {
+    auto& s = shared_memory<Line>();
+    const int t = static_cast<int>(threadIdx.x);
+    for (int i = t; i < 64; i += 32) s.data[i] = static_cast<float>(i) + 0.5f;
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (t == 7) {
+      const uint32_t from = ptx::shared_address(s.data.data());
+      ptx::bulk_store(to.data, from, 256);
+      ptx::bulk_commit();
+      ptx::bulk_wait_written();
+      ptx::fence_proxy_async_global();
+      ptx::bulk_add(to.data + 16, from, 64);
+      ptx::bulk_commit();
+      ptx::bulk_wait_read<0>();
+      for (int i = 0; i < 64; ++i) before[static_cast<size_t>(i)] = to.data[i];
+    }
+    __syncwarp();
+    s.data[t] = -1;  // has been read
+    __syncwarp();
+    if (t == 7) ptx::bulk_wait_written();
+  });
+  for (int i = 0; i < 64; ++i) {
+    const float x = static_cast<float>(i) + 0.5f;
+    CHECK(before[static_cast<size_t>(i)] == x);
+    CHECK(to[i] == (i >= 16 && i < 32 ? x + x - 16 : x));
+  }
+}
+
 // A ring of two stages: a producer warp, three consumer warps.
 struct alignas(128) RingOfTwo {
   SharedArray<uint16_t, 64> data[2];

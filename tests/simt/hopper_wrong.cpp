@@ -146,6 +146,27 @@ void store(const char* name, bool fence, bool wait) {
     }
   });
 }
+void add_line(const char* name, bool fence, bool early, uint32_t offset) {
+  alignas(16) static float to[64];
+  launch(name, config(1, 64, sizeof(Box)), [=] {
+    auto& s = shared_memory<Box>();
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * 64; i += 64) s.data[i] = 0;
+    if (fence) ptx::fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 5) {
+      ptx::bulk_add(to, ptx::shared_address(s.data.data()) + offset, 128);
+      ptx::bulk_commit();
+      if (!early) ptx::bulk_wait_read<0>();
+    }
+    __syncthreads();
+    s.data[static_cast<int>(threadIdx.x)] = 1;
+    __syncthreads();
+    if (threadIdx.x == 5) ptx::bulk_wait_written();
+  });
+}
+CASE(line_missing_proxy_fence) { add_line("line_missing_proxy_fence", false, false, 0); }
+CASE(line_written_over_early) { add_line("line_written_over_early", true, true, 0); }
+CASE(line_unaligned) { add_line("line_unaligned", true, false, 8); }
 CASE(store_missing_proxy_fence) { store("store_missing_proxy_fence", false, true); }
 CASE(store_missing_wait) { store("store_missing_wait", true, false); }
 

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from hopper import kernel_choice
-from matmul_case import BFLOAT16, GELU, NONE, RELU, check, matrix, product, wide
+from matmul_case import BFLOAT16, DISTRIBUTIONS, GELU, NONE, RELU, check, error, matrix, product, wide
 
 sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL", "sm90_few")
 
@@ -128,3 +128,64 @@ def test_nan_and_infinities(rng):
             np.testing.assert_array_equal(np.isneginf(wide(c)), np.isneginf(e))
             finite = np.isfinite(e)
             np.testing.assert_allclose(wide(c)[finite], e[finite], rtol=2.0**-7, atol=2.0**-7)
+
+
+@pytest.mark.parametrize("few", [3, 64, 100])
+@pytest.mark.parametrize("transposed", list(itertools.product([False, True], repeat=2)))
+def test_float32_transpositions(rng, few, transposed):
+    length, k = 136, 72
+    a, b = matrix(rng, np.float32, length, k, transposed[0]), matrix(rng, np.float32, k, few, transposed[1])
+    check(product(a, b), a, b)
+    a, b = matrix(rng, np.float32, few, k, transposed[0]), matrix(rng, np.float32, k, length, transposed[1])
+    check(product(a, b), a, b)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("k", [17, 513])
+def test_float32_is_as_accurate_as_multiply_adds(rng, name, k):
+    a, b = (DISTRIBUTIONS[name](rng, shape).astype(np.float32) for shape in ((24, k), (k, 16)))
+    assert error(product(a, b), a, b) <= 1.5 * max(error(a @ b, a, b), 2.0**-24)
+
+
+@pytest.mark.parametrize("m, n", [(150, 7), (7, 150)])
+def test_float32_ends_and_parts(rng, portable, m, n):
+    """Clusters, and parts of them; bias, residual, activation. The same bits again, which are not the portable
+    kernel's."""
+    a, b = matrix(rng, np.float32, m, 4200, False), matrix(rng, np.float32, 4200, n, False)
+    bias, residual = rng.standard_normal(n).astype(np.float32), rng.standard_normal((m, n)).astype(np.float32)
+
+    def compute():
+        return product(a, b, bias, residual, activation=RELU)
+
+    c = compute()
+    check(c, a, b, np.maximum(wide(a) @ wide(b) + wide(bias) + wide(residual), 0))
+    np.testing.assert_array_equal(compute(), c)
+    assert not np.array_equal(portable(compute), c)
+
+
+def test_float32_values_that_cannot_be_split(rng):
+    """In the large operand, in the few, and only in one block's part of k."""
+    a, b = matrix(rng, np.float32, 140, 600, False), matrix(rng, np.float32, 600, 5, False)
+    a[3, 5], a[7, 8], a[11, 590] = np.inf, np.nan, 3.4e38
+    a[9] *= 1e-38
+    with np.errstate(all="ignore"):
+        for left, right in ((a, b), (b.T, a.T), (a, b * np.float32(1e-32)), (np.nan_to_num(a, posinf=1), b)):
+            c, expected = product(left, right), (wide(left) @ wide(right)).astype(np.float32)
+            np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+            scale = np.abs(np.nan_to_num(wide(left), posinf=0)) @ np.abs(wide(right))
+            finite = np.isfinite(expected)
+            np.testing.assert_array_equal(c[~finite], expected[~finite])
+            assert (np.abs(c - expected)[finite] <= 2.0**-18 * scale[finite] + 1e-43).all()
+
+
+def test_float32_batches(rng):
+    """Two batch dims, one operand repeated along each; one item of the few with an infinity."""
+    a, b = rng.standard_normal((2, 1, 10, 40)), rng.standard_normal((1, 3, 40, 136))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    a[1, 0, 2, 3] = np.inf
+    with np.errstate(invalid="ignore"):
+        for left, right in ((a, b), (b.swapaxes(-1, -2), a.swapaxes(-1, -2))):
+            c, expected = product(left, right), wide(left) @ wide(right)
+            np.testing.assert_array_equal(np.isfinite(c), np.isfinite(expected))
+            finite = np.isfinite(expected)
+            np.testing.assert_allclose(c[finite], expected[finite], rtol=1e-4, atol=1e-5)
