@@ -154,6 +154,7 @@ HOPPER = {
             "float16_16_columns",
             "bfloat16_16_columns_rows_of_32",
             "bfloat16_32_columns_rows_of_64",
+            "bfloat16_transposed_b_rows_of_64",
             "bfloat16_left_in_registers_8_columns",
             "float16_left_in_registers_16_columns",
             "bfloat16_left_in_registers_32_columns",

@@ -72,7 +72,7 @@ def test_more_queries_where_keys_in_one_piece_would_leave_the_device_idle(plan):
     assert plan(512, 8, 65536, queries=128)[3]  # 32 heads, 32 blocks
     assert not plan(2048, 8, 65536, queries=512)[3]  # 128 blocks
     assert not plan(512, 8, 65536, queries=128, causal=1)[3]
-    assert not plan(512, 8, 512, queries=128)[3]
+    assert not plan(512, 8, 1024, queries=128)[3]
 
 
 BACKWARD = r"""

@@ -118,6 +118,7 @@ def _sums(out, columns):
         ("wgmma_bfloat16", "bfloat16", 64, False, False, 128),
         ("wgmma_bfloat16_transposed_a", "bfloat16", 128, True, False, 128),
         ("wgmma_bfloat16_transposed_b", "bfloat16", 256, False, True, 128),
+        ("wgmma_bfloat16_transposed_b_rows_of_64", "bfloat16", 128, False, True, 64),
         ("wgmma_float16_transposed", "float16", 64, True, True, 128),
         ("wgmma_float16_rows_of_64", "float16", 128, False, False, 64),
         ("wgmma_bfloat16_rows_of_32", "bfloat16", 64, False, False, 32),

@@ -24,12 +24,16 @@ def rows(small: bool) -> list[Row]:
     # The kernels that other GPUs get, beside Hopper's own.
     shape = shapes[len(shapes) // 2]
     found += [_row(shape, False, "bfloat16", way, kernel="portable") for way in ("forward", "backward")]
+    # Hopper's two ways to gradients, of which the shape chooses one.
+    for kernel in ("one-pass", "two-passes"):
+        found.append(_row(shape, False, "bfloat16", "backward", kernel=kernel))
     return found + _decode_rows(small)
 
 
 def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: str, kernel: str = "") -> Row:
     batch, heads, length, features = shape
     backward = direction == "backward"
+    variable = "ATTENTION_BACKWARD" if "pass" in kernel else "ATTENTION"
 
     def inputs(rng: np.random.Generator) -> list[np.ndarray]:
         return [random(rng, shape, dtype) for _ in range(4 if backward else 3)]
@@ -40,9 +44,7 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
             return forced("ATTENTION", kernel, lambda: attention(q, k, v, is_causal=causal)[0])
         out, lse = attention(q, k, v, is_causal=causal)
         gradient = ops.scaled_dot_product_attention_backward
-        return forced(
-            "ATTENTION", kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3]
-        )
+        return forced(variable, kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3])
 
     def torch(module: Any, q: Any, k: Any, v: Any, grad: Any = None) -> dict[str, Any]:
         kinds = module.nn.attention.SDPBackend

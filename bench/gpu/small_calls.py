@@ -72,6 +72,7 @@ def main() -> None:
         else:
             called.append(name)
     _hopper_attention(backend._core.attention_forward)
+    _hopper_gradients(backend._core)
     module._cuda.check()
     print(f"called {len(called)} functions; no kernels: {', '.join(missing) or 'none'}")
     print(f"no time: {', '.join(late) or 'none'}")
@@ -87,6 +88,21 @@ def _hopper_attention(forward: Any) -> None:
             lse = np.zeros((1, 4, queries), np.float32)
             forward(q, k, k, mask, np.zeros_like(q), lse, None, False, dropout, 0, 0)
     del os.environ["FASTDL_CUDA_ATTENTION"]
+
+
+def _hopper_gradients(core: Any) -> None:
+    """Of attention on Hopper, in one pass and in two."""
+    os.environ["FASTDL_CUDA_ATTENTION"] = "sm90"
+    for way in ("one-pass", "two-passes"):
+        os.environ["FASTDL_CUDA_ATTENTION_BACKWARD"] = way
+        for features, seen in ((64, None), (96, 300), (128, 300)):
+            q, k = (np.ones((1, *rows, features), _bfloat16()) for rows in ((4, 70), (2, 400)))
+            mask = None if seen is None else np.broadcast_to(np.arange(400) < seen, (1, 4, 70, 400))
+            out, lse, rest = np.zeros_like(q), np.zeros((1, 4, 70), np.float32), (None, False, 0.0, 0, 0)
+            core.attention_forward(q, k, k, mask, out, lse, *rest)
+            grads = [np.zeros_like(x) for x in (q, k, k)]
+            core.attention_backward(q, q, k, k, mask, out, lse, *grads, None, *rest)
+    del os.environ["FASTDL_CUDA_ATTENTION"], os.environ["FASTDL_CUDA_ATTENTION_BACKWARD"]
 
 
 def _bfloat16() -> np.dtype:

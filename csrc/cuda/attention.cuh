@@ -175,7 +175,8 @@ void attention_backward(Context* context, const AttentionProblem& p, const Atten
   if (rows > 0) {
     launch(context, FASTDL_KERNEL(attention_row_terms<S>),
            {blocks_for(rows, kPrepareThreads / kWarp), kPrepareThreads}, AttentionExtents(p),
-           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, padded, terms);
+           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, padded, by_sm90 ? 1 : 2,
+           by_sm90 ? rows : 1, terms);  // TMA brings some of one kind, then of the other
   }
   if constexpr (sizeof(S) == 2) {
     if (one_pass) return attention_one_pass_sm90<S>(context, p, g, terms, padded);

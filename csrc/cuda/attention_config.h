@@ -117,16 +117,17 @@ inline bool sm90_decode_suits(int64_t queries, int64_t rows, int64_t keys) {
 }
 // Or whether more queries leave the forward kernel, which does not cut up keys, a third of the device at
 // most: this one reads keys from the L2 cache for every 64 rows, so more than about 0.4 of the tensor cores'
-// rate is not to be had, forward's expected 0.65 of a third less.
+// rate is not to be had, forward's expected 0.65 of a third less; and keys have to be long enough that
+// writing and reading parts of all rows takes less than that saves. `heads`: of all samples.
 inline bool sm90_forward_idles(int64_t queries, int64_t heads, int64_t keys, bool causal,
                                int multiprocessors) {
-  return !causal && keys >= 1024 && (queries + 127) / 128 * heads * 3 <= multiprocessors;
+  return !causal && keys >= 2048 && (queries + 127) / 128 * heads * 3 <= multiprocessors;
 }
 
-// How it cuts the keys: whole tiles, so that no two parts bring the same one. Two blocks run on every
-// multiprocessor. Counted in tiles, a block takes one for its start and end, which no copies overlap, so a
-// round over the multiprocessors takes tiles_each + 1; putting parts together takes a launch, about as long
-// as one tile, and a sixteenth for each part, as they are read one after the other.
+// How it cuts the keys: whole tiles, so that no two parts bring the same one. Counted in tiles, a block takes
+// one for its start and end, which no copies overlap, so a round over the multiprocessors takes as many as a
+// part has and one; putting parts together takes a launch, about as long as one tile, and a sixteenth for
+// each part to read. (Assumed, until a GPU says.)
 inline DecodePlan sm90_decode_plan(int64_t rows, int64_t pairs, int64_t keys, int features,
                                    int multiprocessors) {
   constexpr int64_t kMostParts = 128, kMostRounds = 4;

@@ -24,7 +24,7 @@ template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse);
 template <class S>
 void attention_decode_sm90(Context* context, const AttentionProblem& p, float* lse);
-// terms: those of attention_row_terms, [batch, heads, padded][2], where padded is a multiple of
+// terms: those of attention_row_terms, [2][batch, heads, padded], where padded is a multiple of
 // sm90_backward_queries(), or of kOnePassQueries.
 template <class S>
 void attention_two_passes_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,

@@ -21,7 +21,7 @@ template <class H>
 struct BackwardSm90 {
   Sm90Rows x1, x2, y1, y2;
   CUtensorMap terms_map;  // of the terms, by which keys' blocks get them
-  const float* terms;     // [batch, heads, padded][2]: see attention_row_terms
+  const float* terms;     // [2][batch, heads, padded]: see attention_row_terms
   int padded;
   AttentionExtents n;
   Sm90Mask mask;
@@ -120,8 +120,7 @@ __device__ __forceinline__ void produce(BackwardSm90Shared<Shape>& shared, const
     Stream::load(y1 + ring.stage * Stream::kBytes, p.y1, full, row, head, w.b);
     Stream::load(y2 + ring.stage * Stream::kBytes, p.y2, full, row, head, w.b);
     if constexpr (Shape::kOwnKeys)
-      ptx::tensor_load(terms + ring.stage * Shape::kTerms * 4, &p.terms_map, full,
-                       {2 * row, head, w.b, 0, 0});
+      ptx::tensor_load(terms + ring.stage * Shape::kTerms * 4, &p.terms_map, full, {row, 0, head, w.b, 0});
     ring.advance();
   }
 }
@@ -156,35 +155,35 @@ struct OwnQueryTerms {
 };
 // The same of rows of keys by the queries of a tile from `query` on, whose terms are in shared memory; those
 // of queries that do not exist make their weights 0.
+template <int Count>
 struct OwnKeyTerms {
-  float* terms;  // of the tile: shift and delta in turns
+  const float* terms;  // shifts of the tile's queries, then deltas
 
-  __device__ __forceinline__ Pack<float, 4> of(int j) const {
-    return shared_load<Pack<float, 4>>(terms + 2 * (8 * j + lane() % 4 * 2));
+  // Of the thread's two columns of eight; which: kShift or kDelta.
+  __device__ __forceinline__ Pack<float, 2> of(RowTerm which, int eight) const {
+    return shared_load<Pack<float, 2>>(terms + which * 2 * Count + 8 * eight + lane() % 4 * 2);
   }
   // `from`: the first of the tile's queries that sees each of the rows, if `masked`.
-  template <int Count>
   __device__ __forceinline__ void weights(float (&scores)[Count], float scale2, bool masked,
                                           const int (&from)[2]) const {
 #pragma unroll
     for (int j = 0; j < Count / 4; ++j) {
-      const Pack<float, 4> two = of(j);
+      const Pack<float, 2> shift = of(kShift, j);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float& s = scores[4 * j + e];
-        const float weight = ptx::fast_exp2(fmaf(s, scale2, -two.at[e % 2 * 2]));
+        const float weight = ptx::fast_exp2(fmaf(s, scale2, -shift.at[e % 2]));
         s = masked && 8 * j + lane() % 4 * 2 + e % 2 < from[e / 2] ? 0.0f : weight;
       }
     }
   }
-  template <int Count>
   __device__ __forceinline__ void gradients(const float (&weights)[Count], float (&grads)[Count]) const {
 #pragma unroll
     for (int j = 0; j < Count / 4; ++j) {
-      const Pack<float, 4> two = of(j);
+      const Pack<float, 2> delta = of(kDelta, j);
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        grads[4 * j + e] = weights[4 * j + e] * (grads[4 * j + e] - two.at[e % 2 * 2 + 1]);
+        grads[4 * j + e] = weights[4 * j + e] * (grads[4 * j + e] - delta.at[e % 2]);
     }
   }
 };
@@ -249,8 +248,9 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int i = row + 8 * half < p.padded ? row + 8 * half : p.padded - 1;
-      const float* const of = p.terms + ((w.b * p.n.heads + w.head) * p.padded + i) * 2;
-      own_terms.shift[half] = of[kShift], own_terms.delta[half] = of[kDelta];
+      const float* const of = p.terms + (w.b * p.n.heads + w.head) * p.padded + i;
+      const int64_t plane = p.n.batch * p.n.heads * p.padded;
+      own_terms.shift[half] = of[kShift * plane], own_terms.delta[half] = of[kDelta * plane];
     }
   }
   float sums[kGradients ? D / 2 : 1], value_sums[kValues ? D / 2 : 1];  // dQ or dK; dV
@@ -277,7 +277,7 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
       bits.template load<kOwnKeys>(p.mask, p.n, w.b, kOwnKeys ? head : w.head, row, first);
     ptx::wgmma_wait<kGradients ? 1 : 0>();
     ptx::wgmma_results(scores);
-    const OwnKeyTerms terms{shared.terms.at(kOwnKeys ? ring.stage * Shape::kTerms : 0)};
+    const OwnKeyTerms<kStream / 2> terms{shared.terms.at(kOwnKeys ? ring.stage * Shape::kTerms : 0)};
     if constexpr (kOwnKeys) {
       // Keys that do not exist have no weight, either: dQ is summed over all.
       const bool masked = (p.n.causal && first < w.first + group * 64 + 63) ||
@@ -374,9 +374,10 @@ struct BackwardSm90Operands {
     a.y1 = sm90_rows<H, D>(*q, p.q, Shape::kStream), a.y2 = sm90_rows<H, D>(*dout, g.dout, Shape::kStream);
     a.sums = Sm90Results(g.dk), a.value_sums = Sm90Results(g.dv);
     MapShape shape;
-    shape.dims[0] = 2 * a.padded, shape.dims[1] = p.heads, shape.dims[2] = p.batch;
-    shape.strides[1] = 2 * a.padded, shape.strides[2] = int64_t{2} * a.padded * p.heads;
-    shape.box[0] = Shape::kTerms;
+    shape.dims[0] = a.padded, shape.dims[1] = 2, shape.dims[2] = p.heads, shape.dims[3] = p.batch;
+    shape.strides[1] = a.padded * p.heads * p.batch;
+    shape.strides[2] = a.padded, shape.strides[3] = a.padded * p.heads;
+    shape.box[0] = Shape::kStream, shape.box[1] = 2;
     a.terms_map = tensor_map(DType::kFloat32, a.terms, shape, CU_TENSOR_MAP_SWIZZLE_NONE);
   }
 };

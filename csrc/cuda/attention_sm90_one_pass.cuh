@@ -21,7 +21,7 @@ struct OnePassSm90Shape {
   static constexpr int kStream = kOnePassQueries;
   // Features of the own keys and values held as factors: those that registers have room for. Shared memory is
   // the limit otherwise.
-  static constexpr int kKept1 = D == 64 ? 64 : D == 96 ? 32 : 0, kKept2 = D <= 96 ? D : 32;
+  static constexpr int kKept1 = D == 64 ? 64 : D == 96 ? 32 : 0, kKept2 = D <= 96 ? D : 16;
   using Own = Sm90RowTile<D, kRows>;
   using Stream = Sm90RowTile<D, kStream>;
   using Gradients = Sm90RowTile<kStream, kRows>;  // dS^T

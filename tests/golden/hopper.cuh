@@ -86,13 +86,13 @@ struct Wgmma {
   static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
     const uint32_t full = ptx::shared_address(shared.full.data()),
                    a = ptx::shared_address(shared.left.data()), b = ptx::shared_address(shared.right.data());
-    constexpr int kBoxes = N < 64 ? 1 : N / 64;
+    constexpr int kColumns = TransposedB ? RowBytes / 2 : 64, kBoxes = N < kColumns ? 1 : N / kColumns;
     start(shared, 1);
     const int row = static_cast<int>(blockIdx.x) * kGroup;
     if (threadIdx.x == 0) {
       ptx::mbarrier_arrive_expect(full, (1 + kBoxes) * 64 * RowBytes);
       ptx::tensor_load(a, &in, full, {0, row, 0, 0, 0});
-      for (int i = 0; i < kBoxes; ++i) {  // of 64 rows; transposed, of 64 columns
+      for (int i = 0; i < kBoxes; ++i) {  // of 64 rows; transposed, of the columns of a row
         ptx::tensor_load(b + i * 64 * RowBytes, &in, full, {0, row + (i % 2 ? 0 : 64), 0, 0, 0});
       }
     }

@@ -231,6 +231,7 @@ const Entry kCases[] = {
     hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 128>>("wgmma_bfloat16"),
     hopper_entry<hopper::Wgmma<bfloat16, 128, true, false, 128>>("wgmma_bfloat16_transposed_a"),
     hopper_entry<hopper::Wgmma<bfloat16, 256, false, true, 128>>("wgmma_bfloat16_transposed_b"),
+    hopper_entry<hopper::Wgmma<bfloat16, 128, false, true, 64>>("wgmma_bfloat16_transposed_b_rows_of_64"),
     hopper_entry<hopper::Wgmma<float16, 64, true, true, 128>>("wgmma_float16_transposed"),
     hopper_entry<hopper::Wgmma<float16, 128, false, false, 64>>("wgmma_float16_rows_of_64"),
     hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 32>>("wgmma_bfloat16_rows_of_32"),
