@@ -170,7 +170,7 @@ void run_gather(Context* context, Sm90Gather<S, Narrow> operands, GemmEnd<S> end
   MapShape weights;
   if (from.plain) {
     const PlainWeights<S>& plain = p.plain;
-    weights.dims[0] = p.columns,
+    weights.dims[0] = p.columns;
     weights.dims[1] = int64_t{plain.kernel[0]} * plain.kernel[1] * plain.kernel[2];
     weights.dims[2] = p.channels;
     weights.strides[1] = plain.tap_step, weights.strides[2] = plain.channel_step;

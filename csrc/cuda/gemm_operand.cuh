@@ -9,6 +9,26 @@
 
 namespace fastdl::cuda {
 
+// How an operand lies: which dim is, or would have to be, the contiguous one.
+template <class S>
+struct OperandLayout {
+  static constexpr int64_t kPerChunk = kChunkBytes / static_cast<int64_t>(sizeof(S));
+  bool along_k;
+  bool contiguous;  // along that dim
+  bool aligned;     // every row, to 16 bytes
+  int64_t stride;   // of the other dim
+
+  OperandLayout(const S* data, int64_t length, int64_t depth, int64_t along_length, int64_t along_depth,
+                const GemmBatch& batch, const int64_t* strides)
+      : along_k(along_depth == 1 || (along_length != 1 && depth >= length)),
+        contiguous((along_k ? along_depth : along_length) == 1),
+        aligned(reinterpret_cast<uintptr_t>(data) % 16 == 0),
+        stride(along_k ? along_length : along_depth) {
+    aligned = aligned && stride % kPerChunk == 0;
+    for (int i = 0; i < batch.ndim; ++i) aligned = aligned && strides[i] % kPerChunk == 0;
+  }
+};
+
 // An operand as cp.async can read it: contiguous along one of its dims, every row aligned to 16 bytes. Any
 // other is copied, rows padded.
 template <class S>
@@ -16,15 +36,12 @@ class Aligned {
  public:
   Aligned(Context* context, const S* data, int64_t length, int64_t depth, int64_t along_length,
           int64_t along_depth, const GemmBatch& batch, const int64_t* strides) {
-    const bool by_k = along_depth == 1 || (along_length != 1 && depth >= length);
-    along_k = by_k;
-    const int64_t stride = by_k ? along_length : along_depth;
-    bool fits = (by_k ? along_depth : along_length) == 1 && stride >= 0 &&
-                reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % kPerChunk == 0;
-    for (int i = 0; i < batch.ndim; ++i) fits = fits && strides[i] % kPerChunk == 0;
+    const OperandLayout<S> layout(data, length, depth, along_length, along_depth, batch, strides);
+    const bool by_k = along_k = layout.along_k;
+    const int64_t stride = layout.stride;
     for (int i = 0; i < batch.ndim; ++i) batch_strides[i] = strides[i];
     source = {data, stride, length, depth};
-    if (fits) return;
+    if (layout.contiguous && layout.aligned && stride >= 0) return;
     const int64_t columns = by_k ? depth : length, rows = by_k ? length : depth;
     View from, to;
     from.dtype = to.dtype = DTypeOf<S>::value;
@@ -55,7 +72,7 @@ class Aligned {
   int64_t batch_strides[FASTDL_MAX_NDIM];
 
  private:
-  static constexpr int64_t kPerChunk = kChunkBytes / static_cast<int64_t>(sizeof(S));
+  static constexpr int64_t kPerChunk = OperandLayout<S>::kPerChunk;
   std::optional<Workspace> space_;
 };
 

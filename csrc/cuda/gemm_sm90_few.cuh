@@ -1,7 +1,9 @@
 // gemm_sm90_few<S>: makes tensor maps, launches.
 #pragma once
 
+#include <algorithm>
 #include <optional>
+#include <type_traits>
 
 #include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_operand.cuh"
@@ -51,10 +53,18 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
   FewProblem p{};
   p.swapped = g.n > g.m;
   const FewSide<S>&rows = p.swapped ? b : a, &count = p.swapped ? a : b;
-  const Aligned<S> large(context, rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch,
-                         rows.batch);
-  if (large.source.stride == 0) return false;  // the same row again and again
-  p.large = few_operand<T>(large, g.batch, T::kRows);
+  const OperandLayout<S> layout(rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch,
+                                rows.batch);
+  if (layout.stride == 0) return false;  // the same row again and again
+  std::optional<Aligned<S>> large;
+  if (layout.contiguous && !layout.aligned && layout.stride > 0) {
+    // A copy would cost two passes over what is read once.
+    p.loose = rows.data, p.loose_row = layout.stride;
+    p.large.along_k = layout.along_k;
+  } else {
+    large.emplace(context, rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch, rows.batch);
+    p.large = few_operand<T>(*large, g.batch, T::kRows);
+  }
   const std::conditional_t<T::kSplit, SplitOperand<3>, Aligned<S>> few(
       context, count.data, count.length, g.k, count.along_length, count.along_k, g.batch, count.batch);
   if constexpr (T::kSplit) {
@@ -62,7 +72,8 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
     p.split = {rows.data,          count.data,    rows.along_length, rows.along_k,
                count.along_length, count.along_k, few.odd()};
   } else {
-    if (few.source.stride == 0) return false;
+    // The same row again and again; of a single one the stride may be anything.
+    if (few.source.stride == 0 && (few.along_k ? count.length : g.k) > 1) return false;
     p.few = few_operand<T>(few, g.batch, T::kFew);
   }
   p.batch = g.batch;
