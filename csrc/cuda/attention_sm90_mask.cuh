@@ -3,8 +3,6 @@
 // thread's, of every 8 columns it has 2t and 2t + 1, as wgmma leaves them.
 #pragma once
 
-#include <optional>
-
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
 
