@@ -123,6 +123,19 @@ def test_an_address_that_is_not_aligned(rng):
     check(product(large, small), large, small)
 
 
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_one_row_that_has_no_stride(rng, portable, dtype):
+    """As vectors have."""
+    a, b = matrix(rng, dtype, 1, 600, False), matrix(rng, dtype, 600, 136, False)
+    a = np.lib.stride_tricks.as_strided(a, strides=(0, a.itemsize))
+
+    def compute():
+        return product(a, b, out=np.full((1, 136), np.nan, np.float32))
+
+    check(compute(), a, b)
+    assert not np.array_equal(portable(compute), compute())
+
+
 def test_rows_that_are_copied_first(rng):
     """No dim is contiguous."""
     a, b = matrix(rng, BFLOAT16, 20, 406, False)[:, ::2], matrix(rng, BFLOAT16, 203, 282, False)[:, ::2]

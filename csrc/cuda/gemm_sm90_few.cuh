@@ -1,7 +1,9 @@
 // gemm_sm90_few<S>: makes tensor maps, launches.
 #pragma once
 
+#include <algorithm>
 #include <optional>
+#include <type_traits>
 
 #include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_operand.cuh"
@@ -70,7 +72,8 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
     p.split = {rows.data,          count.data,    rows.along_length, rows.along_k,
                count.along_length, count.along_k, few.odd()};
   } else {
-    if (few.source.stride == 0) return false;
+    // The same row again and again; of a single one the stride may be anything.
+    if (few.source.stride == 0 && (few.along_k ? count.length : g.k) > 1) return false;
     p.few = few_operand<T>(few, g.batch, T::kFew);
   }
   p.batch = g.batch;

@@ -17,8 +17,8 @@ __device__ __forceinline__ void few_meet(int cluster) {
   }
 }
 
-// float32 takes more registers for the consumers than there are for all threads. The producer goes its own
-// way to the end, as what follows a common path is compiled for those of the consumers.
+// float32: the consumers take more registers than there are for all threads. The producer goes its own way to
+// the end, for code that both run would have to do with the fewer ones.
 template <class S, int Few>
 __global__ void __launch_bounds__(FewTile<S, Few>::kThreads, FewTile<S, Few>::kBlocks)
     gemm_few_sm90(const __grid_constant__ FewProblem p, const __grid_constant__ GemmEnd<S> end) {
