@@ -64,17 +64,52 @@ def test_layouts_of_gradients(rng, way, order, padding):
         assert_same_bits(np.ascontiguousarray(got), want)
 
 
-# What follows is about one pass: tests of the whole (test_attention_sm90.py) are too small for it to be chosen.
-
-
 @pytest.mark.parametrize("e, ev", [(64, 64), (96, 80), (128, 128)])
 @pytest.mark.parametrize("causal", [False, True])
-def test_boolean_masks(rng, e, ev, causal):
+def test_boolean_masks(rng, way, e, ev, causal):
+    """Of each class of features tiles have other sizes."""
     Case(rng, (2, 2, 1, 140, 270, e, ev), BF16, mask="bool", causal=causal).check()
 
 
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+@pytest.mark.parametrize("e, ev", [(192, 192), (256, 256), (130, 30), (193, 255)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_boolean_masks_of_many_features(rng, dtype, e, ev, causal):
+    Case(rng, (1, 4, 2, 101, 203, e, ev), dtype, mask="bool", causal=causal).check()
+
+
+@pytest.mark.parametrize("queries, keys", [(1, 1), (1, 300), (65, 3), (129, 127), (300, 33)])
+@pytest.mark.parametrize("e", [64, 96, 256])
+def test_boolean_masks_of_odd_sizes(rng, way, queries, keys, e):
+    case = Case(rng, (1, 2, 1, queries, keys, e, 8), BF16)
+    case.mask = rng.random((1, 2, queries, keys)) < 0.6
+    case.check()
+
+
+@pytest.mark.parametrize("e", [64, 192])
+def test_layouts_of_boolean_masks(rng, way, e):
+    """The same bits from a mask that lies otherwise, and from one that repeats itself."""
+    case = Case(rng, (2, 2, 1, 70, 203, e, 16), BF16)
+    whole = rng.random((2, 2, 70, 203)) < 0.6
+    for repeated in ((), (0,), (1, 2), (3,)):
+        one = whole[tuple(slice(1) if dim in repeated else slice(None) for dim in range(4))]
+        case.mask = np.ascontiguousarray(np.broadcast_to(one, whole.shape))
+        case.forward()
+        expected = case.backward()
+        backwards = np.ascontiguousarray(case.mask[:, :, ::-1, ::-1])[:, :, ::-1, ::-1]
+        for mask in (np.broadcast_to(one, whole.shape), laid_out(case.mask, (0, 1, 3, 2), 5), backwards):
+            case.mask = mask
+            for got, want in zip(case.backward(), expected, strict=True):
+                assert_same_bits(got, want)
+        case.check()
+
+
+# What follows is about one pass, but where many features say two: tests of the whole (test_attention_sm90.py) are too
+# small for it to be chosen.
+
+
 @pytest.mark.parametrize("kind", ["lengths", "band", "heads"])
-@pytest.mark.parametrize("e", [64, 128])
+@pytest.mark.parametrize("e", [64, 128, 192, 256])
 def test_tiles_masked_whole_are_passed_over(rng, kind, e):
     """Blocks of keys add to some tiles of queries and not to others. What only such tiles hold does not show."""
     b = 4 if kind == "lengths" else 1
@@ -99,8 +134,9 @@ def test_turns_of_many_blocks(rng):
     case.check()
 
 
-def test_a_mask_that_leaves_nothing(rng):
-    case = Case(rng, (1, 1, 1, 70, 140, 64, 64), BF16)
+@pytest.mark.parametrize("features", [64, 192, 256])
+def test_a_mask_that_leaves_nothing(rng, features):
+    case = Case(rng, (1, 1, 1, 70, 140, features, features), BF16)
     case.mask = np.zeros((1, 1, 70, 140), bool)
     case.forward()
     for grad in case.backward():

@@ -95,7 +95,7 @@ def _hopper_gradients(core: Any) -> None:
     os.environ["FASTDL_CUDA_ATTENTION"] = "sm90"
     for way in ("one-pass", "two-passes"):
         os.environ["FASTDL_CUDA_ATTENTION_BACKWARD"] = way
-        for features, seen in ((64, None), (96, 300), (128, 300)):
+        for features, seen in ((64, None), (96, 300), (128, 300), (192, 300), (256, 300)):
             q, k = (np.ones((1, *rows, features), _bfloat16()) for rows in ((4, 70), (2, 400)))
             mask = None if seen is None else np.broadcast_to(np.arange(400) < seen, (1, 4, 70, 400))
             out, lse, rest = np.zeros_like(q), np.zeros((1, 4, 70), np.float32), (None, False, 0.0, 0, 0)

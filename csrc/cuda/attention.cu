@@ -67,8 +67,8 @@ bool decode_by_sm90(const AttentionProblem& p) {
 }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
   constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
-  return tiles_by_sm90(p) && !has_added_mask(p) && p.dropout == 0 &&
-         (!p.mask.data || sm90_features(p.e, p.ev) <= 128) && p.queries < kMostQueries && can_map(g.dout);
+  return tiles_by_sm90(p) && !has_added_mask(p) && p.dropout == 0 && p.queries < kMostQueries &&
+         can_map(g.dout);
 }
 
 bool backward_in_one_pass(const AttentionProblem& p) {

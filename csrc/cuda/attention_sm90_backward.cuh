@@ -10,6 +10,7 @@
 
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_sm90.h"
+#include "cuda/attention_sm90_mask.cuh"
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
 #include "cuda/ptx/ldmatrix.cuh"
@@ -24,7 +25,7 @@ struct BackwardSm90 {
   const float* terms;     // [2][batch, heads, padded]: see attention_row_terms
   int padded;
   AttentionExtents n;
-  Sm90Mask mask;
+  Sm90Bits bits;                 // of the own rows, in tiles of Shape::kStream
   Sm90Results sums, value_sums;  // dQ, or dK and dV
   float scale, scale2;
   Sm90Order order;  // of tiles of the own side
@@ -272,9 +273,11 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
     own1.template multiply<H, D, Stream>(scores, tile1);
     if constexpr (kGradients) own2.template multiply<H, D, Stream>(grads, tile2);
     const auto [first, head] = shared_load<Pack<int, 2>>(shared.places.at(2 * ring.stage)).at;
-    SeenBits<kStream / 2> bits;
-    if (Shape::kMasks && p.mask.data)
-      bits.template load<kOwnKeys>(p.mask, p.n, w.b, kOwnKeys ? head : w.head, row, first);
+    uint32_t bits[2] = {};
+    if (p.bits.words) {
+      const int64_t rows = kOwnKeys ? p.n.keys : p.n.queries;
+      p.bits.load(bits, w.b, kOwnKeys ? head : w.head, row, static_cast<int>(rows) - 1, first / kStream);
+    }
     ptx::wgmma_wait<kGradients ? 1 : 0>();
     ptx::wgmma_results(scores);
     const OwnKeyTerms<kStream / 2> terms{shared.terms.at(kOwnKeys ? ring.stage * Shape::kTerms : 0)};
@@ -293,7 +296,7 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
       const bool masked = p.n.key_end(w.first + group * 64 + 1) < first + kStream;
       own_terms.weights(scores, p.n, p.scale2, masked, row, first);
     }
-    if (Shape::kMasks && p.mask.data) bits.apply(scores, 0);
+    if (p.bits.words) apply_bits(scores, bits, 0);
     if constexpr (kGradients) {
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(grads);
@@ -359,7 +362,6 @@ struct BackwardSm90Operands {
   void common(BackwardSm90<H>& a, const float* terms, int64_t padded) const {
     a.terms = terms, a.padded = static_cast<int>(padded);
     a.n = AttentionExtents(p);
-    a.mask = Sm90Mask(p.mask);
     a.scale = static_cast<float>(p.scale), a.scale2 = static_cast<float>(p.scale * kLog2e);
   }
   template <class Shape>

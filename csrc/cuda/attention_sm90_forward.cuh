@@ -291,7 +291,7 @@ void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, 
   using Shape = ForwardSm90Shape<D, Scores>;
   using Operand = AttentionOperand<H, H, 1>;
   const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr);
-  const Sm90BitsOf<Shape::kKeys> bits(context, p, false);
+  const Sm90BitsOf bits(context, p, false, Shape::kKeys);
   ForwardSm90<H> a{sm90_rows<H, D>(*q, p.q, Shape::kRows),
                    sm90_rows<H, D>(*k, p.k, Shape::kKeys),
                    sm90_rows<H, D>(*v, p.v, Shape::kKeys),

@@ -3,6 +3,8 @@
 // thread's, of every 8 columns it has 2t and 2t + 1, as wgmma leaves them.
 #pragma once
 
+#include <cstdlib>
+
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
 
@@ -46,43 +48,61 @@ struct BitsShape {
   int64_t batch, head, row, column;  // strides
   int64_t heads, rows, columns;      // heads and rows that differ
   int64_t tiles, count;              // tiles of a row; of all
+  int width;                         // columns of a tile, up to 128
+  bool lane_rows;                    // see attention_mask_bits
 };
 
-// A warp makes the four words of a row of a tile of Width columns, up to 128.
-template <int Width>
+// Makes the four words of every row of every tile. LaneRows: a thread makes those of one, beside threads of
+// the rows around; else a warp does, its threads reading columns side by side.
+template <bool LaneRows>
 __global__ void __launch_bounds__(kBitsThreads) attention_mask_bits(BitsShape n, uint32_t* words) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * (kBitsThreads / kWarp);
-  const int near = lane() / 2 * 8 + lane() % 2;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * (kBitsThreads / kWarp) + warp(); i < n.count;
+  constexpr int kEach = LaneRows ? kBitsThreads : kBitsThreads / kWarp;  // at a time, of a block
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kEach;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kEach + (LaneRows ? threadIdx.x : warp()); i < n.count;
        i += step) {
-    const int64_t tile = i % n.tiles, row = i / n.tiles % n.rows, h = i / n.tiles / n.rows % n.heads,
+    const int64_t row = LaneRows ? i % n.rows : i / n.tiles % n.rows,
+                  tile = LaneRows ? i / n.rows % n.tiles : i % n.tiles, h = i / n.tiles / n.rows % n.heads,
                   b = i / n.tiles / n.rows / n.heads;
     const uint8_t* const from = n.mask + b * n.batch + h * n.head + row * n.row;
-    uint32_t mine = 0;
+    const auto seen = [&](int near) {
+      const int64_t column = tile * n.width + near;
+      return near < n.width && column < n.columns && from[column * n.column];
+    };
+    if constexpr (LaneRows) {
+      Pack<uint32_t, 4> four{};
+#pragma unroll 1
+      for (int j = 0; j < n.width / 8; ++j) {
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const int64_t column = tile * Width + near + 2 * t;
-      const bool seen = near < Width && column < n.columns && from[column * n.column];
-      const uint32_t word = __ballot_sync(kAllLanes, seen);
-      if (lane() == t) mine = word;
+        for (int near = 0; near < 8; ++near)
+          four.at[near / 2] |= (seen(8 * j + near) ? 1u : 0u) << (2 * j + near % 2);
+      }
+      const int64_t place = ((b * n.heads + h) * n.rows + row) * n.tiles + tile;
+      *reinterpret_cast<Pack<uint32_t, 4>*>(words + place * 4) = four;
+    } else {
+      uint32_t mine = 0;
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const uint32_t word = __ballot_sync(kAllLanes, seen(lane() / 2 * 8 + lane() % 2 + 2 * t));
+        if (lane() == t) mine = word;
+      }
+      if (lane() < 4) words[i * 4 + lane()] = mine;
     }
-    if (lane() < 4) words[i * 4 + lane()] = mine;
   }
 }
 
-// The bits of a call; none where the mask is not boolean.
-template <int Width>
+// The bits of a call, of tiles of `width` columns; none where the mask is not boolean.
 class Sm90BitsOf {
  public:
   // own_keys: rows are keys, columns queries.
-  Sm90BitsOf(Context* context, const AttentionProblem& p, bool own_keys)
-      : shape_(shape(p, own_keys)),
+  Sm90BitsOf(Context* context, const AttentionProblem& p, bool own_keys, int width)
+      : shape_(shape(p, own_keys, width)),
         space_(context, static_cast<size_t>(shape_.count) * 4 * sizeof(uint32_t)) {
     if (shape_.count == 0) return;
-    launch(context, FASTDL_KERNEL(attention_mask_bits<Width>),
-           {blocks_for(shape_.count, kBitsThreads / kWarp), kBitsThreads}, shape_,
-           space_.template as<uint32_t>());
-    bits_.words = space_.template as<const uint32_t>();
+    const auto kernel = shape_.lane_rows ? FASTDL_KERNEL(attention_mask_bits<true>)
+                                         : FASTDL_KERNEL(attention_mask_bits<false>);
+    const int each = shape_.lane_rows ? kBitsThreads : kBitsThreads / kWarp;
+    launch(context, kernel, {blocks_for(shape_.count, each), kBitsThreads}, shape_, space_.as<uint32_t>());
+    bits_.words = space_.as<const uint32_t>();
     const int64_t row = shape_.tiles * 4, head = row * shape_.rows;
     bits_.row = shape_.rows > 1 ? static_cast<int32_t>(row) : 0;
     bits_.head = shape_.head != 0 ? head : 0;
@@ -91,7 +111,7 @@ class Sm90BitsOf {
   const Sm90Bits& operator*() const { return bits_; }
 
  private:
-  static BitsShape shape(const AttentionProblem& p, bool own_keys) {
+  static BitsShape shape(const AttentionProblem& p, bool own_keys, int width) {
     BitsShape s{};
     if (!p.mask.data || p.mask.dtype != DType::kBool) return s;
     const int rows = own_keys ? 3 : 2, columns = own_keys ? 2 : 3;
@@ -101,8 +121,9 @@ class Sm90BitsOf {
     s.heads = s.head == 0 ? 1 : p.heads;
     s.rows = s.row == 0 ? 1 : p.mask.shape[rows];
     s.columns = p.mask.shape[columns];
-    s.tiles = (s.columns + Width - 1) / Width;
+    s.width = width, s.tiles = (s.columns + width - 1) / width;
     s.count = (s.batch == 0 ? 1 : p.batch) * s.heads * s.rows * s.tiles;
+    s.lane_rows = s.row != 0 && (s.column == 0 || std::abs(s.row) < std::abs(s.column));
     return s;
   }
 

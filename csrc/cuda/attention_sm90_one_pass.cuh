@@ -14,7 +14,7 @@ namespace fastdl::cuda {
 
 template <int D>
 struct OnePassSm90Shape {
-  static constexpr bool kOwnKeys = true, kMasks = true, kGradients = true, kValues = true;
+  static constexpr bool kOwnKeys = true, kGradients = true, kValues = true;
   // The last queries first: where blocks that own later keys see fewer queries, they begin together.
   static constexpr bool kQueries = true, kLastFirst = true;
   static constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup, kRows = 64 * kConsumers;
@@ -244,6 +244,8 @@ void launch_attention_one_pass(Context* context, const AttentionProblem& p, cons
   OnePassSm90<H> a{};
   operands.common(a.common, terms, padded);
   operands.template own_keys<Shape>(a.common);
+  const Sm90BitsOf bits(context, p, true, Shape::kStream);
+  a.common.bits = *bits;
   a.query_sums = sums.template as<float>();
   a.started = counts.template as<unsigned>(), a.added = a.started + 1;
   a.query_tiles = static_cast<int>(tiles);

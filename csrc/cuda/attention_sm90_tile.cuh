@@ -105,20 +105,6 @@ Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
                   kChunk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B);
 }
 
-// A boolean mask (true: may attend).
-struct Sm90Mask {
-  const uint8_t* data = nullptr;  // NULL: none
-  int64_t batch, head, query, key;
-
-  Sm90Mask() = default;
-  explicit Sm90Mask(const View& v)
-      : data(v.as<const uint8_t>()),
-        batch(data ? v.strides[0] : 0),
-        head(data ? v.strides[1] : 0),
-        query(data ? v.strides[2] : 0),
-        key(data ? v.strides[3] : 0) {}
-};
-
 // What a mask says of a thread's scores, a bit for each, so that they can be read before the products that
 // they belong to are waited for. Rows g and g + 8 of a warp's 16 are queries or, OwnKeys, keys.
 template <int Count>
@@ -126,19 +112,6 @@ struct SeenBits {
   static constexpr int kWords = (Count + 31) / 32;
   uint32_t words[kWords] = {};
 
-  // row: the thread's first one; column: the tile's first one. Those outside the problem get what its last
-  // ones get: other rules tell them apart.
-  template <bool OwnKeys>
-  __device__ __forceinline__ void load(const Sm90Mask& mask, const AttentionExtents& n, int b, int head,
-                                       int row, int column) {
-    const uint8_t* const of = mask.data + b * mask.batch + head * mask.head;
-    const int64_t row_step = OwnKeys ? mask.key : mask.query, column_step = OwnKeys ? mask.query : mask.key;
-    const int last_row = static_cast<int>(OwnKeys ? n.keys : n.queries) - 1,
-              last_column = static_cast<int>(OwnKeys ? n.queries : n.keys) - 1;
-    const uint8_t* const rows[2] = {of + (row < last_row ? row : last_row) * row_step,
-                                    of + (row + 8 < last_row ? row + 8 : last_row) * row_step};
-    load(rows, column_step, column, last_column);
-  }
   // Of rows g and g + 8, wherever they lie.
   __device__ __forceinline__ void load(const uint8_t* const (&rows)[2], int64_t column_step, int column,
                                        int last_column) {

@@ -14,7 +14,7 @@ enum class Sm90Sums { dq, dk_dv, dk, dv };
 // shared memory hold.
 template <int D, Sm90Sums Sums>
 struct BackwardSm90Shape {
-  static constexpr bool kOwnKeys = Sums != Sm90Sums::dq, kMasks = D <= 128;
+  static constexpr bool kOwnKeys = Sums != Sm90Sums::dq;
   static constexpr bool kQueries = false, kLastFirst = false;  // see attention_sm90_one_pass.cuh
   static constexpr int kKept1 = 0, kKept2 = 0;
   static constexpr bool kGradients = Sums != Sm90Sums::dv,  // dS and what is made of it
@@ -78,8 +78,12 @@ void launch_attention_two_passes(Context* context, const AttentionProblem& p, co
   BackwardSm90<H> a{};
   operands.common(a, terms, padded);
   operands.template own_queries<Queries>(a);
+  const Sm90BitsOf query_bits(context, p, false, Queries::kStream);
+  a.bits = *query_bits;
   launch_attention_backward_sm90<H, D, Sm90Sums::dq>(context, p, a);
   operands.template own_keys<Keys>(a);
+  const Sm90BitsOf key_bits(context, p, true, Keys::kStream);
+  a.bits = *key_bits;
   if constexpr (D <= 128) {
     launch_attention_backward_sm90<H, D, Sm90Sums::dk_dv>(context, p, a);
   } else {
