@@ -18,19 +18,21 @@ class Aligned {
           int64_t along_depth, const GemmBatch& batch, const int64_t* strides) {
     const bool by_k = along_depth == 1 || (along_length != 1 && depth >= length);
     along_k = by_k;
-    const int64_t stride = by_k ? along_length : along_depth;
+    const int64_t columns = by_k ? depth : length, rows = by_k ? length : depth;
+    const int64_t padded = (columns + kPerChunk - 1) / kPerChunk * kPerChunk;
+    // A vector's single row has any stride, which is never used.
+    const int64_t stride = rows == 1 ? padded : by_k ? along_length : along_depth;
     bool fits = (by_k ? along_depth : along_length) == 1 && stride >= 0 &&
                 reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % kPerChunk == 0;
     for (int i = 0; i < batch.ndim; ++i) fits = fits && strides[i] % kPerChunk == 0;
     for (int i = 0; i < batch.ndim; ++i) batch_strides[i] = strides[i];
     source = {data, stride, length, depth};
     if (fits) return;
-    const int64_t columns = by_k ? depth : length, rows = by_k ? length : depth;
     View from, to;
     from.dtype = to.dtype = DTypeOf<S>::value;
     const int ndim = batch.ndim + 2;
     from.ndim = to.ndim = ndim;
-    source.stride = (columns + kPerChunk - 1) / kPerChunk * kPerChunk;
+    source.stride = padded;
     from.shape[ndim - 1] = columns, from.strides[ndim - 1] = by_k ? along_depth : along_length;
     from.shape[ndim - 2] = rows, from.strides[ndim - 2] = stride;
     to.strides[ndim - 1] = 1, to.strides[ndim - 2] = source.stride;
@@ -49,6 +51,10 @@ class Aligned {
     source.data = space_->as<S>();
     copy(context, from, to);
   }
+
+  // Rows that have elements in common, the same row again and again among them: nobody says that a tensor map
+  // may have such.
+  bool overlaps() const { return source.stride < (along_k ? source.depth : source.length); }
 
   bool along_k;
   Source<S> source;

@@ -53,7 +53,7 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
   const FewSide<S>&rows = p.swapped ? b : a, &count = p.swapped ? a : b;
   const Aligned<S> large(context, rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch,
                          rows.batch);
-  if (large.source.stride == 0) return false;  // the same row again and again
+  if (large.overlaps()) return false;
   p.large = few_operand<T>(large, g.batch, T::kRows);
   const std::conditional_t<T::kSplit, SplitOperand<3>, Aligned<S>> few(
       context, count.data, count.length, g.k, count.along_length, count.along_k, g.batch, count.batch);
@@ -62,7 +62,7 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
     p.split = {rows.data,          count.data,    rows.along_length, rows.along_k,
                count.along_length, count.along_k, few.odd()};
   } else {
-    if (few.source.stride == 0) return false;
+    if (few.overlaps()) return false;
     p.few = few_operand<T>(few, g.batch, T::kFew);
   }
   p.batch = g.batch;
