@@ -185,6 +185,7 @@ INPUTS = {
     "ldmatrix_transposed": _ldmatrix,
     "cp_async": _cp_async,
     "opaque": lambda rng: EVERY[:1],
+    "relaxed": lambda rng: _any(rng)[..., :4],
     "exp2": _exponents,
     "widen_bfloat16": lambda rng: EVERY,
     "widen_float16": lambda rng: EVERY,

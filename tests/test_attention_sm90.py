@@ -139,6 +139,21 @@ def test_large_scores(rng, value, e):
     np.testing.assert_allclose(case.forward().astype("f4"), case.expected()[0], rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("e", [64, 96, 128])
+@pytest.mark.parametrize("options", [{"causal": True}, {"dropout": 0.2}], ids=str)
+def test_same_bits_on_any_number_of_multiprocessors(rng, monkeypatch, options, e):
+    """Blocks take one tile of queries after another: all of them, or one each. (A GPU has as many as it has.)"""
+    case = Case(rng, (2, 3, 1, 300, 200, e, e), BF16, **options)
+    results = []
+    for processors in (1, 5, 64):
+        monkeypatch.setenv("FASTDL_SIMT_PROCESSORS", str(processors))
+        results.append([case.forward().copy(), case.lse.copy()])
+    assert_same_bits(results[0][0], results[1][0])
+    for got, want in zip(results[2], results[0], strict=True):
+        assert_same_bits(got, want)
+    case.check()
+
+
 def test_same_bits_again(rng):
     case = Case(rng, (1, 3, 1, 400, 300, 64, 64), BF16, causal=True)
     first = [case.forward().copy(), *case.backward()]

@@ -102,11 +102,47 @@ def test_out_of_every_layout(rng, beta):
             np.testing.assert_array_equal(whole[:, gap], before[:, gap])
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("few", [5, 80])
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float16, np.float32])
+def test_rows_that_are_not_aligned(rng, dtype, few, transposed):
+    """To 16 bytes: threads read the large operand where it is, along k or not; rings go round, edges are zeros."""
+    length, k = 141, 603
+    large, small = matrix(rng, dtype, length, k, transposed), matrix(rng, dtype, k, few, False)
+    large[140, 602] = np.inf
+    with np.errstate(invalid="ignore"):
+        for a, b in ((large, small), (small.T, large.T)):
+            c, expected = product(a, b), wide(a) @ wide(b)
+            finite = np.isfinite(expected)
+            np.testing.assert_array_equal(c[~finite], expected[~finite])
+            kept = np.ix_(*[np.arange(n) if n == few else np.arange(n - 1) for n in c.shape])
+            check(c[kept], *((a[:-1], b) if len(a) == length else (a, b[:, :-1])))
+
+
+def test_an_address_that_is_not_aligned(rng):
+    """And two batch dims, with rows that are."""
+    memory = rng.standard_normal(2 * 3 * 136 * 72 + 1).astype(BFLOAT16)
+    large, small = memory[1:].reshape(2, 3, 136, 72), rng.standard_normal((2, 1, 72, 9)).astype(BFLOAT16)
+    check(product(large, small), large, small)
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_one_row_that_has_no_stride(rng, portable, dtype):
+    """As vectors have."""
+    a, b = matrix(rng, dtype, 1, 600, False), matrix(rng, dtype, 600, 136, False)
+    a = np.lib.stride_tricks.as_strided(a, strides=(0, a.itemsize))
+
+    def compute():
+        return product(a, b, out=np.full((1, 136), np.nan, np.float32))
+
+    check(compute(), a, b)
+    assert not np.array_equal(portable(compute), compute())
+
+
 def test_rows_that_are_copied_first(rng):
-    """Not aligned to 16 bytes."""
-    a, b = matrix(rng, BFLOAT16, 20, 203, False), matrix(rng, BFLOAT16, 203, 141, False)
+    """No dim is contiguous."""
+    a, b = matrix(rng, BFLOAT16, 20, 406, False)[:, ::2], matrix(rng, BFLOAT16, 203, 282, False)[:, ::2]
     check(product(a, b), a, b)
-    check(product(a[:, ::2], b[::2]), a[:, ::2], b[::2])
 
 
 VECTORS = """

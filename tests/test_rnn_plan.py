@@ -18,6 +18,9 @@ int main(int, char** a) {
                                                  static_cast<int>(n(10)));
   std::printf("%d %d %d %d %d %d %zu\n", p.possible, p.tall, int(p.units), int(p.unit_blocks),
               int(p.row_blocks), p.buffers, p.shared_bytes);
+  const auto q = fastdl::cuda::rnn_parts_plan(n(1), n(2), n(3), n(5), n(7), p, 227 * 1024, static_cast<int>(n(10)));
+  std::printf("%d %d %d %d %d %d %d %zu\n", q.possible, q.suits, int(q.groups), q.parts, q.finished, int(q.k_each),
+              int(q.row_blocks), q.shared_bytes);
 }
 """
 
@@ -26,14 +29,24 @@ int main(int, char** a) {
 def plan(tmp_path_factory):
     program = plan_program.build(tmp_path_factory.mktemp("rnn"), PROGRAM)
 
-    def call(hidden, backward=False, batch=16, kind="lstm", directions=1, item=2, steps=1024, processors=132):
+    def call(
+        hidden,
+        backward=False,
+        batch=16,
+        kind="lstm",
+        directions=1,
+        item=2,
+        steps=1024,
+        processors=132,
+        parts=0,
+    ):
         gates = GATES[kind]
         rows, k = (1, gates * hidden) if backward else (gates, hidden)
         least = 1 if rows == 1 else 2
         most = least + (1 if item == 4 or rows == 1 else 2)
         numbers = steps, batch, hidden, rows, k, item, directions, least, most, processors
         done = subprocess.run([program, *map(str, numbers)], check=True, capture_output=True, text=True)
-        return tuple(map(int, done.stdout.split()))
+        return tuple(map(int, done.stdout.splitlines()[parts].split()))
 
     return call
 
@@ -82,3 +95,24 @@ def test_every_block_has_a_multiprocessor_and_memory(plan):
         assert unit_blocks * row_blocks * directions <= processors and shared <= 227 * 1024
         assert 1 <= row_blocks <= -(-batch // 16) <= 8 * row_blocks
     assert seen >= {(0, 0), (1, 1), (1, 2), (1, 3), (1, 4)}
+
+
+def test_backward_in_parts_of_k(plan):
+    """LSTM, 16 sequences: possible, suits, groups of 64 units, blocks of each, units that a block finishes, its k."""
+    assert [plan(h, True, parts=1)[:6] for h in (256, 1024, 1536, 2048)] == [
+        (1, 0, 4, 8, 8, 128), (1, 1, 16, 8, 8, 512), (1, 1, 24, 5, 13, 1248), (1, 1, 32, 4, 16, 2048)]  # fmt: skip
+    assert not plan(1536, True, parts=1, kind="rnn_tanh")[1]  # blocks read as little without
+    assert not plan(2200, True, parts=1)[0] and not plan(1536, True, parts=1, steps=1)[0]
+    assert plan(768, True, parts=1, directions=2)[:4] == (1, 1, 12, 5)
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        hidden, batch = int(rng.integers(1, 2300)), int(rng.integers(1, 300))
+        kind, directions = str(rng.choice(list(GATES))), int(rng.integers(1, 3))
+        possible, _, groups, parts, finished, k_each, row_blocks, shared = plan(
+            hidden, True, batch, kind, directions, parts=1
+        )
+        if possible:
+            k = GATES[kind] * hidden
+            assert 4 <= parts <= 8 and parts * finished >= 64 and finished <= 16
+            assert k_each % 32 == 0 and k_each * (parts - 1) < k <= k_each * parts
+            assert groups * parts * row_blocks * directions <= 132 and shared <= 227 * 1024

@@ -90,12 +90,38 @@ def test_weights_that_registers_do_not_hold(rng, monkeypatch, kind, dtype, hidde
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("hidden", "processors", "shared"), [(64, 4, 227), (70, 8, 227), (136, 16, 40)])
+def test_backward_in_parts_of_k(rng, monkeypatch, kind, hidden, processors, shared):
+    """Two groups of sequences; one to three groups of units, four or five parts; one buffer for sums or two."""
+    monkeypatch.setenv("FASTDL_CUDA_RNN_PARTS", "always")
+    monkeypatch.setenv("FASTDL_SIMT_PROCESSORS", str(processors))
+    monkeypatch.setenv("FASTDL_SIMT_SHARED", str(shared))
+    _, params = make(rng, kind, 3, hidden)
+    x, states = rng.standard_normal((4, 18, 3)), make_states(rng, kind, 1, 18, hidden)
+    check(Network(kind), fastdl.bfloat16, x, states, params)
+    check(Network(kind), np.float16, x, states, params, [*rng.integers(1, 5, 17), 4])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("processors", [8, 64])
+def test_two_directions_in_parts_of_k(rng, monkeypatch, kind, processors):
+    """Groups of sequences that take turns, or have blocks of their own."""
+    monkeypatch.setenv("FASTDL_CUDA_RNN_PARTS", "always")
+    monkeypatch.setenv("FASTDL_SIMT_PROCESSORS", str(processors))
+    _, params = make(rng, kind, 3, 40, 2, True)
+    x, states = rng.standard_normal((5, 36, 3)), make_states(rng, kind, 4, 36, 40)
+    check(Network(kind, 2, True), fastdl.bfloat16, x, states, params, [*rng.integers(1, 6, 35), 5])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("where", ["x", "h0", "grad"])
-def test_a_nan_of_all_ones_is_not_waited_for(rng, kind, dtype, where):
+@pytest.mark.parametrize("where", ["x", "h0", "grad", "grad in parts of k"])
+def test_a_nan_of_all_ones_is_not_waited_for(rng, monkeypatch, kind, dtype, where):
     """What has not come yet is all ones: a NaN that is must arrive all the same, and only where it belongs."""
-    _, params = make(rng, kind, 3, 9)
-    x, states = rng.standard_normal((3, 4, 3)), make_states(rng, kind, 1, 4, 9)
+    if where == "grad in parts of k":
+        monkeypatch.setenv("FASTDL_CUDA_RNN_PARTS", "always")
+    _, params = make(rng, kind, 3, 40)
+    x, states = rng.standard_normal((3, 4, 3)), make_states(rng, kind, 1, 4, 40)
     x, *arrays = (a.astype(dtype) for a in (x, *states, *params))
     states, params = arrays[: len(states)], arrays[len(states) :]
     ones = np.frombuffer(b"\xff" * 8, dtype)[0]
@@ -105,11 +131,11 @@ def test_a_nan_of_all_ones_is_not_waited_for(rng, kind, dtype, where):
         states[0][0, 2, 1] = ones
     network = Network(kind)
     y, _, _, reserve = network.forward(x, *(*states, None)[:2], params, None, True)
-    if where != "grad":
+    if where in ("x", "h0"):
         wrong = np.isnan(y.astype(np.float32)).any(2)
         assert wrong[1 if where == "x" else 0 :, 2].all() and not wrong[:, [0, 1, 3]].any()
     grad = np.ones_like(y)
-    if where == "grad":
+    if where not in ("x", "h0"):
         grad[2, 2, 4] = ones
     dx = network.backward(grad, None, None, x, *(*states, None)[:2], params, y, reserve)[0]
     wrong = np.isnan(dx.astype(np.float32)).any(2)

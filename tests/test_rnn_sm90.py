@@ -135,6 +135,14 @@ def test_groups(rng, kind, batch, directions):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hidden, batch", [(40, 13), (140, 13), (300, 9)])
+def test_few_sequences_to_a_cluster(rng, monkeypatch, kind, hidden, batch):
+    """As on a whole device: one, two or four, the last group not full."""
+    monkeypatch.setenv("FASTDL_SIMT_PROCESSORS", "132")
+    Case(rng, kind, 3, batch, hidden, lengths=[3] * (batch - 2) + [2, 1]).check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", [True, False])
 @pytest.mark.parametrize("batch", [6, 120])
 def test_lengths(rng, kind, state, batch):
@@ -183,6 +191,29 @@ def test_like_the_portable_kernels(rng, portable, kind):
     for a, b in zip(ours, theirs, strict=True):
         a, b = a.astype("f8"), b.astype("f8")
         assert np.abs(a - b).max() <= 8 * ROUNDOFF[F16] * max(1, np.abs(b).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hidden, batch", [(21, 3), (200, 9)])
+def test_all_of_every_result_is_written(rng, kind, hidden, batch):
+    """By the functions of the library themselves, into arrays of NaN; padding becomes zeros."""
+    lengths = np.array([2, 4, 1] * (batch // 3))
+    case = Case(rng, kind, 4, batch, hidden, directions=2, lengths=lengths)
+    expected = case.run()
+    options = case.network.options
+    poisoned = lambda *shape: np.full(shape, np.nan, BF16)  # noqa: E731
+    h0, c0 = (*case.states, None)[:2]
+    states = (2, batch, hidden)
+    y, h_n, c_n = poisoned(4, batch, 2 * hidden), poisoned(*states), None if c0 is None else poisoned(*states)
+    size = sim.rnn_reserve_size(options, int(lengths.sum()), hidden, hidden)
+    reserve = np.full(size, np.nan, np.float32)
+    sim.rnn_forward(case.x, h0, c0, case.params, lengths, y, h_n, c_n, reserve, options)
+    dx, dh, dc = poisoned(*case.x.shape), poisoned(*states), None if c0 is None else poisoned(*states)
+    grads = [poisoned(*p.shape) for p in case.params]
+    sim.rnn_backward(
+        *(*case.grads, None)[:3], case.x, h0, c0, case.params, lengths, y, reserve, dx, dh, dc, grads, options
+    )
+    check_bits([a for a in (y, h_n, c_n, dx, dh, dc, *grads) if a is not None], expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

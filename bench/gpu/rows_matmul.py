@@ -34,15 +34,16 @@ def rows(small: bool) -> list[Row]:
     ]
     if small:
         found += [
-            _row(f"{m}x{n}x300", m, n, 300, "NN", "bfloat16", None, kernel="sm90_few")
+            _row(f"{m}x{n}x300", m, n, 300, "NN", d, None, kernel="sm90_few")
             for m, n in ((24, 5), (5, 24))
+            for d in ("bfloat16", "float32")
         ]
         return found
     shapes = deepbench("gemm")
     sample = shapes[::_EVERY]
     few = [s for s in shapes if min(s[:2]) <= _FEW and s[2] < _LONG and s not in sample]
     few += [s for s in shapes if s[2] >= _LONG and s not in sample][-1:]
-    for dtype, chosen in (("bfloat16", sample + few), ("float32", sample)):
+    for dtype, chosen in (("bfloat16", sample + few), ("float32", sample + few[::5])):
         found += [_row(f"{m}x{n}x{k} {layout}", m, n, k, layout, dtype, None) for m, n, k, layout in chosen]
     return found
 

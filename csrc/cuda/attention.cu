@@ -46,18 +46,9 @@ bool by_sm90(const AttentionProblem& p, bool suited) {
 bool tiles_by_sm90(const AttentionProblem& p) {
   return can_map(p.q) && by_sm90(p, sm90_suits(p.queries, p.keys));
 }
-bool has_boolean_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype == DType::kBool; }
 bool has_added_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype != DType::kBool; }
 
 }  // namespace
-
-// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
-// times one that float32 has no room for is none.
-Sm90Scores sm90_scores(const AttentionProblem& p) {
-  const bool positive = static_cast<float>(p.scale * kLog2e) > 0;
-  if (!positive || has_added_mask(p)) return Sm90Scores::terms;
-  return has_boolean_mask(p) || p.dropout > 0 ? Sm90Scores::bits : Sm90Scores::plain;
-}
 
 bool forward_by_sm90(const AttentionProblem& p) {
   return tiles_by_sm90(p) && (!has_added_mask(p) || can_map(p.mask, true));

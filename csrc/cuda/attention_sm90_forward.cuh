@@ -10,114 +10,49 @@
 
 #include "cuda/attention_config.h"
 #include "cuda/attention_sm90.h"
-#include "cuda/attention_sm90_mask.cuh"
+#include "cuda/attention_sm90_forward_work.cuh"
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
 #include "cuda/ptx/warpgroup.cuh"
 
 namespace fastdl::cuda {
 
-// Registers of a consumer's thread: Keys / 2 scores, Keys / 4 for the weights of the step before, D / 2
-// results, and some 30 others. With 64 features three consumers have enough of them, but not for masks. Terms
-// of a mask are in shared memory beside keys and values, in boxes of 64.
-template <int D, Sm90Scores Scores>
-struct ForwardSm90Shape {
-  static constexpr bool kBits = Scores != Sm90Scores::plain, kAdds = Scores == Sm90Scores::terms;
-  // Whether a step's softmax runs beside the product of the step before with the values, whose factors then
-  // take registers.
-  static constexpr bool kOverlaps = !kAdds && !(kBits && D == 256);
-  static constexpr int kConsumers = D == 64 && !kBits ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
-  static constexpr int kRows = 64 * kConsumers, kKeys = D <= 128     ? 128
-                                                        : !kOverlaps ? 64
-                                                        : D == 192   ? 112
-                                                                     : 80;
-  using Queries = Sm90RowTile<D, kRows>;
-  using Keys = Sm90RowTile<D, kKeys>;               // and values
-  using Terms = Sm90TermsTile<kAdds ? kKeys : 64>;  // of a consumer's queries
-  static constexpr int kTerms = kAdds ? kConsumers * Terms::kElements : 0;
-  static constexpr int kFit = (224 * 1024 - Queries::kBytes - 2 * kTerms) / (2 * Keys::kBytes),
-                       kStages = kFit < 4 ? kFit : 4;
-  // Of 65,536, which the block begins with in equal shares.
-  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240,
-                       kProducerRegisters = kConsumers == 3 ? 32 : 24;
-};
-
-template <class H>
-struct ForwardSm90 {
-  Sm90Rows q, k, v;
-  AttentionExtents n;
-  Sm90Bits bits;
-  Sm90Terms terms;
-  Sm90Dropout dropout;
-  Sm90Results out;
-  float* lse;       // [batch, heads, queries] or NULL
-  float scale2;     // of scores to base 2
-  Sm90Order order;  // of tiles of queries
-  SeenTiles seen;   // of keys
-};
-
-template <class Shape>
-struct alignas(1024) ForwardSm90Shared {
-  SharedArray<uint16_t, Shape::Queries::kElements> queries;  // afterwards the results
-  SharedArray<uint16_t, Shape::kStages * Shape::Keys::kElements> keys, values;
-  SharedArray<uint16_t, (Shape::kTerms > 0 ? Shape::kTerms : 8)> terms;  // of each consumer
-  SharedArray<uint64_t, Shape::kStages> full_keys, empty_keys, full_values, empty_values;
-  SharedArray<uint64_t, 2> full_queries;  // the first
-  SharedArray<uint64_t, 2 * Shape::kConsumers> full_terms, empty_terms;
-};
-
-// What a block does. Causal: the longest rows of all heads first, so that no multiprocessor begins with them
-// at the end.
-struct ForwardSm90Work {
-  int tile, first, head, group, b;
-  int steps;
-
-  template <class H>
-  __device__ __forceinline__ ForwardSm90Work(const ForwardSm90<H>& p, int rows, int keys) {
-    const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
-    tile = p.order.tiles - 1 - at.tile;
-    first = tile * rows;
-    head = at.head, group = static_cast<int>(p.n.group_of(at.head)), b = at.b;
-    steps = p.seen.data ? p.seen.count(b, head, tile)
-                        : static_cast<int>((p.n.key_end(first + rows) + keys - 1) / keys);
-  }
-  // Which tile of keys, from the last to the first.
-  template <class H>
-  __device__ __forceinline__ int key_tile(const ForwardSm90<H>& p, int step) const {
-    const int place = steps - 1 - step;
-    return p.seen.data ? p.seen.entry(place, b, head, tile) : place;
-  }
-};
-
 template <class H, class Shape>
-__device__ __forceinline__ void produce(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
-                                        const ForwardSm90Work& w) {
+__device__ __forceinline__ void produce(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p) {
   using Keys = typename Shape::Keys;
-  const uint32_t full_queries = ptx::shared_address(shared.full_queries.data());
-  ptx::mbarrier_arrive_expect(full_queries, Shape::Queries::kBytes);
-  Shape::Queries::load(ptx::shared_address(shared.queries.data()), p.q, full_queries, w.first, w.head, w.b);
-  const auto load = [&](auto& tiles, auto& fulls, auto& empties, const Sm90Rows& from, Ring<Shape>& ring,
-                        int step) {
-    const uint32_t full = ptx::shared_address(fulls.data()) + 8 * ring.stage;
-    ptx::mbarrier_wait(ptx::shared_address(empties.data()) + 8 * ring.stage, ring.parity ^ 1);
-    ptx::mbarrier_arrive_expect(full, Keys::kBytes);
-    Keys::load(ptx::shared_address(tiles.data()) + ring.stage * Keys::kBytes, from, full,
-               w.key_tile(p, step) * Shape::kKeys, w.group, w.b);
-    ring.advance();
-  };
-  Ring<Shape> keys, values;
+  Ring<Shape> ring;  // of keys; of values it is the place before
 #pragma unroll 1
-  for (int step = 0; step <= w.steps; ++step) {  // in the order in which they are needed
-    if (step < w.steps) load(shared.keys, shared.full_keys, shared.empty_keys, p.k, keys, step);
-    if (step > 0) load(shared.values, shared.full_values, shared.empty_values, p.v, values, step - 1);
+  for (int round = 0; has_round<Shape>(p, round); ++round) {
+    const ForwardSm90Work<Shape::kBits> w(p, Shape::kRows, Shape::kKeys, round);
+    const auto load = [&](auto& tiles, auto& fulls, auto& empties, const Sm90Rows& from,
+                          const Ring<Shape>& at, int step) {
+      const uint32_t full = ptx::shared_address(fulls.data()) + 8 * at.stage;
+      ptx::mbarrier_wait(ptx::shared_address(empties.data()) + 8 * at.stage, at.parity ^ 1);
+      ptx::mbarrier_arrive_expect(full, Keys::kBytes);
+      Keys::load(ptx::shared_address(tiles.data()) + at.stage * Keys::kBytes, from, full,
+                 w.key_tile(p, step) * Shape::kKeys, w.group, w.b);
+    };
+    const uint32_t full_queries = ptx::shared_address(shared.full_queries.data());
+    ptx::mbarrier_wait(ptx::shared_address(shared.empty_queries.data()), (round + 1) % 2);
+    ptx::mbarrier_arrive_expect(full_queries, Shape::Queries::kBytes);
+    Shape::Queries::load(ptx::shared_address(shared.queries.data()), p.q, full_queries, w.first, w.head, w.b);
+#pragma unroll 1
+    for (int step = 0; step <= w.steps; ++step) {  // in the order in which they are needed
+      if (step < w.steps) load(shared.keys, shared.full_keys, shared.empty_keys, p.k, ring, step);
+      if (step > 0)
+        load(shared.values, shared.full_values, shared.empty_values, p.v, ring.before(), step - 1);
+      if (step < w.steps) ring.advance();
+    }
   }
 }
 
-// The same of the terms of a mask, by a thread for each consumer: asked for when it has read those of the
-// step before.
+// The same of the terms of a mask, by a thread for each consumer, for one round: asked for when it has read
+// those of the step before.
 template <class H, class Shape>
 __device__ __forceinline__ void produce_terms(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
-                                              const ForwardSm90Work& w, int group) {
+                                              int group) {
+  static_assert(!Shape::kStays);
+  const ForwardSm90Work<Shape::kBits> w(p, Shape::kRows, Shape::kKeys, 0);
   const uint32_t full = ptx::shared_address(shared.full_terms.at(group)),
                  empty = ptx::shared_address(shared.empty_terms.at(group)),
                  terms = ptx::shared_address(shared.terms.at(group * Shape::Terms::kElements));
@@ -142,8 +77,9 @@ struct Turns {
 };
 
 template <class H, int D, class Shape>
-__device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
-                                        const ForwardSm90Work& w, int group) {
+__device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p, int group,
+                                        int round, Ring<Shape>& ring) {
+  const ForwardSm90Work<Shape::kBits> w(p, Shape::kRows, Shape::kKeys, round);
   using Queries = typename Shape::Queries;
   using Keys = typename Shape::Keys;
   constexpr int kKeys = Shape::kKeys;
@@ -160,7 +96,6 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
     uint32_t seen[2], kept[2];
   };
   const Turns<Shape> turns{group};
-  Ring<Shape> key_ring, value_ring;
   float out[D / 2];
   uint32_t weights[kKeys / 16][4];
   Sm90SoftmaxRows rows;
@@ -168,8 +103,8 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
   const float scale2 = Shape::kAdds ? 1.0f : p.scale2;  // of what the softmax gets
 
   const auto multiply_keys = [&](Scores& scores) {
-    const uint32_t tile = keys + key_ring.stage * Keys::kBytes;
-    ptx::mbarrier_wait(full_keys + 8 * key_ring.stage, key_ring.parity);
+    const uint32_t tile = keys + ring.stage * Keys::kBytes;
+    ptx::mbarrier_wait(full_keys + 8 * ring.stage, ring.parity);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < D; k += 16) {
@@ -179,17 +114,17 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
     ptx::wgmma_commit();
   };
   const auto multiply_values = [&](bool more) {
-    const uint32_t tile = values + value_ring.stage * Keys::kBytes;
-    ptx::mbarrier_wait(full_values + 8 * value_ring.stage, value_ring.parity);
+    const Ring<Shape> at = ring.before();
+    const uint32_t tile = values + at.stage * Keys::kBytes;
+    ptx::mbarrier_wait(full_values + 8 * at.stage, at.parity);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kKeys; k += 16)
       ptx::wgmma<true>(H{}, out, weights[k / 16], Keys::across(tile, k), more || k > 0);
     ptx::wgmma_commit();
   };
-  const auto release = [&](uint32_t empty, Ring<Shape>& ring) {
-    if (lane() == 0) ptx::mbarrier_arrive(empty + 8 * ring.stage);
-    ring.advance();
+  const auto release = [&](uint32_t empty, const Ring<Shape>& at) {
+    if (lane() == 0) ptx::mbarrier_arrive(empty + 8 * at.stage);
   };
   const auto look = [&](Bits& bits, int tile) {
     if (Shape::kBits && p.bits.words)
@@ -224,9 +159,13 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
     if (Shape::kBits && p.dropout.drops) apply_bits(scores, bits.kept, 0);
   };
 
-  ptx::mbarrier_wait(ptx::shared_address(shared.full_queries.data()), 0);
+  // After the last keys the next queries may come.
+  const auto release_queries = [&](bool last) {
+    if (last && lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(shared.empty_queries.data()));
+  };
+
+  ptx::mbarrier_wait(ptx::shared_address(shared.full_queries.data()), round % 2);
   if (w.steps > 0) {
-    if (group == Shape::kConsumers - 1) turns.pass_on();
     {
       Scores scores;
       Bits bits;
@@ -237,9 +176,11 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
       look(bits, tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(scores);
-      release(empty_keys, key_ring);
+      release(empty_keys, ring);
+      release_queries(w.steps == 1);
       soften(scores, bits, tile, 0);
       pack_factors<H>(scores, weights);
+      ring.advance();
     }
 #pragma unroll 1
     for (int step = 1; step < w.steps; ++step) {
@@ -254,37 +195,42 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
       ptx::wgmma_wait<Shape::kOverlaps ? 1 : 0>();
       ptx::wgmma_results(scores);
       if constexpr (!Shape::kOverlaps) look(bits, tile);
-      release(empty_keys, key_ring);
+      release(empty_keys, ring);
+      release_queries(step + 1 == w.steps);
       soften(scores, bits, tile, step);
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(out);
-      release(empty_values, value_ring);
+      release(empty_values, ring.before());
+      ring.advance();
 #pragma unroll
       for (int i = 0; i < D / 2; ++i) out[i] *= decay[i / 2 % 2];
       pack_factors<H>(scores, weights);
     }
-    if (group == 0) turns.wait();  // what the last consumer passed on
     multiply_values(w.steps > 1);
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(out);
+    release(empty_values, ring.before());
   } else {
+    release_queries(true);
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) out[i] = 0;
   }
 
+  // Worked out anew: kept, it would take registers.
+  const ForwardSm90Work<false> late(p, Shape::kRows, Shape::kKeys,
+                                    static_cast<int>(ptx::opaque(static_cast<uint32_t>(round))));
+  const int late_row = late.first + warp_row + lane() / 4;
   float norm[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float sum = rows.total(half);
     norm[half] = softmax_norm(sum) * (Shape::kBits ? p.dropout.kept_scale : 1.0f);
-    const int i = row + 8 * half;
+    const int i = late_row + 8 * half;
     if (p.lse && lane() % 4 == 0 && i < p.n.queries) {
-      p.lse[(w.b * p.n.heads + w.head) * p.n.queries + i] = log_sum_exp(rows.top[half] * scale2, sum);
+      p.lse[(late.b * p.n.heads + late.head) * p.n.queries + i] = log_sum_exp(rows.top[half] * scale2, sum);
     }
   }
-  // All four warps have read the queries.
-  ptx::named_barrier(Turns<Shape>::kFirst + Shape::kConsumers + group, kWarpgroup);
-  store_results<H, Queries>(shared.queries.data(), warp_row, p.out, w.b, w.head, w.first, out, norm);
+  store_results<H>(p.out, late.b, late.head, late_row, out, norm);
 }
 
 template <class H, int D, Sm90Scores Scores>
@@ -292,12 +238,12 @@ __global__ void __launch_bounds__(ForwardSm90Shape<D, Scores>::kThreads, 1)
     attention_forward_wgmma(const __grid_constant__ ForwardSm90<H> p) {
   using Shape = ForwardSm90Shape<D, Scores>;
   auto& shared = shared_memory<ForwardSm90Shared<Shape>>();
-  const ForwardSm90Work w(p, Shape::kRows, Shape::kKeys);
   if (threadIdx.x == 0) {
+    constexpr unsigned kReaders = Shape::kConsumers * kWarpgroup / kWarp;
     ptx::mbarrier_init(ptx::shared_address(shared.full_queries.data()), 1);
+    ptx::mbarrier_init(ptx::shared_address(shared.empty_queries.data()), kReaders);
 #pragma unroll 1
     for (int stage = 0; stage < Shape::kStages; ++stage) {
-      constexpr unsigned kReaders = Shape::kConsumers * kWarpgroup / kWarp;
       ptx::mbarrier_init(ptx::shared_address(shared.full_keys.at(stage)), 1);
       ptx::mbarrier_init(ptx::shared_address(shared.full_values.at(stage)), 1);
       ptx::mbarrier_init(ptx::shared_address(shared.empty_keys.at(stage)), kReaders);
@@ -320,15 +266,22 @@ __global__ void __launch_bounds__(ForwardSm90Shape<D, Scores>::kThreads, 1)
   const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
   if (role == 0) {
     ptx::fewer_registers<Shape::kProducerRegisters>();
-    if (threadIdx.x == 0) produce<H, Shape>(shared, p, w);
+    if (threadIdx.x == 0) produce<H, Shape>(shared, p);
     if constexpr (Shape::kAdds) {
       if (warp() > 0 && warp() <= Shape::kConsumers && lane() == 0 && p.terms.adds)
-        produce_terms<H, Shape>(shared, p, w, warp() - 1);
+        produce_terms<H, Shape>(shared, p, warp() - 1);
     }
     __syncwarp();
   } else {
     ptx::more_registers<Shape::kConsumerRegisters>();
-    consume<H, D, Shape>(shared, p, w, role - 1);
+    const Turns<Shape> turns{role - 1};
+    Ring<Shape> ring;
+    if (role == Shape::kConsumers) turns.pass_on();
+#pragma unroll 1
+    for (int round = 0; has_round<Shape>(p, round); ++round) {
+      consume<H, D, Shape>(shared, p, role - 1, round, ring);
+    }
+    if (role == 1) turns.wait();  // what the last consumer passed on
   }
 }
 
@@ -349,14 +302,19 @@ void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, 
                    Sm90Results(p.out),
                    lse,
                    static_cast<float>(p.scale * kLog2e),
+                   static_cast<int>(p.group_size()),
                    {static_cast<int>((p.queries + Shape::kRows - 1) / Shape::kRows),
                     static_cast<int>(p.heads), static_cast<int>(p.batch),
                     static_cast<int>(heads_at_once(p.keys, p.e + p.ev, p.group_size(), p.heads * p.batch))},
                    {}};
   const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), false, Shape::kRows, Shape::kKeys);
   a.seen = *seen;
+  // Lists make tiles of lengths that nobody knows: multiprocessors take them as they become free.
+  const unsigned places = static_cast<unsigned>(multiprocessors()),
+                 blocks =
+                     a.seen.data || !Shape::kStays ? a.order.blocks() : std::min(a.order.blocks(), places);
   launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D, Scores>),
-         {a.order.blocks(), Shape::kThreads, sizeof(ForwardSm90Shared<Shape>)}, a);
+         {blocks, Shape::kThreads, sizeof(ForwardSm90Shared<Shape>)}, a);
 }
 
 template <class H, int D>

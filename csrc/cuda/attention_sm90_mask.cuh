@@ -221,7 +221,7 @@ struct Sm90TermsTile {
   __device__ static __forceinline__ void each(float (&scores)[Count], float scale2, F&& read) {
 #pragma unroll
     for (int j = 0; j < Count / 4; ++j) {
-      if (j % 2 == 0) __syncwarp();  // so that not all are read at once, into as many registers
+      __syncwarp();  // so that not all are read at once, into as many registers
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const Pack<float, 2> two = read(j, half);

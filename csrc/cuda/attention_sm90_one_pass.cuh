@@ -73,7 +73,7 @@ struct QuerySums {
 
   // dS^T, as left factors, to shared memory. What was there two steps ago has been read: by the other
   // consumer, as this one has met it since, or by this one, all of whose warps have released that step's
-  // stage, where there are two.
+  // stage, if there are two of them; of more they meet here.
   template <int Count>
   __device__ __forceinline__ void offer(const uint32_t (&gradients)[Count][4], int step) const {
     using Gradients = typename Shape::Gradients;

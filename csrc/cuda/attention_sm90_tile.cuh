@@ -5,6 +5,7 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/attention_config.h"
 #include "cuda/attention_operands.cuh"
@@ -192,7 +193,14 @@ struct Sm90Order {
     const int pair = section * at_once + inside % width;
     return {inside / width, pair % heads, pair / heads};
   }
-  unsigned blocks() const { return static_cast<unsigned>(tiles) * static_cast<unsigned>(heads * batch); }
+  // For loops over places: what is worked out of it is worked out anew each time.
+  __device__ __forceinline__ Sm90Order late() const {
+    const auto anew = [](int x) { return static_cast<int>(ptx::opaque(static_cast<uint32_t>(x))); };
+    return {anew(tiles), anew(heads), anew(batch), anew(at_once)};
+  }
+  __host__ __device__ __forceinline__ unsigned blocks() const {
+    return static_cast<unsigned>(tiles) * static_cast<unsigned>(heads * batch);
+  }
 };
 
 // Sums of a thread, as wgmma leaves them, to left factors of 16 columns each.
@@ -309,6 +317,48 @@ __device__ __forceinline__ void store_results(uint16_t* tile, int warp_row, cons
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         if (eight * 8 + e < to.features) at[(eight * 8 + e) * to.out.column] = pack.at[e];
+      }
+    }
+  }
+}
+
+// The same without memory in between, a thread's rows g and g + 8 beginning with row `row` of the result: of
+// 32 columns, in which its four words lie apart, a thread gets 16 bytes from its neighbours.
+template <class H, int Count>
+__device__ __forceinline__ void store_results(const Sm90Results& to, int b, int head, int row,
+                                              const float (&sums)[Count], const float (&factor)[2]) {
+  const int t = lane() % 4;
+  const auto exchange = [](uint32_t& low, uint32_t& high, int other, bool upper) {
+    const uint32_t got = __shfl_xor_sync(kAllLanes, upper ? low : high, other);
+    (upper ? low : high) = got;
+  };
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int i = row + 8 * half;
+    H* const at = static_cast<H*>(to.out.data) + to.out.at(b, head, i);
+#pragma unroll
+    for (int c = 0; c < Count / 16; ++c) {
+      Pack<uint32_t, 4> words;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* const two = sums + 16 * c + 4 * j + 2 * half;
+        words.at[j] = ptx::pack(H{}, two[0] * factor[half], two[1] * factor[half]);
+      }
+      exchange(words.at[0], words.at[1], 1, t % 2 != 0);
+      exchange(words.at[2], words.at[3], 1, t % 2 != 0);
+      exchange(words.at[0], words.at[2], 2, t / 2 != 0);
+      exchange(words.at[1], words.at[3], 2, t / 2 != 0);
+      const int column = 32 * c + 8 * t;
+      if (i >= to.rows || column >= to.features) continue;
+      if (to.packs) {
+        *reinterpret_cast<Pack<uint32_t, 4>*>(at + column) = words;
+      } else {
+        Pack<H, 8> eight;
+        memcpy(&eight, &words, sizeof eight);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          if (column + e < to.features) at[(column + e) * to.out.column] = eight.at[e];
+        }
       }
     }
   }

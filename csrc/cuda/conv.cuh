@@ -91,11 +91,12 @@ bool in_gather_order(const ConvGather<S>& p, const ConvPack<S>& w, int64_t taps)
 // The weights where they lie, if the copy engine can read them there: columns side by side, taps at one
 // distance.
 template <class S>
-PlainWeights<S> plain_weights(const ConvGather<S>& p, const ConvPack<S>& w, const View& weight) {
+PlainWeights<S> plain_weights(const ConvPack<S>& w, const View& weight) {
   PlainWeights<S> plain{w.from, w.channel_step, 0, {1, 1, 1}};
   bool can = w.column_step == 1 && w.channel_step > 0 && reinterpret_cast<uintptr_t>(w.from) % 16 == 0;
-  for (int i = 2; i < weight.ndim; ++i)
+  for (int i = 2; i < weight.ndim; ++i) {
     plain.kernel[i + 3 - weight.ndim] = static_cast<int32_t>(weight.shape[i]);
+  }
   int64_t next = 0;
   for (int i = 2; i >= 0; --i) {
     if (plain.kernel[i] == 1) continue;
@@ -103,7 +104,7 @@ PlainWeights<S> plain_weights(const ConvGather<S>& p, const ConvPack<S>& w, cons
     can = can && w.tap_step[i] == next && next > 0;
     next *= plain.kernel[i];
   }
-  can = can && w.channel_step % 8 == 0 && plain.tap_step % 8 == 0 && p.holes;
+  can = can && w.channel_step % 8 == 0 && plain.tap_step % 8 == 0;
   if (!can) plain.data = nullptr;
   return plain;
 }
@@ -164,13 +165,12 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
     for (size_t done = 0; done < lattices.size(); done += kMostLattices) {
       p.lattices = static_cast<int32_t>(std::min<size_t>(lattices.size() - done, kMostLattices));
       std::copy_n(lattices.begin() + static_cast<int64_t>(done), p.lattices, p.lattice);
-      p.weights = packed ? nullptr : pack.from;
-      if (packed && p.groups == 1 && !merged) {
-        p.plain = plain_weights(p, pack, weight);
-        if constexpr (sizeof(S) == 2) {
-          if (p.plain.data) conv_gather_sm90(context, p, finish);
-        }
+      if constexpr (sizeof(S) == 2) {
+        p.plain = plain_weights(pack, weight);
+        p.weights = nullptr;
+        if (packed && p.groups == 1 && !merged && p.plain.data) conv_gather_sm90(context, p, finish);
       }
+      p.weights = pack.from;
       int64_t chunks = 0;
       for (int i = 0; i < p.lattices; ++i) chunks += p.lattice[i].taps() * p.padded;
       if (packed && chunks > 0) {

@@ -106,8 +106,8 @@ struct ConvEnd {
 };
 
 // The forward pass, or (data_gradient) its adjoint: then channels in are g.o and channels out g.c. `in` holds
-// the channels of a group in padded() places. weight: (O, C / groups, *K). merged: NULL, or what g and `in`
-// are without, but not the weights.
+// the channels of a group in padded() places. weight: (O, C / groups, *K). merged: NULL, or the taps that are
+// channels in g and `in`, though not in weights.
 template <class S>
 void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in, const View& weight,
                  const ConvEnd<S>& end, bool data_gradient, const MergedTaps* merged = nullptr);

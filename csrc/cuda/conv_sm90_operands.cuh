@@ -39,10 +39,10 @@ template <class S, bool Narrow = false>
 struct Sm90Gather {
   static constexpr bool kNarrow = Narrow, kMayBePlain = !Narrow && sizeof(S) == 2;
   CUtensorMap image, weights;
-  bool plain;          // weights where they lie (conv_gather.cuh), so B comes transposed
-  int axes;            // of the images' map, the innermost ones
-  int channel_blocks;  // of a box's channels, the last one filled with zeros
-  int taps;
+  bool plain;               // weights where they lie (conv_gather.cuh), so B comes transposed
+  int axes;                 // of the images' map, the innermost ones
+  int channel_blocks;       // of a box's channels, the last one filled with zeros
+  int taps;                 // of a result
   bool dense;               // results are rows at one distance
   int64_t out0, residual0;  // of those, the first
   ConvGather<S> gather;     // of one group and one lattice
@@ -294,8 +294,8 @@ struct Sm90WeightGradient {
         for (int i = 0; i < boxes; ++i, b += kBoxBytes) {
           // Behind the last tap: channels that are not there, so zeros.
           const bool there = done < o.taps;
-          const auto offset = [&](int t, int i) {
-            return static_cast<uint16_t>(there ? t * axis[i].tap_step : 0);
+          const auto offset = [&](int t, int along) {
+            return static_cast<uint16_t>(there ? t * axis[along].tap_step : 0);
           };
           load_pixels(b, o.image, full, o.axes, (there ? channels : o.channel_blocks) * kBox, at,
                       image + plane * o.images, {offset(t0, 0), offset(t1, 1), offset(t2, 2)}, blocks);

@@ -9,6 +9,30 @@
 
 namespace fastdl::cuda {
 
+// How an operand lies: which dim is, or would have to be, the contiguous one.
+template <class S>
+struct OperandLayout {
+  static constexpr int64_t kPerChunk = kChunkBytes / static_cast<int64_t>(sizeof(S));
+  bool along_k;
+  bool contiguous;  // along that dim
+  bool aligned;     // every row, to 16 bytes
+  int64_t stride;   // of the other dim; a single row, whose own may be anything, has that of padded ones
+  int64_t columns;  // of a row
+
+  OperandLayout(const S* data, int64_t length, int64_t depth, int64_t along_length, int64_t along_depth,
+                const GemmBatch& batch, const int64_t* strides)
+      : along_k(along_depth == 1 || (along_length != 1 && depth >= length)),
+        contiguous((along_k ? along_depth : along_length) == 1),
+        aligned(reinterpret_cast<uintptr_t>(data) % 16 == 0),
+        stride(along_k ? along_length : along_depth),
+        columns(along_k ? depth : length) {
+    if ((along_k ? length : depth) == 1) stride = padded();
+    aligned = aligned && stride % kPerChunk == 0;
+    for (int i = 0; i < batch.ndim; ++i) aligned = aligned && strides[i] % kPerChunk == 0;
+  }
+  int64_t padded() const { return (columns + kPerChunk - 1) / kPerChunk * kPerChunk; }
+};
+
 // An operand as cp.async can read it: contiguous along one of its dims, every row aligned to 16 bytes. Any
 // other is copied, rows padded.
 template <class S>
@@ -16,23 +40,18 @@ class Aligned {
  public:
   Aligned(Context* context, const S* data, int64_t length, int64_t depth, int64_t along_length,
           int64_t along_depth, const GemmBatch& batch, const int64_t* strides) {
-    const bool by_k = along_depth == 1 || (along_length != 1 && depth >= length);
-    along_k = by_k;
-    const int64_t columns = by_k ? depth : length, rows = by_k ? length : depth;
-    const int64_t padded = (columns + kPerChunk - 1) / kPerChunk * kPerChunk;
-    // A vector's single row has any stride, which is never used.
-    const int64_t stride = rows == 1 ? padded : by_k ? along_length : along_depth;
-    bool fits = (by_k ? along_depth : along_length) == 1 && stride >= 0 &&
-                reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % kPerChunk == 0;
-    for (int i = 0; i < batch.ndim; ++i) fits = fits && strides[i] % kPerChunk == 0;
+    const OperandLayout<S> layout(data, length, depth, along_length, along_depth, batch, strides);
+    const bool by_k = along_k = layout.along_k;
+    const int64_t stride = layout.stride;
     for (int i = 0; i < batch.ndim; ++i) batch_strides[i] = strides[i];
     source = {data, stride, length, depth};
-    if (fits) return;
+    if (layout.contiguous && layout.aligned && stride >= 0) return;
+    const int64_t columns = layout.columns, rows = by_k ? length : depth;
     View from, to;
     from.dtype = to.dtype = DTypeOf<S>::value;
     const int ndim = batch.ndim + 2;
     from.ndim = to.ndim = ndim;
-    source.stride = padded;
+    source.stride = layout.padded();
     from.shape[ndim - 1] = columns, from.strides[ndim - 1] = by_k ? along_depth : along_length;
     from.shape[ndim - 2] = rows, from.strides[ndim - 2] = stride;
     to.strides[ndim - 1] = 1, to.strides[ndim - 2] = source.stride;
@@ -61,7 +80,6 @@ class Aligned {
   int64_t batch_strides[FASTDL_MAX_NDIM];
 
  private:
-  static constexpr int64_t kPerChunk = kChunkBytes / static_cast<int64_t>(sizeof(S));
   std::optional<Workspace> space_;
 };
 

@@ -22,6 +22,7 @@ struct Sm90Costs {
   static constexpr double kLaunch = 5000;  // another kernel, which adds up parts
   static constexpr double kEnd = 1000;     // of a tile: what no other products run beside
   static constexpr double kLast = 3000;    // of the last one: all of it, and its results' way
+  static constexpr double kBlock = 2000;  // of a block for few rows: barriers, the first copies' way, its end
 };
 
 // Tiles of matmul_sm90.cuh. clocks: of 64 (float32: 32) k, the longer of the tensor cores' and the shared
@@ -137,8 +138,10 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
                shared = static_cast<double>(2 * rows * kStep * element +
                                             plan.few * kStep * (element_few + products * 2 * rows / 64)) /
                         128;
-  const double computing =
-      static_cast<double>(rounds * each * (plan.k_each / kStep)) * std::max(multiplying, shared);
+  const double computing = static_cast<double>(rounds) * (static_cast<double>(each * (plan.k_each / kStep)) *
+                                                              std::max(multiplying, shared) +
+                                                          Sm90Costs::kBlock) -
+                           Sm90Costs::kBlock;
   plan.clocks = Sm90Costs::kStart + std::max(reading(blocks), computing) + Sm90Costs::kLast;
   if (plan.parts > 1) plan.clocks += Sm90Costs::kLaunch;
   if (planes > 0) plan.clocks += Sm90Costs::kLaunch;  // splits the few

@@ -1,7 +1,9 @@
 // gemm_sm90_few<S>: makes tensor maps, launches.
 #pragma once
 
+#include <algorithm>
 #include <optional>
+#include <type_traits>
 
 #include "cuda/gemm_combine.cuh"
 #include "cuda/gemm_operand.cuh"
@@ -51,10 +53,18 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
   FewProblem p{};
   p.swapped = g.n > g.m;
   const FewSide<S>&rows = p.swapped ? b : a, &count = p.swapped ? a : b;
-  const Aligned<S> large(context, rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch,
-                         rows.batch);
-  if (large.overlaps()) return false;
-  p.large = few_operand<T>(large, g.batch, T::kRows);
+  const OperandLayout<S> layout(rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch,
+                                rows.batch);
+  std::optional<Aligned<S>> large;
+  if (layout.contiguous && !layout.aligned && layout.stride > 0) {
+    // A copy would cost two passes over what is read once.
+    p.loose = rows.data, p.loose_row = layout.stride;
+    p.large.along_k = layout.along_k;
+  } else {
+    large.emplace(context, rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch, rows.batch);
+    if (large->overlaps()) return false;
+    p.large = few_operand<T>(*large, g.batch, T::kRows);
+  }
   const std::conditional_t<T::kSplit, SplitOperand<3>, Aligned<S>> few(
       context, count.data, count.length, g.k, count.along_length, count.along_k, g.batch, count.batch);
   if constexpr (T::kSplit) {

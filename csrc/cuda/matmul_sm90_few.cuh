@@ -2,9 +2,9 @@
 //
 // One operand is large, the other has at most 128 rows (of A) or columns (of B), so that the time is that of
 // reading the large one once. Its rows are the instruction's 64, however the product is written; the few are
-// its N. A block is two consumer warpgroups and a producer warp, and makes one tile of kRows x Few for one
-// part of k; the blocks of a cluster share a tile, have successive parts of k, and add their sums up through
-// each other's shared memory, in the order of the parts.
+// its N. A block is two consumer warpgroups and a producer, and makes one tile of kRows x Few for one part of
+// k; the blocks of a cluster share a tile, have successive parts of k, and add their sums up through each
+// other's shared memory, in the order of the parts.
 #pragma once
 
 #include "cuda/matmul_sm90_operands.cuh"
@@ -24,7 +24,7 @@ struct FewTile {
   static constexpr int kBlocks = Few > 64 ? 1 : 2;  // on a multiprocessor
   static constexpr int kStages = (Few > 64 ? 192 : 108) * 1024 / kStageBytes;
   static constexpr int kTall = kRows / 64 / kConsumers;  // instructions above each other, of a consumer
-  static constexpr int kThreads = kConsumers * kWarpgroup + kWarp;
+  static constexpr int kThreads = (kConsumers + 1) * kWarpgroup;
   // Of the sums in shared memory, in elements: rows of the tile, or, where they are columns of C, of the few.
   // 8 (4) more than a multiple of 32, or half of it, keep a warp's stores in different banks.
   static constexpr int kPitch = Few + 8, kPitchSwapped = kRows + 4;
@@ -48,6 +48,9 @@ struct FewProblem {
   unsigned tiles, items;
   int inner_items;  // of the innermost batch dim
   FewSplit split;
+  // The large operand, in rows so far apart, where they are no multiple of 16 bytes; or NULL.
+  const void* loose;
+  int64_t loose_row;
 };
 
 template <class T>
@@ -99,6 +102,16 @@ __device__ __forceinline__ void few_load(const Sm90Operand& operand, const FewWo
   }
 }
 
+// The few rows of one step, into their part of a stage.
+template <class T>
+__device__ __forceinline__ void few_load_few(const FewProblem& p, const FewWork& w, uint32_t tile,
+                                             uint32_t full, int k) {
+#pragma unroll
+  for (int plane = 0; plane < T::kPlanes; ++plane) {
+    few_load<T, T::kFew, 64, 2>(p.few, w, tile + T::kBytesLarge + plane * T::kBytesFew, full, 0, k, plane);
+  }
+}
+
 template <class T>
 __device__ __forceinline__ void few_produce(FewShared<T>& shared, const FewProblem& p, const FewWork& w) {
   const uint32_t stages = ptx::shared_address(shared.stages.data()),
@@ -111,10 +124,62 @@ __device__ __forceinline__ void few_produce(FewShared<T>& shared, const FewProbl
     ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
     ptx::mbarrier_arrive_expect(full, T::kStageBytes);
     few_load<T, T::kRows, T::kBox, sizeof(typename T::S)>(p.large, w, tile, full, w.row, k, 0);
-#pragma unroll
-    for (int plane = 0; plane < T::kPlanes; ++plane) {
-      few_load<T, T::kFew, 64, 2>(p.few, w, tile + T::kBytesLarge + plane * T::kBytesFew, full, 0, k, plane);
+    few_load_few<T>(p, w, tile, full, k);
+    ring.advance();
+  }
+}
+
+// Where the copy engine cannot read the large operand, all threads of the producer's warpgroup do: a warp
+// copies 128 bytes of a row, 4 to a thread, to where the engine would have brought them; sixteen such copies
+// at a time.
+template <class T>
+__device__ __forceinline__ void few_produce_loose(FewShared<T>& shared, const FewProblem& p,
+                                                  const FewWork& w) {
+  using S = typename T::S;
+  constexpr int kEach = 4 / sizeof(S), kSegment = kWarp * kEach, kAtOnce = 16;
+  constexpr int kSegments = T::kBytesLarge / 128, kWarps = kWarpgroup / kWarp;
+  const uint32_t stages = ptx::shared_address(shared.stages.data()),
+                 full0 = ptx::shared_address(shared.full.data()),
+                 empty0 = ptx::shared_address(shared.empty.data());
+  const int t = static_cast<int>(threadIdx.x) % kWarpgroup, l = t % kWarp;
+  const BatchOffsets batch = offsets_of(p.batch, w.item);
+  const S* const from = static_cast<const S*>(p.loose) + (p.swapped ? batch.b : batch.a);
+  const bool along_k = p.large.along_k;
+  const int rows = along_k ? p.rows : p.k, columns = along_k ? p.k : p.rows;
+  Ring<T> ring;
+  for (int step = 0; step < w.steps; ++step) {
+    const uint32_t full = full0 + 8 * ring.stage;
+    char* const tile = reinterpret_cast<char*>(shared.stages.data()) + ring.stage * T::kStageBytes;
+    const int k = w.k_begin + step * T::kDepth;
+    ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
+    if (t == 0) {
+      ptx::mbarrier_arrive_expect(full, T::kStageBytes - T::kBytesLarge);
+      few_load_few<T>(p, w, stages + ring.stage * T::kStageBytes, full, k);
     }
+    __syncwarp();
+#pragma unroll 1
+    for (int first = 0; first < kSegments; first += kAtOnce * kWarps) {
+      S values[kAtOnce][kEach];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int s = first + i * kWarps + t / kWarp;  // a segment: along k a row's, else of a box's row of k
+        const int row = along_k ? w.row + s : k + s % T::kDepth,
+                  column = (along_k ? k : w.row + s / T::kDepth * kSegment) + l * kEach;
+        const S* const at = from + row * p.loose_row + column;
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) values[i][e] = row < rows && column + e < columns ? at[e] : S{};
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int s = first + i * kWarps + t / kWarp;
+        Pack<S, kEach> word;
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) word.at[e] = values[i][e];
+        shared_store(tile + s * 128 + (l * 4 ^ s % 8 * 16), word);
+      }
+    }
+    ptx::fence_proxy_async();
+    ptx::mbarrier_arrive(full);
     ring.advance();
   }
 }

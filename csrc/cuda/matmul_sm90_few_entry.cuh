@@ -17,8 +17,8 @@ __device__ __forceinline__ void few_meet(int cluster) {
   }
 }
 
-// float32 takes more registers for the consumers than there are for all threads. The producer goes its own
-// way to the end, as what follows a common path is compiled for those of the consumers.
+// float32: the consumers take more registers than there are for all threads. The producer goes its own way to
+// the end, for code that both run would have to do with the fewer ones.
 template <class S, int Few>
 __global__ void __launch_bounds__(FewTile<S, Few>::kThreads, FewTile<S, Few>::kBlocks)
     gemm_few_sm90(const __grid_constant__ FewProblem p, const __grid_constant__ GemmEnd<S> end) {
@@ -29,25 +29,26 @@ __global__ void __launch_bounds__(FewTile<S, Few>::kThreads, FewTile<S, Few>::kB
   if (threadIdx.x == 0) {
 #pragma unroll 1
     for (int stage = 0; stage < T::kStages; ++stage) {
-      ptx::mbarrier_init(ptx::shared_address(shared.full.at(stage)), 1);
+      ptx::mbarrier_init(ptx::shared_address(shared.full.at(stage)), p.loose ? 1 + kWarpgroup : 1);
       ptx::mbarrier_init(ptx::shared_address(shared.empty.at(stage)), kConsumers * kWarpgroup / kWarp);
     }
     ptx::mbarrier_fence_init();
   }
   if (threadIdx.x == kConsumers * kWarpgroup) {
-    ptx::prefetch_map(&p.large.map);
+    if (!p.loose) ptx::prefetch_map(&p.large.map);
     ptx::prefetch_map(&p.few.map);
   }
   __syncthreads();
   const FewWork w = few_work<T>(p, rank);
   float* const place = reinterpret_cast<float*>(shared.stages.data());
   if (group == kConsumers) {
-    if constexpr (T::kSplit) ptx::fewer_registers<40>();
-    if (threadIdx.x == kConsumers * kWarpgroup) few_produce<T>(shared, p, w);
+    if constexpr (T::kSplit) ptx::fewer_registers<72>();
+    if (p.loose) few_produce_loose<T>(shared, p, w);
+    else if (threadIdx.x == kConsumers * kWarpgroup) few_produce<T>(shared, p, w);
     few_meet<T>(p.cluster);
     if (p.cluster > 1) few_meet<T>(p.cluster);
   } else {
-    if constexpr (T::kSplit) ptx::more_registers<232>();
+    if constexpr (T::kSplit) ptx::more_registers<216>();
     float sums[T::kTall][T::kFew / 2];
 #pragma unroll
     for (auto& tall : sums) {

@@ -34,8 +34,6 @@ class RnnBackwardLayer {
     const Workspace grad_h = space<S>(context_, s_.projection ? directions * n * grad_h_stride_ : 0);
     const Workspace carry = space<T>(context_, directions * batch * s_.hidden);
     if (!p_.grad_c_n) fill_zero(context_, carry.as<T>(), directions * batch * s_.hidden);
-    if (!s_.projection)
-      fill_unset(context_, (s_.gru() ? gates_h : gates_x).template as<S>(), directions * n * gates_stride_);
     for (int64_t d = 0; d < directions; ++d) {
       Direction& dir = direction_[d];
       dir.index = layer_ * directions + d;
@@ -86,6 +84,11 @@ class RnnBackwardLayer {
     for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
     const RnnPlaces host = places_of(rows_);
     if (!s_.projection) {
+      if constexpr (sizeof(S) == 2) {
+        if (steps_by_cluster(context_, plan, places_, s_.directions)) return;
+      }
+      for (int64_t d = 0; d < s_.directions; ++d)
+        fill_unset(context_, direction_[d].gates_h, rows_.rows * gates_stride_);
       return each_step<S>(context_, plan, places_, host, s_.directions, true, [](Context*, int64_t) {});
     }
     StepProduct<S> projected[2]{};

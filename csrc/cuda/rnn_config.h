@@ -73,6 +73,54 @@ inline RnnResidentPlan rnn_resident_plan(int64_t steps, int64_t sequences, int64
   return plan;
 }
 
+// The same with k cut into parts, too (rnn_parts.cuh): a group of blocks has 64 units, each of them a part of
+// k.
+constexpr int kPartsTall = 4, kMostParts = 8;
+struct RnnPartsPlan {
+  bool possible, suits;  // suits: blocks read less than they would of all of k
+  int parts, finished;   // blocks of a group, and units whose cells each of them has
+  int64_t groups, k_each, row_blocks;
+  int buffers;
+  size_t shared_bytes;
+};
+
+// Bytes that a step moves from the L2 cache: that gives all multiprocessors some 50 times what one can take.
+inline int64_t step_bytes(int64_t blocks, int64_t of_block) {
+  return of_block * std::max<int64_t>(blocks, 50);
+}
+
+// One gate to a unit, k of two bytes; whole: the plan without parts.
+inline RnnPartsPlan rnn_parts_plan(int64_t steps, int64_t sequences, int64_t hidden, int64_t k,
+                                   int64_t directions, const RnnResidentPlan& whole, size_t most_shared_bytes,
+                                   int multiprocessors) {
+  RnnPartsPlan plan{};
+  constexpr int64_t kUnits = 16 * kPartsTall, kDepth = 32;
+  const int64_t turns_of = (sequences + kResidentRows - 1) / kResidentRows,
+                k_blocks = (k + kDepth - 1) / kDepth;
+  plan.groups = (hidden + kUnits - 1) / kUnits;
+  if (steps < 2 || sequences == 0 || hidden == 0) return plan;
+  // With as many parts as there are cells to a thread otherwise, one is left to each.
+  int64_t parts = std::min({int64_t{kMostParts}, multiprocessors / (plan.groups * directions), k_blocks});
+  if (parts < kPartsTall) return plan;
+  const int64_t each = (k_blocks + parts - 1) / parts;
+  parts = (k_blocks + each - 1) / each;
+  if (parts < kPartsTall) return plan;
+  plan.parts = static_cast<int>(parts), plan.k_each = each * kDepth;
+  plan.finished = static_cast<int>((kUnits + parts - 1) / parts);
+  plan.row_blocks = std::min(turns_of, multiprocessors / (plan.groups * parts * directions));
+  const size_t rest = resident_rest(plan.k_each, 2, kPartsTall), sums = resident_sums(kPartsTall);
+  plan.buffers = rest + 2 * sums <= most_shared_bytes ? 2 : 1;
+  plan.shared_bytes = rest + static_cast<size_t>(plan.buffers) * sums;
+  plan.possible = plan.shared_bytes <= most_shared_bytes && turns_of <= plan.row_blocks * kMostTurns;
+  if (!plan.possible || !whole.possible) return plan.suits = plan.possible, plan;
+  // Sums are 8 bytes, written and read; their way to another block and back takes as long as 2 MB.
+  const int64_t of_block = kResidentRows * (2 * plan.k_each + 2 * 8 * kUnits);
+  const int64_t with = step_bytes(plan.groups * parts * directions, of_block) + (int64_t{2} << 20);
+  plan.suits = with < step_bytes(whole.unit_blocks * directions, kResidentRows * 2 * k) &&
+               plan.row_blocks >= whole.row_blocks;
+  return plan;
+}
+
 // A layer by Hopper's clusters (rnn_sm90_*.cuh).
 struct RnnClusterPlan {
   bool fits, suits;        // suits: it is likely to be the faster way

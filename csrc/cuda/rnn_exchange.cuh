@@ -27,7 +27,7 @@ __device__ __forceinline__ void publish(S* to, S value) {
 
 // Elements of 16 bytes.
 template <class S>
-struct Handed {
+struct alignas(16) Handed {
   static constexpr int kCount = 16 / static_cast<int>(sizeof(S));
   uint32_t words[4];
 

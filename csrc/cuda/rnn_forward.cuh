@@ -25,7 +25,6 @@ class RnnForwardLayer {
     const Workspace cells = space<T>(context_, keeps_state ? directions * batch * s_.hidden : 0);
     const Workspace unprojected =
         space<S>(context_, s_.projection ? directions * batch * unprojected_stride_ : 0);
-    if (!s_.projection) fill_unset(context_, states.as<S>(), directions * rows_.rows * state_stride_);
     for (int64_t d = 0; d < directions; ++d) {
       Direction& dir = direction_[d];
       const int64_t index = layer_ * directions + d;
@@ -45,7 +44,7 @@ class RnnForwardLayer {
       dir.recurrent.emplace(context_, w.hh, s_.gates * s_.hidden, s_.state);
       dir.hh = dir.recurrent->product(s_.gates);
       if (s_.projection) dir.projected.emplace(context_, w.hr, s_.state, s_.hidden);
-      first_states(dir, d, index);
+      first_cells(dir, index);
       const int64_t input = s_.input_of(layer_);
       Gemm<S> g =
           rows_product(rows_.rows, s_.gates * s_.hidden, input, x_, input, 1, w.ih, 1, input, dir.gates);
@@ -61,14 +60,21 @@ class RnnForwardLayer {
     std::optional<StepWeights<S>> recurrent, projected;
   };
 
-  void first_states(const Direction& dir, int64_t d, int64_t index) const {
-    const int64_t batch = rows_.sequences;
-    for (int64_t t = 0; p_.h0 && t < rows_.steps; ++t) {
-      const int64_t begun = rows_.batch_at(d == 0 ? t - 1 : t + 1), count = rows_.batch_at(t) - begun;
-      if (count <= 0) continue;
-      rnn_first_states(context_, sizeof(S), count, s_.state, p_.h0 + (index * batch + begun) * s_.state,
-                       dir.states + rows_.row(t, begun) * state_stride_, state_stride_);
+  // Memory of all states as the kernels of many blocks and of one step want it: where sequences begin, h0.
+  void first_states() const {
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      const Direction& dir = direction_[d];
+      if (!s_.projection) fill_unset(context_, dir.states, rows_.rows * state_stride_);
+      for (int64_t t = 0; dir.first && t < rows_.steps; ++t) {
+        const int64_t begun = rows_.batch_at(d == 0 ? t - 1 : t + 1), count = rows_.batch_at(t) - begun;
+        if (count <= 0) continue;
+        rnn_first_states(context_, sizeof(S), count, s_.state, dir.first + begun * s_.state,
+                         dir.states + rows_.row(t, begun) * state_stride_, state_stride_);
+      }
     }
+  }
+  void first_cells(const Direction& dir, int64_t index) const {
+    const int64_t batch = rows_.sequences;
     if (!s_.lstm() && !s_.gru()) return;
     const S* const first = s_.lstm() ? p_.c0 : p_.h0;
     if (!first) return fill_zero(context_, dir.cell, batch * s_.hidden);
@@ -86,6 +92,10 @@ class RnnForwardLayer {
     plan.state_stride = state_stride_, plan.unprojected_stride = unprojected_stride_;
     plan.y = y_;
     for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
+    if constexpr (sizeof(S) == 2) {
+      if (!s_.projection && steps_by_cluster(context_, plan, places_, s_.directions)) return;
+    }
+    first_states();
     StepProduct<S> projected[2]{};
     for (int64_t d = 0; s_.projection && d < s_.directions; ++d)
       projected[d] = direction_[d].projected->product(1);

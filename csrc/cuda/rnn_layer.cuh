@@ -8,8 +8,8 @@
 #include "cuda/gemm.h"
 #include "cuda/launch_loop.h"
 #include "cuda/rnn.h"
-#include "cuda/rnn_resident.cuh"
 #include "cuda/rnn_sm90.h"
+#include "cuda/rnn_whole.cuh"
 
 namespace fastdl::cuda {
 
@@ -110,9 +110,6 @@ LoopKey loop_key(const Steps& plan, const RnnPlaces& host, int64_t directions, c
 template <class S, class Steps, class Then, class... More>
 void each_step(Context* context, const Steps& plan, const RnnPlaces& device, const RnnPlaces& host,
                int64_t directions, bool alone, Then&& then, const More&... more) {
-  if constexpr (sizeof(S) == 2) {
-    if (alone && steps_by_cluster(context, plan, device, directions)) return;
-  }
   if constexpr (sizeof(S) < 8) {
     if (alone && all_steps<S>(context, plan, device, directions)) return;
   }

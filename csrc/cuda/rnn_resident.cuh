@@ -17,7 +17,9 @@ namespace fastdl::cuda {
 
 // Blocks of k whose states are on their way while another is multiplied, 1 KB of them to a warp.
 template <class S, int Tall>
-constexpr int kResidentAhead = sizeof(S) == 2 && Tall < 3 ? 4 : 3;
+constexpr int kResidentAhead = sizeof(S) == 2 && Tall < 3 ? 4
+                               : Tall < 4                 ? 3
+                                                          : 2;
 // Steps between the prefetch of a place and its use: longer than memory takes.
 constexpr int64_t kResidentPrefetch = 4;
 
@@ -232,6 +234,38 @@ __device__ __forceinline__ int resident_place(int part, int row, int sequence) {
   return (part * 16 * Tall + row) * kResidentRows + (sequence ^ ((row >> 1 & 1) * 8 + (row >> 2 & 1) * 4));
 }
 
+// A warp's sums into its part of a buffer.
+template <int Tall>
+__device__ __forceinline__ void store_sums(float* buffer, const ResidentSums<Tall>& sums) {
+  const int g = lane() / 4, t = lane() % 4;
+#pragma unroll
+  for (int i = 0; i < Tall; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Pack<float, 2> two{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}};
+        shared_store(buffer + resident_place<Tall>(warp(), 16 * i + g + 8 * half, 8 * j + 2 * t), two);
+      }
+    }
+  }
+}
+// The sum of all warps.
+template <int Tall>
+__device__ __forceinline__ float load_sum(const float* buffer, int row, int sequence) {
+  float sum = 0;
+#pragma unroll
+  for (int part = 0; part < kResidentWarps; ++part)
+    sum += shared_load<float>(buffer + resident_place<Tall>(part, row, sequence));
+  return sum;
+}
+// A warp's blocks of k.
+template <class S>
+__device__ __forceinline__ int resident_count(int64_t k) {
+  const int blocks = static_cast<int>((k + kResidentDepth<S> - 1) / kResidentDepth<S>);
+  return blocks > warp() ? (blocks - warp() + kResidentWarps - 1) / kResidentWarps : 0;
+}
+
 // units: of a block; buffers: for sums; planes: of float32.
 template <class S, int Tall, class Steps>
 __global__ void __launch_bounds__(kResidentThreads, 1)
@@ -243,13 +277,9 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
   const int64_t unit0 = static_cast<int64_t>(blockIdx.y) * units, d = blockIdx.z;
   ResidentWeights<S, Tall> weights;
   weights.rest = reinterpret_cast<Handed<S>*>(&sums_of + buffers) + threadIdx.x;
-  int count;
-  {
-    const StepProduct<S>& p = plan.direction[d].hh;
-    const int blocks = static_cast<int>((p.k + kResidentDepth<S> - 1) / kResidentDepth<S>);
-    count = blocks > warp() ? (blocks - warp() + kResidentWarps - 1) / kResidentWarps : 0;
-    weights.load({p, unit0, units}, count);
-  }
+  const StepProduct<S>& hh = plan.direction[d].hh;
+  const int count = resident_count<S>(hh.k);
+  weights.load({hh, unit0, units}, count);
   // The cells that this thread finishes.
   int sequence[kEach], unit[kEach];
 #pragma unroll
@@ -282,18 +312,7 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
         // A barrier stands between those who read sums and those who next write there.
         if (buffers == 1) __syncthreads();
         else parity ^= 1;
-        const int g = lane() / 4, t = lane() % 4;
-#pragma unroll
-        for (int i = 0; i < Tall; ++i) {
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-              const Pack<float, 2> two{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}};
-              shared_store(block + resident_place<Tall>(warp(), 16 * i + g + 8 * half, 8 * j + 2 * t), two);
-            }
-          }
-        }
+        store_sums<Tall>(block, sums);
         if constexpr (sizeof(S) == 4) by_fma = __syncthreads_or(!fit);
         else __syncthreads();
       }
@@ -307,9 +326,7 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
           for (int slot = 0; slot < kSlots; ++slot) {
             if (slot >= p.gates) continue;
             const int at = slot * units + unit[i];
-#pragma unroll
-            for (int part = 0; part < kResidentWarps; ++part)
-              sums[slot] += shared_load<float>(block + resident_place<Tall>(part, at, sequence[i]));
+            sums[slot] = load_sum<Tall>(block, at, sequence[i]);
             if constexpr (sizeof(S) == 4) {
               if (by_fma) sums[slot] = step_sum_by_fma(p, row, ResidentRows<S>{p, unit0, units}(at));
             }
@@ -320,44 +337,6 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
       }
     }
   }
-}
-
-template <class S, int Tall, class Steps>
-void launch_all_steps(Context* context, const Steps& plan, const RnnPlaces& places, int64_t directions,
-                      const RnnResidentPlan& chosen, int planes) {
-  const dim3 grid(static_cast<unsigned>(chosen.row_blocks), static_cast<unsigned>(chosen.unit_blocks),
-                  static_cast<unsigned>(directions));
-  launch(context, FASTDL_KERNEL(rnn_all_steps<S, Tall, Steps>),
-         {grid, kResidentThreads, chosen.shared_bytes, true}, plan, places, static_cast<int>(chosen.units),
-         chosen.buffers, planes);
-}
-
-// places: of the device; what steps hand on is all ones. False if the layer is too large.
-template <class S, class Steps>
-bool all_steps(Context* context, const Steps& plan, const RnnPlaces& places, int64_t directions) {
-  using Cell = typename Steps::Cell;
-  constexpr int kLeast = kLeastTall<Cell>, kMost = kMostTall<S, Cell>;
-  const StepProduct<S>& p = plan.direction[0].hh;
-  const RnnResidentPlan chosen =
-      rnn_resident_plan(places.steps, places.sequences, p.units, p.gates, p.k, sizeof(S), directions, kLeast,
-                        kMost, most_shared_bytes(), multiprocessors());
-  if (!chosen.possible || !can_launch_together()) return false;
-  int planes = 0;
-  with_planes<S>(context, [&](auto count) { planes = count; });
-  const auto launch_tall = [&](auto tall) {
-    if constexpr (tall <= kMost) launch_all_steps<S, tall>(context, plan, places, directions, chosen, planes);
-  };
-  switch (chosen.tall - kLeast) {
-    case 0:
-      launch_tall(std::integral_constant<int, kLeast>{});
-      break;
-    case 1:
-      launch_tall(std::integral_constant<int, kLeast + 1>{});
-      break;
-    default:
-      launch_tall(std::integral_constant<int, kLeast + 2>{});
-  }
-  return true;
 }
 
 }  // namespace fastdl::cuda

@@ -112,8 +112,29 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     }
   };
 
+  const auto prefetch = [&](const StepRows& rows) {
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) {
+#pragma unroll
+      for (int e = 0; e < kMine; ++e) {
+        if (unit[j] < 0 || sequence[e] >= rows.batch) continue;
+        const int64_t row = rows.row + sequence[e], y = row * plan.width + blockIdx.y * plan.state + unit[j];
+        if (plan.grad_y) ptx::prefetch_l2(plan.grad_y + y);
+        if (!lstm) ptx::prefetch_l2(plan.y + y);
+        if constexpr (kGates == 4) {
+#pragma unroll
+          for (int i = 0; i < kGates; ++i) {
+            if (i < gates) ptx::prefetch_l2(dir.gates + row * plan.count + i * hidden + unit[j]);
+          }
+          ptx::prefetch_l2(dir.state + row * hidden + unit[j]);
+        }
+      }
+    }
+  };
+
   StepRows after{0, 0}, rows = step_rows(places, 0, from_the_end), next = step_rows(places, 1, from_the_end),
-                        then = step_rows(places, 2, from_the_end);
+                        then = step_rows(places, 2, from_the_end),
+                        far = step_rows(places, kAhead, from_the_end);
   BackwardInputs<S, Tile> inputs{}, coming{};
   read(rows, next, inputs);
   __syncthreads();
@@ -122,7 +143,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 
   for (int64_t step = 0; step < places.steps; ++step) {
     read(next, then, coming);
-    const StepRows far = step_rows(places, step + 3, from_the_end);
+    prefetch(far);
+    const StepRows later = step_rows(places, step + 3, from_the_end);
+    far = step_rows(places, step + 1 + kAhead, from_the_end);
     BackwardTerms<float> terms[kUnits][kMine];
     float outside[kUnits][kMine];
 #pragma unroll
@@ -224,7 +247,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         }
       }
     }
-    after = rows, rows = next, next = then, then = far;
+    after = rows, rows = next, next = then, then = later;
     inputs = coming;
   }
 #pragma unroll

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     }
   }
 
-  const auto read = [&](const StepRows& rows, ForwardInputs<Tile>& in) {
+  const auto each_input = [&](const StepRows& rows, auto&& f) {
 #pragma unroll
     for (int j = 0; j < kUnits; ++j) {
 #pragma unroll
@@ -156,13 +156,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         const float* const x = dir.gates + (rows.row + sequence[e]) * plan.count + unit[j];
 #pragma unroll
         for (int i = 0; i < kGates; ++i) {
-          if (i < gates) in.x[j][e][i] = x[i * hidden];
+          if (i < gates) f(x + i * hidden, j, e, i);
         }
       }
     }
   };
+  const auto read = [&](const StepRows& rows, ForwardInputs<Tile>& in) {
+    each_input(rows, [&](const float* x, int j, int e, int i) { in.x[j][e][i] = *x; });
+  };
 
-  StepRows before{0, 0}, rows = step_rows(places, 0, from_the_end), next = step_rows(places, 1, from_the_end);
+  StepRows before{0, 0}, rows = step_rows(places, 0, from_the_end), next = step_rows(places, 1, from_the_end),
+                         far = step_rows(places, kAhead, from_the_end);
   ForwardInputs<Tile> inputs{}, coming{};
   read(rows, inputs);
   ptx::cluster_arrive();
@@ -170,7 +174,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 
   for (int64_t step = 0; step < places.steps; ++step) {
     read(next, coming);
+    each_input(far, [](const float* x, int, int, int) { ptx::prefetch_l2(x); });
     const StepRows after = step_rows(places, step + 2, from_the_end);
+    far = step_rows(places, step + 1 + kAhead, from_the_end);
     if (step > 0) arrivals.wait(step, places.steps);
     float sums[Tile::kTall][kChains][4] = {};
     multiply_matrices<S>(

@@ -10,6 +10,7 @@
 #include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/mma.cuh"
+#include "cuda/ptx/relaxed.cuh"
 #include "cuda/rnn_steps.cuh"
 #include "cuda/shared.cuh"
 
@@ -129,6 +130,10 @@ struct FastGateFunctions {
     return fabsf(x) < 0.2f ? near : far;
   }
 };
+
+// A step's inputs are on their way to the L2 cache so many steps ahead, and to registers one step ahead,
+// which is shorter than the slowest read from memory.
+constexpr int kAhead = 4;
 
 // Where the rows of a direction's step lie; beyond the last one there is none.
 struct StepRows {

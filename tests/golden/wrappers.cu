@@ -18,6 +18,7 @@
 #include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/mma.cuh"
 #include "cuda/ptx/opaque.cuh"
+#include "cuda/ptx/relaxed.cuh"
 #include "cuda/shared.cuh"
 #if defined(FASTDL_SIMT) || defined(FASTDL_GOLDEN_HOPPER)
 #include "hopper.cuh"
@@ -88,6 +89,22 @@ struct CpAsync : Words<8, 4> {
 
 struct Opaque : Words<1, 1> {
   static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) { out[0] = ptx::opaque(in[0]); }
+};
+
+// What blocks hand to each other: 16 bytes read, and written as 8, 4 and 2.
+struct Relaxed : Words<4, 8> {
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) {
+    uint32_t words[4];
+    ptx::prefetch_l2(in);
+    ptx::look_again();
+    ptx::load_relaxed(words, in);
+    for (int i = 0; i < 8; ++i) out[i] = 0;
+    ptx::store_relaxed(out, static_cast<uint64_t>(words[1]) << 32 | words[0]);
+    ptx::store_relaxed(out + 2, words[2]);
+    ptx::store_relaxed(out + 3, static_cast<uint16_t>(words[3]));
+    ptx::load_relaxed(words, in);
+    for (int i = 0; i < 4; ++i) out[4 + i] = words[i];
+  }
 };
 
 struct Exp2 : Words<1, 1> {
@@ -270,6 +287,7 @@ const Entry kCases[] = {
     entry<Ldmatrix<true>>("ldmatrix_transposed"),
     entry<CpAsync>("cp_async"),
     entry<Opaque>("opaque"),
+    entry<Relaxed>("relaxed"),
     entry<Exp2>("exp2"),
     entry<Widen<bfloat16>>("widen_bfloat16"),
     entry<Widen<float16>>("widen_float16"),

@@ -20,6 +20,14 @@ __device__ __forceinline__ void load_relaxed(uint32_t (&words)[4], const void* f
                : "l"(__cvta_generic_to_global(from))
                : "memory");
 }
+__device__ __forceinline__ uint64_t load_relaxed(const uint64_t* from) {
+  uint64_t bits;
+  asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];"
+               : "=l"(bits)
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+  return bits;
+}
 // PTX ISA 9.7.9.11 (st)
 __device__ __forceinline__ void store_relaxed(void* to, uint16_t bits) {
   asm volatile("st.relaxed.gpu.global.b16 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "h"(bits)
@@ -48,6 +56,7 @@ inline void load_relaxed(uint32_t (&words)[4], const void* from) {
     words[i] = __atomic_load_n(static_cast<const uint32_t*>(from) + i, __ATOMIC_RELAXED);
   }
 }
+inline uint64_t load_relaxed(const uint64_t* from) { return __atomic_load_n(from, __ATOMIC_RELAXED); }
 template <class T>
 void store_relaxed(void* to, T bits) {
   if (reinterpret_cast<uintptr_t>(to) % sizeof(T) != 0) simt::fail("st: an address that is not aligned");
