@@ -24,10 +24,11 @@ void check_size(const AttentionProblem& p, const char* op) {
                blocks);
 }
 
-// Whether the copy engine can bring x: coordinates are 32 bits wide, and it goes neither backwards nor over
-// the same row again and again. `repeats`: one row may stand for all.
+// Whether the copy engine can bring x: coordinates are 32 bits wide (kernels look up to 32 tiles beyond the
+// end), and it goes neither backwards nor over the same row again and again. `repeats`: one row may stand for
+// all.
 bool can_map(const View& x, bool repeats = false) {
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 512, kLongest = int64_t{1} << 38;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 4096, kLongest = int64_t{1} << 38;
   bool can = x.shape[2] > 0 && x.shape[3] > 0 && (x.shape[2] == 1 || x.strides[2] > 0 || repeats);
   for (int dim = 0; dim < 3; ++dim) {
     can = can && x.shape[dim] < kMost &&
