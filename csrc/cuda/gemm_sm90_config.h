@@ -99,7 +99,7 @@ struct FewPlan {
 inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t batch, int multiprocessors,
                              int planes, bool whatever_shape = false) {
   FewPlan plan{};
-  plan.fits = few <= 128 && (planes == 0 || planes == 3) && (whatever_shape || (length >= 64 && k >= 64));
+  plan.fits = few <= 128 && (planes == 0 || planes == 3) && (whatever_shape || much_to_read(length, k));
   if (!plan.fits) return plan;
   plan.few = few <= 16 && planes == 0 ? 16 : few <= 32 && planes == 0 ? 32 : few <= 64 ? 64 : 128;
   // FewTile's rows, and how many of its blocks a multiprocessor has.
@@ -110,7 +110,7 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
   int64_t cluster = 1;
   while (cluster < kMostCluster && tiles * cluster * 2 <= slots && k >= cluster * 2 * kShortest) cluster *= 2;
   plan.cluster = static_cast<int>(cluster);
-  // Adding parts up costs a launch: what is drawn meanwhile has to be worth it.
+  // Adding parts up costs a launch: what is done meanwhile has to be worth it.
   const int64_t element = planes > 0 ? 4 : 2, element_few = 2 * std::max(planes, 1);
   const double bytes = static_cast<double>(length * k * batch * element);
   const auto reading = [&](int64_t blocks) {
@@ -120,17 +120,6 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
         bytes * (1 + static_cast<double>(few * element_few) / static_cast<double>(rows * element));
     return std::max({bytes / Sm90Costs::kMemory, cached / Sm90Costs::kCache, cached / share});
   };
-  plan.parts = 1;
-  const int64_t most =
-      std::min({whatever_shape ? kMostParts : slots / (tiles * cluster), k / (cluster * 512), kMostParts});
-  if (most > 1 && (whatever_shape ||
-                   reading(tiles * cluster) > reading(tiles * cluster * most) + 2 * Sm90Costs::kLaunch)) {
-    plan.parts = most;
-  }
-  const int64_t shares = plan.parts * cluster;
-  plan.k_each = ((k + shares - 1) / shares + kStep - 1) / kStep * kStep;
-  plan.parts = (k + plan.k_each * cluster - 1) / (plan.k_each * cluster);
-  const int64_t blocks = tiles * cluster * plan.parts, rounds = (blocks + slots - 1) / slots;
   // Of a step: the tensor cores read the few for every instruction, and the large operand's 64 rows, if not
   // from registers. float32: six products.
   const int64_t products = planes > 0 ? 6 : 1;
@@ -138,11 +127,24 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
                shared = static_cast<double>(2 * rows * kStep * element +
                                             plan.few * kStep * (element_few + products * 2 * rows / 64)) /
                         128;
-  const double computing = static_cast<double>(rounds) * (static_cast<double>(each * (plan.k_each / kStep)) *
-                                                              std::max(multiplying, shared) +
-                                                          Sm90Costs::kBlock) -
-                           Sm90Costs::kBlock;
-  plan.clocks = Sm90Costs::kStart + std::max(reading(blocks), computing) + Sm90Costs::kLast;
+  const auto k_of_a_block = [&](int64_t parts) {
+    const int64_t shares = parts * cluster;
+    return ((k + shares - 1) / shares + kStep - 1) / kStep * kStep;
+  };
+  const auto working = [&](int64_t parts) {
+    const int64_t blocks = tiles * cluster * parts, rounds = (blocks + slots - 1) / slots;
+    const double block =
+        static_cast<double>(each * (k_of_a_block(parts) / kStep)) * std::max(multiplying, shared);
+    return std::max(reading(blocks),
+                    static_cast<double>(rounds) * (block + Sm90Costs::kBlock) - Sm90Costs::kBlock);
+  };
+  plan.parts = 1;
+  const int64_t most =
+      std::min({whatever_shape ? kMostParts : slots / (tiles * cluster), k / (cluster * 512), kMostParts});
+  if (most > 1 && (whatever_shape || working(1) > working(most) + 2 * Sm90Costs::kLaunch)) plan.parts = most;
+  plan.k_each = k_of_a_block(plan.parts);
+  plan.parts = (k + plan.k_each * cluster - 1) / (plan.k_each * cluster);
+  plan.clocks = Sm90Costs::kStart + working(plan.parts) + Sm90Costs::kLast;
   if (plan.parts > 1) plan.clocks += Sm90Costs::kLaunch;
   if (planes > 0) plan.clocks += Sm90Costs::kLaunch;  // splits the few
   return plan;
