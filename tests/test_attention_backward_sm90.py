@@ -79,14 +79,20 @@ def test_boolean_masks_of_many_features(rng, dtype, e, ev, causal):
 
 
 @pytest.mark.parametrize("queries, keys", [(1, 1), (1, 300), (65, 3), (129, 127), (300, 33)])
-@pytest.mark.parametrize("e", [64, 96, 256])
+@pytest.mark.parametrize(
+    "way, e",
+    [("one-pass", 64), ("two-passes", 64), ("two-passes", 96), ("two-passes", 256)],
+    indirect=["way"],
+)
 def test_boolean_masks_of_odd_sizes(rng, way, queries, keys, e):
     case = Case(rng, (1, 2, 1, queries, keys, e, 8), BF16)
     case.mask = rng.random((1, 2, queries, keys)) < 0.6
     case.check()
 
 
-@pytest.mark.parametrize("e", [64, 192])
+@pytest.mark.parametrize(
+    "way, e", [("one-pass", 64), ("two-passes", 64), ("two-passes", 192)], indirect=["way"]
+)
 def test_layouts_of_boolean_masks(rng, way, e):
     """The same bits from a mask that lies otherwise, and from one that repeats itself."""
     case = Case(rng, (2, 2, 1, 70, 203, e, 16), BF16)

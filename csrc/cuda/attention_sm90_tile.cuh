@@ -106,7 +106,7 @@ Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
 }
 
 // What a mask says of a thread's scores, a bit for each, so that they can be read before the products that
-// they belong to are waited for. Rows g and g + 8 of a warp's 16 are queries or, OwnKeys, keys.
+// they belong to are waited for.
 template <int Count>
 struct SeenBits {
   static constexpr int kWords = (Count + 31) / 32;
