@@ -69,6 +69,23 @@ class Case:
             allowed = factor * unit * max(1.0, np.abs(want).max(initial=0))
             np.testing.assert_allclose(got.astype("f8"), want, rtol=0, atol=allowed)
 
+    def check_forward(self):
+        """And the log-sum-exp."""
+        want = self.expected()[0]
+        allowed = 4 * ROUNDOFF[self.dtype] * max(1.0, np.abs(want).max(initial=0))
+        np.testing.assert_allclose(self.forward().astype("f8"), want, rtol=0, atol=allowed)
+        scale, causal, *_ = self.options
+        q, k = self.q.astype("f8"), self.k.astype("f8")
+        lse = ref.logsumexp_of_scores(q, k, self.mask, causal, scale, True)
+        np.testing.assert_allclose(self.lse, lse, rtol=1e-6, atol=1e-5)
+
+
+def laid_out(x, order, padding=0):
+    """x with its dims in another order in memory, rows further apart."""
+    whole = np.zeros([x.shape[i] for i in order[:-1]] + [x.shape[order[-1]] + padding], x.dtype)
+    whole[..., : x.shape[order[-1]]] = x.transpose(order)
+    return whole[..., : x.shape[order[-1]]].transpose(np.argsort(order))
+
 
 def tiles_masked_whole(rng, b, h, n, s, kind):
     """Masks that leave some tiles of the kernels nothing, others little, and some queries nothing at all."""

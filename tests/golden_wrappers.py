@@ -146,6 +146,20 @@ HOPPER = {
     "wgmma_float16_transposed": lambda rng: _whole(rng, "float16"),
     "wgmma_float16_rows_of_64": lambda rng: _whole(rng, "float16"),
     "wgmma_bfloat16_rows_of_32": lambda rng: _whole(rng, "bfloat16"),
+    **{
+        f"wgmma_{name}": lambda rng, name=name: _whole(rng, name.split("_")[0])
+        for name in (
+            "bfloat16_8_columns",
+            "float16_8_columns_transposed",
+            "float16_16_columns",
+            "bfloat16_16_columns_rows_of_32",
+            "bfloat16_32_columns_rows_of_64",
+            "bfloat16_transposed_b_rows_of_64",
+            "bfloat16_left_in_registers_8_columns",
+            "float16_left_in_registers_16_columns",
+            "bfloat16_left_in_registers_32_columns",
+        )
+    },
     "mma_warpgroup_bfloat16": lambda rng: _ordinary(rng, "bfloat16"),
     "mma_warpgroup_float16": lambda rng: _ordinary(rng, "float16"),
     "wgmma_tfloat32": lambda rng: _whole(rng, "tfloat32"),
@@ -157,8 +171,10 @@ HOPPER = {
     "tensor_load_swizzled_32": _any,
     **{f"tensor_load_im2col_{d}d{m}": _any for m in ("", "_multicast") for d in (1, 2, 3)},
     "cluster_of_two": _any,
+    "store_async": _any,
     "stmatrix": _any,
     "stmatrix_transposed": _any,
+    "bulk_lines": _any,
 }
 
 EVERY = np.arange(65536, dtype=np.uint32).reshape(-1, LANES, 1)
@@ -169,6 +185,7 @@ INPUTS = {
     "ldmatrix_transposed": _ldmatrix,
     "cp_async": _cp_async,
     "opaque": lambda rng: EVERY[:1],
+    "relaxed": lambda rng: _any(rng)[..., :4],
     "exp2": _exponents,
     "widen_bfloat16": lambda rng: EVERY,
     "widen_float16": lambda rng: EVERY,

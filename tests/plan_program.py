@@ -36,6 +36,11 @@ def build(folder, source):
     return folder / "plan"
 
 
-def run(program, *numbers):
-    done = subprocess.run([program, *map(str, numbers)], check=True, capture_output=True, text=True)
-    return Plan(*map(int, done.stdout.split()))
+def numbers(program, *given):
+    """What it prints for these."""
+    done = subprocess.run([program, *map(str, given)], check=True, capture_output=True, text=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def run(program, *given):
+    return Plan(*numbers(program, *given))

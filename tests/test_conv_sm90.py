@@ -1,84 +1,28 @@
 """Hopper's convolutions (csrc/cuda/conv_sm90.cuh): every shape is sent to that kernel and compared with float64.
 On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute capability 9.0 with ``--device cuda``."""
 
-import devices
-import ml_dtypes
 import numpy as np
 import pytest
+from conv_sm90 import (
+    BFLOAT16,
+    GELU,
+    NONE,
+    RELU,
+    channels_last,
+    check,
+    close,
+    data_gradient,
+    forward,
+    normal,
+    options,
+    sim,
+    weight_gradient,
+    wide,
+)
 from hopper import kernel_choice
 from references import conv as ref
 
-sim = devices.cuda_kernels()
-
-BFLOAT16 = ml_dtypes.bfloat16
-NONE, RELU, GELU = 0, 1, 7
-
-
 sm90, portable = kernel_choice("FASTDL_CUDA_CONV")
-
-
-def options(nd=2, stride=1, padding=0, dilation=1, groups=1, activation=NONE):
-    three = lambda v: (*([v] * nd if isinstance(v, int) else v), *[1] * (3 - nd))  # noqa: E731
-    sizes = three(stride), three(padding), three(padding), three(dilation)
-    return sim.ConvOptions(*sizes, groups, activation, 0, 0)
-
-
-def channels_last(x):
-    """The same numbers, channels side by side, as convolutions make their results."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-
-
-def normal(rng, shape, dtype):
-    return channels_last(rng.standard_normal(shape).astype(dtype))
-
-
-def wide(x):
-    return None if x is None else x.astype(np.float64)
-
-
-def forward(x, w, bias=None, residual=None, activation=NONE, out=None, **o):
-    if out is None:
-        out = channels_last(np.full(ref.conv(x, w, **o).shape, np.nan, x.dtype))
-    sim.conv_forward(x, w, bias, residual, out, options(w.ndim - 2, activation=activation, **o))
-    return out
-
-
-def data_gradient(grad, w, shape, **o):
-    dx = channels_last(np.full(shape, np.nan, grad.dtype))
-    sim.conv_backward_data(grad, None, w, dx, options(w.ndim - 2, **o))
-    return dx
-
-
-def weight_gradient(grad, x, shape, **o):
-    dw = np.full(shape, np.nan, x.dtype)
-    sim.conv_backward_weight(grad, None, x, dw, None, options(len(shape) - 2, **o))
-    return dw
-
-
-def close(got, expected, scale):
-    """Sums in float32 rounded once: an error of half an ulp, and of the sums' own."""
-    eps = float(ml_dtypes.finfo(got.dtype).eps) / 2
-    own = 2.0**-22 if got.dtype == np.float32 else 2.0**-18
-    error = np.abs(wide(got) - expected)
-    np.testing.assert_array_less(error, 1.01 * eps * np.abs(expected) + own * scale + 1e-30)
-
-
-def check(rng, x, w, dtype, **o):
-    """Forward pass with bias, and both gradients."""
-    x, w = normal(rng, x, dtype), normal(rng, w, dtype)
-    bias = normal(rng, (w.shape[0], 1), dtype)[:, 0]
-    y = forward(x, w, bias, **o)
-    close(
-        y,
-        ref.conv(wide(x), wide(w), wide(bias), **o),
-        ref.conv(abs(wide(x)), abs(wide(w)), abs(wide(bias)), **o),
-    )
-    grad = normal(rng, y.shape, dtype)
-    dx = data_gradient(grad, w, x.shape, **o)
-    dw = weight_gradient(grad, x, w.shape, **o)
-    expected, scale = (ref.conv_backward(f(grad), f(x), f(w), **o) for f in (wide, lambda a: abs(wide(a))))
-    close(dx, expected[0], scale[0])
-    close(dw, expected[1], scale[1])
 
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, np.float16, np.float32])
@@ -259,11 +203,64 @@ def test_high_precision(rng):
 
 
 def test_what_it_leaves_to_others(rng, portable):
-    """Groups, and steps that a map has no room for: the bits of the portable kernel."""
-    for x, w, o in (
-        ((2, 16, 7, 8), (16, 8, 3, 3), {"groups": 2, "padding": 1}),
-        ((1, 16, 30, 3), (8, 16, 2, 1), {"stride": 9}),
-    ):
-        x, w = normal(rng, x, BFLOAT16), normal(rng, w, BFLOAT16)
-        got = forward(x, w, **o)
-        np.testing.assert_array_equal(got, portable(lambda: forward(x, w, **o)))  # noqa: B023
+    """Offsets that an instruction has no room for: the bits of the portable kernel."""
+    o = {"dilation": (1, 1, 40)}
+    x, w = normal(rng, (1, 40, 3, 2, 45), BFLOAT16), normal(rng, (8, 40, 2, 2, 2), BFLOAT16)
+    np.testing.assert_array_equal(forward(x, w, **o), portable(lambda: forward(x, w, **o)))
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.float32])
+def test_groups(rng, dtype):
+    """48 channels a group, so that a box of 64 reaches into those of the next; 20, which are copied to be aligned."""
+    check(rng, (2, 96, 7, 9), (128, 48, 3, 3), dtype, groups=2, padding=1)
+    check(rng, (1, 60, 9, 8), (72, 20, 3, 2), dtype, groups=3, stride=2, padding=1)
+    check(rng, (2, 130, 61), (128, 65, 5), dtype, groups=2, padding=2)
+
+
+def test_a_group_sees_its_own_channels_alone(rng):
+    """Infinities in the channels and weights of the groups around it."""
+    x, w = normal(rng, (2, 144, 8, 7), BFLOAT16), normal(rng, (192, 48, 3, 3), BFLOAT16)
+    bias, residual = normal(rng, (192, 1), BFLOAT16)[:, 0], normal(rng, (2, 192, 8, 7), BFLOAT16)
+    grad = normal(rng, (2, 192, 8, 7), BFLOAT16)
+    o = {"groups": 3, "padding": 1}
+    parts = slice(48, 96), slice(64, 128)
+    one = {"padding": 1}
+    with np.errstate(all="ignore"):
+        expected = forward(
+            channels_last(x[:, parts[0]]),
+            w[parts[1]],
+            bias[parts[1]],
+            channels_last(residual[:, parts[1]]),
+            **one,
+        )
+        small = channels_last(grad[:, parts[1]]), channels_last(x[:, parts[0]])
+        dx = data_gradient(small[0], w[parts[1]], small[1].shape, **one)
+        dw = weight_gradient(*small, w[parts[1]].shape, **one)
+        x[:, :48], x[:, 96:], w[:64], w[128:], grad[:, :64], grad[:, 128:] = (
+            np.inf,
+            np.nan,
+            np.nan,
+            *[np.inf] * 3,
+        )
+        np.testing.assert_array_equal(forward(x, w, bias, residual, **o)[:, parts[1]], expected)
+        np.testing.assert_array_equal(data_gradient(grad, w, x.shape, **o)[:, parts[0]], dx)
+        np.testing.assert_array_equal(weight_gradient(grad, x, w.shape, **o)[parts[1]], dw)
+
+
+@pytest.mark.parametrize("columns", [64, 136, 264])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weights_of_data_gradients_where_they_lie(rng, columns, stride):
+    """Tiles of 64, 128 and 256 columns, alone and in clusters; the same of weights in another order, which are
+    copied."""
+    o = {"stride": stride, "padding": 1}
+    w, shape = normal(rng, (72, columns, 3, 3), BFLOAT16), (2, columns, 13, 12)
+    grad = normal(rng, ref.conv(np.zeros(shape), wide(w), **o).shape, BFLOAT16)
+    expected, scale = (
+        ref.conv_backward(f(grad), f(np.zeros(shape)), f(w), **o)[0] for f in (wide, lambda a: abs(wide(a)))
+    )
+    got = data_gradient(grad, w, shape, **o)
+    close(got, expected, scale)
+    np.testing.assert_array_equal(data_gradient(grad, np.ascontiguousarray(w), shape, **o), got)
+    one = data_gradient(grad[:1, :, :3, :3], w, (1, columns, 3 * stride, 3 * stride), **o)  # no cluster
+    close(one, *(ref.conv_backward(f(grad[:1, :, :3, :3]), np.zeros(one.shape), f(w), **o)[0]
+                 for f in (wide, lambda a: abs(wide(a)))))  # fmt: skip

@@ -118,9 +118,15 @@ def _sums(out, columns):
         ("wgmma_bfloat16", "bfloat16", 64, False, False, 128),
         ("wgmma_bfloat16_transposed_a", "bfloat16", 128, True, False, 128),
         ("wgmma_bfloat16_transposed_b", "bfloat16", 256, False, True, 128),
+        ("wgmma_bfloat16_transposed_b_rows_of_64", "bfloat16", 128, False, True, 64),
         ("wgmma_float16_transposed", "float16", 64, True, True, 128),
         ("wgmma_float16_rows_of_64", "float16", 128, False, False, 64),
         ("wgmma_bfloat16_rows_of_32", "bfloat16", 64, False, False, 32),
+        ("wgmma_bfloat16_8_columns", "bfloat16", 8, False, False, 128),
+        ("wgmma_float16_8_columns_transposed", "float16", 8, True, True, 128),
+        ("wgmma_float16_16_columns", "float16", 16, True, False, 128),
+        ("wgmma_bfloat16_16_columns_rows_of_32", "bfloat16", 16, False, True, 32),
+        ("wgmma_bfloat16_32_columns_rows_of_64", "bfloat16", 32, False, True, 64),
         ("wgmma_tfloat32", "tfloat32", 64, False, False, 128),
     ],
 )
@@ -131,13 +137,23 @@ def test_formulas_of_wgmma(recorded, name, dtype, columns, transposed_a, transpo
         upper, lower = rows[:64], rows[64:]
         a = upper.T if transposed_a else upper
         tiles = [lower, upper] * 2  # of 64 columns
-        b = np.concatenate([t if transposed_b else t.T for t in tiles[: columns // 64]], 1)
+        b = np.concatenate([t if transposed_b else t.T for t in tiles], 1)[: a.shape[1], :columns]
         np.testing.assert_array_equal(_sums(np.ascontiguousarray(result), columns), a @ b)
 
 
-@pytest.mark.parametrize("dtype, columns", [("bfloat16", 128), ("float16", 96)])
-def test_formulas_of_wgmma_with_a_factor_in_registers(recorded, dtype, columns):
-    given, out = recorded[1][f"wgmma_{dtype}_left_in_registers"]
+@pytest.mark.parametrize(
+    "name, columns",
+    [
+        ("bfloat16_left_in_registers", 128),
+        ("float16_left_in_registers", 96),
+        ("bfloat16_left_in_registers_8_columns", 8),
+        ("float16_left_in_registers_16_columns", 16),
+        ("bfloat16_left_in_registers_32_columns", 32),
+    ],
+)
+def test_formulas_of_wgmma_with_a_factor_in_registers(recorded, name, columns):
+    given, out = recorded[1][f"wgmma_{name}"]
+    dtype = name.split("_")[0]
     for words, result in zip(given.reshape(-1, 128, 32), out.reshape(-1, 128, out.shape[2]), strict=True):
         rows = _matrix(words, dtype)
         b = np.concatenate([rows[64:], rows[:64]], 1)[:, :columns]

@@ -110,3 +110,51 @@ def test_many_batches_with_repeated_operands(rng):
     a, b = rng.standard_normal((3, 1, 700, 2, 3)), rng.standard_normal((2, 1, 3, 2))
     c = product(a, b, out=np.full((3, 2, 700, 2, 2), np.nan))
     np.testing.assert_allclose(c, a @ b, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("transposed", list(itertools.product([False, True], repeat=2)))
+@pytest.mark.parametrize("few", [1, 7, 32])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_few_columns_and_few_rows(rng, monkeypatch, dtype, few, transposed):
+    """Blocks of 128 x 32; few rows are computed as few columns, with the bias along the rows."""
+    monkeypatch.setenv("FASTDL_CUDA_MATMUL", "portable")
+    length, k = 150, 600
+    for m, n in ((length, few), (few, length)):
+        a, b = (
+            rng.standard_normal(shape[::-1] if t else shape).astype(dtype)
+            for shape, t in zip(((m, k), (k, n)), transposed, strict=True)
+        )
+        a, b = a.T if transposed[0] else a, b.T if transposed[1] else b
+        wide = [x.astype(np.float64) for x in (a, b)]
+        eps = 2.0**-24 if dtype == np.float32 else 2.0**-8
+        bias, residual = (rng.standard_normal(shape).astype(dtype) for shape in ((n,), (m, n)))
+        for extra, added in (
+            ((None, None), 0),
+            ((bias, None), bias.astype(np.float64)),
+            ((None, residual), residual.astype(np.float64)),
+            ((bias, residual), bias.astype(np.float64) + residual.astype(np.float64)),
+        ):
+            c, expected = product(a, b, *extra), wide[0] @ wide[1] + added
+            bound = eps * 1.01 * np.abs(expected) + 2.0**-20 * (np.abs(wide[0]) @ np.abs(wide[1]))
+            np.testing.assert_array_less(np.abs(c.astype(np.float64) - expected), bound)
+        np.testing.assert_array_equal(product(a, b, bias), product(a, b, bias))
+
+
+@pytest.mark.parametrize("m, n", [(140, 3), (3, 140)])
+def test_few_columns_with_values_that_cannot_be_split(rng, m, n):
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, 70), (70, n)))
+    a[1, 5], b[7, 2] = np.inf, np.nan
+    bias = rng.standard_normal(n).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = a.astype(np.float64) @ b.astype(np.float64) + bias
+    c = product(a, b, bias)
+    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+    np.testing.assert_allclose(c, expected.astype(np.float32), rtol=1e-4, atol=1e-4)
+
+
+def test_few_rows_in_batches(rng):
+    """The batch dims of both operands change sides, a bias has none of them."""
+    a, b = rng.standard_normal((3, 1, 5, 80)), rng.standard_normal((1, 2, 80, 72))
+    a, b, bias = a.astype(np.float32), b.astype(np.float32), rng.standard_normal(72).astype(np.float32)
+    c = product(a, b, bias, out=np.full((3, 2, 5, 72), np.nan, np.float32))
+    np.testing.assert_allclose(c, a.astype(np.float64) @ b + bias, rtol=1e-4, atol=1e-5)

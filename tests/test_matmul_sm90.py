@@ -4,48 +4,24 @@ On the host executor where it was built (FASTDL_SIMT=ON), on a GPU of compute ca
 import itertools
 
 import devices
-import ml_dtypes
 import numpy as np
 import pytest
 from hopper import kernel_choice
-
-sim = devices.cuda_kernels()
-
-BFLOAT16 = ml_dtypes.bfloat16
-NONE, RELU, GELU = 0, 1, 7
-
+from matmul_case import (
+    BFLOAT16,
+    DISTRIBUTIONS,
+    GELU,
+    NONE,
+    RELU,
+    check,
+    error,
+    matrix,
+    product,
+    sim,
+    wide,
+)
 
 sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL")
-
-
-def product(a, b, bias=None, residual=None, out=None, alpha=1.0, beta=0.0, activation=NONE):
-    if out is None:
-        out = np.full(
-            (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), np.nan, a.dtype
-        )
-    sim.matmul(a, b, bias, residual, out, alpha, beta, activation, 0.0, 0.0)
-    return out
-
-
-def wide(x):
-    return x.astype(np.float64)
-
-
-def check(c, a, b, expected=None):
-    """Sums in float32 rounded once to the type of c: an error of half an ulp, and of the sums' own."""
-    eps = 2.0**-24 if c.dtype == np.float32 else float(ml_dtypes.finfo(c.dtype).eps) / 2
-    scale = np.abs(wide(a)) @ np.abs(wide(b))
-    expected = wide(a) @ wide(b) if expected is None else expected
-    np.testing.assert_array_less(
-        np.abs(wide(c) - expected), eps * np.abs(expected) * 1.01 + 2.0**-18 * scale + 1e-30
-    )
-
-
-def matrix(rng, dtype, rows, columns, transposed, padding=0):
-    """Random numbers, contiguous along rows or columns, whose rows in memory are `padding` elements further apart."""
-    if transposed:
-        return matrix(rng, dtype, columns, rows, False, padding).swapaxes(-1, -2)
-    return rng.standard_normal((rows, columns + padding)).astype(dtype)[:, :columns]
 
 
 @pytest.mark.parametrize("transposed", list(itertools.product([False, True], repeat=2)))
@@ -143,18 +119,6 @@ def test_float32_batches(rng):
     c, expected = product(a, b), wide(a) @ wide(b)
     np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
     np.testing.assert_allclose(c[0], expected[0], rtol=1e-4, atol=1e-5)
-
-
-def error(c, a, b):
-    """The largest |error| / (|A||B|) against float64."""
-    return (np.abs(c - wide(a) @ wide(b)) / (np.abs(wide(a)) @ np.abs(wide(b)))).max()
-
-
-DISTRIBUTIONS = {
-    "normal": lambda rng, shape: rng.standard_normal(shape),
-    "uniform": lambda rng, shape: rng.random(shape),
-    "lognormal": lambda rng, shape: np.exp(6.5 * rng.standard_normal(shape)),  # over 17 decades
-}
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

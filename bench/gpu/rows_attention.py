@@ -23,12 +23,17 @@ def rows(small: bool) -> list[Row]:
     found = [_row(s, causal, "bfloat16", way) for s in shapes for causal, way in ways]
     # The kernels that other GPUs get, beside Hopper's own.
     shape = shapes[len(shapes) // 2]
-    return found + [_row(shape, False, "bfloat16", way, kernel="portable") for way in ("forward", "backward")]
+    found += [_row(shape, False, "bfloat16", way, kernel="portable") for way in ("forward", "backward")]
+    # Hopper's two ways to gradients, of which the shape chooses one.
+    for kernel in ("one-pass", "two-passes"):
+        found.append(_row(shape, False, "bfloat16", "backward", kernel=kernel))
+    return found + _decode_rows(small)
 
 
 def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: str, kernel: str = "") -> Row:
     batch, heads, length, features = shape
     backward = direction == "backward"
+    variable = "ATTENTION_BACKWARD" if "pass" in kernel else "ATTENTION"
 
     def inputs(rng: np.random.Generator) -> list[np.ndarray]:
         return [random(rng, shape, dtype) for _ in range(4 if backward else 3)]
@@ -39,9 +44,7 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
             return forced("ATTENTION", kernel, lambda: attention(q, k, v, is_causal=causal)[0])
         out, lse = attention(q, k, v, is_causal=causal)
         gradient = ops.scaled_dot_product_attention_backward
-        return forced(
-            "ATTENTION", kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3]
-        )
+        return forced(variable, kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3])
 
     def torch(module: Any, q: Any, k: Any, v: Any, grad: Any = None) -> dict[str, Any]:
         kinds = module.nn.attention.SDPBackend
@@ -82,12 +85,77 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
     )
 
 
-def _torch_call(module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any) -> Any:
+def _decode_rows(small: bool) -> list[Row]:
+    """Few queries, many keys: (batch, heads, groups, queries, keys, features). The portable kernels beside Hopper's
+    where it is not plain which are faster."""
+    if small:
+        return [_decode_row((1, 4, 2, 2, 70, 8))]
+    shapes = [
+        (1, 64, 8, 1, 65536, 128),
+        (1, 32, 8, 1, 4096, 128),
+        (4, 16, 8, 1, 16384, 128),
+        (8, 32, 8, 8, 8192, 128),
+        (32, 64, 8, 1, 4096, 128),
+        (16, 32, 8, 1, 8192, 64),
+        (1, 32, 8, 128, 32768, 128),
+    ]
+    one = (16, 8, 8, 1, 8192, 128)
+    found = [_decode_row(shape) for shape in shapes]
+    return [*found, _decode_row(one), *[_decode_row(shape, "portable") for shape in (shapes[1], one)]]
+
+
+def _decode_row(shape: tuple[int, int, int, int, int, int], kernel: str = "") -> Row:
+    batch, heads, groups, queries, keys, features = shape
+
+    def inputs(rng: np.random.Generator) -> list[np.ndarray]:
+        some = [(batch, heads, queries, features), *[(batch, groups, keys, features)] * 2]
+        return [random(rng, x, "bfloat16") for x in some]
+
+    def ours(q: Any, k: Any, v: Any) -> Any:
+        return forced(
+            "ATTENTION", kernel, lambda: ops.scaled_dot_product_attention(q, k, v, enable_gqa=True)[0]
+        )
+
+    def torch(module: Any, q: Any, k: Any, v: Any) -> dict[str, Any]:
+        kinds = module.nn.attention.SDPBackend
+        calls = {}
+        for name, kind in (("flash", kinds.FLASH_ATTENTION), ("cudnn", kinds.CUDNN_ATTENTION)):
+            with contextlib.suppress(RuntimeError):
+                call = _torch_call(module, kind, False, q, k, v, None, enable_gqa=groups < heads)
+                call()
+                calls[name] = call
+        for name, package in (("flash-attn", "flash_attn"), ("flash-attn-3", "flash_attn_interface")):
+            with contextlib.suppress(ImportError):
+                calls[name] = _flash_decode_call(package, q, k, v)
+        if not calls:
+            raise RuntimeError("no backend of scaled_dot_product_attention takes this")
+        return calls
+
+    moved = itemsize("bfloat16") * 2 * features * batch * (groups * keys + heads * queries)
+    return Row(
+        "attention",
+        f"{batch}x{heads}/{groups}x{queries}:{keys}x{features}" + f" {kernel}" * bool(kernel),
+        "bfloat16",
+        "forward",
+        4.0 * batch * heads * queries * keys * features,
+        float(moved),
+        ("attention_forward",),
+        inputs,
+        ours,
+        torch,
+        target=None if kernel else 1.0,
+        limit=3e-2,
+    )
+
+
+def _torch_call(
+    module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any, **options: bool
+) -> Any:
     from torch.nn.attention import sdpa_kernel
 
     def forward() -> Any:
         with sdpa_kernel(kind):
-            return module.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+            return module.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
 
     if grad is None:
         return forward
@@ -113,3 +181,10 @@ def _flash_call(package: str, module: Any, causal: bool, q: Any, k: Any, v: Any,
     return lambda: [
         g.transpose(1, 2) for g in module.autograd.grad(out, (q, k, v), turned, retain_graph=True)
     ]
+
+
+def _flash_decode_call(package: str, q: Any, k: Any, v: Any) -> Any:
+    """Their call for few queries, which cuts up the keys as it sees fit."""
+    function = importlib.import_module(package).flash_attn_with_kvcache
+    q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
+    return lambda: function(q, k, v).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Convolutions: the layers of ResNet-50 against cuDNN, channels last."""
+"""Convolutions against cuDNN, channels last: the layers of ResNet-50, first layers of others, groups."""
 
 from __future__ import annotations
 
@@ -25,8 +25,19 @@ def rows(small: bool) -> list[Row]:
     chosen = [
         (s, d) for i, s in enumerate(shapes) for d in ("bfloat16", "float32") if d == "bfloat16" or i % 3 == 0
     ]
-    # The kernel that other GPUs get, beside Hopper's own, which 3 x 3 filters have.
-    beside = [s for s in shapes if s[5] == 3][::2]
+    # First layers of VGG, AlexNet and a transformer of images, of speech; AlexNet's second one, in two groups.
+    chosen += [
+        (s, "bfloat16")
+        for s in (
+            (32, 3, 224, 224, 64, 3, 3, 1, 1, 1, 1, 1),
+            (128, 3, 224, 224, 96, 11, 11, 4, 4, 2, 2, 1),
+            (128, 3, 224, 224, 768, 16, 16, 16, 16, 0, 0, 1),
+            (16, 1, 161, 700, 32, 5, 20, 2, 2, 0, 0, 1),
+            (128, 96, 27, 27, 256, 5, 5, 1, 1, 2, 2, 2),
+        )
+    ]
+    # The kernel that other GPUs get, beside Hopper's own, which 3 x 3 filters and first layers have.
+    beside = [shapes[0], *[s for s in shapes if s[5] == 3][::2]]
     return [_row(s, d, w) for s, d in chosen for w in ways] + [
         _row(s, "bfloat16", w, "portable") for s in beside for w in ways
     ]
@@ -50,21 +61,25 @@ def _row(shape: tuple[int, ...], dtype: str, direction: str, kernel: str = "") -
 
     def ours(x: Any, weight: Any, grad: Any = None) -> Any:
         if not backward:
-            return forced("CONV", kernel, lambda: ops.conv(x, weight, None, stride, pad))
+            return forced("CONV", kernel, lambda: ops.conv(x, weight, None, stride, pad, groups=groups))
         needs = (not first, True, False)
-        call = lambda: ops.conv_backward(grad, x, weight, stride, pad, needs=needs)[int(first) : 2]  # noqa: E731
+
+        def call() -> Any:
+            grads = ops.conv_backward(grad, x, weight, stride, pad, groups=groups, needs=needs)
+            return grads[int(first) : 2]
+
         return forced("CONV", kernel, call)
 
     def torch(module: Any, x: Any, weight: Any, grad: Any = None) -> dict[str, Any]:
         no_tf32(module)
         module.backends.cudnn.benchmark = True
         if not backward:
-            return {"": lambda: module.nn.functional.conv2d(x, weight, None, stride, pad)}
+            return {"": lambda: module.nn.functional.conv2d(x, weight, None, stride, pad, 1, groups)}
         call = module.ops.aten.convolution_backward
         mask = [not first, True, False]
         none, two, both = [0], [1, 1], [stride, stride]
         return {
-            "": lambda: call(grad, x, weight, none, both, [pad, pad], two, False, [0, 0], 1, mask)[
+            "": lambda: call(grad, x, weight, none, both, [pad, pad], two, False, [0, 0], groups, mask)[
                 int(first) : 2
             ]
         }
@@ -74,7 +89,9 @@ def _row(shape: tuple[int, ...], dtype: str, direction: str, kernel: str = "") -
         n * c * h * w * (2 if backward and not first else 1) + n * k * p * q + k * c // groups * r * s
     )
     kernels = ("conv_backward_data", "conv_backward_weight") if backward else ("conv_forward",)
-    name = f"{n}x{c}x{h}x{w} {k}@{r}x{s} s{stride}" + f" {kernel}" * bool(kernel)
+    name = (
+        f"{n}x{c}x{h}x{w} {k}@{r}x{s} s{stride}" + f" g{groups}" * (groups > 1) + f" {kernel}" * bool(kernel)
+    )
     return Row("conv", name, dtype, direction, flops, float(size), kernels, inputs, ours, torch,
                precision="highest" if dtype == "float32" else "", limit=1e-4 if dtype == "float32" else 2e-2,
                target=None if kernel else 1.0 if dtype == "bfloat16" else 1.5)  # fmt: skip

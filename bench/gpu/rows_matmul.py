@@ -1,4 +1,4 @@
-"""Matrix products: squares, and rows of DeepBench, against cuBLAS."""
+"""Matrix products: squares, and rows of DeepBench, those of few rows or columns among them, against cuBLAS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rows import Row, forced, itemsize, no_tf32, random
 from fastdl import ops
 from fastdl.bench.workloads import deepbench
 
-_EVERY = 12  # of DeepBench's rows
+_EVERY = 12  # of DeepBench's rows that take long
+_FEW, _LONG = 128, 100_000  # those of so few rows or columns take microseconds, unless they are so long
 
 
 def rows(small: bool) -> list[Row]:
@@ -32,9 +33,18 @@ def rows(small: bool) -> list[Row]:
         for n in squares[2:3] or squares
     ]
     if small:
+        found += [
+            _row(f"{m}x{n}x300", m, n, 300, "NN", d, None, kernel="sm90_few")
+            for m, n in ((24, 5), (5, 24))
+            for d in ("bfloat16", "float32")
+        ]
         return found
-    for m, n, k, layout in deepbench("gemm")[::_EVERY]:
-        found += [_row(f"{m}x{n}x{k} {layout}", m, n, k, layout, d, None) for d in ("bfloat16", "float32")]
+    shapes = deepbench("gemm")
+    sample = shapes[::_EVERY]
+    few = [s for s in shapes if min(s[:2]) <= _FEW and s[2] < _LONG and s not in sample]
+    few += [s for s in shapes if s[2] >= _LONG and s not in sample][-1:]
+    for dtype, chosen in (("bfloat16", sample + few), ("float32", sample + few[::5])):
+        found += [_row(f"{m}x{n}x{k} {layout}", m, n, k, layout, dtype, None) for m, n, k, layout in chosen]
     return found
 
 

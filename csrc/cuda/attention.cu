@@ -1,6 +1,8 @@
 // Attention's entry points.
 #include "cuda/attention.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <limits>
 
 #include "cuda/attention_config.h"
@@ -23,10 +25,10 @@ void check_size(const AttentionProblem& p, const char* op) {
 }
 
 // Whether the copy engine can bring x: coordinates are 32 bits wide, and it goes neither backwards nor over
-// the same row again and again.
-bool can_map(const View& x) {
+// the same row again and again. `repeats`: one row may stand for all.
+bool can_map(const View& x, bool repeats = false) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 512, kLongest = int64_t{1} << 38;
-  bool can = x.shape[2] > 0 && x.shape[3] > 0 && (x.shape[2] == 1 || x.strides[2] > 0);
+  bool can = x.shape[2] > 0 && x.shape[3] > 0 && (x.shape[2] == 1 || x.strides[2] > 0 || repeats);
   for (int dim = 0; dim < 3; ++dim) {
     can = can && x.shape[dim] < kMost &&
           (x.shape[dim] == 1 || (x.strides[dim] >= 0 && x.strides[dim] < kLongest));
@@ -34,25 +36,56 @@ bool can_map(const View& x) {
   return can;
 }
 
-bool by_sm90(const AttentionProblem& p) {
+// What all of Hopper's kernels take, whether `suited` or wanted anyway.
+bool by_sm90(const AttentionProblem& p, bool suited) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_ATTENTION");
-  const int features = sm90_features(p.e, p.ev);
-  const bool masks = !p.mask.data || (p.mask.dtype == DType::kBool && features <= 128);
-  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && features > 0 && masks &&
-         p.dropout == 0 && (kernel == sm90::Wanted::always || sm90_suits(p.queries, p.keys)) &&
-         can_map(p.q) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
+  return kernel != sm90::Wanted::portable && is_narrow(p.q.dtype) && sm90_features(p.e, p.ev) > 0 &&
+         (kernel == sm90::Wanted::always || suited) && can_map(p.k) && can_map(p.v) && sm90::is_hopper();
 }
+// Of all but few queries.
+bool tiles_by_sm90(const AttentionProblem& p) {
+  return can_map(p.q) && by_sm90(p, sm90_suits(p.queries, p.keys));
+}
+bool has_boolean_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype == DType::kBool; }
+bool has_added_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype != DType::kBool; }
 
 }  // namespace
 
 // The largest of products that a negative scale turns round is not that of the scores, and minus infinity
 // times one that float32 has no room for is none.
+Sm90Scores sm90_scores(const AttentionProblem& p) {
+  const bool positive = static_cast<float>(p.scale * kLog2e) > 0;
+  if (!positive || has_added_mask(p)) return Sm90Scores::terms;
+  return has_boolean_mask(p) || p.dropout > 0 ? Sm90Scores::bits : Sm90Scores::plain;
+}
+
 bool forward_by_sm90(const AttentionProblem& p) {
-  return by_sm90(p) && static_cast<float>(p.scale * kLog2e) > 0;
+  return tiles_by_sm90(p) && (!has_added_mask(p) || can_map(p.mask, true));
+}
+bool decode_by_sm90(const AttentionProblem& p) {
+  if (p.dropout > 0) return false;
+  if (p.queries >= kSm90DecodeRows) {
+    return sm90_forward_idles(p.queries, p.batch * p.heads, p.keys, p.causal, multiprocessors()) &&
+           by_sm90(p, true);
+  }
+  const int64_t rows = p.group_size() * p.queries;
+  // Keys that would have to be copied first are read in place by multiply-adds, if they take so many rows.
+  const bool in_place = (in_packs(p.k) && in_packs(p.v)) || rows > kMostDecodeRows;
+  return by_sm90(p, in_place && sm90_decode_suits(p.queries, rows, p.key_end(p.queries)));
 }
 bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g) {
   constexpr int64_t kMostQueries = int64_t{1} << 30;  // each has two terms, and coordinates 32 bits
-  return by_sm90(p) && p.queries < kMostQueries && !g.dmask.data && can_map(g.dout);
+  return tiles_by_sm90(p) && !has_added_mask(p) && p.dropout == 0 &&
+         (!p.mask.data || sm90_features(p.e, p.ev) <= 128) && p.queries < kMostQueries && can_map(g.dout);
+}
+
+bool backward_in_one_pass(const AttentionProblem& p) {
+  const int features = sm90_features(p.e, p.ev);
+  const char* const wanted = std::getenv("FASTDL_CUDA_ATTENTION_BACKWARD");
+  if (features > 128 || (wanted && std::strcmp(wanted, "two-passes") == 0)) return false;
+  if (wanted && std::strcmp(wanted, "one-pass") == 0) return true;
+  return sm90_one_pass_suits(p.batch, p.heads, p.groups, p.queries, p.keys, p.causal, features,
+                             multiprocessors());
 }
 
 bool has_shared_memory(size_t bytes) {

@@ -76,6 +76,7 @@ void forward_by_tensor_cores(Context* context, const AttentionProblem& p, comput
 template <class S>
 void attention_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse) {
   if constexpr (sizeof(S) == 2) {
+    if (decode_by_sm90(p)) return attention_decode_sm90<S>(context, p, lse);
     if (forward_by_sm90(p)) return attention_forward_sm90<S>(context, p, lse);
   }
   const DecodePlan plan = decode_plan(p.group_size() * p.queries, p.batch * p.groups, p.key_end(p.queries),
@@ -159,19 +160,27 @@ template <class S>
 void attention_backward(Context* context, const AttentionProblem& p, const AttentionGradients& g,
                         const compute_t<S>* lse) {
   using T = compute_t<S>;
-  bool by_sm90 = false;
-  if constexpr (sizeof(S) == 2) by_sm90 = backward_by_sm90(p, g);
-  const int64_t each = by_sm90 ? sm90_backward_queries(sm90_features(p.e, p.ev)) : 1,
+  bool by_sm90 = false, one_pass = false;
+  if constexpr (sizeof(S) == 2) {
+    by_sm90 = backward_by_sm90(p, g);
+    one_pass = by_sm90 && backward_in_one_pass(p);
+  }
+  const int features = sm90_features(p.e, p.ev);
+  const int64_t each = one_pass  ? kOnePassQueries
+                       : by_sm90 ? sm90_backward_queries(features)
+                                 : 1,
                 padded = (p.queries + each - 1) / each * each, rows = p.batch * p.heads * padded;
   const Workspace space(context, static_cast<size_t>(2 * rows) * sizeof(T));
   T* const terms = space.as<T>();
   if (rows > 0) {
     launch(context, FASTDL_KERNEL(attention_row_terms<S>),
            {blocks_for(rows, kPrepareThreads / kWarp), kPrepareThreads}, AttentionExtents(p),
-           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, padded, terms);
+           AttentionRows<const S>(g.dout), AttentionRows<const S>(p.out), lse, padded, by_sm90 ? 1 : 2,
+           by_sm90 ? rows : 1, terms);  // TMA brings some of one kind, then of the other
   }
   if constexpr (sizeof(S) == 2) {
-    if (by_sm90) return attention_backward_sm90<S>(context, p, g, terms, padded);
+    if (one_pass) return attention_one_pass_sm90<S>(context, p, g, terms, padded);
+    if (by_sm90) return attention_two_passes_sm90<S>(context, p, g, terms, padded);
   }
   // Keys that no query sees by causality are never looked at.
   if (g.dmask.data && p.causal && g.dmask.size() > 0) {

@@ -72,21 +72,41 @@ __device__ __forceinline__ void load_features(S (&x)[kDecodeEach], const S* row,
   }
 }
 
-// A row's result, or what a part contributes to it.
+// Where a row's result goes, or what a part contributes to it.
 template <class S>
-__device__ __forceinline__ void finish_decode(const DecodeArguments<S>& p, int64_t part, int64_t b, int64_t h,
-                                              int64_t i, int64_t c, compute_t<S> out, compute_t<S> top,
-                                              compute_t<S> sum) {
-  const int64_t line = (b * p.n.heads + h) * p.n.queries + i, lines = p.n.batch * p.n.heads * p.n.queries;
-  if (p.parts > 1) {
-    compute_t<S>* const to = p.partial + (part * lines + line) * (p.n.ev + 2);
-    if (c < p.n.ev) to[c] = out;
-    if (c == 0) to[p.n.ev] = top, to[p.n.ev + 1] = sum;
-    return;
+struct DecodeResult {
+  using T = compute_t<S>;
+  T* to = nullptr;  // of a part
+  S* out;
+  T* lse;
+  int64_t ev, column;
+  T top, sum, norm;
+
+  __device__ __forceinline__ DecodeResult(const DecodeArguments<S>& p, int64_t part, int64_t b, int64_t h,
+                                          int64_t i, T top_, T sum_)
+      : out(p.out.at(b, h, i)),
+        lse(nullptr),
+        ev(p.n.ev),
+        column(p.out.column),
+        top(top_),
+        sum(sum_),
+        norm(softmax_norm(sum_)) {
+    const int64_t line = (b * p.n.heads + h) * p.n.queries + i, lines = p.n.batch * p.n.heads * p.n.queries;
+    if (p.parts > 1) to = p.partial + (part * lines + line) * (ev + 2);
+    else if (p.lse) lse = p.lse + line;
   }
-  if (c < p.n.ev) p.out.at(b, h, i)[c * p.out.column] = narrow<S>(out * softmax_norm(sum));
-  if (c == 0 && p.lse) p.lse[line] = log_sum_exp(top, sum);
-}
+  // The weighted values of feature c.
+  __device__ __forceinline__ void put(int64_t c, T value) const {
+    if (c >= ev) return;
+    if (to) to[c] = value;
+    else out[c * column] = narrow<S>(value * norm);
+  }
+  // Once a row.
+  __device__ __forceinline__ void put_sums() const {
+    if (to) to[ev] = top, to[ev + 1] = sum;
+    else if (lse) *lse = log_sum_exp(top, sum);
+  }
+};
 
 // R rows (of a group's heads, their queries one after the other) per block.
 template <class S, int R>
@@ -199,7 +219,9 @@ __global__ void __launch_bounds__(kDecodeThreads) attention_decode(DecodeArgumen
       other.out[0] = shared.out[(w * R + r) * kDecodeFeatures + feature];
       total.add(other);
     }
-    finish_decode(p, part, b, head_of(r), query_of(r), feature, total.out[0], total.top, total.sum);
+    const DecodeResult<S> result(p, part, b, head_of(r), query_of(r), total.top, total.sum);
+    result.put(feature, total.out[0]);
+    if (feature == 0) result.put_sums();
   }
 }
 
@@ -214,53 +236,86 @@ __global__ void __launch_bounds__(kDecodeThreads) attention_decode_combine(Decod
        at += static_cast<int64_t>(gridDim.x) * kDecodeThreads) {
     const int64_t line = at / width, c = at % width;
     if (c == p.n.ev && c > 0) continue;
-    DecodeRow<T, 1> total;
+    const T* const from = p.partial + line * (p.n.ev + 2);
+    const int64_t step = lines * (p.n.ev + 2);
+    // The maximum first: then no part waits for the one before, and loads of several are under way.
+    T high = -static_cast<T>(INFINITY), sum = 0, out = 0;
+#pragma unroll 8
+    for (int64_t part = 0; part < p.parts; ++part) high = Max{}(high, from[part * step + p.n.ev]);
+#pragma unroll 4
     for (int64_t part = 0; part < p.parts; ++part) {
-      const T* const from = p.partial + (part * lines + line) * (p.n.ev + 2);
-      DecodeRow<T, 1> other;
-      other.top = from[p.n.ev], other.sum = from[p.n.ev + 1];
-      if (c < p.n.ev) other.out[0] = from[c];
-      total.add(other);
+      const T* const of = from + part * step;
+      const T decay = softmax_decay(of[p.n.ev], high);
+      sum = fma(of[p.n.ev + 1], decay, sum);
+      if (c < p.n.ev) out = fma(of[c], decay, out);
     }
-    finish_decode(whole, 0, line / p.n.queries / p.n.heads, line / p.n.queries % p.n.heads,
-                  line % p.n.queries, c, total.out[0], total.top, total.sum);
+    const DecodeResult<S> result(whole, 0, line / p.n.queries / p.n.heads, line / p.n.queries % p.n.heads,
+                                 line % p.n.queries, high, sum);
+    result.put(c, out);
+    if (c == 0) result.put_sums();
   }
 }
+
+// A call's arguments, and its partial results.
+template <class S>
+class DecodeParts {
+ public:
+  using T = compute_t<S>;
+  DecodeParts(Context* context, const AttentionProblem& p, T* lse, const DecodePlan& plan)
+      : context_(context),
+        space_(context, plan.parts > 1 ? bytes(p, plan) : 0),
+        arguments_{AttentionExtents(p),
+                   AttentionMask<T>(p),
+                   AttentionRows<const S>(p.q),
+                   AttentionRows<const S>(p.k),
+                   AttentionRows<const S>(p.v),
+                   AttentionRows<S>(p.out),
+                   lse,
+                   plan.parts > 1 ? space_.as<T>() : nullptr,
+                   p.key_end(p.queries),
+                   plan.parts,
+                   plan.keys_each,
+                   plan.row_groups,
+                   plan.team,
+                   in_packs(p.k),
+                   in_packs(p.v)} {}
+  const DecodeArguments<S>& operator*() const { return arguments_; }
+
+  unsigned blocks() const {
+    const AttentionExtents& n = arguments_.n;
+    return static_cast<unsigned>(arguments_.parts * arguments_.row_groups * n.groups * n.batch);
+  }
+  // After the kernel that makes the parts.
+  void combine() const {
+    if (arguments_.parts == 1) return;
+    const AttentionExtents& n = arguments_.n;
+    const int64_t results = n.batch * n.heads * n.queries * (n.ev + 1);
+    launch(context_, FASTDL_KERNEL(attention_decode_combine<S>),
+           {blocks_for(results, kDecodeThreads), kDecodeThreads}, arguments_);
+  }
+
+ private:
+  static size_t bytes(const AttentionProblem& p, const DecodePlan& plan) {
+    return static_cast<size_t>(plan.parts * p.batch * p.heads * p.queries * (p.ev + 2)) * sizeof(T);
+  }
+  Context* context_;
+  Workspace space_;
+  DecodeArguments<S> arguments_;
+};
 
 template <class S>
 void attention_decode_forward(Context* context, const AttentionProblem& p, compute_t<S>* lse,
                               const DecodePlan& plan) {
   using T = compute_t<S>;
-  const int64_t lines = p.batch * p.heads * p.queries;
-  const Workspace partial(
-      context, plan.parts > 1 ? static_cast<size_t>(plan.parts * lines * (p.ev + 2)) * sizeof(T) : 0);
-  const DecodeArguments<S> a{AttentionExtents(p),
-                             AttentionMask<T>(p),
-                             AttentionRows<const S>(p.q),
-                             AttentionRows<const S>(p.k),
-                             AttentionRows<const S>(p.v),
-                             AttentionRows<S>(p.out),
-                             lse,
-                             plan.parts > 1 ? partial.as<T>() : nullptr,
-                             p.key_end(p.queries),
-                             plan.parts,
-                             plan.keys_each,
-                             plan.row_groups,
-                             plan.team,
-                             in_packs(p.k),
-                             in_packs(p.v)};
-  const auto blocks = static_cast<unsigned>(plan.parts * plan.row_groups * p.groups * p.batch);
+  const DecodeParts<S> parts(context, p, lse, plan);
   if (plan.rows_each == 1) {
     launch(context, FASTDL_KERNEL(attention_decode<S, 1>),
-           {blocks, kDecodeThreads, sizeof(DecodeShared<T, 1>)}, a);
+           {parts.blocks(), kDecodeThreads, sizeof(DecodeShared<T, 1>)}, *parts);
   } else {
     launch(context, FASTDL_KERNEL(attention_decode<S, kDecodeRows<S>>),
-           {blocks, kDecodeThreads, sizeof(DecodeShared<T, kDecodeRows<S>>)}, a);
+           {parts.blocks(), kDecodeThreads, sizeof(DecodeShared<T, kDecodeRows<S>>)}, *parts);
   }
-  if (plan.parts > 1) {
-    launch(context, FASTDL_KERNEL(attention_decode_combine<S>),
-           {blocks_for(lines * (p.ev + 1), kDecodeThreads), kDecodeThreads}, a);
-  }
+  parts.combine();
 }
 
 }  // namespace fastdl::cuda

@@ -103,20 +103,23 @@ void launch_attention_backward_fma(Context* context, FmaBackwardArguments<S> a) 
          {static_cast<unsigned>(blocks), kAttentionFmaThreads, sizeof(AttentionFmaShared<compute_t<S>>)}, a);
 }
 
-// Of every row (batch, head, query): what is subtracted from its scores, and delta = dO . O. Of the `padded`
-// rows of a head those that do not exist get what makes weights of 0.
+// Of every row (batch, head, query): what is subtracted from its scores, and delta = dO . O, `step` from row
+// to row, `plane` from one to the other. Of the `padded` rows of a head those that do not exist get what
+// makes weights of 0.
 template <class S>
 __global__ void __launch_bounds__(kPrepareThreads)
     attention_row_terms(AttentionExtents n, AttentionRows<const S> dout, AttentionRows<const S> out,
-                        const compute_t<S>* lse, int64_t padded, compute_t<S>* terms) {
+                        const compute_t<S>* lse, int64_t padded, int64_t step, int64_t plane,
+                        compute_t<S>* terms) {
   using T = compute_t<S>;
   constexpr int kWarps = kPrepareThreads / kWarp;
   const int64_t rows = n.batch * n.heads * padded;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp(); row < rows;
        row += static_cast<int64_t>(gridDim.x) * kWarps) {
+    T* const to = terms + row * step;
     const int64_t i = row % padded, h = row / padded % n.heads, b = row / padded / n.heads;
     if (i >= n.queries) {
-      if (lane() == 0) terms[2 * row + kShift] = static_cast<T>(INFINITY), terms[2 * row + kDelta] = 0;
+      if (lane() == 0) to[kShift * plane] = static_cast<T>(INFINITY), to[kDelta * plane] = 0;
       continue;
     }
     const S *const x = dout.at(b, h, i), *const y = out.at(b, h, i);
@@ -125,8 +128,8 @@ __global__ void __launch_bounds__(kPrepareThreads)
       sum = fma(widen(x[c * dout.column]), widen(y[c * out.column]), sum);
     sum = warp_reduce(sum, Sum{});
     if (lane() == 0) {
-      terms[2 * row + kShift] = backward_shift(lse[(b * n.heads + h) * n.queries + i]);
-      terms[2 * row + kDelta] = sum;
+      to[kShift * plane] = backward_shift(lse[(b * n.heads + h) * n.queries + i]);
+      to[kDelta * plane] = sum;
     }
   }
 }

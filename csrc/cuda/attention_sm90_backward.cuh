@@ -1,7 +1,7 @@
-// Attention backward by Hopper's warpgroup instructions, in the two passes of attention_backward.cuh: blocks
-// that own queries make dQ, blocks that own keys make dK and dV, scores made anew from the log-sum-exp. Of
-// every block two consumers own 64 rows each, one thread of another warpgroup starts the copies: of the own
-// rows, then of the other side's in a ring of stages. No atomics: every sum has one owner and one order.
+// Attention backward by Hopper's warpgroup instructions: what blocks do, in two passes
+// (attention_sm90_two_passes.cuh) or in one (attention_sm90_one_pass.cuh). Scores are made anew from the
+// log-sum-exp. Of every block two consumers own 64 rows each, one thread of another warpgroup starts the
+// copies: of the own rows, then of the other side's in a ring of stages.
 //
 //   own queries:  X1 = Q, X2 = dO,  Y1 = K, Y2 = V;   own keys:  X1 = K, X2 = V,  Y1 = Q, Y2 = dO
 //   S = X1 Y1^T, P = 2^(scale2 S - shift), dP = X2 Y2^T, dS = P (dP - delta)
@@ -12,37 +12,16 @@
 #include "cuda/attention_sm90.h"
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
+#include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/warpgroup.cuh"
 
 namespace fastdl::cuda {
-
-// What blocks make: dK and dV together where their sums fit into registers beside each other.
-enum class Sm90Sums { dq, dk_dv, dk, dv };
-
-// Registers of a consumer's thread: D / 2 sums, twice for dK and dV; Stream / 2 of S and of dP; half as many
-// for the factors made of dS and of P. The queries or keys of a step are as many as those and two stages of
-// shared memory hold.
-template <int D, Sm90Sums Sums>
-struct BackwardSm90Shape {
-  static constexpr bool kOwnKeys = Sums != Sm90Sums::dq, kMasks = D <= 128;
-  static constexpr bool kGradients = Sums != Sm90Sums::dv,  // dS and what is made of it
-      kValues = Sums == Sm90Sums::dk_dv || Sums == Sm90Sums::dv;
-  static constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup, kRows = 64 * kConsumers;
-  static constexpr int kKeys = D <= 96 ? 128 : D == 128 ? 112 : D == 192 ? 64 : 32;
-  static constexpr int kStream = kOwnKeys ? sm90_backward_queries(D) : kKeys;
-  using Own = Sm90RowTile<D, kRows>;
-  using Stream = Sm90RowTile<D, kStream>;
-  static constexpr int kTerms = kOwnKeys ? 2 * kStream : 0;  // of a stage: shift and delta of each query
-  static constexpr int kOwnBytes = (kGradients ? 2 : 1) * Own::kBytes,
-                       kStageBytes = 2 * Stream::kBytes + 4 * kTerms;
-  static constexpr int kFit = (224 * 1024 - kOwnBytes) / kStageBytes, kStages = kFit < 4 ? kFit : 4;
-};
 
 template <class H>
 struct BackwardSm90 {
   Sm90Rows x1, x2, y1, y2;
   CUtensorMap terms_map;  // of the terms, by which keys' blocks get them
-  const float* terms;     // [batch, heads, padded][2]: see attention_row_terms
+  const float* terms;     // [2][batch, heads, padded]: see attention_row_terms
   int padded;
   AttentionExtents n;
   Sm90Mask mask;
@@ -52,18 +31,20 @@ struct BackwardSm90 {
   SeenTiles seen;   // of the other
 };
 
+// Begins at a multiple of 1024 bytes.
 template <class Shape>
-struct alignas(1024) BackwardSm90Shared {
+struct BackwardSm90Shared {
   SharedArray<uint16_t, Shape::Own::kElements> x1;  // afterwards dQ or dK, or dV alone
   SharedArray<uint16_t, (Shape::kGradients ? Shape::Own::kElements : 512)> x2;  // afterwards dV beside dK
   SharedArray<uint16_t, Shape::kStages * Shape::Stream::kElements> y1, y2;
   SharedArray<float, (Shape::kTerms > 0 ? Shape::kStages * Shape::kTerms : 4)> terms;
+  SharedArray<int, (Shape::kStages > 2 ? 2 * Shape::kStages : 4)> places;  // of each stage: its row and head
   SharedArray<uint64_t, Shape::kStages> full, empty;
   SharedArray<uint64_t, 2> full_own;  // the first
 };
 
 // What a block does: `width` tiles of the other side from `begin` on of one head after the other, or those of
-// a list. Causal: the longest rows of all heads first.
+// a list; kLastFirst: from the last to the first. Causal: the longest rows of all heads first.
 template <class Shape>
 struct BackwardSm90Work {
   static constexpr bool kOwnKeys = Shape::kOwnKeys;
@@ -71,8 +52,8 @@ struct BackwardSm90Work {
   int stream_head, begin, width, steps;
 
   template <class H>
-  __device__ __forceinline__ explicit BackwardSm90Work(const BackwardSm90<H>& p) {
-    const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
+  __device__ __forceinline__ BackwardSm90Work(const BackwardSm90<H>& p, int block) {
+    const Sm90Order::Place at = p.order.place(block);
     tile = kOwnKeys ? at.tile : p.order.tiles - 1 - at.tile;
     first = tile * Shape::kRows;
     head = at.head, b = at.b;
@@ -94,10 +75,26 @@ struct BackwardSm90Work {
   };
   template <class H>
   __device__ __forceinline__ Place place(const BackwardSm90<H>& p, int step) const {
-    const int entry = p.seen.data ? p.seen.entry(step, b, head, tile) : step;
+    const int n = Shape::kLastFirst ? steps - 1 - step : step,
+              entry = p.seen.data ? p.seen.entry(n, b, head, tile) : n;
     return {(begin + entry % width) * Shape::kStream, stream_head + entry / width};
   }
 };
+
+template <class H, class Shape>
+__device__ __forceinline__ void begin_backward(BackwardSm90Shared<Shape>& shared, const BackwardSm90<H>& p) {
+  ptx::mbarrier_init(ptx::shared_address(shared.full_own.data()), 1);
+#pragma unroll 1
+  for (int stage = 0; stage < Shape::kStages; ++stage) {
+    ptx::mbarrier_init(ptx::shared_address(shared.full.at(stage)), 1);
+    ptx::mbarrier_init(ptx::shared_address(shared.empty.at(stage)), Shape::kConsumers * kWarpgroup / kWarp);
+  }
+  ptx::mbarrier_fence_init();
+  ptx::prefetch_map(&p.x1.map);
+  ptx::prefetch_map(&p.x2.map);
+  ptx::prefetch_map(&p.y1.map);
+  ptx::prefetch_map(&p.y2.map);
+}
 
 template <class H, class Shape>
 __device__ __forceinline__ void produce(BackwardSm90Shared<Shape>& shared, const BackwardSm90<H>& p,
@@ -118,12 +115,12 @@ __device__ __forceinline__ void produce(BackwardSm90Shared<Shape>& shared, const
     const uint32_t full = full0 + 8 * ring.stage;
     const auto [row, head] = w.place(p, step);
     ptx::mbarrier_wait(empty0 + 8 * ring.stage, ring.parity ^ 1);
+    shared_store(shared.places.at(2 * ring.stage), Pack<int, 2>{{row, head}});
     ptx::mbarrier_arrive_expect(full, Shape::kStageBytes);
     Stream::load(y1 + ring.stage * Stream::kBytes, p.y1, full, row, head, w.b);
     Stream::load(y2 + ring.stage * Stream::kBytes, p.y2, full, row, head, w.b);
     if constexpr (Shape::kOwnKeys)
-      ptx::tensor_load(terms + ring.stage * Shape::kTerms * 4, &p.terms_map, full,
-                       {2 * row, head, w.b, 0, 0});
+      ptx::tensor_load(terms + ring.stage * Shape::kTerms * 4, &p.terms_map, full, {row, 0, head, w.b, 0});
     ring.advance();
   }
 }
@@ -158,47 +155,91 @@ struct OwnQueryTerms {
 };
 // The same of rows of keys by the queries of a tile from `query` on, whose terms are in shared memory; those
 // of queries that do not exist make their weights 0.
+template <int Count>
 struct OwnKeyTerms {
-  float* terms;  // of the tile: shift and delta in turns
+  const float* terms;  // shifts of the tile's queries, then deltas
 
-  __device__ __forceinline__ Pack<float, 4> of(int j) const {
-    return shared_load<Pack<float, 4>>(terms + 2 * (8 * j + lane() % 4 * 2));
+  // Of the thread's two columns of eight; which: kShift or kDelta.
+  __device__ __forceinline__ Pack<float, 2> of(RowTerm which, int eight) const {
+    return shared_load<Pack<float, 2>>(terms + which * 2 * Count + 8 * eight + lane() % 4 * 2);
   }
-  template <int Count>
-  __device__ __forceinline__ void weights(float (&scores)[Count], float scale2, bool masked, int row,
-                                          int query) const {
+  // `from`: the first of the tile's queries that sees each of the rows, if `masked`.
+  __device__ __forceinline__ void weights(float (&scores)[Count], float scale2, bool masked,
+                                          const int (&from)[2]) const {
 #pragma unroll
     for (int j = 0; j < Count / 4; ++j) {
-      const Pack<float, 4> two = of(j);
+      const Pack<float, 2> shift = of(kShift, j);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float& s = scores[4 * j + e];
-        const float weight = ptx::fast_exp2(fmaf(s, scale2, -two.at[e % 2 * 2]));
-        s = masked && query + 8 * j + lane() % 4 * 2 + e % 2 < row + e / 2 * 8 ? 0.0f : weight;
+        const float weight = ptx::fast_exp2(fmaf(s, scale2, -shift.at[e % 2]));
+        s = masked && 8 * j + lane() % 4 * 2 + e % 2 < from[e / 2] ? 0.0f : weight;
       }
     }
   }
-  template <int Count>
   __device__ __forceinline__ void gradients(const float (&weights)[Count], float (&grads)[Count]) const {
 #pragma unroll
     for (int j = 0; j < Count / 4; ++j) {
-      const Pack<float, 4> two = of(j);
+      const Pack<float, 2> delta = of(kDelta, j);
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        grads[4 * j + e] = weights[4 * j + e] * (grads[4 * j + e] - two.at[e % 2 * 2 + 1]);
+        grads[4 * j + e] = weights[4 * j + e] * (grads[4 * j + e] - delta.at[e % 2]);
     }
   }
 };
 
-template <class H, int D, class Shape>
+// 64 rows of the own tile as left factors. Those of the first Kept features are held in registers: from
+// shared memory they would be read anew for each product.
+template <class Own, int Kept>
+struct OwnFactors {
+  uint32_t tile;
+  int first;
+  uint32_t kept[Kept > 0 ? Kept / 16 : 1][4];
+
+  __device__ __forceinline__ OwnFactors(uint16_t* rows, int first_row)
+      : tile(ptx::shared_address(rows)), first(first_row) {
+    const int row = first + warp() % 4 * 16 + lane() % 16;
+#pragma unroll
+    for (int k = 0; k < Kept; k += 16)
+      ptx::ldmatrix<false>(kept[k / 16], rows + Own::element(row, k / 8 + lane() / 16));
+  }
+  // Begins the products with the rows of `other` as columns.
+  template <class H, int D, class Stream, int Count>
+  __device__ __forceinline__ void multiply(float (&sums)[Count], uint32_t other) const {
+#pragma unroll
+    for (int k = 0; k < D; k += 16) {
+      const uint64_t columns = Stream::along(other, 0, k);
+      if constexpr (Kept > 0) {
+        if (k < Kept) {
+          ptx::wgmma<false>(H{}, sums, kept[k / 16], columns, k > 0);
+          continue;
+        }
+      }
+      ptx::wgmma<false, false>(H{}, sums, Own::along(tile, first, k), columns, k > 0);
+    }
+    ptx::wgmma_commit();
+  }
+};
+
+// What a consumer does with a step's dS beside dK: nothing, where another pass makes dQ.
+template <class Shape>
+struct NoQuerySums {
+  template <int Count>
+  __device__ __forceinline__ void offer(const uint32_t (&)[Count][4], int) const {}
+  __device__ __forceinline__ void add(int, int, int) const {}
+  // All that read the own rows of this consumer have done so.
+  __device__ __forceinline__ void end(int group) const { ptx::named_barrier(1 + group, kWarpgroup); }
+};
+
+template <class H, int D, class Shape, class QuerySums>
 __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const BackwardSm90<H>& p,
-                                        const BackwardSm90Work<Shape>& w, int group) {
+                                        const BackwardSm90Work<Shape>& w, int group,
+                                        const QuerySums& query_sums) {
   using Own = typename Shape::Own;
   using Stream = typename Shape::Stream;
   constexpr int kStream = Shape::kStream;
   constexpr bool kOwnKeys = Shape::kOwnKeys, kGradients = Shape::kGradients, kValues = Shape::kValues;
-  const uint32_t x1 = ptx::shared_address(shared.x1.data()), x2 = ptx::shared_address(shared.x2.data()),
-                 y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
+  const uint32_t y1 = ptx::shared_address(shared.y1.data()), y2 = ptx::shared_address(shared.y2.data()),
                  full0 = ptx::shared_address(shared.full.data()),
                  empty0 = ptx::shared_address(shared.empty.data());
   const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
@@ -207,8 +248,9 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int i = row + 8 * half < p.padded ? row + 8 * half : p.padded - 1;
-      const float* const of = p.terms + ((w.b * p.n.heads + w.head) * p.padded + i) * 2;
-      own_terms.shift[half] = of[kShift], own_terms.delta[half] = of[kDelta];
+      const float* const of = p.terms + (w.b * p.n.heads + w.head) * p.padded + i;
+      const int64_t plane = p.n.batch * p.n.heads * p.padded;
+      own_terms.shift[half] = of[kShift * plane], own_terms.delta[half] = of[kDelta * plane];
     }
   }
   float sums[kGradients ? D / 2 : 1], value_sums[kValues ? D / 2 : 1];  // dQ or dK; dV
@@ -218,6 +260,8 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
   };
 
   ptx::mbarrier_wait(ptx::shared_address(shared.full_own.data()), 0);
+  const OwnFactors<Own, Shape::kKept1> own1(shared.x1.data(), group * 64);
+  const OwnFactors<Own, Shape::kKept2> own2(shared.x2.data(), group * 64);
   Ring<Shape> ring;
 #pragma unroll 1
   for (int step = 0; step < w.steps; ++step) {
@@ -225,32 +269,29 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
     float scores[kStream / 2], grads[kStream / 2];
     ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
     ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < D; k += 16) {
-      ptx::wgmma<false, false>(H{}, scores, Own::along(x1, group * 64, k), Stream::along(tile1, 0, k), k > 0);
-    }
-    ptx::wgmma_commit();
-    if constexpr (kGradients) {
-#pragma unroll
-      for (int k = 0; k < D; k += 16) {
-        ptx::wgmma<false, false>(H{}, grads, Own::along(x2, group * 64, k), Stream::along(tile2, 0, k),
-                                 k > 0);
-      }
-      ptx::wgmma_commit();
-    }
-    const auto at = w.place(p, step);
+    own1.template multiply<H, D, Stream>(scores, tile1);
+    if constexpr (kGradients) own2.template multiply<H, D, Stream>(grads, tile2);
+    const auto [first, head] = shared_load<Pack<int, 2>>(shared.places.at(2 * ring.stage)).at;
     SeenBits<kStream / 2> bits;
     if (Shape::kMasks && p.mask.data)
-      bits.template load<kOwnKeys>(p.mask, p.n, w.b, kOwnKeys ? at.head : w.head, row, at.row);
+      bits.template load<kOwnKeys>(p.mask, p.n, w.b, kOwnKeys ? head : w.head, row, first);
     ptx::wgmma_wait<kGradients ? 1 : 0>();
     ptx::wgmma_results(scores);
-    const OwnKeyTerms terms{shared.terms.at(kOwnKeys ? ring.stage * Shape::kTerms : 0)};
+    const OwnKeyTerms<kStream / 2> terms{shared.terms.at(kOwnKeys ? ring.stage * Shape::kTerms : 0)};
     if constexpr (kOwnKeys) {
-      const bool masked = p.n.causal && at.row < w.first + group * 64 + 63;
-      terms.weights(scores, p.scale2, masked, row, at.row);
+      // Keys that do not exist have no weight, either: dQ is summed over all.
+      const bool masked = (p.n.causal && first < w.first + group * 64 + 63) ||
+                          (Shape::kQueries && w.first + group * 64 + 64 > p.n.keys);
+      int from[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int key = row + 8 * half;
+        from[half] = Shape::kQueries && key >= p.n.keys ? kStream : p.n.causal ? key - first : 0;
+      }
+      terms.weights(scores, p.scale2, masked, from);
     } else {
-      const bool masked = p.n.key_end(w.first + group * 64 + 1) < at.row + kStream;
-      own_terms.weights(scores, p.n, p.scale2, masked, row, at.row);
+      const bool masked = p.n.key_end(w.first + group * 64 + 1) < first + kStream;
+      own_terms.weights(scores, p.n, p.scale2, masked, row, first);
     }
     if (Shape::kMasks && p.mask.data) bits.apply(scores, 0);
     if constexpr (kGradients) {
@@ -259,6 +300,7 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
       if constexpr (kOwnKeys) terms.gradients(scores, grads);
       else own_terms.gradients(scores, grads);
       pack_factors<H>(grads, gradients);
+      query_sums.offer(gradients, step);
     }
     if constexpr (kValues) pack_factors<H>(scores, weights);
     ptx::wgmma_fence();
@@ -267,12 +309,14 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
       if constexpr (kValues)
         ptx::wgmma<true>(H{}, value_sums, weights[k / 16], Stream::across(tile2, k), step > 0 || k > 0);
     }
+    if constexpr (kValues) ptx::wgmma_commit();
 #pragma unroll
     for (int k = 0; k < kStream; k += 16) {
       if constexpr (kGradients)
         ptx::wgmma<true>(H{}, sums, gradients[k / 16], Stream::across(tile1, k), step > 0 || k > 0);
     }
-    ptx::wgmma_commit();
+    if constexpr (kGradients) ptx::wgmma_commit();
+    query_sums.add(step, first, head);
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(sums);
     ptx::wgmma_results(value_sums);
@@ -287,7 +331,7 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
   }
 
   const float scale[2] = {p.scale, p.scale}, one[2] = {1, 1};
-  ptx::named_barrier(1 + group, kWarpgroup);  // all four warps have read the own rows
+  query_sums.end(group);
   if constexpr (kGradients)
     store_results<H, Own>(shared.x1.data(), warp_row, p.sums, w.b, w.head, w.first, sums, scale);
   if constexpr (kValues) {
@@ -296,93 +340,46 @@ __device__ __forceinline__ void consume(BackwardSm90Shared<Shape>& shared, const
   }
 }
 
-template <class H, int D, Sm90Sums Sums>
-__global__ void __launch_bounds__(BackwardSm90Shape<D, Sums>::kThreads, 1)
-    attention_backward_wgmma(const __grid_constant__ BackwardSm90<H> p) {
-  using Shape = BackwardSm90Shape<D, Sums>;
-  auto& shared = shared_memory<BackwardSm90Shared<Shape>>();
-  const BackwardSm90Work<Shape> w(p);
-  if (threadIdx.x == 0) {
-    ptx::mbarrier_init(ptx::shared_address(shared.full_own.data()), 1);
-#pragma unroll 1
-    for (int stage = 0; stage < Shape::kStages; ++stage) {
-      ptx::mbarrier_init(ptx::shared_address(shared.full.at(stage)), 1);
-      ptx::mbarrier_init(ptx::shared_address(shared.empty.at(stage)), Shape::kConsumers * kWarpgroup / kWarp);
-    }
-    ptx::mbarrier_fence_init();
-    ptx::prefetch_map(&p.x1.map);
-    ptx::prefetch_map(&p.x2.map);
-    ptx::prefetch_map(&p.y1.map);
-    ptx::prefetch_map(&p.y2.map);
-  }
-  __syncthreads();
-  const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
-  if (role == 0) {
-    ptx::fewer_registers<24>();
-    if (threadIdx.x == 0) produce<H, Shape>(shared, p, w);
-    __syncwarp();
-  } else {
-    ptx::more_registers<240>();
-    consume<H, D, Shape>(shared, p, w, role - 1);
-  }
-}
-
-template <class H, int D, Sm90Sums Sums>
-void launch_attention_backward_sm90(Context* context, const AttentionProblem& p, BackwardSm90<H> a) {
-  using Shape = BackwardSm90Shape<D, Sums>;
-  const int64_t rows = Shape::kOwnKeys ? p.keys : p.queries, heads = Shape::kOwnKeys ? p.groups : p.heads;
-  // What blocks of a head or group go over: keys and values, or queries and gradients of the group's heads.
-  const int64_t at_once = Shape::kOwnKeys
-                              ? heads_at_once(p.queries * p.group_size(), p.e + p.ev, 1, heads * p.batch)
-                              : heads_at_once(p.keys, p.e + p.ev, p.group_size(), heads * p.batch);
-  a.order = {static_cast<int>((rows + Shape::kRows - 1) / Shape::kRows), static_cast<int>(heads),
-             static_cast<int>(p.batch), static_cast<int>(at_once)};
-  const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), Shape::kOwnKeys, Shape::kRows,
-                              Shape::kStream);
-  a.seen = *seen;
-  launch(context, FASTDL_KERNEL(attention_backward_wgmma<H, D, Sums>),
-         {a.order.blocks(), Shape::kThreads, sizeof(BackwardSm90Shared<Shape>)}, a);
-}
-
+// The operands as TMA can read them, and what every kernel is called with.
 template <class H, int D>
-void launch_attention_backward_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
-                                    const float* terms, int64_t padded) {
+struct BackwardSm90Operands {
   using Operand = AttentionOperand<H, H, 1>;
-  using Queries = BackwardSm90Shape<D, Sm90Sums::dq>;
-  using Keys = BackwardSm90Shape<D, Sm90Sums::dk>;
-  const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr),
-      dout(context, g.dout, p, nullptr);
-  BackwardSm90<H> a{};
-  a.terms = terms, a.padded = static_cast<int>(padded);
-  a.n = AttentionExtents(p);
-  a.mask = Sm90Mask(p.mask);
-  a.scale = static_cast<float>(p.scale), a.scale2 = static_cast<float>(p.scale * kLog2e);
-  a.x1 = sm90_rows<H, D>(*q, p.q, Queries::kRows), a.x2 = sm90_rows<H, D>(*dout, g.dout, Queries::kRows);
-  a.y1 = sm90_rows<H, D>(*k, p.k, Queries::kStream), a.y2 = sm90_rows<H, D>(*v, p.v, Queries::kStream);
-  a.sums = Sm90Results(g.dq);
-  launch_attention_backward_sm90<H, D, Sm90Sums::dq>(context, p, a);
-  a.x1 = sm90_rows<H, D>(*k, p.k, Keys::kRows), a.x2 = sm90_rows<H, D>(*v, p.v, Keys::kRows);
-  a.y1 = sm90_rows<H, D>(*q, p.q, Keys::kStream), a.y2 = sm90_rows<H, D>(*dout, g.dout, Keys::kStream);
-  a.sums = Sm90Results(g.dk), a.value_sums = Sm90Results(g.dv);
-  MapShape shape;
-  shape.dims[0] = 2 * padded, shape.dims[1] = p.heads, shape.dims[2] = p.batch;
-  shape.strides[1] = 2 * padded, shape.strides[2] = 2 * padded * p.heads;
-  shape.box[0] = Keys::kTerms;
-  a.terms_map = tensor_map(DType::kFloat32, terms, shape, CU_TENSOR_MAP_SWIZZLE_NONE);
-  if constexpr (D <= 128) {
-    launch_attention_backward_sm90<H, D, Sm90Sums::dk_dv>(context, p, a);
-  } else {
-    launch_attention_backward_sm90<H, D, Sm90Sums::dk>(context, p, a);
-    launch_attention_backward_sm90<H, D, Sm90Sums::dv>(context, p, a);
-  }
-}
+  const AttentionProblem& p;
+  const AttentionGradients& g;
+  Operand q, k, v, dout;
 
-template <class S>
-void attention_backward_sm90(Context* context, const AttentionProblem& p, const AttentionGradients& g,
-                             const float* terms, int64_t padded) {
-  with_sm90_features(p, [&](auto features) {
-    launch_attention_backward_sm90<S, decltype(features)::value>(context, p, g, terms, padded);
-  });
-}
+  BackwardSm90Operands(Context* context, const AttentionProblem& problem, const AttentionGradients& gradients)
+      : p(problem),
+        g(gradients),
+        q(context, p.q, p, nullptr),
+        k(context, p.k, p, nullptr),
+        v(context, p.v, p, nullptr),
+        dout(context, g.dout, p, nullptr) {}
+
+  void common(BackwardSm90<H>& a, const float* terms, int64_t padded) const {
+    a.terms = terms, a.padded = static_cast<int>(padded);
+    a.n = AttentionExtents(p);
+    a.mask = Sm90Mask(p.mask);
+    a.scale = static_cast<float>(p.scale), a.scale2 = static_cast<float>(p.scale * kLog2e);
+  }
+  template <class Shape>
+  void own_queries(BackwardSm90<H>& a) const {
+    a.x1 = sm90_rows<H, D>(*q, p.q, Shape::kRows), a.x2 = sm90_rows<H, D>(*dout, g.dout, Shape::kRows);
+    a.y1 = sm90_rows<H, D>(*k, p.k, Shape::kStream), a.y2 = sm90_rows<H, D>(*v, p.v, Shape::kStream);
+    a.sums = Sm90Results(g.dq);
+  }
+  template <class Shape>
+  void own_keys(BackwardSm90<H>& a) const {
+    a.x1 = sm90_rows<H, D>(*k, p.k, Shape::kRows), a.x2 = sm90_rows<H, D>(*v, p.v, Shape::kRows);
+    a.y1 = sm90_rows<H, D>(*q, p.q, Shape::kStream), a.y2 = sm90_rows<H, D>(*dout, g.dout, Shape::kStream);
+    a.sums = Sm90Results(g.dk), a.value_sums = Sm90Results(g.dv);
+    MapShape shape;
+    shape.dims[0] = a.padded, shape.dims[1] = 2, shape.dims[2] = p.heads, shape.dims[3] = p.batch;
+    shape.strides[1] = a.padded * p.heads * p.batch;
+    shape.strides[2] = a.padded, shape.strides[3] = a.padded * p.heads;
+    shape.box[0] = Shape::kStream, shape.box[1] = 2;
+    a.terms_map = tensor_map(DType::kFloat32, a.terms, shape, CU_TENSOR_MAP_SWIZZLE_NONE);
+  }
+};
 
 }  // namespace fastdl::cuda

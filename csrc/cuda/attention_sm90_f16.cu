@@ -1,5 +1,5 @@
-#include "cuda/attention_sm90_backward.cuh"
 #include "cuda/attention_sm90_forward.cuh"
+#include "cuda/attention_sm90_two_passes.cuh"
 
 namespace fastdl::cuda {
 

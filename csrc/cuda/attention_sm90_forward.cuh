@@ -10,6 +10,7 @@
 
 #include "cuda/attention_config.h"
 #include "cuda/attention_sm90.h"
+#include "cuda/attention_sm90_mask.cuh"
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
 #include "cuda/ptx/warpgroup.cuh"
@@ -17,15 +18,26 @@
 namespace fastdl::cuda {
 
 // Registers of a consumer's thread: Keys / 2 scores, Keys / 4 for the weights of the step before, D / 2
-// results, and some 30 others. With 64 features three consumers have enough of them, but not for masks.
-template <int D, bool Masks>
+// results, and some 30 others. With 64 features three consumers have enough of them, but not for masks. Terms
+// of a mask are in shared memory beside keys and values, in boxes of 64.
+template <int D, Sm90Scores Scores>
 struct ForwardSm90Shape {
-  static constexpr bool kMasks = Masks;
-  static constexpr int kConsumers = D == 64 && !Masks ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
-  static constexpr int kRows = 64 * kConsumers, kKeys = D <= 128 ? 128 : D == 192 ? 112 : 80;
+  static constexpr bool kBits = Scores != Sm90Scores::plain, kAdds = Scores == Sm90Scores::terms;
+  // Whether a step's softmax runs beside the product of the step before with the values, whose factors then
+  // take registers.
+  static constexpr bool kOverlaps = !kAdds && !(kBits && D == 256);
+  // Whether blocks take tiles of queries one after another, which takes registers, too.
+  static constexpr bool kStays = kBits && kOverlaps && D <= 128;
+  static constexpr int kConsumers = D == 64 && !kBits ? 3 : 2, kThreads = (1 + kConsumers) * kWarpgroup;
+  static constexpr int kRows = 64 * kConsumers, kKeys = D <= 128     ? 128
+                                                        : !kOverlaps ? 64
+                                                        : D == 192   ? 112
+                                                                     : 80;
   using Queries = Sm90RowTile<D, kRows>;
-  using Keys = Sm90RowTile<D, kKeys>;  // and values
-  static constexpr int kFit = (224 * 1024 - Queries::kBytes) / (2 * Keys::kBytes),
+  using Keys = Sm90RowTile<D, kKeys>;               // and values
+  using Terms = Sm90TermsTile<kAdds ? kKeys : 64>;  // of a consumer's queries
+  static constexpr int kTerms = kAdds ? kConsumers * Terms::kElements : 0;
+  static constexpr int kFit = (224 * 1024 - Queries::kBytes - 2 * kTerms) / (2 * Keys::kBytes),
                        kStages = kFit < 4 ? kFit : 4;
   // Of 65,536, which the block begins with in equal shares.
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240,
@@ -36,66 +48,107 @@ template <class H>
 struct ForwardSm90 {
   Sm90Rows q, k, v;
   AttentionExtents n;
-  Sm90Mask mask;
+  Sm90Bits bits;
+  Sm90Terms terms;
+  Sm90Dropout dropout;
   Sm90Results out;
   float* lse;       // [batch, heads, queries] or NULL
   float scale2;     // of scores to base 2
+  int group_size;   // heads that share keys
   Sm90Order order;  // of tiles of queries
   SeenTiles seen;   // of keys
 };
 
 template <class Shape>
 struct alignas(1024) ForwardSm90Shared {
-  SharedArray<uint16_t, Shape::Queries::kElements> queries;  // afterwards the results
+  SharedArray<uint16_t, Shape::Queries::kElements> queries;
   SharedArray<uint16_t, Shape::kStages * Shape::Keys::kElements> keys, values;
+  SharedArray<uint16_t, (Shape::kTerms > 0 ? Shape::kTerms : 8)> terms;  // of each consumer
   SharedArray<uint64_t, Shape::kStages> full_keys, empty_keys, full_values, empty_values;
-  SharedArray<uint64_t, 2> full_queries;  // the first
+  SharedArray<uint64_t, 2> full_queries, empty_queries;  // the first of each
+  SharedArray<uint64_t, 2 * Shape::kConsumers> full_terms, empty_terms;
 };
 
-// What a block does. Causal: the longest rows of all heads first, so that no multiprocessor begins with them
-// at the end.
+// A block stays on its multiprocessor and takes a tile of queries in every round: from left to right in one,
+// back in the next, as the longest rows of all heads come first (causal).
+__device__ __forceinline__ int round_index(int round) {
+  const unsigned blocks = ptx::opaque(gridDim.x);
+  return static_cast<int>(round * blocks + (round % 2 == 0 ? blockIdx.x : blocks - 1 - blockIdx.x));
+}
+template <class Shape, class H>
+__device__ __forceinline__ bool has_round(const ForwardSm90<H>& p, int round) {
+  if constexpr (!Shape::kStays) return round == 0;
+  return static_cast<unsigned>(round_index(round)) < p.order.late().blocks();
+}
+
+// What it does then. Lists: of tiles that a mask leaves something of, if there are any.
+template <bool Lists>
 struct ForwardSm90Work {
   int tile, first, head, group, b;
   int steps;
 
   template <class H>
-  __device__ __forceinline__ ForwardSm90Work(const ForwardSm90<H>& p, int rows, int keys) {
-    const Sm90Order::Place at = p.order.place(static_cast<int>(blockIdx.x));
-    tile = p.order.tiles - 1 - at.tile;
+  __device__ __forceinline__ ForwardSm90Work(const ForwardSm90<H>& p, int rows, int keys, int round) {
+    const Sm90Order order = p.order.late();
+    const Sm90Order::Place at = order.place(round_index(round));
+    tile = order.tiles - 1 - at.tile;
     first = tile * rows;
-    head = at.head, group = static_cast<int>(p.n.group_of(at.head)), b = at.b;
-    steps = p.seen.data ? p.seen.count(b, head, tile)
-                        : static_cast<int>((p.n.key_end(first + rows) + keys - 1) / keys);
+    head = at.head, group = head / p.group_size, b = at.b;
+    steps = Lists && p.seen.data ? p.seen.count(b, head, tile)
+                                 : static_cast<int>((p.n.key_end(first + rows) + keys - 1) / keys);
   }
   // Which tile of keys, from the last to the first.
   template <class H>
   __device__ __forceinline__ int key_tile(const ForwardSm90<H>& p, int step) const {
     const int place = steps - 1 - step;
-    return p.seen.data ? p.seen.entry(place, b, head, tile) : place;
+    return Lists && p.seen.data ? p.seen.entry(place, b, head, tile) : place;
   }
 };
 
 template <class H, class Shape>
-__device__ __forceinline__ void produce(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
-                                        const ForwardSm90Work& w) {
+__device__ __forceinline__ void produce(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p) {
   using Keys = typename Shape::Keys;
-  const uint32_t full_queries = ptx::shared_address(shared.full_queries.data());
-  ptx::mbarrier_arrive_expect(full_queries, Shape::Queries::kBytes);
-  Shape::Queries::load(ptx::shared_address(shared.queries.data()), p.q, full_queries, w.first, w.head, w.b);
-  const auto load = [&](auto& tiles, auto& fulls, auto& empties, const Sm90Rows& from, Ring<Shape>& ring,
-                        int step) {
-    const uint32_t full = ptx::shared_address(fulls.data()) + 8 * ring.stage;
-    ptx::mbarrier_wait(ptx::shared_address(empties.data()) + 8 * ring.stage, ring.parity ^ 1);
-    ptx::mbarrier_arrive_expect(full, Keys::kBytes);
-    Keys::load(ptx::shared_address(tiles.data()) + ring.stage * Keys::kBytes, from, full,
-               w.key_tile(p, step) * Shape::kKeys, w.group, w.b);
-    ring.advance();
-  };
-  Ring<Shape> keys, values;
+  Ring<Shape> ring;  // of keys; of values it is the place before
 #pragma unroll 1
-  for (int step = 0; step <= w.steps; ++step) {  // in the order in which they are needed
-    if (step < w.steps) load(shared.keys, shared.full_keys, shared.empty_keys, p.k, keys, step);
-    if (step > 0) load(shared.values, shared.full_values, shared.empty_values, p.v, values, step - 1);
+  for (int round = 0; has_round<Shape>(p, round); ++round) {
+    const ForwardSm90Work<Shape::kBits> w(p, Shape::kRows, Shape::kKeys, round);
+    const auto load = [&](auto& tiles, auto& fulls, auto& empties, const Sm90Rows& from,
+                          const Ring<Shape>& at, int step) {
+      const uint32_t full = ptx::shared_address(fulls.data()) + 8 * at.stage;
+      ptx::mbarrier_wait(ptx::shared_address(empties.data()) + 8 * at.stage, at.parity ^ 1);
+      ptx::mbarrier_arrive_expect(full, Keys::kBytes);
+      Keys::load(ptx::shared_address(tiles.data()) + at.stage * Keys::kBytes, from, full,
+                 w.key_tile(p, step) * Shape::kKeys, w.group, w.b);
+    };
+    const uint32_t full_queries = ptx::shared_address(shared.full_queries.data());
+    ptx::mbarrier_wait(ptx::shared_address(shared.empty_queries.data()), (round + 1) % 2);
+    ptx::mbarrier_arrive_expect(full_queries, Shape::Queries::kBytes);
+    Shape::Queries::load(ptx::shared_address(shared.queries.data()), p.q, full_queries, w.first, w.head, w.b);
+#pragma unroll 1
+    for (int step = 0; step <= w.steps; ++step) {  // in the order in which they are needed
+      if (step < w.steps) load(shared.keys, shared.full_keys, shared.empty_keys, p.k, ring, step);
+      if (step > 0)
+        load(shared.values, shared.full_values, shared.empty_values, p.v, ring.before(), step - 1);
+      if (step < w.steps) ring.advance();
+    }
+  }
+}
+
+// The same of the terms of a mask, by a thread for each consumer, for one round: asked for when it has read
+// those of the step before.
+template <class H, class Shape>
+__device__ __forceinline__ void produce_terms(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
+                                              int group) {
+  static_assert(!Shape::kStays);
+  const ForwardSm90Work<Shape::kBits> w(p, Shape::kRows, Shape::kKeys, 0);
+  const uint32_t full = ptx::shared_address(shared.full_terms.at(group)),
+                 empty = ptx::shared_address(shared.empty_terms.at(group)),
+                 terms = ptx::shared_address(shared.terms.at(group * Shape::Terms::kElements));
+#pragma unroll 1
+  for (int step = 0; step < w.steps; ++step) {
+    ptx::mbarrier_wait(empty, (step + 1) % 2);
+    Shape::Terms::load(terms, p.terms, full, w.first + 64 * group, w.key_tile(p, step) * Shape::kKeys, w.head,
+                       w.b);
   }
 }
 
@@ -111,26 +164,10 @@ struct Turns {
   }
 };
 
-// Scores of keys from `key` on that queries `row` and `row` + 8 do not see.
-template <int Count>
-__device__ __forceinline__ void mask_scores(float (&scores)[Count], const AttentionExtents& n, int row,
-                                            int key) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int end = static_cast<int>(n.key_end(row + 8 * half + 1)) - key - lane() % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < Count / 4; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        if (8 * j + e >= end) scores[4 * j + 2 * half + e] = -INFINITY;
-      }
-    }
-  }
-}
-
 template <class H, int D, class Shape>
-__device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p,
-                                        const ForwardSm90Work& w, int group) {
+__device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const ForwardSm90<H>& p, int group,
+                                        int round, Ring<Shape>& ring) {
+  const ForwardSm90Work<Shape::kBits> w(p, Shape::kRows, Shape::kKeys, round);
   using Queries = typename Shape::Queries;
   using Keys = typename Shape::Keys;
   constexpr int kKeys = Shape::kKeys;
@@ -143,17 +180,19 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
                  empty_values = ptx::shared_address(shared.empty_values.data());
   const int warp_row = group * 64 + warp() % 4 * 16, row = w.first + warp_row + lane() / 4;
   using Scores = float[kKeys / 2];
-  using Bits = SeenBits<kKeys / 2>;
+  struct Bits {
+    uint32_t seen[2], kept[2];
+  };
   const Turns<Shape> turns{group};
-  Ring<Shape> key_ring, value_ring;
   float out[D / 2];
   uint32_t weights[kKeys / 16][4];
   Sm90SoftmaxRows rows;
   float decay[2];
+  const float scale2 = Shape::kAdds ? 1.0f : p.scale2;  // of what the softmax gets
 
   const auto multiply_keys = [&](Scores& scores) {
-    const uint32_t tile = keys + key_ring.stage * Keys::kBytes;
-    ptx::mbarrier_wait(full_keys + 8 * key_ring.stage, key_ring.parity);
+    const uint32_t tile = keys + ring.stage * Keys::kBytes;
+    ptx::mbarrier_wait(full_keys + 8 * ring.stage, ring.parity);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < D; k += 16) {
@@ -163,104 +202,148 @@ __device__ __forceinline__ void consume(ForwardSm90Shared<Shape>& shared, const 
     ptx::wgmma_commit();
   };
   const auto multiply_values = [&](bool more) {
-    const uint32_t tile = values + value_ring.stage * Keys::kBytes;
-    ptx::mbarrier_wait(full_values + 8 * value_ring.stage, value_ring.parity);
+    const Ring<Shape> at = ring.before();
+    const uint32_t tile = values + at.stage * Keys::kBytes;
+    ptx::mbarrier_wait(full_values + 8 * at.stage, at.parity);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kKeys; k += 16)
       ptx::wgmma<true>(H{}, out, weights[k / 16], Keys::across(tile, k), more || k > 0);
     ptx::wgmma_commit();
   };
-  const auto release = [&](uint32_t empty, Ring<Shape>& ring) {
-    if (lane() == 0) ptx::mbarrier_arrive(empty + 8 * ring.stage);
-    ring.advance();
+  const auto release = [&](uint32_t empty, const Ring<Shape>& at) {
+    if (lane() == 0) ptx::mbarrier_arrive(empty + 8 * at.stage);
   };
-  const auto look = [&](Bits& bits, int key) {
-    if (Shape::kMasks && p.mask.data) bits.template load<false>(p.mask, p.n, w.b, w.head, row, key);
+  const auto look = [&](Bits& bits, int tile) {
+    if (Shape::kBits && p.bits.words)
+      p.bits.load(bits.seen, w.b, w.head, row, static_cast<int>(p.n.queries) - 1, tile);
+    if (Shape::kBits && p.dropout.drops) {
+      const int64_t row_of_all = (w.b * p.n.heads + w.head) * p.n.queries + row;
+      p.dropout.template make<kKeys>(
+          bits.kept, static_cast<uint64_t>(row_of_all) * p.n.keys + tile * int64_t{kKeys}, p.n.keys);
+    }
   };
-  const auto soften = [&](Scores& scores, const Bits& bits, int key) {  // scores become weights
-    if (p.n.key_end(w.first + group * 64 + 1) < key + kKeys) mask_scores(scores, p.n, row, key);
-    if (Shape::kMasks && p.mask.data) bits.apply(scores, -INFINITY);
-    rows.update(scores, p.scale2, decay);
+  const auto soften = [&](Scores& scores, const Bits& bits, int tile, int step) {  // scores become weights
+    const int key = tile * kKeys;
+    if constexpr (Shape::kAdds) {
+      if (p.terms.adds) {
+        const uint32_t of = 8 * group;
+        ptx::mbarrier_wait(ptx::shared_address(shared.full_terms.data()) + of, step % 2);
+        Shape::Terms::template add<H>(scores, shared.terms.at(group * Shape::Terms::kElements), p.terms,
+                                      warp_row % 64 + lane() / 4, p.scale2);
+        __syncwarp();  // all lanes have read theirs
+        if (lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(shared.empty_terms.data()) + of);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kKeys / 2; ++i) scores[i] *= p.scale2;
+      }
+    }
+    if (p.n.key_end(w.first + group * 64 + 1) < key + kKeys) {
+      mask_scores(scores, {static_cast<int>(p.n.key_end(row + 1)) - key,
+                           static_cast<int>(p.n.key_end(row + 9)) - key});
+    }
+    if (Shape::kBits && p.bits.words) apply_bits(scores, bits.seen, -INFINITY);
+    rows.update(scores, scale2, decay);
+    if (Shape::kBits && p.dropout.drops) apply_bits(scores, bits.kept, 0);
   };
 
-  ptx::mbarrier_wait(ptx::shared_address(shared.full_queries.data()), 0);
+  // After the last keys the next queries may come.
+  const auto release_queries = [&](bool last) {
+    if (last && lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(shared.empty_queries.data()));
+  };
+
+  ptx::mbarrier_wait(ptx::shared_address(shared.full_queries.data()), round % 2);
   if (w.steps > 0) {
-    if (group == Shape::kConsumers - 1) turns.pass_on();
     {
       Scores scores;
       Bits bits;
-      const int key = w.key_tile(p, 0) * kKeys;
+      const int tile = w.key_tile(p, 0);
       turns.wait();
       multiply_keys(scores);
       turns.pass_on();
-      look(bits, key);
+      look(bits, tile);
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(scores);
-      release(empty_keys, key_ring);
-      soften(scores, bits, key);
+      release(empty_keys, ring);
+      release_queries(w.steps == 1);
+      soften(scores, bits, tile, 0);
       pack_factors<H>(scores, weights);
+      ring.advance();
     }
 #pragma unroll 1
     for (int step = 1; step < w.steps; ++step) {
       Scores scores;
       Bits bits;
-      const int key = w.key_tile(p, step) * kKeys;
+      const int tile = w.key_tile(p, step);
       turns.wait();
       multiply_keys(scores);
       multiply_values(step > 1);
       turns.pass_on();
-      look(bits, key);
-      ptx::wgmma_wait<1>();
+      if constexpr (Shape::kOverlaps) look(bits, tile);
+      ptx::wgmma_wait<Shape::kOverlaps ? 1 : 0>();
       ptx::wgmma_results(scores);
-      release(empty_keys, key_ring);
-      soften(scores, bits, key);
+      if constexpr (!Shape::kOverlaps) look(bits, tile);
+      release(empty_keys, ring);
+      release_queries(step + 1 == w.steps);
+      soften(scores, bits, tile, step);
       ptx::wgmma_wait<0>();
       ptx::wgmma_results(out);
-      release(empty_values, value_ring);
+      release(empty_values, ring.before());
+      ring.advance();
 #pragma unroll
       for (int i = 0; i < D / 2; ++i) out[i] *= decay[i / 2 % 2];
       pack_factors<H>(scores, weights);
     }
-    if (group == 0) turns.wait();  // what the last consumer passed on
     multiply_values(w.steps > 1);
     ptx::wgmma_wait<0>();
     ptx::wgmma_results(out);
+    release(empty_values, ring.before());
   } else {
+    release_queries(true);
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) out[i] = 0;
   }
 
+  // Worked out anew: kept, it would take registers.
+  const ForwardSm90Work<false> late(p, Shape::kRows, Shape::kKeys,
+                                    static_cast<int>(ptx::opaque(static_cast<uint32_t>(round))));
+  const int late_row = late.first + warp_row + lane() / 4;
   float norm[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float sum = rows.total(half);
-    norm[half] = softmax_norm(sum);
-    const int i = row + 8 * half;
+    norm[half] = softmax_norm(sum) * (Shape::kBits ? p.dropout.kept_scale : 1.0f);
+    const int i = late_row + 8 * half;
     if (p.lse && lane() % 4 == 0 && i < p.n.queries) {
-      p.lse[(w.b * p.n.heads + w.head) * p.n.queries + i] = log_sum_exp(rows.top[half] * p.scale2, sum);
+      p.lse[(late.b * p.n.heads + late.head) * p.n.queries + i] = log_sum_exp(rows.top[half] * scale2, sum);
     }
   }
-  // All four warps have read the queries.
-  ptx::named_barrier(Turns<Shape>::kFirst + Shape::kConsumers + group, kWarpgroup);
-  store_results<H, Queries>(shared.queries.data(), warp_row, p.out, w.b, w.head, w.first, out, norm);
+  store_results<H>(p.out, late.b, late.head, late_row, out, norm);
 }
 
-template <class H, int D, bool Masks>
-__global__ void __launch_bounds__(ForwardSm90Shape<D, Masks>::kThreads, 1)
+template <class H, int D, Sm90Scores Scores>
+__global__ void __launch_bounds__(ForwardSm90Shape<D, Scores>::kThreads, 1)
     attention_forward_wgmma(const __grid_constant__ ForwardSm90<H> p) {
-  using Shape = ForwardSm90Shape<D, Masks>;
+  using Shape = ForwardSm90Shape<D, Scores>;
   auto& shared = shared_memory<ForwardSm90Shared<Shape>>();
-  const ForwardSm90Work w(p, Shape::kRows, Shape::kKeys);
   if (threadIdx.x == 0) {
+    constexpr unsigned kReaders = Shape::kConsumers * kWarpgroup / kWarp;
     ptx::mbarrier_init(ptx::shared_address(shared.full_queries.data()), 1);
+    ptx::mbarrier_init(ptx::shared_address(shared.empty_queries.data()), kReaders);
 #pragma unroll 1
     for (int stage = 0; stage < Shape::kStages; ++stage) {
-      constexpr unsigned kReaders = Shape::kConsumers * kWarpgroup / kWarp;
       ptx::mbarrier_init(ptx::shared_address(shared.full_keys.at(stage)), 1);
       ptx::mbarrier_init(ptx::shared_address(shared.full_values.at(stage)), 1);
       ptx::mbarrier_init(ptx::shared_address(shared.empty_keys.at(stage)), kReaders);
       ptx::mbarrier_init(ptx::shared_address(shared.empty_values.at(stage)), kReaders);
+    }
+    if constexpr (Shape::kAdds) {
+#pragma unroll
+      for (int group = 0; group < Shape::kConsumers; ++group) {
+        ptx::mbarrier_init(ptx::shared_address(shared.full_terms.at(group)), 1);
+        ptx::mbarrier_init(ptx::shared_address(shared.empty_terms.at(group)), kWarpgroup / kWarp);
+      }
+      if (p.terms.adds) ptx::prefetch_map(&p.terms.rows.map);
     }
     ptx::mbarrier_fence_init();
     ptx::prefetch_map(&p.q.map);
@@ -271,46 +354,83 @@ __global__ void __launch_bounds__(ForwardSm90Shape<D, Masks>::kThreads, 1)
   const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
   if (role == 0) {
     ptx::fewer_registers<Shape::kProducerRegisters>();
-    if (threadIdx.x == 0) produce<H, Shape>(shared, p, w);
+    if (threadIdx.x == 0) produce<H, Shape>(shared, p);
+    if constexpr (Shape::kAdds) {
+      if (warp() > 0 && warp() <= Shape::kConsumers && lane() == 0 && p.terms.adds)
+        produce_terms<H, Shape>(shared, p, warp() - 1);
+    }
     __syncwarp();
   } else {
     ptx::more_registers<Shape::kConsumerRegisters>();
-    consume<H, D, Shape>(shared, p, w, role - 1);
+    const Turns<Shape> turns{role - 1};
+    Ring<Shape> ring;
+    if (role == Shape::kConsumers) turns.pass_on();
+#pragma unroll 1
+    for (int round = 0; has_round<Shape>(p, round); ++round) {
+      consume<H, D, Shape>(shared, p, role - 1, round, ring);
+    }
+    if (role == 1) turns.wait();  // what the last consumer passed on
   }
 }
 
-template <class H, int D, bool Masks>
-void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
-  using Shape = ForwardSm90Shape<D, Masks>;
+template <class H, int D, Sm90Scores Scores>
+void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, const Sm90Terms& terms,
+                                   float* lse) {
+  using Shape = ForwardSm90Shape<D, Scores>;
   using Operand = AttentionOperand<H, H, 1>;
   const Operand q(context, p.q, p, nullptr), k(context, p.k, p, nullptr), v(context, p.v, p, nullptr);
+  const Sm90BitsOf<Shape::kKeys> bits(context, p, false);
   ForwardSm90<H> a{sm90_rows<H, D>(*q, p.q, Shape::kRows),
                    sm90_rows<H, D>(*k, p.k, Shape::kKeys),
                    sm90_rows<H, D>(*v, p.v, Shape::kKeys),
                    AttentionExtents(p),
-                   Sm90Mask(p.mask),
+                   *bits,
+                   terms,
+                   Sm90Dropout(p),
                    Sm90Results(p.out),
                    lse,
                    static_cast<float>(p.scale * kLog2e),
+                   static_cast<int>(p.group_size()),
                    {static_cast<int>((p.queries + Shape::kRows - 1) / Shape::kRows),
                     static_cast<int>(p.heads), static_cast<int>(p.batch),
                     static_cast<int>(heads_at_once(p.keys, p.e + p.ev, p.group_size(), p.heads * p.batch))},
                    {}};
   const SeenLists<float> seen(context, a.n, AttentionMask<float>(p), false, Shape::kRows, Shape::kKeys);
   a.seen = *seen;
-  launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D, Masks>),
-         {a.order.blocks(), Shape::kThreads, sizeof(ForwardSm90Shared<Shape>)}, a);
+  // Lists make tiles of lengths that nobody knows: multiprocessors take them as they become free.
+  const unsigned places = static_cast<unsigned>(multiprocessors()),
+                 blocks =
+                     a.seen.data || !Shape::kStays ? a.order.blocks() : std::min(a.order.blocks(), places);
+  launch(context, FASTDL_KERNEL(attention_forward_wgmma<H, D, Scores>),
+         {blocks, Shape::kThreads, sizeof(ForwardSm90Shared<Shape>)}, a);
+}
+
+template <class H, int D>
+void launch_attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
+  constexpr auto kTerms = Sm90Scores::terms;
+  const Sm90Scores scores = sm90_scores(p);
+  if (scores == kTerms) {
+    if (!p.mask.data || p.mask.dtype == DType::kBool) {
+      launch_attention_forward_sm90<H, D, kTerms>(context, p, {}, lse);
+    } else if (p.mask.dtype == DType::kFloat32) {
+      launch_attention_forward_sm90<H, D, kTerms>(context, p, *Sm90TermsOf<float>(context, p), lse);
+    } else {
+      launch_attention_forward_sm90<H, D, kTerms>(context, p, *Sm90TermsOf<H>(context, p), lse);
+    }
+    return;
+  }
+  // Bits want registers: 64 and 256 features have a kernel without.
+  if constexpr (D == 64 || D == 256) {
+    if (scores == Sm90Scores::plain)
+      return launch_attention_forward_sm90<H, D, Sm90Scores::plain>(context, p, {}, lse);
+  }
+  launch_attention_forward_sm90<H, D, Sm90Scores::bits>(context, p, {}, lse);
 }
 
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse) {
   with_sm90_features(p, [&](auto features) {
-    constexpr int kFeatures = decltype(features)::value;
-    // Masks want registers: more than 128 features leave none for them, 64 have a kernel without.
-    if constexpr (kFeatures == 64 || kFeatures > 128) {
-      if (!p.mask.data) return launch_attention_forward_sm90<S, kFeatures, false>(context, p, lse);
-    }
-    if constexpr (kFeatures <= 128) launch_attention_forward_sm90<S, kFeatures, true>(context, p, lse);
+    launch_attention_forward_sm90<S, decltype(features)::value>(context, p, lse);
   });
 }
 

@@ -5,6 +5,7 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/attention_config.h"
 #include "cuda/attention_operands.cuh"
@@ -81,10 +82,10 @@ void with_sm90_features(const AttentionProblem& p, F&& f) {
   }
 }
 
-// The map by which tiles of `box_rows` rows are brought; x is v made ready (AttentionOperand).
-template <class H, int D>
-Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
-  using Tile = Sm90RowTile<D, 64>;
+// The map by which boxes of a tensor's rows are brought; x is v made ready (AttentionOperand).
+template <class H>
+Sm90Rows sm90_map(const AttentionPlanes<H>& x, const View& v, int box_columns, int box_rows,
+                  CUtensorMapSwizzle swizzle) {
   Sm90Rows rows{};
   rows.by_head = x.head != 0 && v.shape[1] > 1, rows.by_batch = x.batch != 0 && v.shape[0] > 1;
   MapShape shape;
@@ -92,10 +93,16 @@ Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
   shape.strides[1] = x.row;
   if (rows.by_head) shape.dims[2] = v.shape[1], shape.strides[2] = x.head;
   if (rows.by_batch) shape.dims[3] = v.shape[0], shape.strides[3] = x.batch;
-  shape.box[0] = Tile::kChunk, shape.box[1] = box_rows;
-  rows.map = tensor_map(DTypeOf<H>::value, x.data, shape,
-                        Tile::kChunk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B);
+  shape.box[0] = box_columns, shape.box[1] = box_rows;
+  rows.map = tensor_map(DTypeOf<H>::value, x.data, shape, swizzle);
   return rows;
+}
+// Of tiles of `box_rows` rows of D features.
+template <class H, int D>
+Sm90Rows sm90_rows(const AttentionPlanes<H>& x, const View& v, int box_rows) {
+  constexpr int kChunk = Sm90RowTile<D, 64>::kChunk;
+  return sm90_map(x, v, kChunk, box_rows,
+                  kChunk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B);
 }
 
 // A boolean mask (true: may attend).
@@ -130,6 +137,11 @@ struct SeenBits {
               last_column = static_cast<int>(OwnKeys ? n.queries : n.keys) - 1;
     const uint8_t* const rows[2] = {of + (row < last_row ? row : last_row) * row_step,
                                     of + (row + 8 < last_row ? row + 8 : last_row) * row_step};
+    load(rows, column_step, column, last_column);
+  }
+  // Of rows g and g + 8, wherever they lie.
+  __device__ __forceinline__ void load(const uint8_t* const (&rows)[2], int64_t column_step, int column,
+                                       int last_column) {
     const int first = column + lane() % 4 * 2;
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
@@ -150,6 +162,22 @@ struct SeenBits {
   }
 };
 
+// Scores of columns that rows g and g + 8 do not see: those from ends[0] and ends[1] on, counted in the tile.
+template <int Count>
+__device__ __forceinline__ void mask_scores(float (&scores)[Count], const int (&ends)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int end = ends[half] - lane() % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < Count / 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if (8 * j + e >= end) scores[4 * j + 2 * half + e] = -INFINITY;
+      }
+    }
+  }
+}
+
 // Which tile of which head a block has: as many heads (of all samples) at a time as the L2 cache holds, and
 // of those the first tiles of all, then the second.
 struct Sm90Order {
@@ -165,7 +193,14 @@ struct Sm90Order {
     const int pair = section * at_once + inside % width;
     return {inside / width, pair % heads, pair / heads};
   }
-  unsigned blocks() const { return static_cast<unsigned>(tiles) * static_cast<unsigned>(heads * batch); }
+  // For loops over places: what is worked out of it is worked out anew each time.
+  __device__ __forceinline__ Sm90Order late() const {
+    const auto anew = [](int x) { return static_cast<int>(ptx::opaque(static_cast<uint32_t>(x))); };
+    return {anew(tiles), anew(heads), anew(batch), anew(at_once)};
+  }
+  __host__ __device__ __forceinline__ unsigned blocks() const {
+    return static_cast<unsigned>(tiles) * static_cast<unsigned>(heads * batch);
+  }
 };
 
 // Sums of a thread, as wgmma leaves them, to left factors of 16 columns each.
@@ -186,6 +221,7 @@ struct Sm90SoftmaxRows {
   // Products become weights; decay is by what earlier sums have to shrink.
   template <int Count>
   __device__ __forceinline__ void update(float (&scores)[Count], float scale2, float (&decay)[2]) {
+    float shift[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       // A NaN need not win here: it shows in the weight, and so in the sum.
@@ -196,22 +232,44 @@ struct Sm90SoftmaxRows {
         high = fmaxf(high, fmaxf(two[0], two[1]));
       }
       high = row_reduce(high, [](float a, float b) { return fmaxf(a, b); });
-      // Rounded as the shift before was: as one multiply-add, sums would shrink or grow with every tile.
-      const float shift = softmax_shift(__fmul_rn(high, scale2));
-      decay[half] = ptx::fast_exp2(__fmul_rn(top[half], scale2) - shift);
-      top[half] = high;
+      // The earlier maximum is rounded as this one: as one multiply-add, sums would shrink or grow with
+      // every tile.
+      shift[half] = softmax_shift(__fmul_rn(high, scale2));
+      decay[half] = top[half], top[half] = high;
+    }
+    if (__any_sync(kAllLanes, large(shift[0]) || large(shift[1]))) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float from = large(shift[half]) ? top[half] : 0.0f;
+        if (large(shift[half])) shift[half] = 0;
+        decay[half] -= from;
+#pragma unroll
+        for (int j = 0; j < Count / 4; ++j) {
+          float* const two = scores + 4 * j + 2 * half;
+          two[0] -= from, two[1] -= from;
+        }
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      decay[half] = ptx::fast_exp2(__fmul_rn(decay[half], scale2) - shift[half]);
       float tile = 0;
 #pragma unroll
       for (int j = 0; j < Count / 4; ++j) {
         float* const two = scores + 4 * j + 2 * half;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) two[e] = ptx::fast_exp2(fmaf(two[e], scale2, -shift));
+        for (int e = 0; e < 2; ++e) two[e] = ptx::fast_exp2(fmaf(two[e], scale2, -shift[half]));
         tile += two[0] + two[1];
       }
       sum[half] = fmaf(sum[half], decay[half], tile);
     }
   }
   __device__ __forceinline__ float total(int half) const { return row_reduce(sum[half], Sum{}); }
+
+ private:
+  // Beyond, the rounding of a shift shows in results, and from 2^31 on is more than float32's range of
+  // exponents: there the maximum is subtracted before the scores are scaled.
+  __device__ static __forceinline__ bool large(float shift) { return fabsf(shift) > 4096; }
 };
 
 // Where results go.
@@ -259,6 +317,48 @@ __device__ __forceinline__ void store_results(uint16_t* tile, int warp_row, cons
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         if (eight * 8 + e < to.features) at[(eight * 8 + e) * to.out.column] = pack.at[e];
+      }
+    }
+  }
+}
+
+// The same without memory in between, a thread's rows g and g + 8 beginning with row `row` of the result: of
+// 32 columns, in which its four words lie apart, a thread gets 16 bytes from its neighbours.
+template <class H, int Count>
+__device__ __forceinline__ void store_results(const Sm90Results& to, int b, int head, int row,
+                                              const float (&sums)[Count], const float (&factor)[2]) {
+  const int t = lane() % 4;
+  const auto exchange = [](uint32_t& low, uint32_t& high, int other, bool upper) {
+    const uint32_t got = __shfl_xor_sync(kAllLanes, upper ? low : high, other);
+    (upper ? low : high) = got;
+  };
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int i = row + 8 * half;
+    H* const at = static_cast<H*>(to.out.data) + to.out.at(b, head, i);
+#pragma unroll
+    for (int c = 0; c < Count / 16; ++c) {
+      Pack<uint32_t, 4> words;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float* const two = sums + 16 * c + 4 * j + 2 * half;
+        words.at[j] = ptx::pack(H{}, two[0] * factor[half], two[1] * factor[half]);
+      }
+      exchange(words.at[0], words.at[1], 1, t % 2 != 0);
+      exchange(words.at[2], words.at[3], 1, t % 2 != 0);
+      exchange(words.at[0], words.at[2], 2, t / 2 != 0);
+      exchange(words.at[1], words.at[3], 2, t / 2 != 0);
+      const int column = 32 * c + 8 * t;
+      if (i >= to.rows || column >= to.features) continue;
+      if (to.packs) {
+        *reinterpret_cast<Pack<uint32_t, 4>*>(at + column) = words;
+      } else {
+        Pack<H, 8> eight;
+        memcpy(&eight, &words, sizeof eight);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          if (column + e < to.features) at[(column + e) * to.out.column] = eight.at[e];
+        }
       }
     }
   }

@@ -10,6 +10,7 @@
 #include "common/place.h"
 #include "common/version.h"
 #include "common/view.h"
+#include "cuda/launch_loop.h"
 #include "fastdl/cuda.h"
 
 namespace fastdl {
@@ -177,7 +178,11 @@ fastdl_status fastdl_cuda_context_create(const fastdl_cuda_context_options* opti
   });
 }
 
-void fastdl_cuda_context_destroy(fastdl_context* context) { delete context; }
+void fastdl_cuda_context_destroy(fastdl_context* context) {
+  if (!context) return;
+  forget_loops(context);
+  delete context;
+}
 
 void fastdl_cuda_set_stream(void* stream) { default_stream = static_cast<cudaStream_t>(stream); }
 void* fastdl_cuda_get_stream(void) { return default_stream; }

@@ -3,6 +3,7 @@
 #include "cuda/conv.h"
 
 #include "cuda/activation.h"
+#include "cuda/conv_merge.h"
 #include "cuda/row_sums.cuh"
 #include "cuda/tensor.h"
 #include "fastdl/cuda.h"
@@ -13,13 +14,14 @@ namespace {
 // Adds up the parts: one thread per element, neighbouring threads with neighbouring channels.
 template <class S>
 __global__ void __launch_bounds__(256)
-    conv_finish_weight(WeightParts<compute_t<S>> p, int64_t size, int64_t o_per_group, int64_t channels,
+    conv_finish_weight(WeightParts<compute_t<S>> p, MergedTaps m, int64_t size, int64_t o_per_group,
                        int32_t taps1, int32_t taps2, int64_t taps, ConvImage<S> out) {
+  const int64_t channels = m.channels, merged = m.count();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < size;
        i += static_cast<int64_t>(gridDim.x) * 256) {
     const int64_t c = i % channels, tap = i / channels % taps, o = i / channels / taps;
     const compute_t<S>* const from = p.data + o / o_per_group * p.group_step + o % o_per_group * p.o_step +
-                                     tap * p.tap_step + c * p.c_step;
+                                     tap / merged * p.tap_step + (tap % merged * m.places + c) * p.c_step;
     compute_t<S> sum = 0;
     for (int64_t part = 0; part < p.parts; ++part) sum += from[part * p.size];
     out.data[o * out.n_step + c * out.c_step + tap / taps2 / taps1 * out.step[0] +
@@ -86,6 +88,12 @@ void run_gather(Context* context, const Gathered& r) {
     const GroupedImage in(context, r.in, 1, false, r.saved, masked);
     return depthwise_gather<S>(context, g, in, r.weight, end, r.data_gradient);
   }
+  // Of a gradient, what lies outside does not exist, which zeros beside taps would not say.
+  if (const auto m = r.data_gradient || r.saved ? std::nullopt : merge_gather(context, g, r.in)) {
+    const MergedConv merged(context, g, r.in, *m);
+    const GroupedImage in(context, merged.image(), 1, false);
+    return conv_gather<S>(context, merged.geometry(), in, r.weight, end, false, &merged.taps());
+  }
   const GroupedImage in(context, r.in, g.groups, false, r.saved, masked);
   conv_gather<S>(context, g, in, r.weight, end, r.data_gradient);
 }
@@ -122,6 +130,10 @@ void run_weight(Context* context, const check::ConvBackwardWeight& b, bool trans
       gemm(context,
            Gemm<S>{g.o, g.c, pixels(b.x), small.as<S>(), small.strides[1], *pixel_pitch(small), big.as<S>(),
                    *pixel_pitch(big), big.strides[1], out.data, out.strides[0], out.strides[1]});
+    } else if (const auto m = transposed || depthwise ? std::nullopt : merge_weight(context, g, b.x)) {
+      const MergedConv merged(context, g, b.x, *m);
+      const GroupedImage x(context, merged.image(), 1, false);
+      conv_weight<S>(context, merged.geometry(), x, dy, out, &merged.taps());
     } else {
       const GroupedImage x(context, b.x, groups, transposed);
       const GroupedImage &in = transposed ? dy : x, &grad = transposed ? x : dy;
@@ -157,16 +169,16 @@ void conv_backward_weight(Context* context, const check::ConvBackwardWeight& b, 
 }
 
 template <class S>
-void finish_weight(Context* context, const ConvGeometry& g, const WeightParts<compute_t<S>>& parts,
-                   const View& grad_weight) {
-  const int64_t size = g.o * g.taps() * g.c_per_group();
-  launch(context, FASTDL_KERNEL(conv_finish_weight<S>), {blocks_for(size, 256), 256}, parts, size,
-         g.o_per_group(), g.c_per_group(), static_cast<int32_t>(g.kernel[1]),
-         static_cast<int32_t>(g.kernel[2]), g.taps(), ConvImage<S>(grad_weight));
+void finish_weight(Context* context, const ConvGeometry& g, const MergedTaps& merged,
+                   const WeightParts<compute_t<S>>& parts, const View& grad_weight) {
+  const int64_t taps = g.taps() * merged.count(), size = g.o * taps * merged.channels;
+  const auto kernel = [&](int i) { return static_cast<int32_t>(g.kernel[i]) * merged.kernel[i]; };
+  launch(context, FASTDL_KERNEL(conv_finish_weight<S>), {blocks_for(size, 256), 256}, parts, merged, size,
+         g.o_per_group(), kernel(1), kernel(2), taps, ConvImage<S>(grad_weight));
 }
-#define FASTDL_FINISH(S)                                                                          \
-  template void finish_weight<S>(Context*, const ConvGeometry&, const WeightParts<compute_t<S>>&, \
-                                 const View&);
+#define FASTDL_FINISH(S)                                                           \
+  template void finish_weight<S>(Context*, const ConvGeometry&, const MergedTaps&, \
+                                 const WeightParts<compute_t<S>>&, const View&);
 FASTDL_FINISH(float)
 FASTDL_FINISH(double)
 FASTDL_FINISH(bfloat16)

@@ -88,6 +88,27 @@ bool in_gather_order(const ConvGather<S>& p, const ConvPack<S>& w, int64_t taps)
          steps(p.groups, w.group_step, p.columns * step);
 }
 
+// The weights where they lie, if the copy engine can read them there: columns side by side, taps at one
+// distance.
+template <class S>
+PlainWeights<S> plain_weights(const ConvPack<S>& w, const View& weight) {
+  PlainWeights<S> plain{w.from, w.channel_step, 0, {1, 1, 1}};
+  bool can = w.column_step == 1 && w.channel_step > 0 && reinterpret_cast<uintptr_t>(w.from) % 16 == 0;
+  for (int i = 2; i < weight.ndim; ++i) {
+    plain.kernel[i + 3 - weight.ndim] = static_cast<int32_t>(weight.shape[i]);
+  }
+  int64_t next = 0;
+  for (int i = 2; i >= 0; --i) {
+    if (plain.kernel[i] == 1) continue;
+    if (next == 0) plain.tap_step = next = w.tap_step[i];
+    can = can && w.tap_step[i] == next && next > 0;
+    next *= plain.kernel[i];
+  }
+  can = can && w.channel_step % 8 == 0 && plain.tap_step % 8 == 0;
+  if (!can) plain.data = nullptr;
+  return plain;
+}
+
 // Whether pixels lie so that four channels can be moved at once.
 template <class S>
 bool packs(const ConvImage<S>& x) {
@@ -96,7 +117,7 @@ bool packs(const ConvImage<S>& x) {
 
 template <class S>
 void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in, const View& weight,
-                 const ConvEnd<S>& end, bool data_gradient) {
+                 const ConvEnd<S>& end, bool data_gradient, const MergedTaps* merged) {
   std::vector<ConvLattice> lattices;
   if (data_gradient) lattices = data_lattices(g);
   else lattices.push_back(forward_lattice(g));
@@ -111,6 +132,7 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.padded = static_cast<int32_t>(in.padded());
   p.images = g.n;
   p.columns = data_gradient ? g.c_per_group() : g.o_per_group();
+  p.merged = merged != nullptr;
   p.holes = data_gradient;
   const ConvImage<const S> w(weight);  // its axes are O, C and the taps
   ConvPack<S> pack{w.data,
@@ -118,6 +140,7 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
                    data_gradient ? w.c_step : w.n_step,
                    data_gradient ? w.n_step : w.c_step,
                    {w.step[0], w.step[1], w.step[2]},
+                   merged ? *merged : MergedTaps{p.channels, p.padded},
                    nullptr};
   const int64_t taps = lattices.back().first_tap + lattices.back().taps();
   p.weights_row = taps * p.padded;
@@ -136,24 +159,29 @@ void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in
     std::optional<Workspace> space;
     p.lattices = static_cast<int32_t>(std::min<size_t>(lattices.size(), kMostLattices));
     std::copy_n(lattices.begin(), p.lattices, p.lattice);
-    const bool packed = lattices.size() != 1 || !in_gather_order(p, pack, taps);
-    if (packed) {
-      space.emplace(context, static_cast<size_t>(p.groups * p.columns * p.weights_row) * sizeof(S));
-      pack.to = space->template as<S>();
-    }
-    p.weights = packed ? pack.to : pack.from;
+    const bool packed = merged || lattices.size() != 1 || !in_gather_order(p, pack, taps);
+    GemmEnd<S> finish(out);
+    finish.packs = finish.packs && packs(end.out) && (!end.residual.data || packs(end.residual));
     for (size_t done = 0; done < lattices.size(); done += kMostLattices) {
       p.lattices = static_cast<int32_t>(std::min<size_t>(lattices.size() - done, kMostLattices));
       std::copy_n(lattices.begin() + static_cast<int64_t>(done), p.lattices, p.lattice);
+      if constexpr (sizeof(S) == 2) {
+        p.plain = plain_weights(pack, weight);
+        p.weights = nullptr;
+        if (packed && p.groups == 1 && !merged && p.plain.data) conv_gather_sm90(context, p, finish);
+      }
+      p.weights = pack.from;
       int64_t chunks = 0;
       for (int i = 0; i < p.lattices; ++i) chunks += p.lattice[i].taps() * p.padded;
       if (packed && chunks > 0) {
+        if (!space) {
+          space.emplace(context, static_cast<size_t>(p.groups * p.columns * p.weights_row) * sizeof(S));
+        }
+        p.weights = pack.to = space->template as<S>();
         launch(context, FASTDL_KERNEL(conv_pack_weights<S>),
                {blocks_for(p.groups * p.columns * chunks, 256), 256}, p, pack);
       }
-      GemmEnd<S> finish(out);
-      finish.packs = finish.packs && packs(end.out) && (!end.residual.data || packs(end.residual));
-      launch_gather(context, p, finish);
+      if (p.lattices > 0) launch_gather(context, p, finish);
     }
     p.in.data += p.groups * p.in.group_step;
     pack.from += p.groups * pack.group_step;
@@ -191,7 +219,7 @@ void launch_weight(Context* context, const ConvWeight<S>& p, const GemmPlan& pla
 
 template <class S>
 void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in, const GroupedImage& grad,
-                 const View& grad_weight) {
+                 const View& grad_weight, const MergedTaps* merged) {
   using T = compute_t<S>;
   ConvWeight<S> p{};
   const ConvImage<const S> dy = grad.image<S>();
@@ -199,6 +227,7 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
   p.lattice = forward_lattice(g);
   for (int i = 0; i < 3; ++i) p.in_size[i] = static_cast<int32_t>(g.in[i]);
   p.channels = static_cast<int32_t>(g.c_per_group()), p.padded = static_cast<int32_t>(in.padded());
+  p.merged = merged ? *merged : MergedTaps{p.channels, p.padded};
   p.image = Divisor(g.out[0] * g.out[1] * g.out[2]);
   p.plane = Divisor(g.out[1] * g.out[2]), p.line = Divisor(g.out[2]);
   p.rows = g.o_per_group(), p.columns = g.taps() * p.padded;
@@ -222,7 +251,8 @@ void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in
     const Workspace partial(context, static_cast<size_t>(plan.parts * size) * sizeof(T));
     p.partial = partial.as<T>();
     launch_weight(context, p, plan);
-    finish_weight<S>(context, share, {p.partial, plan.parts, size, group, p.columns, p.padded, 1}, out);
+    finish_weight<S>(context, share, p.merged, {p.partial, plan.parts, size, group, p.columns, p.padded, 1},
+                     out);
     p.grad.data += p.groups * p.grad_group_step;
     p.in.data += p.groups * p.in.group_step;
     out.data = out.as<S>() + share.o * out.strides[0];

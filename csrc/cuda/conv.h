@@ -85,6 +85,16 @@ class GroupedImage {
   std::optional<Workspace> space_;
 };
 
+// Taps of some axes as channels (conv_merge.h): channel l is channel l % places of tap l / places, and
+// there is none where that is not below `channels`.
+struct MergedTaps {
+  int32_t channels, places;
+  int32_t kernel[3] = {1, 1, 1};  // of the axes that are merged
+  __host__ __device__ int64_t count() const {
+    return static_cast<int64_t>(kernel[0]) * kernel[1] * kernel[2];
+  }
+};
+
 // The end of a gather: out = activation(sum + bias + residual).
 template <class S>
 struct ConvEnd {
@@ -96,13 +106,14 @@ struct ConvEnd {
 };
 
 // The forward pass, or (data_gradient) its adjoint: then channels in are g.o and channels out g.c. `in` holds
-// the channels of a group in padded() places. weight: (O, C / groups, *K).
+// the channels of a group in padded() places. weight: (O, C / groups, *K). merged: NULL, or the taps that are
+// channels in g and `in`, though not in weights.
 template <class S>
 void conv_gather(Context* context, const ConvGeometry& g, const GroupedImage& in, const View& weight,
-                 const ConvEnd<S>& end, bool data_gradient);
+                 const ConvEnd<S>& end, bool data_gradient, const MergedTaps* merged = nullptr);
 template <class S>
 void conv_weight(Context* context, const ConvGeometry& g, const GroupedImage& in, const GroupedImage& grad,
-                 const View& grad_weight);
+                 const View& grad_weight, const MergedTaps* merged = nullptr);
 
 // One channel in and out per group, and more than one group.
 bool is_depthwise(const ConvGeometry& g);
@@ -117,15 +128,15 @@ void depthwise_weight(Context* context, const ConvGeometry& g, const GroupedImag
 void conv_backward_data(Context* context, const check::ConvBackwardData& b, bool transposed);
 void conv_backward_weight(Context* context, const check::ConvBackwardWeight& b, bool transposed);
 
-// Adds parts of a weight gradient [part][size], in their order; element (o, c, tap) of it is at
-// o * o_step + tap * tap_step + c * c_step within its group's.
+// Adds parts of a weight gradient [part][size], in their order; element (o, c, tap) of it, in the terms of g,
+// is at o * o_step + tap * tap_step + c * c_step within its group's.
 template <class T>
 struct WeightParts {
   const T* data;
   int64_t parts, size, group_step, o_step, tap_step, c_step;
 };
 template <class S>
-void finish_weight(Context* context, const ConvGeometry& g, const WeightParts<compute_t<S>>& parts,
-                   const View& grad_weight);
+void finish_weight(Context* context, const ConvGeometry& g, const MergedTaps& merged,
+                   const WeightParts<compute_t<S>>& parts, const View& grad_weight);
 
 }  // namespace fastdl::cuda

@@ -285,7 +285,7 @@ void depthwise_weight(Context* context, const ConvGeometry& g, const GroupedImag
         {dim3(static_cast<unsigned>(parts), static_cast<unsigned>(tap_blocks), static_cast<unsigned>(blocks)),
          kThreads, sizeof(DepthwiseShared<S, kWidth>)},
         p);
-    finish_weight<S>(context, g, {p.partial, parts, size, 1, 0, g.c, 0}, grad_weight);
+    finish_weight<S>(context, g, {1, 1}, {p.partial, parts, size, 1, 0, g.c, 0}, grad_weight);
   });
 }
 

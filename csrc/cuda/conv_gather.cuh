@@ -12,15 +12,30 @@ namespace fastdl::cuda {
 
 constexpr int kMostLattices = 8;  // of a launch: all of stride 2
 
+// Weights of one group where they lie, columns side by side: of slots[i] of each axis at
+//   data[channel * channel_step + ((slot[0] * kernel[1] + slot[1]) * kernel[2] + slot[2]) * tap_step +
+//   column]
+template <class S>
+struct PlainWeights {
+  const S* data;  // or NULL
+  int64_t channel_step, tap_step;
+  int32_t kernel[3];
+  __device__ __forceinline__ int32_t tap(const int32_t (&slot)[3]) const {
+    return (slot[0] * kernel[1] + slot[1]) * kernel[2] + slot[2];
+  }
+};
+
 template <class S>
 struct ConvGather {
   ConvImage<const S> in;
   int64_t out_n_step, out_step[3], residual_n_step, residual_step[3];
   int32_t in_size[3];
   int32_t channels, padded;  // summed over, of a group; and their places
-  const S* weights;          // [group][column][tap of all lattices][padded]
+  const S* weights;          // [group][column][tap of all lattices][padded], or NULL with `plain`
   int64_t weights_row;
+  PlainWeights<S> plain;  // for Hopper's kernel
   int64_t images, columns, groups;
+  bool merged;            // taps of some axes are channels, as Hopper's kernel wants it
   bool holes;             // what lies outside does not exist; else it is a zero, and 0 * Inf counts
   int64_t k_each;         // of a split along k: how much of it a block sums up
   int64_t most_rows;      // of all lattices
@@ -176,10 +191,10 @@ struct GatherTask {
         weights(p.weights + p.lattice[0].first_tap * p.padded) {}
 };
 
-// One sum by multiply-adds, exactly as conv.h has it.
-template <class S>
+// One sum by multiply-adds, exactly as conv.h has it. weight(k, cursor): that of this column.
+template <class S, class Weight>
 __device__ __forceinline__ compute_t<S> gather_sum(const ConvGather<S>& p, const GatherTask<S>& task,
-                                                   const Pack<int32_t, 4>& at, int64_t in, int64_t column) {
+                                                   const Pack<int32_t, 4>& at, int64_t in, Weight&& weight) {
   compute_t<S> sum = 0;
   TapCursor cursor(p, task.l, task.k_begin);
 #pragma unroll 1
@@ -188,9 +203,15 @@ __device__ __forceinline__ compute_t<S> gather_sum(const ConvGather<S>& p, const
     const bool inside = cursor.inside(p, at);
     if (!inside && p.holes) continue;
     const compute_t<S> x = inside ? widen(task.in[in + cursor.offset + cursor.channel * p.in.c_step]) : 0;
-    sum = fma(x, widen(task.weights[column * p.weights_row + k]), sum);
+    sum = fma(x, widen(weight(k, cursor)), sum);
   }
   return sum;
+}
+template <class S>
+__device__ __forceinline__ compute_t<S> gather_sum(const ConvGather<S>& p, const GatherTask<S>& task,
+                                                   const Pack<int32_t, 4>& at, int64_t in, int64_t column) {
+  return gather_sum(p, task, at, in,
+                    [&](int64_t k, const TapCursor&) { return task.weights[column * p.weights_row + k]; });
 }
 
 template <class T>
@@ -346,6 +367,7 @@ template <class S>
 struct ConvPack {
   const S* from;
   int64_t group_step, column_step, channel_step, tap_step[3];
+  MergedTaps merged;
   S* to;
 };
 template <class S>
@@ -361,13 +383,17 @@ __global__ void __launch_bounds__(256)
     int lattice = 0;
     while (tap >= p.lattice[lattice].taps()) tap -= p.lattice[lattice++].taps();
     const ConvAxis(&axis)[3] = p.lattice[lattice].axis;
-    int64_t from = group * w.group_step + column * w.column_step + channel * w.channel_step;
+    const int64_t c = channel % w.merged.places;
+    int64_t merged = channel / w.merged.places;
+    int64_t from = group * w.group_step + column * w.column_step + c * w.channel_step;
     for (int a = 2; a >= 0; --a) {
-      from += (axis[a].slot + tap % axis[a].taps * axis[a].slot_step) * w.tap_step[a];
+      from += (axis[a].slot + tap % axis[a].taps * axis[a].slot_step + merged % w.merged.kernel[a]) *
+              w.tap_step[a];
       tap /= axis[a].taps;
+      merged /= w.merged.kernel[a];
     }
     w.to[(group * p.columns + column) * p.weights_row + at * p.padded + channel] =
-        channel < p.channels ? w.from[from] : narrow<S>(0);
+        c < w.merged.channels && merged == 0 ? w.from[from] : narrow<S>(0);
   }
 }
 

@@ -1,12 +1,12 @@
 // conv_gather_sm90<S> and conv_weight_sm90<S>: check, make tensor maps, launch.
 #pragma once
 
-#include <limits>
 #include <optional>
 #include <vector>
 
 #include "cuda/conv_config.h"
 #include "cuda/conv_sm90.h"
+#include "cuda/conv_sm90_boxes.h"
 #include "cuda/conv_sm90_operands.cuh"
 #include "cuda/launch_sm90.cuh"
 #include "cuda/split_operand.cuh"
@@ -14,146 +14,49 @@
 namespace fastdl::cuda {
 namespace sm90 {
 
-constexpr int64_t kMostSm90 = std::numeric_limits<int32_t>::max() - 512;  // coordinates have 32 bits
-
-// Images as the copy engine is to read them, channels side by side, of 16 bits.
-struct PixelSource {
-  int64_t channels, images, n_step, step[3];
-  int32_t size[3];
-};
-// P: ConvGather or ConvWeight.
-template <class P>
-PixelSource in_place(const P& p, int64_t images) {
-  PixelSource s{p.channels, images, p.in.n_step, {}, {}};
-  for (int i = 0; i < 3; ++i) s.step[i] = p.in.step[i], s.size[i] = p.in_size[i];
-  return s;
-}
-// Planes of float32 ones, without gaps.
-template <class P>
-PixelSource in_planes(const P& p, int64_t images, int planes) {
-  PixelSource s = in_place(p, images * planes);
-  int64_t step = (s.channels + 7) / 8 * 8;
-  for (int i = 2; i >= 0; --i) s.step[i] = step, step *= s.size[i];
-  s.n_step = step;
-  return s;
-}
-
-// The pixels that a lattice meets as boxes of so many positions and channels, if a map can describe them.
-inline std::optional<Im2colShape> boxes_of(const PixelSource& p, const ConvLattice& l, int positions,
-                                           int channels, bool always) {
-  const auto trivial = [&](int i) {
-    const ConvAxis& a = l.axis[i];
-    return p.size[i] == 1 && a.count == 1 && a.taps == 1 && a.first == 0;
-  };
-  Im2colShape shape{};
-  shape.axes = !trivial(0) ? 3 : !trivial(1) ? 2 : 1;
-  shape.dims[0] = p.channels, shape.strides[0] = 1;
-  int64_t most[3] = {};
-  for (int i = 0; i < shape.axes; ++i) {
-    const ConvAxis& a = l.axis[2 - i];
-    const int64_t size = p.size[2 - i], last = a.first + int64_t{a.count - 1} * a.in_step;
-    shape.dims[i + 1] = size, shape.strides[i + 1] = p.step[2 - i];
-    shape.step[i] = a.in_step;
-    most[i] = int64_t{a.taps - 1} * a.tap_step;
-    shape.lower[i] = a.first;
-    // Any corner behind the last position and before the next step will do: that which does not depend on the
-    // size, if it does.
-    shape.upper[i] = -a.first - most[i];
-    const int64_t behind = size + shape.upper[i] - last;
-    if (behind < 1 || behind > a.in_step) shape.upper[i] = last + 1 - size;
-  }
-  shape.dims[shape.axes + 1] = p.images, shape.strides[shape.axes + 1] = p.n_step;
-  shape.channels = channels, shape.pixels = positions;
-  bool can = im2col_fits(shape, most);
-  for (int i = 1; i <= shape.axes + 1; ++i) {
-    const int64_t stride = shape.strides[i];
-    can = can && shape.dims[i] < kMostSm90 &&
-          (shape.dims[i] == 1 || (stride > 0 && stride % 8 == 0 && stride < int64_t{1} << 39));
-  }
-  // cuda.h has the corners' axes the other way round than all the rest. Until a GPU has said which
-  // (tests/golden), only maps that mean the same either way are chosen.
-  for (int i = 1; i < shape.axes && !always; ++i) {
-    can = can && shape.lower[i] == shape.lower[0] && shape.upper[i] == shape.upper[0];
-  }
-  return can ? std::optional<Im2colShape>(shape) : std::nullopt;
-}
-
-inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
-
-// Coordinates and pieces of work are counted in 32 bits (256: the most parts).
-inline bool can_count(int64_t rows, int64_t columns, int64_t k) {
-  return rows < kMostSm90 && columns < kMostSm90 && k < kMostSm90 &&
-         (rows + 127) / 128 * ((columns + 63) / 64) < kMostSm90 / 256;
-}
-
-// The distance between successive positions, over all axes and images, if it is one. 0 where there is one
-// position.
-inline std::optional<int64_t> pitch_of(const int64_t (&extent)[4], const int64_t (&step)[4]) {
-  int64_t pitch = 0, next = 0;
-  for (int i = 3; i >= 0; --i) {
-    if (extent[i] == 1) continue;
-    if (pitch == 0) pitch = next = step[i];
-    if (step[i] != next || pitch <= 0) return std::nullopt;
-    next *= extent[i];
-  }
-  return pitch;
-}
-// Of the pixels of images. P: ConvGather or ConvWeight.
-template <class P>
-std::optional<int64_t> image_pitch(const P& p, int64_t images) {
-  return pitch_of({images, p.in_size[0], p.in_size[1], p.in_size[2]},
-                  {p.in.n_step, p.in.step[0], p.in.step[1], p.in.step[2]});
-}
-template <class P>
-int64_t pixels_of(const P& p, int64_t images) {
-  return images * p.in_size[0] * p.in_size[1] * p.in_size[2];
-}
-// Of the rows of results.
-inline std::optional<int64_t> row_pitch(const ConvLattice& l, int64_t images, int64_t n_step,
-                                        const int64_t (&step)[3]) {
-  int64_t extents[4] = {images}, steps[4] = {n_step};
-  for (int i = 0; i < 3; ++i) {
-    extents[i + 1] = l.axis[i].count, steps[i + 1] = step[i] * l.axis[i].out_step;
-  }
-  return pitch_of(extents, steps);
-}
-
-inline int64_t row_begin(const ConvLattice& l, const int64_t (&step)[3]) {
-  int64_t at = 0;
-  for (int i = 0; i < 3; ++i) at += l.axis[i].out_start * step[i];
-  return at;
-}
-
 // Of a gather: its operands for the copy engine (the weights' first lattice), and what is to be done with
 // them.
 struct GatherSource {
   const void *image, *weights;
   int64_t weights_plane;
+  bool plain;  // weights as ConvGather::plain has them
 };
 struct GatherPiece {
   ConvLattice lattice;
   Im2colShape pixels;
-  Sm90Plan plan;
+  ConvSm90Plan plan;
 };
 
-template <class S, int Columns, int Planes>
-void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const GatherSource& from,
+template <class S, int Columns, int Planes, bool Narrow>
+void run_gather(Context* context, Sm90Gather<S, Narrow> operands, GemmEnd<S> end, const GatherSource& from,
                 const Im2colShape& pixels, const Sm90Plan& plan) {
-  using T = Sm90Tile<S, Columns, Planes>;
+  using T = Sm90Tile<S, Columns, Planes, Narrow>;
   using E = typename T::E;
   ConvGather<S>& p = operands.gather;
   const ConvLattice& l = p.lattice[0];
-  constexpr auto kSwizzle = T::kDepth == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  constexpr auto kSwizzle = T::kBox == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
   operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, kSwizzle);
+  operands.plain = from.plain;
   MapShape weights;
-  weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
-  weights.dims[3] = Planes;
-  weights.strides[1] = p.padded, weights.strides[2] = p.weights_row, weights.strides[3] = from.weights_plane;
-  weights.box[0] = T::kDepth, weights.box[2] = T::kColumns / 2;
-  operands.weights = tensor_map(
-      DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
+  if (from.plain) {
+    const PlainWeights<S>& plain = p.plain;
+    weights.dims[0] = p.columns;
+    weights.dims[1] = int64_t{plain.kernel[0]} * plain.kernel[1] * plain.kernel[2];
+    weights.dims[2] = p.channels;
+    weights.strides[1] = plain.tap_step, weights.strides[2] = plain.channel_step;
+    weights.box[0] = operands.kPlainColumns, weights.box[2] = operands.kPlainChannels;
+    operands.weights = tensor_map(DTypeOf<S>::value, plain.data, weights, CU_TENSOR_MAP_SWIZZLE_128B);
+  } else {
+    weights.dims[0] = p.padded, weights.dims[1] = l.taps(), weights.dims[2] = p.columns;
+    weights.dims[3] = Planes;
+    weights.strides[1] = p.padded, weights.strides[2] = p.weights_row,
+    weights.strides[3] = from.weights_plane;
+    weights.box[0] = T::kBox, weights.box[2] = T::kColumns / 2;
+    operands.weights = tensor_map(
+        DTypeOf<E>::value, static_cast<const E*>(from.weights) + l.first_tap * p.padded, weights, kSwizzle);
+  }
   Sm90Problem problem =
-      cut<T>(p.most_rows, p.columns, l.taps() * operands.channel_blocks * T::kDepth, GemmBatch{}, plan);
+      cut<T>(p.most_rows, p.columns, l.taps() * operands.channel_blocks * T::kBox, GemmBatch{}, plan);
   const auto out = row_pitch(l, p.images, p.out_n_step, p.out_step),
              residual = row_pitch(l, p.images, p.residual_n_step, p.residual_step);
   operands.dense = out && (!end.residual || residual);
@@ -170,17 +73,23 @@ void run_gather(Context* context, Sm90Gather<S> operands, GemmEnd<S> end, const 
   if (plan.parts > 1) combine_gather_parts(context, plan.parts, p, end);
 }
 
+template <class S>
+int channels_of_box(const ConvSm90Plan& plan) {
+  return sizeof(S) == 4 || plan.narrow ? 32 : 64;
+}
+
 // How the lattice is computed here, if it is.
 template <class S, int Planes>
 std::optional<GatherPiece> gather_piece(const ConvGather<S>& p, const PixelSource& source,
                                         const ConvLattice& l, bool always) {
-  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
-  const int64_t rows = p.images * l.positions(), taps = l.taps(), depth = (p.channels + kDepth - 1) / kDepth;
-  if (rows <= 0 || taps <= 0 || !can_count(rows, p.columns, taps * depth * kDepth)) return std::nullopt;
-  const Sm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
-                                       sizeof(S) == 4 ? Planes : 0, always);
-  if (!plan.fits) return std::nullopt;
-  const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), kDepth, always);
+  const int64_t rows = p.images * l.positions(), taps = l.taps();
+  if (rows <= 0 || taps <= 0 || !can_count(rows, p.columns, taps * rounded_up(p.channels, 64))) {
+    return std::nullopt;
+  }
+  const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, taps, multiprocessors(),
+                                           sizeof(S) == 4 ? Planes : 0, always || p.merged);
+  if (!plan.fits || (!p.weights && plan.narrow)) return std::nullopt;
+  const auto pixels = boxes_of(source, l, static_cast<int>(kSm90Rows), channels_of_box<S>(plan));
   return pixels ? std::optional<GatherPiece>({l, *pixels, plan}) : std::nullopt;
 }
 
@@ -188,24 +97,29 @@ template <class S, int Planes>
 void run_pieces(Context* context, const ConvGather<S>& p, const GemmEnd<S>& end,
                 const std::vector<GatherPiece>& pieces, const GatherSource& from, const uint32_t* odd_pixels,
                 const uint32_t* odd_columns) {
-  constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
   for (const GatherPiece& piece : pieces) {
-    Sm90Gather<S> operands{};
-    operands.axes = piece.pixels.axes;
-    operands.channel_blocks = (p.channels + kDepth - 1) / kDepth;
-    operands.gather = p;
-    operands.gather.lattice[0] = piece.lattice, operands.gather.lattices = 1;
-    operands.gather.most_rows = p.images * piece.lattice.positions();
-    operands.odd_pixels = odd_pixels, operands.odd_columns = odd_columns;
-    const auto with = [&](auto columns) {
-      run_gather<S, decltype(columns)::value, Planes>(context, operands, end, from, piece.pixels, piece.plan);
+    const auto with = [&](auto columns, auto narrow) {
+      constexpr bool kNarrow = decltype(narrow)::value;
+      const int box = channels_of_box<S>(piece.plan);
+      Sm90Gather<S, kNarrow> operands{};
+      operands.axes = piece.pixels.axes;
+      operands.channel_blocks = (p.channels + box - 1) / box;
+      operands.taps = static_cast<int>(piece.lattice.taps());
+      operands.gather = p;
+      operands.gather.lattice[0] = piece.lattice, operands.gather.lattices = 1;
+      operands.gather.most_rows = p.images * piece.lattice.positions();
+      operands.odd_pixels = odd_pixels, operands.odd_columns = odd_columns;
+      run_gather<S, decltype(columns)::value, Planes, kNarrow>(context, operands, end, from, piece.pixels,
+                                                               piece.plan);
     };
     if constexpr (sizeof(S) == 4) {
-      with(std::integral_constant<int, 128>{});
+      if (piece.plan.columns == 128) with(std::integral_constant<int, 128>{}, std::false_type{});
+      else with(std::integral_constant<int, 64>{}, std::false_type{});
     } else {
-      if (piece.plan.columns == 256) with(std::integral_constant<int, 256>{});
-      else if (piece.plan.columns == 128) with(std::integral_constant<int, 128>{});
-      else with(std::integral_constant<int, 64>{});
+      if (piece.plan.narrow) with(std::integral_constant<int, 64>{}, std::true_type{});
+      else if (piece.plan.columns == 256) with(std::integral_constant<int, 256>{}, std::false_type{});
+      else if (piece.plan.columns == 128) with(std::integral_constant<int, 128>{}, std::false_type{});
+      else with(std::integral_constant<int, 64>{}, std::false_type{});
     }
   }
 }
@@ -232,10 +146,11 @@ void gather_lattices(Context* context, ConvGather<S>& p, const GemmEnd<S>& end, 
     const SplitOperand<Planes> weights(context, p.weights, p.columns, p.weights_row, p.weights_row, 1,
                                        GemmBatch{}, nullptr);
     run_pieces<S, Planes>(context, p, end, pieces,
-                          {image.layout.data, weights.layout.data, weights.layout.plane}, image.odd(),
+                          {image.layout.data, weights.layout.data, weights.layout.plane, false}, image.odd(),
                           weights.odd());
   } else {
-    run_pieces<S, Planes>(context, p, end, pieces, {p.in.data, p.weights, 0}, nullptr, nullptr);
+    run_pieces<S, Planes>(context, p, end, pieces, {p.in.data, p.weights, 0, p.weights == nullptr}, nullptr,
+                          nullptr);
   }
   p = rest;
 }
@@ -246,20 +161,21 @@ struct WeightSource {
   int64_t grad_stride, grad_plane;
 };
 
-template <class S, int Columns, int Planes>
-void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeometry& g,
+template <class S, int Columns, int Planes, bool Narrow>
+void run_weight(Context* context, Sm90WeightGradient<S, Narrow> operands, const ConvGeometry& g,
                 const View& grad_weight, const WeightSource& from, const Im2colShape& pixels,
                 const Sm90Plan& plan) {
-  using T = Sm90Tile<S, Columns, Planes>;
+  using T = Sm90Tile<S, Columns, Planes, Narrow>;
   using E = typename T::E;
   const ConvWeight<S>& p = operands.weight;
-  operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels, CU_TENSOR_MAP_SWIZZLE_128B);
+  operands.image = im2col_map(DTypeOf<E>::value, from.image, pixels,
+                              Narrow ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
   MapShape grad;
   grad.dims[0] = p.rows, grad.dims[1] = p.positions, grad.dims[2] = Planes;
   grad.strides[1] = from.grad_stride, grad.strides[2] = from.grad_plane;
   grad.box[0] = 64, grad.box[1] = T::kDepth;
   operands.grad = tensor_map(DTypeOf<E>::value, from.grad, grad, CU_TENSOR_MAP_SWIZZLE_128B);
-  const int64_t padded = operands.channel_blocks * int64_t{64}, columns = operands.taps * padded,
+  const int64_t padded = operands.channel_blocks * int64_t{T::kBoxB}, columns = operands.taps * padded,
                 size = p.rows * columns;
   Sm90Problem problem = cut<T>(p.rows, columns, p.positions, GemmBatch{}, plan);
   const Workspace partial(context, static_cast<size_t>(plan.parts * size) * sizeof(float));
@@ -267,7 +183,8 @@ void run_weight(Context* context, Sm90WeightGradient<S> operands, const ConvGeom
   Gemm<S> out{};  // what matters: whole chunks of columns
   out.n = columns, out.c_column = 1;
   launch_sm90<S, Columns, Planes>(context, problem, operands, GemmEnd<S>(out));
-  finish_weight<S>(context, g, {problem.partial, plan.parts, size, size, columns, padded, 1}, grad_weight);
+  finish_weight<S>(context, g, p.merged, {problem.partial, plan.parts, size, size, columns, padded, 1},
+                   grad_weight);
 }
 
 template <class S, int Planes>
@@ -275,36 +192,61 @@ bool weight_gradient(Context* context, const ConvGeometry& g, const ConvWeight<S
                      bool always) {
   constexpr bool kSplit = sizeof(S) == 4;
   constexpr int kDepth = Sm90Tile<S, 128, Planes>::kDepth;
-  const int64_t taps = p.lattice.taps(), blocks = (p.channels + 63) / 64;
+  const int64_t taps = p.lattice.taps();
   const auto pitch = image_pitch(p, g.n);
   bool can = p.rows > 0 && taps > 0 && p.positions > 0 && p.grad_c_step == 1 && p.in.c_step == 1 &&
-             aligned(p.grad.data) && aligned(p.in.data) && can_count(p.rows, taps * blocks * 64, p.positions);
+             aligned(p.grad.data) && aligned(p.in.data) &&
+             can_count(p.rows, taps * rounded_up(p.channels, 64), p.positions);
   can = can && (kSplit ? pitch && p.grad.stride > 1 : p.grad.stride > 0 && p.grad.stride % 8 == 0);
   if (!can) return false;
-  const Sm90Plan plan = conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(),
-                                              kSplit ? Planes : 0, always);
+  const ConvSm90Plan plan = conv_sm90_weight_plan(p.rows, p.channels, taps, p.positions, multiprocessors(),
+                                                  kSplit ? Planes : 0, always || p.merged.count() > 1);
+  const int box = plan.narrow ? 32 : 64;
   const PixelSource source = kSplit ? in_planes(p, g.n, Planes) : in_place(p, g.n);
-  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, 64, always) : std::nullopt;
+  const auto pixels = plan.fits ? boxes_of(source, p.lattice, kDepth, box) : std::nullopt;
   if (!pixels) return false;
-  Sm90WeightGradient<S> operands{};
-  operands.axes = pixels->axes, operands.channel_blocks = static_cast<int>(blocks);
-  operands.taps = static_cast<int>(taps), operands.images = static_cast<int>(g.n);
-  operands.weight = p;
+  const auto with = [&](auto columns, auto narrow, const WeightSource& from, const uint32_t* odd_rows,
+                        const uint32_t* odd_pixels) {
+    constexpr bool kNarrow = decltype(narrow)::value;
+    Sm90WeightGradient<S, kNarrow> operands{};
+    operands.axes = pixels->axes, operands.channel_blocks = (p.channels + box - 1) / box;
+    operands.taps = static_cast<int>(taps), operands.images = static_cast<int>(g.n);
+    operands.weight = p;
+    operands.odd_rows = odd_rows, operands.odd_pixels = odd_pixels;
+    run_weight<S, decltype(columns)::value, Planes, kNarrow>(context, operands, g, grad_weight, from, *pixels,
+                                                             plan);
+  };
   if constexpr (kSplit) {
     const SplitOperand<Planes> image(context, p.in.data, pixels_of(p, g.n), p.channels, *pitch, 1,
                                      GemmBatch{}, nullptr);
     const SplitOperand<Planes> grad(context, p.grad.data, p.rows, p.positions, 1, p.grad.stride, GemmBatch{},
                                     nullptr);
-    operands.odd_rows = grad.odd(), operands.odd_pixels = image.odd();
-    run_weight<S, 128, Planes>(context, operands, g, grad_weight,
-                               {grad.layout.data, image.layout.data, grad.layout.stride, grad.layout.plane},
-                               *pixels, plan);
+    with(std::integral_constant<int, 128>{}, std::false_type{},
+         {grad.layout.data, image.layout.data, grad.layout.stride, grad.layout.plane}, grad.odd(),
+         image.odd());
   } else {
     const WeightSource from{p.grad.data, p.in.data, p.grad.stride, 0};
-    if (plan.columns == 256) run_weight<S, 256, 1>(context, operands, g, grad_weight, from, *pixels, plan);
-    else run_weight<S, 128, 1>(context, operands, g, grad_weight, from, *pixels, plan);
+    if (plan.narrow) with(std::integral_constant<int, 256>{}, std::true_type{}, from, nullptr, nullptr);
+    else if (plan.columns == 256)
+      with(std::integral_constant<int, 256>{}, std::false_type{}, from, nullptr, nullptr);
+    else with(std::integral_constant<int, 128>{}, std::false_type{}, from, nullptr, nullptr);
   }
   return true;
+}
+
+// A launch for each of several groups pays where each has tiles for half of the device at least.
+inline bool fills(const ConvSm90Plan& plan, int64_t rows, int64_t columns) {
+  return plan.fits && (rows + kSm90Rows - 1) / kSm90Rows * ((columns + plan.columns - 1) / plan.columns) *
+                              plan.parts * 2 >=
+                          multiprocessors();
+}
+
+// The end of the columns from `count` on.
+template <class S>
+void move_columns(GemmEnd<S>& end, int64_t count) {
+  end.c = static_cast<S*>(end.c) + count * end.column;
+  if (end.bias) end.bias += count * end.bias_stride;
+  if (end.residual) end.residual += count * end.residual_column;
 }
 
 }  // namespace sm90
@@ -313,13 +255,30 @@ template <class S>
 bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<S>& p,
                       const View& grad_weight) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
-  if (kernel == sm90::Wanted::portable || g.groups != 1 || !sm90::is_hopper()) return false;
+  if (kernel == sm90::Wanted::portable || !sm90::is_hopper()) return false;
   const bool always = kernel == sm90::Wanted::always;
   bool done = false;
   with_planes<S>(context, [&](auto planes) {
     constexpr int kPlanes = decltype(planes)::value;
     if constexpr (sizeof(S) == 2 || kPlanes > 1) {
-      done = sm90::weight_gradient<S, kPlanes>(context, g, p, grad_weight, always);
+      if (g.groups > 1 && !always) {
+        const ConvSm90Plan plan =
+            conv_sm90_weight_plan(p.rows, p.channels, p.lattice.taps(), p.positions, multiprocessors(),
+                                  sizeof(S) == 4 ? kPlanes : 0, false);
+        if (!sm90::fills(plan, p.rows, p.lattice.taps() * rounded_up(p.channels, plan.narrow ? 32 : 64)))
+          return;
+      }
+      ConvGeometry one = g;
+      one.groups = 1, one.c = g.c_per_group(), one.o = g.o_per_group();
+      ConvWeight<S> q = p;
+      q.groups = 1;
+      View out = grad_weight;
+      for (int64_t i = 0; i < g.groups; ++i) {
+        done = sm90::weight_gradient<S, kPlanes>(context, one, q, out, always);
+        if (!done) return;
+        q.grad.data += p.grad_group_step, q.in.data += p.in.group_step;
+        out.data = out.as<S>() + one.o * out.strides[0];
+      }
     }
   });
   return done;
@@ -328,11 +287,30 @@ bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<
 template <class S>
 void conv_gather_sm90(Context* context, ConvGather<S>& p, const GemmEnd<S>& end) {
   const sm90::Wanted kernel = sm90::wanted("FASTDL_CUDA_CONV");
-  if (kernel == sm90::Wanted::portable || p.groups != 1 || !sm90::is_hopper()) return;
+  if (kernel == sm90::Wanted::portable || !sm90::is_hopper()) return;
   const bool always = kernel == sm90::Wanted::always;
   with_planes<S>(context, [&](auto planes) {
     constexpr int kPlanes = decltype(planes)::value;
-    if constexpr (sizeof(S) == 2 || kPlanes > 1) sm90::gather_lattices<S, kPlanes>(context, p, end, always);
+    if constexpr (sizeof(S) == 2 || kPlanes > 1) {
+      if (p.groups > 1 && !always) {
+        const int64_t rows = p.images * p.lattice[0].positions();
+        const ConvSm90Plan plan = conv_sm90_plan(rows, p.columns, p.channels, p.lattice[0].taps(),
+                                                 multiprocessors(), sizeof(S) == 4 ? kPlanes : 0, false);
+        if (!sm90::fills(plan, rows, p.columns)) return;
+      }
+      ConvGather<S> rest = p;
+      GemmEnd<S> to = end;
+      for (int64_t i = 0; i < p.groups; ++i) {
+        rest = p;
+        rest.groups = 1;
+        rest.in.data += i * p.in.group_step;
+        if (p.weights) rest.weights += i * p.columns * p.weights_row;
+        sm90::gather_lattices<S, kPlanes>(context, rest, to, always);
+        sm90::move_columns(to, p.columns);
+      }
+      p.lattices = rest.lattices;  // which do not depend on the group
+      std::copy_n(rest.lattice, rest.lattices, p.lattice);
+    }
   });
 }
 

@@ -12,7 +12,7 @@ namespace fastdl::cuda {
 template <class S>
 void conv_gather_sm90(Context* context, ConvGather<S>& p, const GemmEnd<S>& end);
 
-// Computes the weight gradient p of one group, if the device and the shape suit, else returns false. p's
+// Computes the weight gradient p, if the device and the shape suit, else returns false. p's
 // operands and sizes are complete, but for parts.
 template <class S>
 bool conv_weight_sm90(Context* context, const ConvGeometry& g, const ConvWeight<S>& p,

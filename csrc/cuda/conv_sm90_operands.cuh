@@ -33,13 +33,16 @@ __device__ __forceinline__ void load_pixels(uint32_t to, const CUtensorMap& map,
   }
 }
 
-// Gathers: a row of A is an output position, a step 64 channels of one tap (float32: 32, of all planes, which
-// follow each other like more images); B has the weights.
-template <class S>
+// Gathers: a row of A is an output position, a box 64 channels of one tap (float32: 32, of all planes, which
+// follow each other like more images; Narrow: 32, and a step has two boxes); B has the weights.
+template <class S, bool Narrow = false>
 struct Sm90Gather {
+  static constexpr bool kNarrow = Narrow, kMayBePlain = !Narrow && sizeof(S) == 2;
   CUtensorMap image, weights;
+  bool plain;               // weights where they lie (conv_gather.cuh), so B comes transposed
   int axes;                 // of the images' map, the innermost ones
-  int channel_blocks;       // of a step's channels, the last one filled with zeros
+  int channel_blocks;       // of a box's channels, the last one filled with zeros
+  int taps;                 // of a result
   bool dense;               // results are rows at one distance
   int64_t out0, residual0;  // of those, the first
   ConvGather<S> gather;     // of one group and one lattice
@@ -52,6 +55,9 @@ struct Sm90Gather {
   }
   template <class With>
   __device__ __forceinline__ void with_layout(With&& with) const {
+    if constexpr (kMayBePlain) {
+      if (plain) return with(std::false_type{}, std::true_type{});
+    }
     with(std::false_type{}, std::false_type{});
   }
 
@@ -60,14 +66,14 @@ struct Sm90Gather {
     const Sm90Gather& o;
     int column, cluster, rank;
     int image, at[3];         // of the first row's first tap
-    int tap, taps[3], block;  // of the step: all in all, along the axes; of channels
+    int tap, taps[3], block;  // of the next box: all in all, along the axes; of channels
 
     __device__ __forceinline__ Loads(const Sm90Gather& operands, const Sm90Work& w, int cluster, int rank)
         : o(operands), column(w.column), cluster(cluster), rank(rank) {
       const ConvLattice& l = o.gather.lattice[0];
       auto index = static_cast<uint32_t>(w.row);
-      const int step = w.k_begin / T::kDepth;
-      tap = step / o.channel_blocks, block = step % o.channel_blocks;
+      const int box = w.k_begin / T::kBox;
+      tap = box / o.channel_blocks, block = box % o.channel_blocks;
       int rest = tap;
 #pragma unroll
       for (int i = 2; i >= 0; --i) {
@@ -81,28 +87,66 @@ struct Sm90Gather {
     }
 
     __device__ __forceinline__ void start(uint32_t tile, uint32_t full) {
+#pragma unroll
+      for (int box = 0; box < T::kBoxes; ++box) {
+        start_box(tile + box * (T::kBytesA / T::kBoxes),
+                  tile + T::kPlanes * T::kBytesA + box * (T::kBytesB / T::kBoxes), full);
+      }
+    }
+
+   private:
+    // Behind the last tap: channels that are not there, so zeros.
+    __device__ __forceinline__ void start_box(uint32_t a, uint32_t b, uint32_t full) {
       const ConvAxis(&axis)[3] = o.gather.lattice[0].axis;
-      const int channel = block * T::kDepth;
+      const int channel = block * T::kBox;
       const auto offset = [&](int i) { return static_cast<uint16_t>(taps[i] * axis[i].tap_step); };
 #pragma unroll
       for (int plane = 0; plane < T::kPlanes; ++plane) {
-        load_pixels(tile + plane * T::kBytesA, o.image, full, o.axes, channel, at,
+        load_pixels(a + plane * T::kBytesA, o.image, full, o.axes, channel, at,
                     image + plane * static_cast<int>(o.gather.images), {offset(0), offset(1), offset(2)}, 0);
-        load_halves<T>(tile + T::kPlanes * T::kBytesA + plane * T::kBytesB, column, cluster, rank,
+        if constexpr (kMayBePlain) {
+          if (o.plain) {
+            start_plain(b, full, channel);
+            continue;
+          }
+        }
+        load_halves<T>(b + plane * T::kBytesB, column, cluster, rank,
                        [&](uint32_t to, int first, uint16_t blocks) {
                          const int from[5] = {channel, tap, first, plane, 0};
                          if (blocks) ptx::tensor_load(to, &o.weights, full, from, blocks);
                          else ptx::tensor_load(to, &o.weights, full, from);
                        });
       }
-      if (++block < o.channel_blocks) return;
+      if (++block < o.channel_blocks || (T::kBoxes > 1 && tap + 1 == o.taps)) return;
       block = 0, ++tap;
       if (++taps[2] < axis[2].taps) return;
       taps[2] = 0;
       if (++taps[1] < axis[1].taps) return;
       taps[1] = 0, ++taps[0];
     }
+
+    // 64 columns by 32 channels at a time; of a cluster each block brings half of the channels for both.
+    __device__ __forceinline__ void start_plain(uint32_t b, uint32_t full, int channel) const {
+      const ConvAxis(&axis)[3] = o.gather.lattice[0].axis;
+      const int32_t slot[3] = {axis[0].slot + taps[0] * axis[0].slot_step,
+                               axis[1].slot + taps[1] * axis[1].slot_step,
+                               axis[2].slot + taps[2] * axis[2].slot_step};
+      const int where = o.gather.plain.tap(slot);
+#pragma unroll 1
+      for (int half = cluster == 2 ? rank : 0; half < T::kDepth / kPlainChannels; half += cluster) {
+#pragma unroll 1
+        for (int i = 0; i < T::kColumns / kPlainColumns; ++i) {
+          const uint32_t to = b + (i * T::kDepth + half * kPlainChannels) * kPlainColumns * 2;
+          const int from[5] = {column + i * kPlainColumns, where, channel + half * kPlainChannels, 0, 0};
+          if (cluster == 2) ptx::tensor_load(to, &o.weights, full, from, uint16_t{3});
+          else ptx::tensor_load(to, &o.weights, full, from);
+        }
+      }
+    }
   };
+
+  // What the host needs to know of the boxes of plain weights: columns and channels of one.
+  static constexpr int kPlainColumns = 64, kPlainChannels = 32;
 
   template <class T>
   struct Results {
@@ -137,13 +181,30 @@ struct Sm90Gather {
     }
     __device__ __forceinline__ float remake(int64_t row, int64_t column, float sum) const {
       if (is_finite(sum) && !by_fma) return sum;
-      const auto k = [&](int step) {
-        return static_cast<int64_t>(step / o.channel_blocks) * o.gather.padded +
-               step % o.channel_blocks * T::kDepth;
+      const auto k = [&](int box) {
+        return box >= o.taps * o.channel_blocks
+                   ? o.taps * static_cast<int64_t>(o.gather.padded)
+                   : static_cast<int64_t>(box / o.channel_blocks) * o.gather.padded +
+                         box % o.channel_blocks * T::kBox;
       };
-      const int begin = w.k_begin / T::kDepth;
-      const GatherTask<S> task(o.gather, k(begin), k(begin + w.steps));
+      const int begin = w.k_begin / T::kBox;
+      const GatherTask<S> task(o.gather, k(begin), k(begin + w.steps * T::kBoxes));
       const GatherRow r = located(row);
+      if constexpr (kMayBePlain) {
+        if (o.plain) {
+          return gather_sum(o.gather, task, r.at, r.in, [&](int64_t, const TapCursor& cursor) {
+            const PlainWeights<S>& plain = o.gather.plain;
+            int32_t slot[3];
+#pragma unroll
+            for (int i = 0; i < 3; ++i) {
+              const ConvAxis& a = o.gather.lattice[0].axis[i];
+              slot[i] = a.slot + cursor.at[i] / a.tap_step * a.slot_step;
+            }
+            return plain
+                .data[cursor.channel * plain.channel_step + plain.tap(slot) * plain.tap_step + column];
+          });
+        }
+      }
       return gather_sum(o.gather, task, r.at, r.in, column);
     }
 
@@ -166,9 +227,10 @@ struct Sm90Gather {
 };
 
 // Weight gradients: k runs over the output positions of all images. A is the gradient, transposed; 64 columns
-// of B are 64 channels of one tap, transposed too. float32: of all planes.
-template <class S>
+// of B (Narrow: 32) are so many channels of one tap, transposed too. float32: of all planes.
+template <class S, bool Narrow = false>
 struct Sm90WeightGradient {
+  static constexpr bool kNarrow = Narrow;
   CUtensorMap grad, image;
   int axes, channel_blocks, taps;
   int images;  // of a plane
@@ -186,12 +248,12 @@ struct Sm90WeightGradient {
 
   template <class T>
   struct Loads {
-    static constexpr int kBox = 64, kBoxes = T::kColumns / kBox, kBoxBytes = kBox * T::kDepth * 2;
+    static constexpr int kBoxA = 64, kBoxesA = T::kRows / kBoxA, kBytesA = kBoxA * T::kDepth * 2;
+    static constexpr int kBox = T::kBoxB, kBoxes = T::kColumns / kBox, kBoxBytes = kBox * T::kDepth * 2;
     const Sm90WeightGradient& o;
     int row, k, first_box, boxes;
     uint16_t blocks;
-    int channel[kBoxes];
-    uint16_t offset[kBoxes][3];
+    int tap, taps[3], block;  // of the first box: all in all, along the axes; of channels
 
     // Of a cluster each block brings half of B for both.
     __device__ __forceinline__ Loads(const Sm90WeightGradient& operands, const Sm90Work& w, int cluster,
@@ -199,42 +261,50 @@ struct Sm90WeightGradient {
         : o(operands), row(w.row), k(w.k_begin), blocks(cluster == 2 ? 3 : 0) {
       boxes = kBoxes / cluster;
       first_box = rank * boxes;
+      const int column = w.column / kBox + first_box;
+      tap = column / o.channel_blocks, block = column % o.channel_blocks;
+      int rest = tap;
 #pragma unroll
-      for (int i = 0; i < kBoxes; ++i) {
-        const int column = w.column / kBox + first_box + i, tap = column / o.channel_blocks;
-        // Behind the last tap: channels that are not there, so zeros.
-        channel[i] = (tap < o.taps ? column % o.channel_blocks : o.channel_blocks) * kBox;
-        int rest = tap < o.taps ? tap : 0;
-#pragma unroll
-        for (int axis = 2; axis >= 0; --axis) {
-          const ConvAxis& a = o.weight.lattice.axis[axis];
-          offset[i][axis] = static_cast<uint16_t>(rest % a.taps * a.tap_step);
-          rest /= a.taps;
-        }
+      for (int axis = 2; axis >= 0; --axis) {
+        const int count = o.weight.lattice.axis[axis].taps;
+        taps[axis] = rest % count;
+        rest /= count;
       }
     }
 
     __device__ __forceinline__ void start(uint32_t tile, uint32_t full) {
       const ConvWeight<S>& p = o.weight;
+      const ConvAxis(&axis)[3] = p.lattice.axis;
       auto index = static_cast<uint32_t>(k);
       const int image = static_cast<int>(p.image.divide(index));
       int at[3] = {static_cast<int>(p.plane.divide(index)), static_cast<int>(p.line.divide(index)), 0};
       at[2] = static_cast<int>(index);
 #pragma unroll
-      for (int i = 0; i < 3; ++i) at[i] = at[i] * p.lattice.axis[i].in_step + p.lattice.axis[i].first;
+      for (int i = 0; i < 3; ++i) at[i] = at[i] * axis[i].in_step + axis[i].first;
 #pragma unroll
       for (int plane = 0; plane < T::kPlanes; ++plane) {
-        const uint32_t a = tile + plane * T::kBytesA,
-                       b = tile + T::kPlanes * T::kBytesA + plane * T::kBytesB + first_box * kBoxBytes;
+        const uint32_t a = tile + plane * T::kBytesA;
+        uint32_t b = tile + T::kPlanes * T::kBytesA + plane * T::kBytesB + first_box * kBoxBytes;
 #pragma unroll
-        for (int i = 0; i < T::kRows / kBox; ++i) {
-          ptx::tensor_load(a + i * kBoxBytes, &o.grad, full, {row + i * kBox, k, plane, 0, 0});
+        for (int i = 0; i < kBoxesA; ++i) {
+          ptx::tensor_load(a + i * kBytesA, &o.grad, full, {row + i * kBoxA, k, plane, 0, 0});
         }
-#pragma unroll
-        for (int i = 0; i < kBoxes; ++i) {
-          if (i >= boxes) continue;
-          load_pixels(b + i * kBoxBytes, o.image, full, o.axes, channel[i], at, image + plane * o.images,
-                      offset[i], blocks);
+        int channels = block, done = tap, t0 = taps[0], t1 = taps[1], t2 = taps[2];
+#pragma unroll 1
+        for (int i = 0; i < boxes; ++i, b += kBoxBytes) {
+          // Behind the last tap: channels that are not there, so zeros.
+          const bool there = done < o.taps;
+          const auto offset = [&](int t, int along) {
+            return static_cast<uint16_t>(there ? t * axis[along].tap_step : 0);
+          };
+          load_pixels(b, o.image, full, o.axes, (there ? channels : o.channel_blocks) * kBox, at,
+                      image + plane * o.images, {offset(t0, 0), offset(t1, 1), offset(t2, 2)}, blocks);
+          if (++channels < o.channel_blocks) continue;
+          channels = 0, ++done;
+          if (++t2 < axis[2].taps) continue;
+          t2 = 0;
+          if (++t1 < axis[1].taps) continue;
+          t1 = 0, ++t0;
         }
       }
       k += T::kDepth;
@@ -259,7 +329,7 @@ struct Sm90WeightGradient {
 
     __device__ __forceinline__ float remake(int64_t row, int64_t column, float sum) const {
       const ConvWeight<S>& p = o.weight;
-      const int places = o.channel_blocks * 64;
+      const int places = o.channel_blocks * T::kBoxB;
       const int64_t tap = column / places, channel = column % places;
       if (tap >= o.taps || channel >= p.channels) return sum;
       const WeightColumn<S> x(p, 0, tap * p.padded + channel);

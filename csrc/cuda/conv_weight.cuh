@@ -18,6 +18,7 @@ struct ConvWeight {
   ConvImage<const S> in;
   int32_t in_size[3];
   int32_t channels, padded;
+  MergedTaps merged;
   ConvLattice lattice;
   Divisor image, plane, line;  // positions in an image, in a plane, in a line
   int64_t rows, columns;       // channels of a group's gradient; taps * padded

@@ -9,61 +9,11 @@
 #include "cuda/gemm_config.h"
 #include "cuda/gemm_fma.cuh"
 #include "cuda/gemm_mma.cuh"
+#include "cuda/gemm_operand.cuh"
 #include "cuda/gemm_sm90.h"
 #include "cuda/split.cuh"
-#include "cuda/tensor.h"
 
 namespace fastdl::cuda {
-
-// An operand as cp.async can read it: contiguous along one of its dims, every row aligned to 16 bytes. Any
-// other is copied, rows padded.
-template <class S>
-class Aligned {
- public:
-  Aligned(Context* context, const S* data, int64_t length, int64_t depth, int64_t along_length,
-          int64_t along_depth, const GemmBatch& batch, const int64_t* strides) {
-    const bool by_k = along_depth == 1 || (along_length != 1 && depth >= length);
-    along_k = by_k;
-    const int64_t stride = by_k ? along_length : along_depth;
-    bool fits = (by_k ? along_depth : along_length) == 1 && stride >= 0 &&
-                reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % kPerChunk == 0;
-    for (int i = 0; i < batch.ndim; ++i) fits = fits && strides[i] % kPerChunk == 0;
-    for (int i = 0; i < batch.ndim; ++i) batch_strides[i] = strides[i];
-    source = {data, stride, length, depth};
-    if (fits) return;
-    const int64_t columns = by_k ? depth : length, rows = by_k ? length : depth;
-    View from, to;
-    from.dtype = to.dtype = DTypeOf<S>::value;
-    const int ndim = batch.ndim + 2;
-    from.ndim = to.ndim = ndim;
-    source.stride = (columns + kPerChunk - 1) / kPerChunk * kPerChunk;
-    from.shape[ndim - 1] = columns, from.strides[ndim - 1] = by_k ? along_depth : along_length;
-    from.shape[ndim - 2] = rows, from.strides[ndim - 2] = stride;
-    to.strides[ndim - 1] = 1, to.strides[ndim - 2] = source.stride;
-    int64_t size = rows * source.stride;
-    for (int i = 0; i < batch.ndim; ++i) {  // what is repeated along a dim is copied once
-      const int dim = batch.ndim - 1 - i;
-      from.shape[dim] = strides[i] == 0 ? 1 : batch.shape[i];
-      from.strides[dim] = strides[i];
-      batch_strides[i] = to.strides[dim] = strides[i] == 0 ? 0 : size;
-      size *= from.shape[dim];
-    }
-    for (int i = 0; i < ndim; ++i) to.shape[i] = from.shape[i];
-    space_.emplace(context, static_cast<size_t>(size) * sizeof(S));
-    from.data = const_cast<S*>(data);
-    to.data = space_->as<void>();
-    source.data = space_->as<S>();
-    copy(context, from, to);
-  }
-
-  bool along_k;
-  Source<S> source;
-  int64_t batch_strides[FASTDL_MAX_NDIM];
-
- private:
-  static constexpr int64_t kPerChunk = kChunkBytes / static_cast<int64_t>(sizeof(S));
-  std::optional<Workspace> space_;
-};
 
 template <class S, int Planes, bool AlongKA, bool AlongKB, class Block>
 void launch_gemm_mma(Context* context, const MmaOperands<S>& p, const GemmEnd<S>& end, int64_t parts) {
@@ -96,6 +46,7 @@ void gemm_by_tensor_cores(Context* context, const Gemm<S>& g, const GemmPlan& pl
   const auto with = [&](auto along_a, auto along_b) {
     constexpr bool kA = decltype(along_a)::value, kB = decltype(along_b)::value;
     if (plan.large) launch_gemm_mma<S, Planes, kA, kB, LargeBlock>(context, p, end, plan.parts);
+    else if (plan.narrow) launch_gemm_mma<S, Planes, kA, kB, NarrowBlock>(context, p, end, plan.parts);
     else launch_gemm_mma<S, Planes, kA, kB, SmallBlock>(context, p, end, plan.parts);
   };
   if (a.along_k)
@@ -104,6 +55,29 @@ void gemm_by_tensor_cores(Context* context, const Gemm<S>& g, const GemmPlan& pl
   if (plan.parts > 1) {
     combine_parts(context, plan.parts, g.m, g.n, g.batch, p.partial, end);
   }
+}
+
+// Few rows as few columns: C^T = B^T A^T. A bias goes along the rows then, as a residual whose columns are
+// all the same; beside a residual there is no place for it.
+template <class S>
+bool can_turn(const Gemm<S>& g) {
+  return !(g.bias && g.residual);
+}
+template <class S>
+Gemm<S> turned(const Gemm<S>& g) {
+  Gemm<S> t = g;
+  t.m = g.n, t.n = g.m;
+  t.a = g.b, t.a_row = g.b_column, t.a_column = g.b_row;
+  t.b = g.a, t.b_row = g.a_column, t.b_column = g.a_row;
+  t.c_row = g.c_column, t.c_column = g.c_row;
+  t.residual_row = g.residual_column, t.residual_column = g.residual_row;
+  for (int i = 0; i < g.batch.ndim; ++i) t.batch.a[i] = g.batch.b[i], t.batch.b[i] = g.batch.a[i];
+  if (g.bias) {
+    t.bias = nullptr;
+    t.residual = g.bias, t.residual_row = g.bias_stride, t.residual_column = 0;
+    for (int i = 0; i < g.batch.ndim; ++i) t.batch.residual[i] = 0;
+  }
+  return t;
 }
 
 template <class S>
@@ -141,12 +115,14 @@ void gemm(Context* context, const Gemm<S>& g) {
     }
     return;
   }
-  const GemmPlan plan = gemm_plan(g.m, g.n, g.k, count, multiprocessors());
   if constexpr (sizeof(S) < 8) {
     if (gemm_sm90(context, g)) return;
+    const bool turns = g.n > g.m && few_columns(g.n, g.m, g.k) && can_turn(g);
+    const Gemm<S> p = turns ? turned(g) : g;
+    const GemmPlan plan = gemm_plan(p.m, p.n, p.k, count, multiprocessors(), true);
     if (plan.tensor_cores) {
       return with_planes<S>(
-          context, [&](auto planes) { gemm_by_tensor_cores<S, decltype(planes)::value>(context, g, plan); });
+          context, [&](auto planes) { gemm_by_tensor_cores<S, decltype(planes)::value>(context, p, plan); });
     }
   }
   launch_gemm_fma(context, g);

@@ -1,7 +1,7 @@
-// Products by the tensor cores: a block of 256 threads makes 128 x 128 (or 64 x 64, 128 threads) results,
-// each warp 64 x 32 (32 x 32) of them; tiles come by cp.async, Stages - 1 of them ahead of the arithmetic.
-// Goto and van de Geijn's loops with shared memory as the cache; NVIDIA's CUTLASS documents the same
-// hierarchy ("Efficient GEMM in CUDA").
+// Products by the tensor cores: a block of 256 threads makes 128 x 128 (or 64 x 64 or 128 x 32, 128 threads)
+// results, each warp 64 x 32 (32 x 32) of them; tiles come by cp.async, Stages - 1 of them ahead of the
+// arithmetic. Goto and van de Geijn's loops with shared memory as the cache; NVIDIA's CUTLASS documents the
+// same hierarchy ("Efficient GEMM in CUDA").
 //
 // float32: Planes bfloat16 pieces of each factor (3: six products, 2: three, 1: one), products from the
 // smallest to the largest. The tensor cores cut off what they cannot keep of a sum; so each 16 of k is summed
@@ -43,6 +43,7 @@ struct BlockShape {
 };
 using LargeBlock = BlockShape<128, 128, 64, 32>;
 using SmallBlock = BlockShape<64, 64, 32, 32>;
+using NarrowBlock = BlockShape<128, 32, 32, 32>;
 
 template <class S, class Block>
 struct MmaShared {

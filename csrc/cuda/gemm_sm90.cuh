@@ -4,11 +4,13 @@
 #include <limits>
 #include <optional>
 
-#include "cuda/gemm.cuh"
 #include "cuda/gemm_combine.cuh"
+#include "cuda/gemm_operand.cuh"
 #include "cuda/gemm_sm90.h"
+#include "cuda/gemm_sm90_few.h"
 #include "cuda/launch_sm90.cuh"
 #include "cuda/matmul_sm90_operands.cuh"
+#include "cuda/split.cuh"
 #include "cuda/split_operand.cuh"
 
 namespace fastdl::cuda {
@@ -25,25 +27,6 @@ bool can_map(const Gemm<S>& g) {
   }
   // Pieces of work are counted in 32 bits (16: the most parts).
   return can && (g.m + 127) / 128 * ((g.n + 127) / 128) < kMost / 16 / std::max<int64_t>(1, g.batch.count());
-}
-
-template <class T>
-Sm90Operand operand(const Contiguous& c, const GemmBatch& batch, int box_length) {
-  Sm90Operand o{};
-  o.along_k = c.along_k;
-  MapShape shape;
-  shape.dims[0] = c.along_k ? c.depth : c.length, shape.dims[1] = c.along_k ? c.length : c.depth;
-  shape.strides[1] = c.stride;
-  shape.box[0] = c.along_k ? T::kDepth : 64, shape.box[1] = c.along_k ? box_length : T::kDepth;
-  for (int i = 0; i < batch.ndim; ++i) {
-    o.moves[i] = c.batch_strides[i] != 0 && batch.shape[i] > 1;
-    shape.dims[2 + i] = o.moves[i] ? batch.shape[i] : 1;
-    shape.strides[2 + i] = c.batch_strides[i];
-  }
-  shape.dims[4] = T::kPlanes, shape.strides[4] = c.plane;
-  o.map = tensor_map(DTypeOf<typename T::E>::value, c.data, shape,
-                     c.along_k && T::kDepth == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
-  return o;
 }
 
 // Launches the kernel on operands in place, and adds up the parts.
@@ -89,12 +72,24 @@ bool gemm_sm90(Context* context, const Gemm<S>& g) {
   int planes = 0;
   with_planes<S>(context, [&](auto count) { planes = sizeof(S) == 4 ? decltype(count)::value : 0; });
   if (sizeof(S) == 4 && planes == 1) return false;
-  const Sm90Plan plan =
-      sm90_plan(g.m, g.n, g.k, g.batch.count(), multiprocessors(), planes, kernel == sm90::Wanted::always);
-  if (!plan.fits) return false;
+  const int64_t items = g.batch.count(), length = std::max(g.m, g.n), count = std::min(g.m, g.n);
+  Sm90Choice choice{};
+  if (kernel == sm90::Wanted::always) {
+    choice.tiles = sm90_plan(g.m, g.n, g.k, items, multiprocessors(), planes, true);
+    choice.way = Sm90Way::tiles;
+  } else {
+    choice = sm90_choice(g.m, g.n, g.k, items, multiprocessors(), planes);
+  }
+  if (kernel == sm90::Wanted::few) {
+    const FewPlan few = few_sm90_plan(length, count, g.k, items, multiprocessors(), planes, true);
+    if (few.fits) choice.few = few, choice.way = Sm90Way::few;
+  }
+  if (choice.way == Sm90Way::portable) return false;
+  if (choice.way == Sm90Way::few) return gemm_sm90_few(context, g, choice.few);
+  const Sm90Plan& plan = choice.tiles;
   if constexpr (sizeof(S) == 4) {
-    const auto with = [&](auto count) {
-      constexpr int kPlanes = decltype(count)::value;
+    const auto with = [&](auto pieces) {
+      constexpr int kPlanes = decltype(pieces)::value;
       const sm90::SplitOperand<kPlanes> a(context, g.a, g.m, g.k, g.a_row, g.a_column, g.batch, g.batch.a);
       const sm90::SplitOperand<kPlanes> b(context, g.b, g.n, g.k, g.b_column, g.b_row, g.batch, g.batch.b);
       sm90::run<S, 128, kPlanes>(context, g, plan, a.layout, b.layout, a.odd(), b.odd());

@@ -1,4 +1,4 @@
-// The way into Hopper's kernel, for gemm.cuh.
+// The way into Hopper's kernels, for gemm.cuh.
 #pragma once
 
 #include "cuda/gemm.h"
@@ -6,8 +6,8 @@
 namespace fastdl::cuda {
 
 // Computes g if the device has compute capability 9.0 and its shape suits (gemm_sm90_config.h), else returns
-// false. FASTDL_CUDA_MATMUL=portable keeps everything away from it, =sm90 gives it every shape that it can
-// compute.
+// false. FASTDL_CUDA_MATMUL=portable keeps everything away from it, =sm90 gives the kernel of tiles every
+// shape that it can compute, =sm90_few that for few rows or columns every one of those.
 template <class S>
 bool gemm_sm90(Context* context, const Gemm<S>& g);
 

@@ -56,7 +56,7 @@ template <class S, int Columns, int Planes, class Operands>
 void launch_sm90(Context* context, const Sm90Problem& p, const Operands& operands, const GemmEnd<S>& end) {
   const int64_t clusters = std::min<int64_t>(p.work, std::max(1, multiprocessors() / p.cluster));
   Launch shape{static_cast<unsigned>(clusters * p.cluster), kSm90Threads,
-               sizeof(Sm90Shared<Sm90Tile<S, Columns, Planes>>)};
+               sizeof(Sm90Shared<Sm90Tile<S, Columns, Planes, Operands::kNarrow>>)};
   shape.cluster = static_cast<unsigned>(p.cluster);
   launch(context, FASTDL_KERNEL(gemm_sm90<S, Columns, Planes, Operands>), shape, p, operands, end);
 }

@@ -33,13 +33,17 @@ namespace fastdl::cuda {
 constexpr int kConsumers = 2, kSm90Threads = (1 + kConsumers) * kWarpgroup;
 constexpr int kMapBatchDims = 2;
 
-// A tile's shape in shared memory. E: the elements multiplied.
-template <class S, int Columns, int Planes>
+// A tile's shape in shared memory. E: the elements multiplied. Narrow: operands come in boxes half as wide,
+// rows of 64 bytes, of which a stage has twice as many.
+template <class S, int Columns, int Planes, bool Narrow = false>
 struct Sm90Tile {
   using E = std::conditional_t<sizeof(S) == 4, bfloat16, S>;
   static constexpr bool kSplit = sizeof(S) == 4;
   static constexpr int kRows = static_cast<int>(kSm90Rows), kColumns = Columns, kPlanes = Planes;
-  static constexpr int kDepth = kSplit ? 32 : 64;  // rows of 64 or 128 bytes along k
+  static constexpr int kDepth = kSplit ? 32 : 64;
+  static constexpr int kBox = Narrow ? 32 : kDepth;  // of k in a row of shared memory
+  static constexpr int kBoxes = kDepth / kBox;
+  static constexpr int kBoxB = Narrow ? 32 : 64;  // of columns in a row, where B is transposed
   static constexpr int kBytesA = kRows * kDepth * 2, kBytesB = kColumns * kDepth * 2;  // of one plane
   static constexpr int kStageBytes = Planes * (kBytesA + kBytesB);
   static constexpr int kStages = 192 * 1024 / kStageBytes;  // the rest is for the results
@@ -73,6 +77,7 @@ struct Sm90Work {
   int item, part;
   int batch[kMapBatchDims];
   int k_begin, steps;
+  bool first;  // of this block
 };
 
 // The tiles of a block, in an order in which blocks that run at the same time share rows of A and columns of
@@ -80,12 +85,12 @@ struct Sm90Work {
 template <class T>
 class Sm90Schedule {
  public:
-  __device__ __forceinline__ explicit Sm90Schedule(const Sm90Problem& p)
-      : p_(p), next_(blockIdx.x / static_cast<unsigned>(p.cluster)) {}
+  __device__ __forceinline__ explicit Sm90Schedule(const Sm90Problem& p) : p_(p), next_(begin()) {}
 
   __device__ __forceinline__ bool next(Sm90Work& w, int rank) {
     constexpr unsigned kGroup = 8;
     if (next_ >= p_.work) return false;
+    w.first = next_ == begin();
     const unsigned tile = next_ % p_.tiles, rest = next_ / p_.tiles, group = kGroup * p_.wide;
     next_ += gridDim.x / static_cast<unsigned>(p_.cluster);
     const unsigned first = tile / group * kGroup, inside = tile % group;
@@ -104,6 +109,8 @@ class Sm90Schedule {
   }
 
  private:
+  __device__ __forceinline__ unsigned begin() const { return blockIdx.x / static_cast<unsigned>(p_.cluster); }
+
   const Sm90Problem& p_;
   unsigned next_;
 };
@@ -143,6 +150,28 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t tile, int first, int k) 
                                   kRow == 128 ? ptx::MatrixSwizzle::bytes_128 : ptx::MatrixSwizzle::bytes_64);
   }
 }
+// Of a narrow box, of `rows` rows.
+template <class T>
+__device__ __forceinline__ uint64_t descriptor_of_box(uint32_t tile, int rows, int k) {
+  constexpr int kRow = T::kBox * 2;
+  return ptx::matrix_descriptor(tile + k / T::kBox * rows * kRow + k % T::kBox * 2, 0, 8 * kRow,
+                                ptx::MatrixSwizzle::bytes_64);
+}
+// Of the rows of a consumer in A, and of B, where boxes may be narrow.
+template <class T, bool Transposed>
+__device__ __forceinline__ uint64_t descriptor_a(uint32_t tile, int group, int k) {
+  if constexpr (T::kBoxes == 1 || Transposed) return descriptor<T, Transposed>(tile, group * 64, k);
+  else return descriptor_of_box<T>(tile + group * 64 * T::kBox * 2, T::kRows, k);
+}
+template <class T, bool Transposed>
+__device__ __forceinline__ uint64_t descriptor_b(uint32_t tile, int k) {
+  if constexpr (T::kBoxes == 1) return descriptor<T, Transposed>(tile, 0, k);
+  else if constexpr (!Transposed) return descriptor_of_box<T>(tile, T::kColumns, k);
+  else {
+    constexpr int kRow = T::kBoxB * 2;
+    return ptx::matrix_descriptor(tile + k * kRow, T::kDepth * kRow, 8 * kRow, ptx::MatrixSwizzle::bytes_64);
+  }
+}
 
 // Tells all blocks that copy into a stage that this warp has read it.
 __device__ __forceinline__ void release(uint32_t empty, int cluster) {
@@ -150,6 +179,11 @@ __device__ __forceinline__ void release(uint32_t empty, int cluster) {
   if (cluster == 1) ptx::mbarrier_arrive(empty);
   else ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, static_cast<unsigned>(lane())));
 }
+
+// How far the first consumer is ahead of the second, which begins so much later: one's products run during
+// the other's end. Further ahead, too few stages would be left for copies under way.
+constexpr int kAhead = 2;
+constexpr int kBehind = 1 + kConsumers;  // the barrier for it; those before are the consumers' own
 
 // The sums of this warpgroup's 64 rows, 16-bit factors. The products of one stage run while those of the one
 // before are waited for.
@@ -160,18 +194,20 @@ __device__ __forceinline__ void multiply_sm90(Sm90Shared<T>& shared, const Sm90W
                  full0 = ptx::shared_address(shared.full.data()),
                  empty0 = ptx::shared_address(shared.empty.data());
   uint32_t before = 0;
+  const int told = !w.first ? -1 : w.steps < kAhead ? w.steps - 1 : kAhead - 1;
+  if (w.first && group == 1) ptx::named_barrier(kBehind, kConsumers * kWarpgroup);
   for (int step = 0; step < w.steps; ++step) {
     const uint32_t a = stages + ring.stage * T::kStageBytes, b = a + T::kBytesA;
     ptx::mbarrier_wait(full0 + 8 * ring.stage, ring.parity);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < T::kDepth; k += 16) {
-      ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, sums,
-                                           descriptor<T, TransposedA>(a, group * 64, k),
-                                           descriptor<T, TransposedB>(b, 0, k), step > 0 || k > 0);
+      ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, sums, descriptor_a<T, TransposedA>(a, group, k),
+                                           descriptor_b<T, TransposedB>(b, k), step > 0 || k > 0);
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
+    if (group == 0 && step == told) ptx::named_barrier_arrive(kBehind, kConsumers * kWarpgroup);
     if (step > 0) release(before, cluster);
     before = empty0 + 8 * ring.stage;
     ring.advance();
@@ -202,8 +238,8 @@ __device__ __forceinline__ void multiply_planes(Sm90Shared<T>& shared, const Sm9
 #pragma unroll
         for (int k = 0; k < T::kDepth; k += 16) {
           ptx::wgmma<TransposedA, TransposedB>(typename T::E{}, some,
-                                               descriptor<T, TransposedA>(a + i * T::kBytesA, group * 64, k),
-                                               descriptor<T, TransposedB>(b + (order - i) * T::kBytesB, 0, k),
+                                               descriptor_a<T, TransposedA>(a + i * T::kBytesA, group, k),
+                                               descriptor_b<T, TransposedB>(b + (order - i) * T::kBytesB, k),
                                                !(order == T::kPlanes - 1 && i == 0 && k == 0));
         }
       }

@@ -123,7 +123,7 @@ template <class S, int Columns, int Planes, class Operands>
 __global__ void __launch_bounds__(kSm90Threads, 1)
     gemm_sm90(const __grid_constant__ Sm90Problem p, const __grid_constant__ Operands operands,
               const __grid_constant__ GemmEnd<S> end) {
-  using T = Sm90Tile<S, Columns, Planes>;
+  using T = Sm90Tile<S, Columns, Planes, Operands::kNarrow>;
   auto& shared = shared_memory<Sm90Shared<T>>();
   const int rank = p.cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
   if (threadIdx.x == 0) {

@@ -19,21 +19,22 @@ struct Sm90Place {
   int64_t c, residual, row;
 };
 
-// Half of B's tile for both blocks of a cluster, or a block's whole B. load(place, first, blocks) starts the
-// copy of the columns from `first` on of one half.
+// Half of B's tile (of one box along k) for both blocks of a cluster, or a block's whole B. load(place,
+// first, blocks) starts the copy of the columns from `first` on of one half.
 template <class T, class Load>
 __device__ __forceinline__ void load_halves(uint32_t to, int column, int cluster, int rank, Load&& load) {
-  constexpr int kHalf = T::kColumns / 2;
+  constexpr int kHalf = T::kColumns / 2, kHalfBytes = T::kBytesB / T::kBoxes / 2;
   if (cluster == 2) {
-    load(to + rank * (T::kBytesB / 2), column + rank * kHalf, uint16_t{3});
+    load(to + rank * kHalfBytes, column + rank * kHalf, uint16_t{3});
   } else {
     load(to, column, uint16_t{0});
-    load(to + T::kBytesB / 2, column + kHalf, uint16_t{0});
+    load(to + kHalfBytes, column + kHalf, uint16_t{0});
   }
 }
 
 template <class S>
 struct Sm90Matrices {
+  static constexpr bool kNarrow = false;
   Sm90Operand a, b;
   // float32: operands as they are, and which 128 rows of A and columns of B, per batch item, have values that
   // cannot be split.

@@ -15,6 +15,9 @@ struct Ring {
   __device__ __forceinline__ void advance() {
     if (++stage == T::kStages) stage = 0, parity ^= 1;
   }
+  __device__ __forceinline__ Ring before() const {
+    return stage > 0 ? Ring{stage - 1, parity} : Ring{T::kStages - 1, parity ^ 1};
+  }
 };
 
 }  // namespace fastdl::cuda

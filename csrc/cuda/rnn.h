@@ -90,4 +90,8 @@ struct RnnPrevious {
 };
 void rnn_previous(Context* context, int64_t item, const RnnPlaces& places, const RnnPrevious& p);
 
+// Rows of states that a layer begins with, `stride` elements apart, as its steps hand them on.
+void rnn_first_states(Context* context, int64_t item, int64_t rows, int64_t columns, const void* from,
+                      void* to, int64_t stride);
+
 }  // namespace fastdl::cuda

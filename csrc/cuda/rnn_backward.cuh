@@ -84,13 +84,26 @@ class RnnBackwardLayer {
     for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
     const RnnPlaces host = places_of(rows_);
     if (!s_.projection) {
-      return each_step<S>(context_, plan, places_, host, s_.directions, true, [](int64_t) {});
+      if constexpr (sizeof(S) == 2) {
+        if (steps_by_cluster(context_, plan, places_, s_.directions)) return;
+      }
+      for (int64_t d = 0; d < s_.directions; ++d)
+        fill_unset(context_, direction_[d].gates_h, rows_.rows * gates_stride_);
+      return each_step<S>(context_, plan, places_, host, s_.directions, true, [](Context*, int64_t) {});
     }
-    for (int64_t index = 0; index < rows_.steps; ++index) through_projection(plan, host, index);
+    StepProduct<S> projected[2]{};
+    const S* grad_h[2]{};
+    for (int64_t d = 0; d < s_.directions; ++d)
+      projected[d] = direction_[d].projected->product(1), grad_h[d] = direction_[d].grad_h;
+    const LoopKey key = loop_key(plan, host, s_.directions, projected, grad_h, grad_h_stride_);
+    launch_loop(context_, key, 2 * rows_.steps, [&](Context* context) {
+      for (int64_t index = 0; index < rows_.steps; ++index) through_projection(context, plan, host, index);
+    });
   }
 
   // The gradient of the projected h, which then goes through the projection to the cell.
-  void through_projection(const BackwardSteps<S>& plan, const RnnPlaces& host, int64_t index) const {
+  void through_projection(Context* context, const BackwardSteps<S>& plan, const RnnPlaces& host,
+                          int64_t index) const {
     Both<StepProduct<S>> recurrent{}, projected{};
     Both<PlainCell<S>> sums{};
     Both<BackwardCell<S>> cells{};
@@ -107,8 +120,8 @@ class RnnBackwardLayer {
       StepProduct<S>& q = projected.of[d] = dir.projected->product(1);
       q.rows = q.a_rows = recurrent.of[d].rows, q.a = grad_h, q.a_stride = grad_h_stride_;
     }
-    step(context_, recurrent, sums, s_.directions);
-    step(context_, projected, cells, s_.directions);
+    step(context, recurrent, sums, s_.directions);
+    step(context, projected, cells, s_.directions);
   }
 
   // What is left before each sequence's first step is the gradient of its initial states.
@@ -131,7 +144,7 @@ class RnnBackwardLayer {
         Both<PlainCell<S>> sum{};
         sum.of[0].wide = s_.gru() ? dir.carry + run.begin * s_.hidden : nullptr;
         sum.of[0].wide_stride = s_.hidden;
-        sum.of[0].out = {grad_h0 + run.begin * s_.state, s_.state, nullptr, 0, nullptr, 0, 0};
+        sum.of[0].out.y = grad_h0 + run.begin * s_.state, sum.of[0].out.y_stride = s_.state;
         step(context_, product, sum, 1);
       });
     }

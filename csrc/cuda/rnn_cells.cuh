@@ -4,29 +4,67 @@
 #pragma once
 
 #include "cuda/activation_inline.cuh"
-#include "cuda/device.cuh"
+#include "cuda/rnn_exchange.cuh"
 #include "fastdl/rnn.h"
 
 namespace fastdl::cuda {
 
-// Where a step's result goes: y, what the next product reads, and for sequences that end here the last state.
-// Each may be NULL.
+// Where a step's result goes: y, for the first next_rows sequences what the next product reads, and for
+// sequences that end here the last state. Each may be NULL.
 template <class S>
 struct StepOutput {
   S* y;
   int64_t y_stride;
   S* next;
-  int64_t next_stride;
+  int64_t next_stride, next_rows;
   S* last;
   int64_t last_stride, ends_from;  // sequences from ends_from on end with this step
 
   __device__ __forceinline__ void store(int64_t row, int64_t unit, compute_t<S> value) const {
     const S x = narrow<S>(value);
+    if (next && row < next_rows) publish(next + row * next_stride + unit, x);
     if (y) y[row * y_stride + unit] = x;
-    if (next) next[row * next_stride + unit] = x;
     if (last && row >= ends_from) last[row * last_stride + unit] = x;
   }
 };
+
+// The gates' functions; the kernels that wait for them step after step have faster ones.
+struct GateFunctions {
+  template <class T>
+  static __device__ __forceinline__ T sigmoid(T x) {
+    return cuda::sigmoid(x);
+  }
+  template <class T>
+  static __device__ __forceinline__ T tanh(T x) {
+    return accurate_tanh(x);
+  }
+};
+
+// What GRU and LSTM make of a step.
+template <class T>
+struct GateValues {
+  T gate[4];  // activated
+  T state;    // c (LSTM), h (GRU)
+  T saved;    // c (LSTM), W_hn h + b_hn (GRU)
+  T h;
+};
+// x: the gates' inputs, last of a GRU the recurrent bias of the new gate; state: of the step before.
+template <class F, class T>
+__device__ __forceinline__ GateValues<T> gate_values(bool lstm, const T (&sums)[4], const T (&x)[4],
+                                                     T state) {
+  GateValues<T> v;
+  v.gate[0] = F::sigmoid(sums[0] + x[0]), v.gate[1] = F::sigmoid(sums[1] + x[1]);
+  if (lstm) {
+    v.gate[2] = F::tanh(sums[2] + x[2]), v.gate[3] = F::sigmoid(sums[3] + x[3]);
+    v.state = v.saved = fma(v.gate[1], state, v.gate[0] * v.gate[2]);
+    v.h = v.gate[3] * F::tanh(v.state);
+  } else {
+    v.saved = sums[2] + x[3];
+    v.gate[2] = F::tanh(fma(v.gate[0], v.saved, x[2])), v.gate[3] = T(0);
+    v.state = v.h = fma(v.gate[1], state - v.gate[2], v.gate[2]);
+  }
+  return v;
+}
 
 // GRU and LSTM.
 template <class S>
@@ -66,27 +104,15 @@ struct GatesCell {
                                              const Before& b) const {
     T* const g = gates + row * (lstm ? 4 : 3) * hidden + unit;
     const int64_t i = row * hidden + unit;
-    if (lstm) {
-      const T input = sigmoid(sums[0] + b.x[0]), forget = sigmoid(sums[1] + b.x[1]);
-      const T cell = accurate_tanh(sums[2] + b.x[2]), output = sigmoid(sums[3] + b.x[3]);
-      const T c = fma(forget, b.state, input * cell);
-      state[i] = c;
-      if (save) {
-        g[0] = input, g[hidden] = forget, g[2 * hidden] = cell, g[3 * hidden] = output;
-        saved_state[i] = c;
-      }
-      if (last_state && row >= h.ends_from) last_state[i] = narrow<S>(c);
-      h.store(row, unit, output * accurate_tanh(c));
-    } else {
-      const T reset = sigmoid(sums[0] + b.x[0]), update = sigmoid(sums[1] + b.x[1]), part = sums[2] + b.x[3];
-      const T fresh = accurate_tanh(fma(reset, part, b.x[2])), value = fma(update, b.state - fresh, fresh);
-      state[i] = value;
-      if (save) {
-        g[0] = reset, g[hidden] = update, g[2 * hidden] = fresh;
-        saved_state[i] = part;
-      }
-      h.store(row, unit, value);
+    const GateValues<T> v = gate_values<GateFunctions>(lstm, sums, b.x, b.state);
+    state[i] = v.state;
+    if (save) {
+      g[0] = v.gate[0], g[hidden] = v.gate[1], g[2 * hidden] = v.gate[2];
+      if (lstm) g[3 * hidden] = v.gate[3];
+      saved_state[i] = v.saved;
     }
+    if (lstm && last_state && row >= h.ends_from) last_state[i] = narrow<S>(v.state);
+    h.store(row, unit, v.h);
   }
 };
 
@@ -123,6 +149,71 @@ struct PlainCell {
   }
 };
 
+// What the gradient dh of h is multiplied by, all from what forward left.
+template <class T>
+struct BackwardTerms {
+  T gate[4];
+  T through, kept;
+};
+template <class T>
+__device__ __forceinline__ T tanh_slope(T y) {
+  return fma(-y, y, T(1));
+}
+template <class T>
+__device__ __forceinline__ T sigmoid_slope(T y) {
+  return y * (T(1) - y);
+}
+// gates: activated; c: of this step; before: c of the step before.
+template <class F, class T>
+__device__ __forceinline__ BackwardTerms<T> lstm_terms(const T (&gates)[4], T c, T before) {
+  const T tanh_c = F::tanh(c);
+  return {{gates[2] * sigmoid_slope(gates[0]), before * sigmoid_slope(gates[1]),
+           gates[0] * tanh_slope(gates[2]), tanh_c * sigmoid_slope(gates[3])},
+          gates[3] * tanh_slope(tanh_c),
+          gates[1]};
+}
+// part: W_hn h + b_hn; before: h of the step before.
+template <class T>
+__device__ __forceinline__ BackwardTerms<T> gru_terms(const T (&gates)[4], T part, T before) {
+  return {{part * sigmoid_slope(gates[0]), (before - gates[2]) * sigmoid_slope(gates[1]),
+           (T(1) - gates[1]) * tanh_slope(gates[2]), T(0)},
+          gates[0],
+          gates[1]};
+}
+
+// Gradients of the gates' input parts, and of the new gate's recurrent part (GRU).
+template <class T>
+struct GateGradients {
+  T gate[4], recurrent;
+};
+// carry: what reached this step elementwise, then what reaches the step before (LSTM: gradient of c; GRU: z
+// grad_h).
+template <class T>
+__device__ __forceinline__ GateGradients<T> gate_gradients(bool lstm, const BackwardTerms<T>& b, T dh,
+                                                           T& carry) {
+  GateGradients<T> d;
+  if (lstm) {
+    const T dc = fma(dh, b.through, carry);
+    carry = dc * b.kept;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) d.gate[i] = dc * b.gate[i];
+    d.gate[3] = dh * b.gate[3], d.recurrent = T(0);
+  } else {
+    dh += carry;
+    carry = dh * b.kept;
+    d.gate[2] = dh * b.gate[2];
+    d.gate[0] = d.gate[2] * b.gate[0], d.gate[1] = dh * b.gate[1], d.gate[3] = T(0);
+    d.recurrent = d.gate[2] * b.through;
+  }
+  return d;
+}
+// Of an RNN, whose output is y. relu as torch: the gradient passes where the output is not <= 0, so also
+// where it is NaN.
+template <class T>
+__device__ __forceinline__ T plain_gradient(int kind, T y, T dh) {
+  return kind == FASTDL_RNN_TANH ? dh * tanh_slope(y) : y <= T(0) ? T(0) : dh;
+}
+
 // The gradients of the gates' pre-activations from that of h: the sums, and what comes from y and h_n.
 template <class S>
 struct BackwardCell {
@@ -134,7 +225,7 @@ struct BackwardCell {
   int64_t y_stride;
   const S* grad_last;  // [rows, H], for sequences from ends_from on; or NULL
   int64_t ends_from;
-  T* carry;  // [rows, H]: what reaches the step before elementwise (LSTM: gradient of c; GRU: z grad_h)
+  T* carry;                // [rows, H]
   const T *gates, *state;  // as forward left them
   int64_t before_rows;     // sequences from here on have no step before this one
   const T* state_before;   // LSTM: [before, H]
@@ -144,15 +235,11 @@ struct BackwardCell {
   S* grad_h;               // and recurrent parts, the same memory but for GRU
   int64_t grad_stride;
 
-  static __device__ __forceinline__ T tanh_slope(T y) { return fma(-y, y, T(1)); }
-  static __device__ __forceinline__ T sigmoid_slope(T y) { return y * (T(1) - y); }
   __device__ __forceinline__ T first(int64_t i) const { return first_state ? widen(first_state[i]) : T(0); }
 
-  // What the gradient dh of h is multiplied by, all from what forward left.
   struct Before {
-    T dh;  // from outside
-    T gate[4];
-    T carry, through, kept;
+    T dh, carry;             // from outside
+    BackwardTerms<T> terms;  // of an RNN only its output, `kept`
   };
   __device__ __forceinline__ Before before(int64_t row, int64_t unit) const {
     Before b{};
@@ -161,49 +248,42 @@ struct BackwardCell {
     if (grad_last && row >= ends_from) b.dh += widen(grad_last[i]);
     if (kind == FASTDL_RNN_LSTM) {
       const T* const g = gates + row * 4 * hidden + unit;
-      const T input = g[0], forget = g[hidden], cell = g[2 * hidden], output = g[3 * hidden];
-      const T tanh_c = accurate_tanh(state[i]), c = row < before_rows ? state_before[i] : first(i);
-      b.carry = carry[i], b.through = output * tanh_slope(tanh_c), b.kept = forget;
-      b.gate[0] = cell * sigmoid_slope(input);
-      b.gate[1] = c * sigmoid_slope(forget);
-      b.gate[2] = input * tanh_slope(cell);
-      b.gate[3] = tanh_c * sigmoid_slope(output);
+      const T gate[4] = {g[0], g[hidden], g[2 * hidden], g[3 * hidden]};
+      b.carry = carry[i];
+      b.terms = lstm_terms<GateFunctions>(gate, state[i], row < before_rows ? state_before[i] : first(i));
     } else if (kind == FASTDL_RNN_GRU) {
       const T* const g = gates + row * 3 * hidden + unit;
-      const T reset = g[0], update = g[hidden], fresh = g[2 * hidden];
-      const T last = row < before_rows ? widen(h[row * y_stride + unit]) : first(i);
-      b.carry = carry[i], b.through = reset, b.kept = update;
-      b.gate[0] = state[i] * sigmoid_slope(reset);
-      b.gate[1] = (last - fresh) * sigmoid_slope(update);
-      b.gate[2] = (T(1) - update) * tanh_slope(fresh);
+      const T gate[4] = {g[0], g[hidden], g[2 * hidden], T(0)};
+      b.carry = carry[i];
+      b.terms = gru_terms(gate, state[i], row < before_rows ? widen(h[row * y_stride + unit]) : first(i));
     } else {
-      b.kept = widen(h[row * y_stride + unit]);
+      b.terms.kept = widen(h[row * y_stride + unit]);
     }
     return b;
   }
 
   __device__ __forceinline__ void operator()(int64_t row, int64_t unit, const T (&sums)[kSlots],
                                              const Before& b) const {
-    T dh = sums[0] + b.dh;
+    const T dh = sums[0] + b.dh;
     S* const dx = grad_x + row * grad_stride + unit;
-    if (kind == FASTDL_RNN_LSTM) {
-      const T dc = fma(dh, b.through, b.carry);
-      carry[row * hidden + unit] = dc * b.kept;
+    if (kind != FASTDL_RNN_LSTM && kind != FASTDL_RNN_GRU) {
+      publish(dx, narrow<S>(plain_gradient(kind, b.terms.kept, dh)));
+      return;
+    }
+    const bool lstm = kind == FASTDL_RNN_LSTM;
+    T reaches = b.carry;
+    const GateGradients<T> d = gate_gradients(lstm, b.terms, dh, reaches);
+    carry[row * hidden + unit] = reaches;
+    if (lstm) {
 #pragma unroll
-      for (int i = 0; i < 3; ++i) dx[i * hidden] = narrow<S>(dc * b.gate[i]);
-      dx[3 * hidden] = narrow<S>(dh * b.gate[3]);
-    } else if (kind == FASTDL_RNN_GRU) {
-      dh += b.carry;
-      carry[row * hidden + unit] = dh * b.kept;
-      const T d_fresh = dh * b.gate[2];
-      S* const dr = grad_h + row * grad_stride + unit;
-      dx[0] = dr[0] = narrow<S>(d_fresh * b.gate[0]);
-      dx[hidden] = dr[hidden] = narrow<S>(dh * b.gate[1]);
-      dx[2 * hidden] = narrow<S>(d_fresh);
-      dr[2 * hidden] = narrow<S>(d_fresh * b.through);
+      for (int i = 0; i < 4; ++i) publish(dx + i * hidden, narrow<S>(d.gate[i]));
     } else {
-      // relu as torch: the gradient passes where the output is not <= 0, so also where it is NaN.
-      dx[0] = narrow<S>(kind == FASTDL_RNN_TANH ? dh * tanh_slope(b.kept) : b.kept <= T(0) ? T(0) : dh);
+      S* const dr = grad_h + row * grad_stride + unit;
+      const S d_reset = narrow<S>(d.gate[0]), d_update = narrow<S>(d.gate[1]);
+      publish(dr, d_reset);
+      publish(dr + hidden, d_update);
+      publish(dr + 2 * hidden, narrow<S>(d.recurrent));
+      dx[0] = d_reset, dx[hidden] = d_update, dx[2 * hidden] = narrow<S>(d.gate[2]);
     }
   }
 };

@@ -21,11 +21,10 @@ class RnnForwardLayer {
     const bool keeps_state = s_.lstm() || s_.gru();
     const Workspace gates =
         space<T>(context_, p_.reserve ? 0 : directions * rows_.rows * s_.gates * s_.hidden);
-    const Workspace states = space<S>(context_, directions * 2 * batch * state_stride_);
+    const Workspace states = space<S>(context_, directions * rows_.rows * state_stride_);
     const Workspace cells = space<T>(context_, keeps_state ? directions * batch * s_.hidden : 0);
     const Workspace unprojected =
         space<S>(context_, s_.projection ? directions * batch * unprojected_stride_ : 0);
-    if (!p_.h0) fill_zero(context_, states.as<S>(), directions * 2 * batch * state_stride_);
     for (int64_t d = 0; d < directions; ++d) {
       Direction& dir = direction_[d];
       const int64_t index = layer_ * directions + d;
@@ -36,15 +35,16 @@ class RnnForwardLayer {
       dir.saved_unprojected =
           p_.reserve && s_.projection ? rnn_stored<S>(p_.reserve + reserve.unprojected(layer_, d)) : nullptr;
       dir.bias = w.bias_hh;
-      dir.states = states.as<S>() + d * 2 * batch * state_stride_;
+      dir.states = states.as<S>() + d * rows_.rows * state_stride_;
       dir.cell = cells.as<T>() + d * batch * s_.hidden;
       dir.unprojected = unprojected.as<S>() + d * batch * unprojected_stride_;
+      dir.first = p_.h0 ? p_.h0 + index * batch * s_.state : nullptr;
       dir.h_n = p_.h_n ? p_.h_n + index * batch * s_.state : nullptr;
       dir.c_n = p_.c_n ? p_.c_n + index * batch * s_.hidden : nullptr;
       dir.recurrent.emplace(context_, w.hh, s_.gates * s_.hidden, s_.state);
       dir.hh = dir.recurrent->product(s_.gates);
       if (s_.projection) dir.projected.emplace(context_, w.hr, s_.state, s_.hidden);
-      first_states(dir, index);
+      first_cells(dir, index);
       const int64_t input = s_.input_of(layer_);
       Gemm<S> g =
           rows_product(rows_.rows, s_.gates * s_.hidden, input, x_, input, 1, w.ih, 1, input, dir.gates);
@@ -60,15 +60,21 @@ class RnnForwardLayer {
     std::optional<StepWeights<S>> recurrent, projected;
   };
 
-  void first_states(const Direction& dir, int64_t index) const {
-    const int64_t batch = rows_.sequences;
-    if (p_.h0) {
-      const View h0 = matrix(p_.h0 + index * batch * s_.state, batch, s_.state, s_.state);
-      // A sequence that begins later reads either.
-      for (int64_t i = 0; i < 2; ++i) {
-        copy(context_, h0, matrix(dir.states + i * batch * state_stride_, batch, s_.state, state_stride_));
+  // Memory of all states as the kernels of many blocks and of one step want it: where sequences begin, h0.
+  void first_states() const {
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      const Direction& dir = direction_[d];
+      if (!s_.projection) fill_unset(context_, dir.states, rows_.rows * state_stride_);
+      for (int64_t t = 0; dir.first && t < rows_.steps; ++t) {
+        const int64_t begun = rows_.batch_at(d == 0 ? t - 1 : t + 1), count = rows_.batch_at(t) - begun;
+        if (count <= 0) continue;
+        rnn_first_states(context_, sizeof(S), count, s_.state, dir.first + begun * s_.state,
+                         dir.states + rows_.row(t, begun) * state_stride_, state_stride_);
       }
     }
+  }
+  void first_cells(const Direction& dir, int64_t index) const {
+    const int64_t batch = rows_.sequences;
     if (!s_.lstm() && !s_.gru()) return;
     const S* const first = s_.lstm() ? p_.c0 : p_.h0;
     if (!first) return fill_zero(context_, dir.cell, batch * s_.hidden);
@@ -86,19 +92,28 @@ class RnnForwardLayer {
     plan.state_stride = state_stride_, plan.unprojected_stride = unprojected_stride_;
     plan.y = y_;
     for (int64_t d = 0; d < s_.directions; ++d) plan.direction[d] = direction_[d];
-    each_step<S>(context_, plan, places_, places_of(rows_), s_.directions, !s_.projection,
-                 [&](int64_t index) {
-                   if (!s_.projection) return;
-                   Both<StepProduct<S>> products{};
-                   Both<PlainCell<S>> cells{};
-                   for (int64_t d = 0; d < s_.directions; ++d) {
-                     StepProduct<S>& p = products.of[d] = direction_[d].projected->product(1);
-                     p.rows = p.a_rows = rows_.batch_at(d == 0 ? index : rows_.steps - 1 - index);
-                     p.a = direction_[d].unprojected, p.a_stride = unprojected_stride_;
-                     cells.of[d].out = plan.output(places_of(rows_), index, d);
-                   }
-                   step(context_, products, cells, s_.directions);
-                 });
+    if constexpr (sizeof(S) == 2) {
+      if (!s_.projection && steps_by_cluster(context_, plan, places_, s_.directions)) return;
+    }
+    first_states();
+    StepProduct<S> projected[2]{};
+    for (int64_t d = 0; s_.projection && d < s_.directions; ++d)
+      projected[d] = direction_[d].projected->product(1);
+    each_step<S>(
+        context_, plan, places_, places_of(rows_), s_.directions, !s_.projection,
+        [&](Context* context, int64_t index) {
+          if (!s_.projection) return;
+          Both<StepProduct<S>> products{{projected[0], projected[1]}};
+          Both<PlainCell<S>> cells{};
+          for (int64_t d = 0; d < s_.directions; ++d) {
+            StepProduct<S>& p = products.of[d];
+            p.rows = p.a_rows = rows_.batch_at(d == 0 ? index : rows_.steps - 1 - index);
+            p.a = direction_[d].unprojected, p.a_stride = unprojected_stride_;
+            cells.of[d].out = plan.output(places_of(rows_), index, d);
+          }
+          step(context, products, cells, s_.directions);
+        },
+        projected);
   }
 
   Context* context_;

@@ -6,8 +6,10 @@
 #include "common/dropout.h"
 #include "cuda/dropout.h"
 #include "cuda/gemm.h"
+#include "cuda/launch_loop.h"
 #include "cuda/rnn.h"
-#include "cuda/rnn_resident.cuh"
+#include "cuda/rnn_sm90.h"
+#include "cuda/rnn_whole.cuh"
 
 namespace fastdl::cuda {
 
@@ -33,6 +35,13 @@ template <class T>
 void fill_zero(Context* context, T* data, int64_t n) {
   if (n > 0)
     check_cuda(cudaMemsetAsync(data, 0, static_cast<size_t>(n) * sizeof(T), stream_of(context)), "rnn");
+}
+
+// As what blocks of one kernel are to hand to each other begins (rnn_exchange.cuh).
+template <class S>
+void fill_unset(Context* context, S* data, int64_t n) {
+  if (sizeof(S) < 8 && n > 0)
+    check_cuda(cudaMemsetAsync(data, 0xFF, static_cast<size_t>(n) * sizeof(S), stream_of(context)), "rnn");
 }
 
 // A copy, or a conversion where the dtypes differ.
@@ -82,21 +91,37 @@ void layer_dropout(Context* context, const RnnShape& s, int64_t layer, int64_t r
   dropout(context, mask, layer * count, matrix(x, 1, count, count), matrix(out, 1, count, count));
 }
 
-// All steps of a layer in their order, by one kernel where that can be, else by one each; then(step) after
-// each, which `alone` says is nothing. device, host: where rows lie.
-template <class S, class Steps, class Then>
+// What a layer's loop over its steps is made from; `more`: beside the plan and the rows of the steps.
+template <class Steps, class... More>
+LoopKey loop_key(const Steps& plan, const RnnPlaces& host, int64_t directions, const More&... more) {
+  static char kernels;  // one address for each type of steps
+  LoopKey key;
+  key.add(&kernels);
+  key.add(plan);
+  key.add(directions);
+  key.add(host.steps), key.add(host.sequences);
+  if (host.batch) key.add(host.batch, host.steps);  // and with them the offsets
+  (key.add(more), ...);
+  return key;
+}
+
+// All steps of a layer in their order, by one kernel where that can be, else by one each; then(context, step)
+// after each, which `alone` says is nothing. device, host: where rows lie; more: what `then` is made from.
+template <class S, class Steps, class Then, class... More>
 void each_step(Context* context, const Steps& plan, const RnnPlaces& device, const RnnPlaces& host,
-               int64_t directions, bool alone, Then&& then) {
+               int64_t directions, bool alone, Then&& then, const More&... more) {
   if constexpr (sizeof(S) < 8) {
     if (alone && all_steps<S>(context, plan, device, directions)) return;
   }
-  Both<StepProduct<S>> products{};
-  Both<typename Steps::Cell> cells{};
-  for (int64_t index = 0; index < host.steps; ++index) {
-    for (int64_t d = 0; d < directions; ++d) plan.prepare(host, index, d, products.of[d], cells.of[d]);
-    step(context, products, cells, directions);
-    then(index);
-  }
+  launch_loop(context, loop_key(plan, host, directions, more...), host.steps, [&](Context* in) {
+    Both<StepProduct<S>> products{};
+    Both<typename Steps::Cell> cells{};
+    for (int64_t index = 0; index < host.steps; ++index) {
+      for (int64_t d = 0; d < directions; ++d) plan.prepare(host, index, d, products.of[d], cells.of[d]);
+      step(in, products, cells, directions);
+      then(in, index);
+    }
+  });
 }
 
 // x W^T or the like over all rows at once, into out of S or float32.

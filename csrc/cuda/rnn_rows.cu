@@ -1,6 +1,7 @@
 // Moving rows of sequences: elements are words of their size, whatever they stand for.
 #include "cuda/launch.h"
 #include "cuda/rnn.h"
+#include "cuda/rnn_exchange.cuh"
 
 namespace fastdl::cuda {
 namespace {
@@ -71,6 +72,17 @@ __global__ void __launch_bounds__(kThreads) rnn_gather_previous(RnnPlaces p, Rnn
     else if (g.h0) value = static_cast<const W*>(g.h0)[i * g.columns + j];
     static_cast<W*>(g.out)[p.row(t, i) * g.out_stride + j] = value;
   });
+}
+
+// All ones would be taken for what is still to come (rnn_exchange.cuh).
+template <class W>
+__global__ void __launch_bounds__(kThreads)
+    rnn_hand_on(int64_t rows, int64_t columns, const W* from, W* to, int64_t stride) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < rows * columns;
+       at += step) {
+    publish(to + at / columns * stride + at % columns, from[at]);
+  }
 }
 
 template <class F>
@@ -160,6 +172,16 @@ void rnn_previous(Context* context, int64_t item, const RnnPlaces& places, const
   with_words(item, [&](auto zero) {
     launch(context, FASTDL_KERNEL(rnn_gather_previous<decltype(zero)>),
            {blocks_for(size, kThreads), kThreads}, places, p);
+  });
+}
+
+void rnn_first_states(Context* context, int64_t item, int64_t rows, int64_t columns, const void* from,
+                      void* to, int64_t stride) {
+  if (rows * columns == 0) return;
+  with_words(item, [&](auto zero) {
+    using W = decltype(zero);
+    launch(context, FASTDL_KERNEL(rnn_hand_on<W>), {blocks_for(rows * columns, kThreads), kThreads}, rows,
+           columns, static_cast<const W*>(from), static_cast<W*>(to), stride);
   });
 }
 

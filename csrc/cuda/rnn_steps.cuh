@@ -14,7 +14,8 @@ struct ForwardDirection {
   StepProduct<S> hh;        // without rows of a
   T *gates, *saved, *cell;  // W x + b; NULL or where c (W_hn h + b_hn) is kept; c, or h in full precision
   S *saved_unprojected, *unprojected;  // with a projection
-  S* states;                           // [2, B, state_stride]: of the step before and of this one
+  S* states;                           // [N, state_stride]: the state that each row's step begins with
+  const S* first;                      // h0 [B, state], or NULL
   S *h_n, *c_n;
   const S* bias;
 };
@@ -22,8 +23,8 @@ struct ForwardDirection {
 template <class S, class CellOf>
 struct ForwardSteps {
   using Cell = CellOf;
-  int kind;
-  bool projection, has_first;           // has_first: there is h0
+  int32_t kind;
+  int16_t projection, has_first;        // has_first: there is h0
   int64_t hidden, state, count, width;  // count: gates * hidden
   int64_t state_stride, unprojected_stride;
   S* y;
@@ -37,12 +38,12 @@ struct ForwardSteps {
     const int64_t before = places.batch_at(d == 0 ? t - 1 : t + 1);
     p = dir.hh;
     p.rows = places.batch_at(t);
-    p.a = dir.states + step % 2 * places.sequences * state_stride, p.a_stride = state_stride;
+    p.a = dir.states + row * state_stride, p.a_stride = state_stride;
     p.a_rows = has_first || before > p.rows ? p.rows : before;
     StepOutput<S> out = output(places, step, d);
     if (projection) {
       out.y = dir.saved_unprojected ? dir.saved_unprojected + row * hidden : nullptr, out.y_stride = hidden;
-      out.next = dir.unprojected, out.next_stride = unprojected_stride;
+      out.next = dir.unprojected, out.next_stride = unprojected_stride, out.next_rows = p.rows;
       out.last = nullptr;
     }
     if constexpr (std::is_same_v<Cell, GatesCell<S>>) {
@@ -64,13 +65,20 @@ struct ForwardSteps {
   // Where the state of the step goes.
   __host__ __device__ StepOutput<S> output(const RnnPlaces& places, int64_t step, int64_t d) const {
     const ForwardDirection<S>& dir = direction[d];
-    const int64_t t = d == 0 ? step : places.steps - 1 - step;
+    const int64_t t = d == 0 ? step : places.steps - 1 - step, after = d == 0 ? t + 1 : t - 1;
     StepOutput<S> out{};
     out.y = y + places.row(t) * width + d * state, out.y_stride = width;
-    out.next = dir.states + (step + 1) % 2 * places.sequences * state_stride, out.next_stride = state_stride;
     out.last = dir.h_n, out.last_stride = state;
-    out.ends_from = places.batch_at(d == 0 ? t + 1 : t - 1);
+    out.next_rows = out.ends_from = places.batch_at(after);
+    if (out.next_rows > 0) out.next = dir.states + places.row(after) * state_stride;
+    out.next_stride = state_stride;
     return out;
+  }
+  // The same place of a later step is on its way from memory before it is written and read.
+  __device__ __forceinline__ void prefetch(const RnnPlaces& places, int64_t step, int64_t d, int64_t sequence,
+                                           int64_t unit) const {
+    const StepOutput<S> out = output(places, step, d);
+    if (sequence < out.next_rows) ptx::prefetch_l2(out.next + sequence * state_stride + unit);
   }
 };
 
@@ -87,8 +95,7 @@ struct BackwardDirection {
 template <class S>
 struct BackwardSteps {
   using Cell = BackwardCell<S>;
-  int kind;
-  bool projection;
+  int32_t kind, projection;
   int64_t hidden, state, count, width, gates_stride;
   const S *y, *grad_y;
   BackwardDirection<S> direction[2];
@@ -122,6 +129,13 @@ struct BackwardSteps {
     cell.h = y + (kind == FASTDL_RNN_GRU ? row_before : row) * width + d * state;
     cell.grad_x = dir.gates_x + row * gates_stride, cell.grad_h = dir.gates_h + row * gates_stride;
     cell.grad_stride = gates_stride;
+  }
+  __device__ __forceinline__ void prefetch(const RnnPlaces& places, int64_t step, int64_t d, int64_t sequence,
+                                           int64_t unit) const {
+    const int64_t t = time(places, step, d);
+    if (sequence >= places.batch_at(t)) return;
+    const S* const to = direction[d].gates_h + (places.row(t) + sequence) * gates_stride + unit;
+    for (int64_t gate = 0; gate < count; gate += hidden) ptx::prefetch_l2(to + gate);
   }
 };
 

@@ -4,8 +4,9 @@
 #include <optional>
 
 #include "cuda/gemm.h"
-#include "cuda/matmul_sm90.cuh"
+#include "cuda/matmul_sm90_operands.cuh"
 #include "cuda/split_planes.cuh"
+#include "cuda/tensor_map.h"
 
 namespace fastdl::cuda {
 namespace sm90 {
@@ -17,6 +18,26 @@ struct Contiguous {
   int64_t stride, length, depth;
   int64_t batch_strides[kMapBatchDims], plane;
 };
+
+// A map of boxes of T::kDepth of k: along k by box_length positions, else by 64.
+template <class T>
+Sm90Operand operand(const Contiguous& c, const GemmBatch& batch, int box_length) {
+  Sm90Operand o{};
+  o.along_k = c.along_k;
+  MapShape shape;
+  shape.dims[0] = c.along_k ? c.depth : c.length, shape.dims[1] = c.along_k ? c.length : c.depth;
+  shape.strides[1] = c.stride;
+  shape.box[0] = c.along_k ? T::kDepth : 64, shape.box[1] = c.along_k ? box_length : T::kDepth;
+  for (int i = 0; i < batch.ndim; ++i) {
+    o.moves[i] = c.batch_strides[i] != 0 && batch.shape[i] > 1;
+    shape.dims[2 + i] = o.moves[i] ? batch.shape[i] : 1;
+    shape.strides[2 + i] = c.batch_strides[i];
+  }
+  shape.dims[4] = T::kPlanes, shape.strides[4] = c.plane;
+  o.map = tensor_map(DTypeOf<typename T::E>::value, c.data, shape,
+                     c.along_k && T::kDepth == 32 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
+  return o;
+}
 
 // float32 operands: planes of bfloat16 in memory of our own.
 template <int Planes>

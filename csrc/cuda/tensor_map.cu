@@ -92,7 +92,8 @@ bool im2col_fits(const Im2colShape& shape, const int64_t (&most)[kMapDims - 2]) 
   return fits;
 }
 
-CUtensorMap im2col_map(DType type, const void* data, const Im2colShape& shape, CUtensorMapSwizzle swizzle) {
+std::optional<CUtensorMap> try_im2col_map(DType type, const void* data, const Im2colShape& shape,
+                                          CUtensorMapSwizzle swizzle) {
   const int rank = shape.axes + 2;
   cuuint64_t dims[kMapDims], strides[kMapDims - 1];
   cuuint32_t steps[kMapDims];
@@ -103,7 +104,8 @@ CUtensorMap im2col_map(DType type, const void* data, const Im2colShape& shape, C
     if (i > 0) strides[i - 1] = stride_bytes(shape.dims[i], shape.strides[i], type);
   }
   for (int i = 0; i < shape.axes; ++i) {
-    lower[i] = static_cast<int>(shape.lower[i]), upper[i] = static_cast<int>(shape.upper[i]);
+    const int to = shape.reversed ? shape.axes - 1 - i : i;
+    lower[to] = static_cast<int>(shape.lower[i]), upper[to] = static_cast<int>(shape.upper[i]);
     steps[i + 1] = static_cast<cuuint32_t>(shape.step[i]);
   }
   const EncodeIm2col encode = encode_im2col();
@@ -114,9 +116,12 @@ CUtensorMap im2col_map(DType type, const void* data, const Im2colShape& shape, C
              lower, upper, static_cast<cuuint32_t>(shape.channels), static_cast<cuuint32_t>(shape.pixels),
              steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  FASTDL_CHECK(result == CUDA_SUCCESS, FASTDL_ERROR_INTERNAL, "cuTensorMapEncodeIm2col: error %d",
-               static_cast<int>(result));
-  return map;
+  return result == CUDA_SUCCESS ? std::optional<CUtensorMap>(map) : std::nullopt;
+}
+CUtensorMap im2col_map(DType type, const void* data, const Im2colShape& shape, CUtensorMapSwizzle swizzle) {
+  const auto map = try_im2col_map(type, data, shape, swizzle);
+  FASTDL_CHECK(map, FASTDL_ERROR_INTERNAL, "cuTensorMapEncodeIm2col has failed");
+  return *map;
 }
 
 bool sm90::is_hopper() {

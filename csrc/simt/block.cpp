@@ -102,6 +102,7 @@ void Block::start(unsigned seed) {
     thread.copies.clear();
     thread.stores.clear();
     thread.store_groups.clear();
+    thread.lines.clear();
     thread.products.reset();
     thread.cluster_arrived = false;
     thread.cluster_phase = 0;
@@ -188,6 +189,7 @@ void Block::end_thread(Thread& me) {
     fail(me, "ended with " + plural(static_cast<unsigned>(me.stores.size()), "bulk store", "bulk stores") +
                  " that it never waited for");
   }
+  write_lines(me);
   if (has_products(me)) fail(me, "ended with a wgmma that it never waited for");
   Warp& warp = warps[me.warp()];
   me.state = State::ended;

@@ -19,9 +19,18 @@ enum class State : uint8_t { ready, at_barrier, in_collective, at_mbarrier, at_c
 
 // A box on its way to global memory.
 struct BulkStore {
-  const void* map;
+  const void* map;  // NULL: consecutive bytes
   int32_t at[5];
   uint32_t from;
+  void* to;
+  uint32_t bytes;
+  bool add;
+};
+// Consecutive bytes that were read, and are still to be written.
+struct BulkLine {
+  void* to;
+  bool add;
+  std::vector<unsigned char> bytes;
 };
 struct WgmmaState;  // wgmma.cpp
 struct FreeWgmma {
@@ -46,6 +55,7 @@ struct Thread : ThreadState {
   uint32_t proxy_fence;  // its stores before this stamp are fenced for the asynchronous proxy
   std::vector<BulkStore> stores;
   std::vector<size_t> store_groups;
+  std::vector<BulkLine> lines;
   std::unique_ptr<WgmmaState, FreeWgmma> products;
   void* fault_address;  // set by the signal handler
   unsigned warp() const { return thread / 32; }

@@ -1,5 +1,7 @@
-// Bulk copies of tensor boxes: cp.async.bulk.tensor. Loads are completed one by one when no thread can run
-// any more, stores at the wait for them.
+// Bulk copies: of tensor boxes (cp.async.bulk.tensor), and stores of consecutive bytes. Loads are completed
+// one by one when no thread can run any more, stores at the wait for them.
+#include "bulk.h"
+
 #include <cstring>
 
 #include "cluster.h"
@@ -196,9 +198,8 @@ void tensor_load_im2col(uint32_t to, const void* map, int rank, const int32_t* a
 }
 
 bool Cluster::deliver() {
-  if (loads.empty()) return false;
-  random ^= random << 13, random ^= random >> 17, random ^= random << 5;
-  const size_t chosen = random % loads.size();
+  if (loads.empty()) return deliver_stores();
+  const size_t chosen = next_random() % loads.size();
   const BulkLoad load = loads[chosen];
   loads.erase(loads.begin() + static_cast<std::ptrdiff_t>(chosen));
   Block& block = *load.block;
@@ -241,6 +242,40 @@ void tensor_store(const void* map_pointer, int rank, const int32_t* at, uint32_t
   me.stores.push_back(store);
 }
 
+void bulk_line(void* to, uint32_t from, uint32_t bytes, bool add) {
+  const char* const name = add ? "cp.reduce.async.bulk" : "cp.async.bulk (store)";
+  Thread& me = running();
+  if (bytes % 16 || from % 16 || reinterpret_cast<uintptr_t>(to) % 16)
+    fail(std::string(name) + ": its addresses or size are no multiples of 16 bytes");
+  if (uint64_t{from} + bytes > me.block->shared_bytes)
+    fail(std::string(name) + ": from past the shared memory");
+  BulkStore store{};
+  store.from = from, store.to = to, store.bytes = bytes, store.add = add;
+  note_async_read(me.owner(), from, bytes, name);
+  me.stores.push_back(store);
+}
+
+void write_lines(Thread& thread) {
+  for (const BulkLine& line : thread.lines) {
+    if (!line.add) {
+      std::memcpy(line.to, line.bytes.data(), line.bytes.size());
+      continue;
+    }
+    auto* const sums = static_cast<float*>(line.to);
+    for (size_t i = 0; i < line.bytes.size() / sizeof(float); ++i) {
+      float x;
+      std::memcpy(&x, line.bytes.data() + i * sizeof x, sizeof x);
+      sums[i] += x;
+    }
+  }
+  thread.lines.clear();
+}
+
+void bulk_wait_written() {
+  bulk_wait(0);
+  write_lines(running());
+}
+
 void bulk_commit() {
   Thread& me = running();
   me.store_groups.push_back(me.stores.size());
@@ -254,6 +289,12 @@ void bulk_wait(int pending) {
   const size_t done = ends.size() - static_cast<size_t>(pending), count = ends[done - 1];
   for (size_t i = 0; i < count; ++i) {
     const BulkStore& store = me.stores[i];
+    if (!store.map) {
+      const unsigned char* const bytes = block.shared + store.from;
+      note_async_read(block, store.from, store.bytes, "cp.async.bulk (store)");
+      me.lines.push_back({store.to, store.add, {bytes, bytes + store.bytes}});
+      continue;
+    }
     const auto& map = *static_cast<const TensorMap*>(store.map);
     // Read only now: a kernel that overwrites it before the wait is wrong.
     note_async_read(block, store.from, bytes_of(map), "cp.async.bulk.tensor (store)");

@@ -1,6 +1,8 @@
 // Clusters: their barrier, and each other's shared memory.
 #include "cluster.h"
 
+#include <cstring>
+
 #include "worker.h"
 
 namespace fastdl::simt {
@@ -8,6 +10,7 @@ namespace fastdl::simt {
 void Cluster::start(unsigned seed) {
   blocks.clear();
   loads.clear();
+  stores.clear();
   random = seed * 2654435761u | 1;
   arrived = phase = 0;
 }
@@ -87,6 +90,42 @@ unsigned char* cluster_memory(const char* operation, uint32_t address, size_t by
   unsigned char* const memory = block.shared + address;
   if (&block == &mine) note_read(memory, bytes);
   return memory;
+}
+
+void store_async(uint32_t address, const uint32_t* words, int count, uint32_t barrier) {
+  constexpr const char* kName = "st.async";
+  Thread& me = running();
+  Cluster& cluster = *me.owner().cluster;
+  AsyncStore store{};
+  store.bytes = 4u * static_cast<unsigned>(count);
+  const unsigned tag = address >> 24;
+  if (tag == 0 || tag != barrier >> 24) {
+    fail(std::string(kName) + ": its address and its mbarrier have to be mapped to one block of the cluster");
+  }
+  // Nobody may read what was there from here on, nor what comes before it has been waited for.
+  std::memset(cluster_memory(kName, address, store.bytes), 0xFF, store.bytes);
+  store.block = cluster.blocks[tag - 1];
+  store.to = address & 0xFFFFFFu, store.barrier = barrier & 0xFFFFFFu;
+  std::memcpy(store.words, words, store.bytes);
+  store.issuer = &me;
+  cluster.stores.push_back(store);
+}
+
+bool Cluster::deliver_stores() {
+  const std::vector<AsyncStore> all = std::move(stores);
+  stores.clear();
+  for (size_t i = 0, n = all.size(), at = n ? next_random() % n : 0; i < n; ++i, at = (at + 1) % n) {
+    const AsyncStore& store = all[at];
+    Block& block = *store.block;
+    if (!block.live) {
+      record_failure(*store.issuer, "st.async: the block that it goes to has ended");
+      return true;
+    }
+    std::memcpy(block.shared + store.to, store.words, store.bytes);
+    ++block.worker->progress;
+    mbarrier_complete(block, store.barrier, store.bytes, *store.issuer);
+  }
+  return !all.empty();
 }
 
 }  // namespace fastdl::simt

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "device/types.h"
@@ -11,6 +12,9 @@ namespace fastdl::simt {
 struct Graph {
   std::vector<std::function<void()>> operations;
 };
+
+// A line for FASTDL_SIMT_LOG.
+void log(const std::string& line);
 
 // The graph being captured on this stream, or null.
 Graph* capturing(cudaStream_t stream);

@@ -44,14 +44,7 @@ Registry& registry() {
 void record(const char* kernel) {
   Registry& r = registry();
   std::lock_guard<std::mutex> lock(r.mutex);
-  if (!r.names.insert(kernel).second) return;
-  if (const char* path = std::getenv("FASTDL_SIMT_LOG")) {
-    // At once and not at exit, so that the list survives a crash.
-    if (std::FILE* file = std::fopen(path, "a")) {
-      std::fprintf(file, "%s\n", kernel);
-      std::fclose(file);
-    }
-  }
+  if (r.names.insert(kernel).second) log(kernel);
 }
 
 // --- checks ---
@@ -170,6 +163,16 @@ void run_now(const char* kernel, const LaunchConfig& config, const std::function
 
 }  // namespace
 
+void log(const std::string& line) {
+  if (const char* path = std::getenv("FASTDL_SIMT_LOG")) {
+    // At once and not at exit, so that the list survives a crash.
+    if (std::FILE* file = std::fopen(path, "a")) {
+      std::fprintf(file, "%s\n", line.c_str());
+      std::fclose(file);
+    }
+  }
+}
+
 void Worker::work(Launch& launch, const std::function<void()>& after_group) {
   while (!launch.stop.load(std::memory_order_relaxed)) {
     const uint64_t i = launch.next.fetch_add(1, std::memory_order_relaxed);
@@ -239,9 +242,10 @@ std::string Worker::run_blocks(const Launch& launch, size_t count) {
     if (!live) {
       for (size_t b = 0; b < count; ++b) {
         const Cluster& cluster = *blocks_[b]->cluster;
-        if (blocks_[b]->cluster_rank != 0 || cluster.loads.empty()) continue;
-        record_failure(*cluster.loads[0].issuer, "ended with a bulk copy that nobody waited for");
-        return cluster.loads[0].issuer->owner().failure;
+        const Thread* const sender = cluster.sender();
+        if (blocks_[b]->cluster_rank != 0 || !sender) continue;
+        record_failure(*sender, "ended with a bulk copy (or st.async) that nobody waited for");
+        return sender->owner().failure;
       }
       return {};
     }

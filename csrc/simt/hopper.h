@@ -69,6 +69,8 @@ uint32_t map_shared(uint32_t address, unsigned rank);
 unsigned char* cluster_memory(const char* operation, uint32_t address, size_t bytes);
 void cluster_arrive();
 void cluster_wait();
+// st.async: `count` words that are there when the mbarrier, of the same block, has counted their bytes.
+void store_async(uint32_t address, const uint32_t* words, int count, uint32_t barrier);
 
 // --- wgmma ---
 

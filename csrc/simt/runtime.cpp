@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <string>
 
 #include "device/api.h"
 #include "graph.h"
@@ -46,6 +47,16 @@ struct Memory {
     return (text ? static_cast<size_t>(std::atoll(text)) : size_t{16384}) << 20;
   }
 };
+
+// What host code is told of the device.
+int processors() {
+  const char* text = std::getenv("FASTDL_SIMT_PROCESSORS");
+  return text ? std::atoi(text) : fastdl::simt::kProcessors;
+}
+int shared_bytes() {
+  const char* text = std::getenv("FASTDL_SIMT_SHARED");  // KiB
+  return text ? std::atoi(text) * 1024 : static_cast<int>(fastdl::simt::kMaxSharedBytes);
+}
 
 Memory& memory() {
   static Memory* const m = new Memory;
@@ -209,7 +220,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = 1980000;
       break;
     case cudaDevAttrMultiProcessorCount:
-      *value = kProcessors;
+      *value = processors();
       break;
     case cudaDevAttrMemoryClockRate:
       *value = 2619000;
@@ -239,7 +250,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = 1;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(kMaxSharedBytes);
+      *value = shared_bytes();
       break;
     case cudaDevAttrReservedSharedMemoryPerBlock:
       *value = 1024;
@@ -261,12 +272,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->totalGlobalMem = Memory::total();
   properties->sharedMemPerBlock = kDefaultSharedBytes;
   properties->sharedMemPerMultiprocessor = 228 * 1024;
-  properties->sharedMemPerBlockOptin = kMaxSharedBytes;
+  properties->sharedMemPerBlockOptin = static_cast<size_t>(shared_bytes());
   properties->regsPerBlock = 65536;
   properties->warpSize = 32;
   properties->maxThreadsPerBlock = kMaxThreadsPerBlock;
   properties->maxThreadsPerMultiProcessor = 2048;
-  properties->multiProcessorCount = kProcessors;
+  properties->multiProcessorCount = processors();
   properties->major = 9;
   properties->l2CacheSize = 50 << 20;
   properties->memoryBusWidth = 5120;
@@ -390,6 +401,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (fastdl::simt::capturing(stream)) return result(cudaErrorNotSupported);
+  fastdl::simt::log("graph (" + std::to_string(exec->operations.size()) + " operations)");
   for (const auto& operation : exec->operations) operation();
   return cudaSuccess;
 }

@@ -1,4 +1,5 @@
 // cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col, with the limits of the driver's.
+#include <cstdlib>
 #include <cstring>
 
 #include "hopper.h"
@@ -65,17 +66,24 @@ CUresult cuTensorMapEncodeIm2col(CUtensorMap* map, CUtensorMapDataType type, cuu
                                  CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
   using namespace fastdl::simt;
   TensorMap made{};
+  // What a driver might do otherwise: take the corners from the outermost axis on, refuse pixels that
+  // overlap.
+  const char* const text = std::getenv("FASTDL_SIMT_IM2COL");
+  const bool reversed = text && std::strcmp(text, "reversed") == 0,
+             separate = text && std::strcmp(text, "separate") == 0;
   if (rank < 3 || pixels == 0 || pixels > 1024 ||
       !describe(made, type, rank, data, dims, strides, channels, swizzle)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   made.im2col = true;
   made.box[1] = static_cast<uint16_t>(pixels);
-  // Corners in the order of all other arrays, W first. (cuda.h writes {D, H, W}: until a GPU says which, no
-  // convolution chooses a map that the two readings tell apart, cuda/conv_sm90.cuh.)
+  if (separate && strides[0] < dims[0] * made.item_bytes) return CUDA_ERROR_INVALID_VALUE;
+  // Corners in the order of all other arrays, W first. (cuda.h writes {D, H, W}: convolutions ask the device,
+  // cuda/im2col_sm90_probe.cu.)
   const int most = rank == 3 ? 0x7FFF : rank == 4 ? 0x7F : 0xF;
   for (cuuint32_t i = 0; i < rank - 2; ++i) {
-    const int low = lower[i], high = upper[i];
+    const cuuint32_t corner = reversed ? rank - 3 - i : i;
+    const int low = lower[corner], high = upper[corner];
     const cuuint32_t step = steps[i + 1];
     if (low < -most - 1 || low > most || high < -most - 1 || high > most || step == 0 || step > 8 ||
         static_cast<int64_t>(dims[i + 1]) + high <= low) {

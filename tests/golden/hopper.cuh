@@ -5,6 +5,7 @@
 
 #include <cuda.h>
 
+#include "cuda/ptx/bulk.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/stmatrix.cuh"
@@ -61,7 +62,8 @@ __device__ __forceinline__ void start(Shared& shared, unsigned count) {
   __syncthreads();
 }
 
-// --- wgmma: rows 0 to 63 of a problem are A (or A transposed), the N rows from 128 - N on, B ---
+// --- wgmma: rows 0 to 63 of a problem are A (or A transposed); 64 to 127, 0 to 63 and so on, as far as
+// needed, B
 
 template <class S, int N, bool TransposedA, bool TransposedB, int RowBytes>
 struct Wgmma {
@@ -77,19 +79,20 @@ struct Wgmma {
     return map_of(in, lanes, 64, 64, RowBytes / 2, kSwizzle);
   }
   static __device__ __forceinline__ uint64_t matrix(uint32_t tile, bool transposed, int step) {
-    return transposed ? ptx::matrix_descriptor(tile + step * 16 * kRowBytes, 64 * kRowBytes, 1024, kMatrix)
-                      : ptx::matrix_descriptor(tile + step * 32, 0, 8 * RowBytes, kMatrix);
+    return transposed
+               ? ptx::matrix_descriptor(tile + step * 16 * RowBytes, 64 * RowBytes, 8 * RowBytes, kMatrix)
+               : ptx::matrix_descriptor(tile + step * 32, 0, 8 * RowBytes, kMatrix);
   }
   static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
     const uint32_t full = ptx::shared_address(shared.full.data()),
                    a = ptx::shared_address(shared.left.data()), b = ptx::shared_address(shared.right.data());
-    constexpr int kBoxes = N / 64;
+    constexpr int kColumns = TransposedB ? RowBytes / 2 : 64, kBoxes = N < kColumns ? 1 : N / kColumns;
     start(shared, 1);
     const int row = static_cast<int>(blockIdx.x) * kGroup;
     if (threadIdx.x == 0) {
       ptx::mbarrier_arrive_expect(full, (1 + kBoxes) * 64 * RowBytes);
       ptx::tensor_load(a, &in, full, {0, row, 0, 0, 0});
-      for (int i = 0; i < kBoxes; ++i) {  // of 64 rows; transposed, of 64 columns
+      for (int i = 0; i < kBoxes; ++i) {  // of 64 rows; transposed, of the columns of a row
         ptx::tensor_load(b + i * 64 * RowBytes, &in, full, {0, row + (i % 2 ? 0 : 64), 0, 0, 0});
       }
     }
@@ -108,11 +111,13 @@ struct Wgmma {
   }
 };
 
-// A in registers: rows 0 to 63 by all 64 elements; B: rows 64 to 127 are k, beside them rows 0 to 63.
+// A in registers: rows 0 to 63 by all 64 elements; B: rows 64 to 127 are k, beside them rows 0 to 63. Fewer
+// columns than a row has are its first ones.
 template <class S, int N, int RowBytes>
 struct WgmmaLeft {
   using Same = Wgmma<S, N, false, true, RowBytes>;
   static constexpr int kIn = kRowWords, kOut = N / 2, kBox = RowBytes / 2, kBoxBytes = 64 * RowBytes;
+  static constexpr int kBoxes = N < kBox ? 1 : N / kBox;  // of B
   static CUtensorMap map(const uint32_t* in, size_t lanes) { return Same::map(in, lanes); }
   // The word of row and column of 64 x 64 elements.
   static __device__ __forceinline__ int word(int row, int column) {
@@ -125,10 +130,10 @@ struct WgmmaLeft {
     start(shared, 1);
     const int row = static_cast<int>(blockIdx.x) * kGroup, t = static_cast<int>(threadIdx.x), l = t % 32;
     if (t == 0) {
-      ptx::mbarrier_arrive_expect(full, (64 / kBox + N / kBox) * kBoxBytes);
+      ptx::mbarrier_arrive_expect(full, (64 / kBox + kBoxes) * kBoxBytes);
       for (int i = 0; i < 64 / kBox; ++i)
         ptx::tensor_load(a + i * kBoxBytes, &in, full, {i * kBox, row, 0, 0, 0});
-      for (int i = 0; i < N / kBox; ++i) {
+      for (int i = 0; i < kBoxes; ++i) {
         ptx::tensor_load(b + i * kBoxBytes, &in, full,
                          {i * kBox % 64, row + (i * kBox / 64 % 2 ? 0 : 64), 0, 0, 0});
       }
@@ -299,6 +304,43 @@ struct ClusterOfTwo {
   }
 };
 
+// 1, 2 and 4 words of each thread to the other block.
+struct StoreAsync {
+  static constexpr int kIn = kRowWords, kOut = 7;
+  static CUtensorMap map(const uint32_t* in, size_t lanes) { return ClusterOfTwo::map(in, lanes); }
+  static __device__ void run(Shared& shared, const CUtensorMap& in, uint32_t* out) {
+    const int t = static_cast<int>(threadIdx.x);
+    const unsigned other = 1 - ptx::cluster_rank();
+    const uint32_t full = ptx::shared_address(shared.full.data()),
+                   left = ptx::shared_address(shared.left.data());
+    start(shared, 1);
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    if (t == 0) {
+      ptx::mbarrier_arrive_expect(full, 16 * kRowBytes);
+      ptx::tensor_load(left, &in, full, {0, static_cast<int>(blockIdx.x) * kGroup, 0, 0, 0});
+    }
+    ptx::mbarrier_arrive_expect(full + 8, 28);  // what this thread's counterpart sends
+    ptx::mbarrier_wait(full, 0);
+    const auto word = [&](int i) {
+      return static_cast<uint32_t>(shared.left[(t * 5 + i) % (16 * kRowWords)]);
+    };
+    const uint32_t one[1] = {word(0)}, two[2] = {word(1), word(2)},
+                   four[4] = {word(3), word(4), word(5), word(6)};
+    const uint32_t barrier = ptx::map_shared(full + 8, other);
+    ptx::store_async(ptx::map_shared(ptx::shared_address(shared.right.at(4 * t)), other), four, barrier);
+    ptx::store_async(ptx::map_shared(ptx::shared_address(shared.right.at(512 + 2 * t)), other), two, barrier);
+    ptx::store_async(ptx::map_shared(ptx::shared_address(shared.right.at(768 + t)), other), one, barrier);
+    ptx::mbarrier_arrive_cluster(barrier);
+    ptx::mbarrier_wait(full + 8, 0);
+    for (int i = 0; i < 4; ++i) out[i] = shared.right[4 * t + i];
+    for (int i = 0; i < 2; ++i) out[4 + i] = shared.right[512 + 2 * t + i];
+    out[6] = shared.right[768 + t];
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  }
+};
+
 // --- stmatrix, and from there to global memory: rows of 61, stored by whole 16 bytes ---
 
 template <bool Transposed>
@@ -323,6 +365,31 @@ struct Stmatrix {
       ptx::tensor_store(&to, ptx::shared_address(tile), {0, static_cast<int>(blockIdx.x) * kGroup, 0, 0, 0});
       ptx::bulk_commit();
       ptx::bulk_wait_read<0>();
+    }
+  }
+};
+
+// --- consecutive bytes to global memory: stored, then added to by each warp's half once more ---
+
+struct BulkLines {
+  static constexpr int kIn = kRowWords, kOut = kRowWords;
+  static __device__ void run(Shared& shared, const uint32_t* in, const CUtensorMap&, uint32_t* out) {
+    const int t = static_cast<int>(threadIdx.x), l = t % 32;
+    for (int i = 0; i < kOut; ++i)
+      shared.left[t * kOut + i] = __float_as_uint(static_cast<float>(in[i] % 4096) - 2048);
+    ptx::fence_proxy_async();
+    __syncthreads();
+    if (l == 0) {
+      const uint32_t from = ptx::shared_address(shared.left.at(t * kOut));
+      constexpr unsigned kBytes = 32 * kOut * 4;
+      ptx::bulk_store(out, from, kBytes);
+      ptx::bulk_commit();
+      ptx::bulk_wait_written();
+      ptx::fence_proxy_async_global();
+      // The second half of the warp's rows, beside the first one's.
+      ptx::bulk_add(reinterpret_cast<float*>(out), from + kBytes / 2, kBytes / 2);
+      ptx::bulk_commit();
+      ptx::bulk_wait_written();
     }
   }
 };

@@ -18,6 +18,7 @@
 #include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/mma.cuh"
 #include "cuda/ptx/opaque.cuh"
+#include "cuda/ptx/relaxed.cuh"
 #include "cuda/shared.cuh"
 #if defined(FASTDL_SIMT) || defined(FASTDL_GOLDEN_HOPPER)
 #include "hopper.cuh"
@@ -88,6 +89,22 @@ struct CpAsync : Words<8, 4> {
 
 struct Opaque : Words<1, 1> {
   static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) { out[0] = ptx::opaque(in[0]); }
+};
+
+// What blocks hand to each other: 16 bytes read, and written as 8, 4 and 2.
+struct Relaxed : Words<4, 8> {
+  static __device__ void run(Shared&, const uint32_t* in, uint32_t* out) {
+    uint32_t words[4];
+    ptx::prefetch_l2(in);
+    ptx::look_again();
+    ptx::load_relaxed(words, in);
+    for (int i = 0; i < 8; ++i) out[i] = 0;
+    ptx::store_relaxed(out, static_cast<uint64_t>(words[1]) << 32 | words[0]);
+    ptx::store_relaxed(out + 2, words[2]);
+    ptx::store_relaxed(out + 3, static_cast<uint16_t>(words[3]));
+    ptx::load_relaxed(words, in);
+    for (int i = 0; i < 4; ++i) out[4 + i] = words[i];
+  }
 };
 
 struct Exp2 : Words<1, 1> {
@@ -231,14 +248,23 @@ const Entry kCases[] = {
     hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 128>>("wgmma_bfloat16"),
     hopper_entry<hopper::Wgmma<bfloat16, 128, true, false, 128>>("wgmma_bfloat16_transposed_a"),
     hopper_entry<hopper::Wgmma<bfloat16, 256, false, true, 128>>("wgmma_bfloat16_transposed_b"),
+    hopper_entry<hopper::Wgmma<bfloat16, 128, false, true, 64>>("wgmma_bfloat16_transposed_b_rows_of_64"),
     hopper_entry<hopper::Wgmma<float16, 64, true, true, 128>>("wgmma_float16_transposed"),
     hopper_entry<hopper::Wgmma<float16, 128, false, false, 64>>("wgmma_float16_rows_of_64"),
     hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 32>>("wgmma_bfloat16_rows_of_32"),
+    hopper_entry<hopper::Wgmma<bfloat16, 8, false, false, 128>>("wgmma_bfloat16_8_columns"),
+    hopper_entry<hopper::Wgmma<float16, 8, true, true, 128>>("wgmma_float16_8_columns_transposed"),
+    hopper_entry<hopper::Wgmma<float16, 16, true, false, 128>>("wgmma_float16_16_columns"),
+    hopper_entry<hopper::Wgmma<bfloat16, 16, false, true, 32>>("wgmma_bfloat16_16_columns_rows_of_32"),
+    hopper_entry<hopper::Wgmma<bfloat16, 32, false, true, 64>>("wgmma_bfloat16_32_columns_rows_of_64"),
     hopper_entry<hopper::Wgmma<bfloat16, 64, false, false, 32>>("mma_warpgroup_bfloat16"),
     hopper_entry<hopper::Wgmma<float16, 64, false, false, 32>>("mma_warpgroup_float16"),
     hopper_entry<hopper::Wgmma<ptx::tfloat32, 64, false, false, 128>>("wgmma_tfloat32"),
     hopper_entry<hopper::WgmmaLeft<bfloat16, 128, 128>>("wgmma_bfloat16_left_in_registers"),
     hopper_entry<hopper::WgmmaLeft<float16, 96, 64>>("wgmma_float16_left_in_registers"),
+    hopper_entry<hopper::WgmmaLeft<bfloat16, 8, 128>>("wgmma_bfloat16_left_in_registers_8_columns"),
+    hopper_entry<hopper::WgmmaLeft<float16, 16, 32>>("wgmma_float16_left_in_registers_16_columns"),
+    hopper_entry<hopper::WgmmaLeft<bfloat16, 32, 64>>("wgmma_bfloat16_left_in_registers_32_columns"),
     hopper_entry<hopper::TensorLoad<128, false>>("tensor_load"),
     hopper_entry<hopper::TensorLoad<128, true>>("tensor_load_swizzled_128"),
     hopper_entry<hopper::TensorLoad<64, true>>("tensor_load_swizzled_64"),
@@ -250,8 +276,10 @@ const Entry kCases[] = {
     hopper_entry<hopper::TensorLoadIm2col<2, true>, 2>("tensor_load_im2col_2d_multicast"),
     hopper_entry<hopper::TensorLoadIm2col<3, true>, 2>("tensor_load_im2col_3d_multicast"),
     hopper_entry<hopper::ClusterOfTwo, 2>("cluster_of_two"),
+    hopper_entry<hopper::StoreAsync, 2>("store_async"),
     hopper_entry<hopper::Stmatrix<false>, 1, true>("stmatrix"),
     hopper_entry<hopper::Stmatrix<true>, 1, true>("stmatrix_transposed"),
+    hopper_entry<hopper::BulkLines, 1, true>("bulk_lines"),
 #endif
     entry<Mma<bfloat16>>("mma_bfloat16"),
     entry<Mma<float16>>("mma_float16"),
@@ -259,6 +287,7 @@ const Entry kCases[] = {
     entry<Ldmatrix<true>>("ldmatrix_transposed"),
     entry<CpAsync>("cp_async"),
     entry<Opaque>("opaque"),
+    entry<Relaxed>("relaxed"),
     entry<Exp2>("exp2"),
     entry<Widen<bfloat16>>("widen_bfloat16"),
     entry<Widen<float16>>("widen_float16"),

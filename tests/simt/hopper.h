@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/ptx/bulk.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/stmatrix.cuh"

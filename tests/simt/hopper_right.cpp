@@ -10,7 +10,7 @@ constexpr int kRows = 64, kDepth = 64;
 template <int N>
 struct alignas(1024) Tiles {
   SharedArray<uint16_t, kRows * kDepth> a;
-  SharedArray<uint16_t, N * kDepth> b;
+  SharedArray<uint16_t, (N + 63) / 64 * 64 * kDepth> b;  // transposed it comes in boxes of 64 columns
   SharedArray<uint64_t, 2> full;
 };
 
@@ -48,7 +48,7 @@ void multiply(S (*narrow)(float)) {
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      ptx::mbarrier_arrive_expect(full, (kRows + N) * kDepth * 2);
+      ptx::mbarrier_arrive_expect(full, (kRows + (TransposedB ? (N + 63) / 64 * 64 : N)) * kDepth * 2);
       ptx::tensor_load(tile_a, &map_a, full, {0, 0});
       if (TransposedB) {
         for (int j = 0; j < N; j += 64) ptx::tensor_load(tile_b + j * kDepth * 2, &map_b, full, {j, 0});
@@ -114,6 +114,13 @@ CASE(wgmma_left_factor_in_registers) {
   multiply<float16, 256, false, true, true>(to_float16);
 }
 CASE(wgmma_of_every_width) {
+  multiply<bfloat16, 8, false, false>(to_bfloat16);
+  multiply<float16, 8, true, true>(to_float16);
+  multiply<bfloat16, 16, true, true>(to_bfloat16);
+  multiply<float16, 16, false, false>(to_float16);
+  multiply<bfloat16, 8, false, true, true>(to_bfloat16);
+  multiply<float16, 16, false, false, true>(to_float16);
+  multiply<bfloat16, 32, false, true, true>(to_bfloat16);
   multiply<bfloat16, 32, false, false>(to_bfloat16);
   multiply<bfloat16, 80, false, false>(to_bfloat16);
   multiply<float16, 96, false, false>(to_float16);
@@ -229,6 +236,42 @@ CASE(bulk_copies) {
     // Stores are clipped by whole 16 bytes: the two elements behind a row get what the box has there, 0 +
     // 1000.
     for (int i = 0; i < kTall * kWide; ++i) CHECK(to[i].bits == (i % kWide < kColumns ? i + 1000 : 1000));
+  }
+}
+
+// Numbers stored, then added to; what is written is not there before the wait for that.
+CASE(bulk_lines) {
+  struct Line {
+    SharedArray<float, 64> data;
+  };
+  Aligned<float> to(64);
+  std::vector<float> before(64);
+  launch("bulk_lines", config(1, 32, sizeof(Line)), [&] {
+    auto& s = shared_memory<Line>();
+    const int t = static_cast<int>(threadIdx.x);
+    for (int i = t; i < 64; i += 32) s.data[i] = static_cast<float>(i) + 0.5f;
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (t == 7) {
+      const uint32_t from = ptx::shared_address(s.data.data());
+      ptx::bulk_store(to.data, from, 256);
+      ptx::bulk_commit();
+      ptx::bulk_wait_written();
+      ptx::fence_proxy_async_global();
+      ptx::bulk_add(to.data + 16, from, 64);
+      ptx::bulk_commit();
+      ptx::bulk_wait_read<0>();
+      for (int i = 0; i < 64; ++i) before[static_cast<size_t>(i)] = to.data[i];
+    }
+    __syncwarp();
+    s.data[t] = -1;  // has been read
+    __syncwarp();
+    if (t == 7) ptx::bulk_wait_written();
+  });
+  for (int i = 0; i < 64; ++i) {
+    const float x = static_cast<float>(i) + 0.5f;
+    CHECK(before[static_cast<size_t>(i)] == x);
+    CHECK(to[i] == (i >= 16 && i < 32 ? x + x - 16 : x));
   }
 }
 
@@ -352,6 +395,48 @@ CASE(distributed_shared_memory) {
       CHECK(out[rank * 32 + t] == (rank + 1) % 4 * 100 + t);
       CHECK(back[rank * 32 + t] == (rank + 3) % 4 * 1000 + t);
     }
+  }
+}
+
+// Each block sends the next one words of its own, twice into the same place.
+CASE(store_async) {
+  struct Sent {
+    SharedArray<uint32_t, 7 * 32> words;
+    SharedArray<uint64_t, 1> full;
+  };
+  std::vector<uint32_t> out(2 * 4 * 7 * 32);
+  launch("store_async", config(4, 32, sizeof(Sent), 4), [&] {
+    auto& s = shared_memory<Sent>();
+    const unsigned t = threadIdx.x, rank = ptx::cluster_rank(), next = (rank + 1) % 4;
+    const uint32_t full = ptx::shared_address(s.full.data());
+    if (t == 0) {
+      ptx::mbarrier_init(full, 1);
+      ptx::mbarrier_fence_init();
+    }
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    for (unsigned round = 0; round < 2; ++round) {
+      const uint32_t base = rank * 1000 + round * 10000 + 7 * t;
+      const uint32_t one[1] = {base}, two[2] = {base + 1, base + 2},
+                     four[4] = {base + 3, base + 4, base + 5, base + 6};
+      const auto to = [&](unsigned at) { return ptx::map_shared(ptx::shared_address(s.words.at(at)), next); };
+      const uint32_t barrier = ptx::map_shared(full, next);
+      ptx::store_async(to(4 * t), four, barrier);
+      ptx::store_async(to(128 + 2 * t), two, barrier);
+      ptx::store_async(to(192 + t), one, barrier);
+      if (t == 0) ptx::mbarrier_arrive_expect(full, 7 * 32 * 4);  // they may come before or after
+      ptx::mbarrier_wait(full, round);
+      for (unsigned i = t; i < 7 * 32; i += 32) out[(round * 4 + rank) * 7 * 32 + i] = s.words[i];
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
+  });
+  for (unsigned i = 0; i < 2 * 4 * 32; ++i) {
+    const unsigned t = i % 32, rank = i / 32 % 4, round = i / 128;
+    const uint32_t base = (rank + 3) % 4 * 1000 + round * 10000 + 7 * t;
+    const uint32_t* const got = out.data() + (round * 4 + rank) * 7 * 32;
+    CHECK(got[192 + t] == base && got[128 + 2 * t] == base + 1 && got[129 + 2 * t] == base + 2);
+    for (unsigned j = 0; j < 4; ++j) CHECK(got[4 * t + j] == base + 3 + j);
   }
 }
 

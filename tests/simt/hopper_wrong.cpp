@@ -146,6 +146,27 @@ void store(const char* name, bool fence, bool wait) {
     }
   });
 }
+void add_line(const char* name, bool fence, bool early, uint32_t offset) {
+  alignas(16) static float to[64];
+  launch(name, config(1, 64, sizeof(Box)), [=] {
+    auto& s = shared_memory<Box>();
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * 64; i += 64) s.data[i] = 0;
+    if (fence) ptx::fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 5) {
+      ptx::bulk_add(to, ptx::shared_address(s.data.data()) + offset, 128);
+      ptx::bulk_commit();
+      if (!early) ptx::bulk_wait_read<0>();
+    }
+    __syncthreads();
+    s.data[static_cast<int>(threadIdx.x)] = 1;
+    __syncthreads();
+    if (threadIdx.x == 5) ptx::bulk_wait_written();
+  });
+}
+CASE(line_missing_proxy_fence) { add_line("line_missing_proxy_fence", false, false, 0); }
+CASE(line_written_over_early) { add_line("line_written_over_early", true, true, 0); }
+CASE(line_unaligned) { add_line("line_unaligned", true, false, 8); }
 CASE(store_missing_proxy_fence) { store("store_missing_proxy_fence", false, true); }
 CASE(store_missing_wait) { store("store_missing_wait", true, false); }
 
@@ -240,6 +261,32 @@ CASE(cluster_block_has_ended) {
     if (ptx::cluster_rank() == 1) return;
     for (int i = 0; i < 5; ++i) fastdl::simt::spin();
     ptx::load_cluster(ptx::map_shared(ptx::shared_address(s.data.data()), 1));
+  });
+}
+CASE(store_async_not_expected) {
+  launch("store_async_not_expected", config(2, 32, sizeof(Box), 2), [] {
+    auto& s = shared_memory<Box>();
+    const uint32_t full = ptx::shared_address(s.bar.data());
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_init(full, 1);
+      ptx::mbarrier_fence_init();
+    }
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    const uint32_t word[1] = {7};
+    if (threadIdx.x == 0)
+      ptx::store_async(ptx::map_shared(ptx::shared_address(s.data.data()), 1), word,
+                       ptx::map_shared(full, 1));
+    if (ptx::cluster_rank() == 1) ptx::mbarrier_wait(full, 0);
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+  });
+}
+CASE(store_async_to_two_blocks) {
+  launch("store_async_to_two_blocks", config(2, 32, sizeof(Box), 2), [] {
+    auto& s = shared_memory<Box>();
+    const uint32_t word[1] = {7}, full = ptx::shared_address(s.bar.data());
+    ptx::store_async(ptx::map_shared(ptx::shared_address(s.data.data()), 1), word, ptx::map_shared(full, 0));
   });
 }
 CASE(cluster_missing_wait) {

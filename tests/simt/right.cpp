@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/ptx/relaxed.cuh"
 
 namespace {
 
@@ -320,6 +321,26 @@ CASE(graph_replay) {
   CHECK(cudaGraphLaunch(exec, stream) == cudaSuccess && cudaGraphLaunch(exec, stream) == cudaSuccess);
   CHECK(x[5] == 4 && copy[5] == 4 && x[0] == 0 && copy[0] == 0);
   CHECK(cudaGraphExecDestroy(exec) == cudaSuccess && cudaStreamDestroy(stream) == cudaSuccess);
+}
+
+// Each block adds one to what the block before it hands on: all ones until then.
+__global__ void hand_on(uint32_t* words) {
+  uint32_t seen[4] = {0, 0, 0, 0};
+  if (blockIdx.x > 0) {
+    while (fastdl::cuda::ptx::load_relaxed(seen, words + 4 * (blockIdx.x - 1)), seen[threadIdx.x] == ~0u)
+      fastdl::cuda::ptx::look_again();
+  }
+  fastdl::cuda::ptx::prefetch_l2(words);
+  fastdl::cuda::ptx::store_relaxed(words + 4 * blockIdx.x + threadIdx.x, seen[threadIdx.x] + 1);
+}
+
+CASE(blocks_hand_on_words) {
+  alignas(16) uint32_t words[5 * 4];
+  std::memset(words, 0xFF, sizeof words);
+  LaunchConfig c = config(5, 4);
+  c.cooperative = true;
+  launch("hand_on", c, [p = words] { hand_on(p); });
+  for (uint32_t i = 0; i < 20; ++i) CHECK(words[i] == i / 4 + 1);
 }
 
 CASE(registry) {

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda/ptx/relaxed.cuh"
 
 namespace {
 
@@ -124,6 +125,13 @@ CASE(unaligned_copy) {
 
 // --- bounds ---
 
+CASE(unaligned_relaxed_load) {
+  alignas(16) uint32_t words[8] = {};
+  launch("unaligned_relaxed_load", config(1, 1), [p = words] {
+    uint32_t seen[4];
+    fastdl::cuda::ptx::load_relaxed(seen, p + 1);
+  });
+}
 CASE(past_shared) {
   launch("past_shared", config(dim3(1, 1, 2), 32, sizeof(Tile)), [] {
     volatile float* x = shared_memory<Tile>().x.data();

@@ -42,6 +42,32 @@ __device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
 __device__ __forceinline__ void store_cluster(uint32_t address, uint32_t word) {
   asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
 }
+// 1, 2 or 4 words that arrive by themselves: an mbarrier of the same block, which has to expect their bytes,
+// tells of it. Both at addresses of map_shared(), the words' aligned to their size. PTX ISA 9.7.9.12
+// (st.async)
+template <int Words>
+__device__ __forceinline__ void store_async(uint32_t address, const uint32_t (&words)[Words],
+                                            uint32_t barrier) {
+  static_assert(Words == 1 || Words == 2 || Words == 4);
+  if constexpr (Words == 1) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address),
+        "r"(words[0]), "r"(barrier)
+        : "memory");
+  } else if constexpr (Words == 2) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
+            address),
+        "r"(words[0]), "r"(words[1]), "r"(barrier)
+        : "memory");
+  } else {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::
+            "r"(address),
+        "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]), "r"(barrier)
+        : "memory");
+  }
+}
 
 #else
 
@@ -56,6 +82,11 @@ inline uint32_t load_cluster(uint32_t address) {
 }
 inline void store_cluster(uint32_t address, uint32_t word) {
   std::memcpy(simt::cluster_memory("st.shared::cluster", address, 4), &word, 4);
+}
+template <int Words>
+void store_async(uint32_t address, const uint32_t (&words)[Words], uint32_t barrier) {
+  static_assert(Words == 1 || Words == 2 || Words == 4);
+  simt::store_async(address, words, Words, barrier);
 }
 
 #endif

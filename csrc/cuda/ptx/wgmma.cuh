@@ -55,6 +55,8 @@ __device__ __forceinline__ void wgmma_wait() {
 #define FASTDL_R96(d, i) FASTDL_R64(d, i), FASTDL_R32(d, i + 64)
 #define FASTDL_R128(d, i) FASTDL_R64(d, i), FASTDL_R64(d, i + 64)
 
+#define FASTDL_P4 "%0, %1, %2, %3"
+#define FASTDL_P8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define FASTDL_P16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define FASTDL_P32                                                       \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
@@ -84,6 +86,8 @@ __device__ __forceinline__ void wgmma_wait() {
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(TransposedA ? 1 : 0),             \
                    "n"(TransposedB ? 1 : 0));                                                               \
   }
+FASTDL_WGMMA(bfloat16, "bf16.bf16", "8", 4, "4", "5", "6", "7", "8")
+FASTDL_WGMMA(bfloat16, "bf16.bf16", "16", 8, "8", "9", "10", "11", "12")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "32", 16, "16", "17", "18", "19", "20")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "64", 32, "32", "33", "34", "35", "36")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "80", 40, "40", "41", "42", "43", "44")
@@ -91,6 +95,8 @@ FASTDL_WGMMA(bfloat16, "bf16.bf16", "96", 48, "48", "49", "50", "51", "52")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "112", 56, "56", "57", "58", "59", "60")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "128", 64, "64", "65", "66", "67", "68")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "256", 128, "128", "129", "130", "131", "132")
+FASTDL_WGMMA(float16, "f16.f16", "8", 4, "4", "5", "6", "7", "8")
+FASTDL_WGMMA(float16, "f16.f16", "16", 8, "8", "9", "10", "11", "12")
 FASTDL_WGMMA(float16, "f16.f16", "32", 16, "16", "17", "18", "19", "20")
 FASTDL_WGMMA(float16, "f16.f16", "64", 32, "32", "33", "34", "35", "36")
 FASTDL_WGMMA(float16, "f16.f16", "80", 40, "40", "41", "42", "43", "44")
@@ -115,11 +121,17 @@ FASTDL_WGMMA(float16, "f16.f16", "256", 128, "128", "129", "130", "131", "132")
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)), \
                    "n"(TransposedB ? 1 : 0));                                                             \
   }
+FASTDL_WGMMA(bfloat16, "bf16.bf16", "8", 4, "4", "5", "6", "7", "8", "9", "10")
+FASTDL_WGMMA(bfloat16, "bf16.bf16", "16", 8, "8", "9", "10", "11", "12", "13", "14")
+FASTDL_WGMMA(bfloat16, "bf16.bf16", "32", 16, "16", "17", "18", "19", "20", "21", "22")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "64", 32, "32", "33", "34", "35", "36", "37", "38")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "96", 48, "48", "49", "50", "51", "52", "53", "54")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "128", 64, "64", "65", "66", "67", "68", "69", "70")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "192", 96, "96", "97", "98", "99", "100", "101", "102")
 FASTDL_WGMMA(bfloat16, "bf16.bf16", "256", 128, "128", "129", "130", "131", "132", "133", "134")
+FASTDL_WGMMA(float16, "f16.f16", "8", 4, "4", "5", "6", "7", "8", "9", "10")
+FASTDL_WGMMA(float16, "f16.f16", "16", 8, "8", "9", "10", "11", "12", "13", "14")
+FASTDL_WGMMA(float16, "f16.f16", "32", 16, "16", "17", "18", "19", "20", "21", "22")
 FASTDL_WGMMA(float16, "f16.f16", "64", 32, "32", "33", "34", "35", "36", "37", "38")
 FASTDL_WGMMA(float16, "f16.f16", "96", 48, "48", "49", "50", "51", "52", "53", "54")
 FASTDL_WGMMA(float16, "f16.f16", "128", 64, "64", "65", "66", "67", "68", "69", "70")
