@@ -90,6 +90,15 @@ def test_tiles_masked_whole_are_passed_over(rng, kind, e):
             assert_same_bits(got, want)
 
 
+def test_turns_of_many_blocks(rng):
+    """Tiles of queries that see 38 and 10 of 40 blocks of keys: who is whose turn is looked up in long lists."""
+    case = Case(rng, (1, 1, 1, 70, 5120, 16, 8), BF16)
+    case.mask = np.ones((1, 1, 70, 5120), bool)
+    case.mask[:, :, :64, 384:512] = case.mask[:, :, :64, 4864:4992] = False
+    case.mask[:, :, 64:] &= np.arange(5120) // 128 % 4 == 1
+    case.check()
+
+
 def test_a_mask_that_leaves_nothing(rng):
     case = Case(rng, (1, 1, 1, 70, 140, 64, 64), BF16)
     case.mask = np.zeros((1, 1, 70, 140), bool)

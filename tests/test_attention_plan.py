@@ -121,3 +121,27 @@ def test_more_heads_never_make_one_pass_worse(one_pass):
     for length in (512, 1024, 4096):
         found = [one_pass(batch, 16, 16, length, length) for batch in (1, 2, 4, 8, 16, 32)]
         assert found == sorted(found)
+
+
+SCORES = r"""
+#include <cstdio>
+#include <cstdlib>
+#include "cuda/attention_config.h"
+int main(int, char** a) {
+  const auto n = [&](int i) { return std::atoi(a[i]) != 0; };
+  std::printf("%d\n", static_cast<int>(fastdl::cuda::sm90_scores(std::strtof(a[1], nullptr), n(2), n(3), n(4))));
+}
+"""
+
+
+def test_what_forward_does_to_scores(tmp_path):
+    """Scaled in the softmax (0), there masked or dropped by bits (1), or scaled before it, and a mask added (2)."""
+    program = plan_program.build(tmp_path, SCORES)
+
+    def kind(scale, boolean=0, added=0, drops=0):
+        return plan_program.numbers(program, scale, boolean, added, drops)[0]
+
+    assert kind(0.125) == 0
+    assert kind(0.125, boolean=1) == kind(0.125, drops=1) == kind(0.125, boolean=1, drops=1) == 1
+    assert kind(0.125, added=1) == kind(0.125, added=1, drops=1) == 2
+    assert kind(0) == kind(-0.1) == kind(-0.1, boolean=1) == kind("nan") == 2

@@ -264,3 +264,15 @@ def test_weights_of_data_gradients_where_they_lie(rng, columns, stride):
     one = data_gradient(grad[:1, :, :3, :3], w, (1, columns, 3 * stride, 3 * stride), **o)  # no cluster
     close(one, *(ref.conv_backward(f(grad[:1, :, :3, :3]), np.zeros(one.shape), f(w), **o)[0]
                  for f in (wide, lambda a: abs(wide(a)))))  # fmt: skip
+
+
+def test_lattices_too_small_between_others(rng, monkeypatch):
+    """Of the lattices of a stride, the first and the third go to this kernel; the second and the fourth, of fewer
+    positions, are left to the portable one, with weights that are copied for them alone."""
+    monkeypatch.delenv("FASTDL_CUDA_CONV")
+    w, shape, o = normal(rng, (64, 64, 3, 3), BFLOAT16), (2, 64, 24, 5), {"stride": 2, "padding": 1}
+    grad = normal(rng, ref.conv(np.zeros(shape), wide(w), **o).shape, BFLOAT16)
+    expected, scale = (
+        ref.conv_backward(f(grad), f(np.zeros(shape)), f(w), **o)[0] for f in (wide, lambda a: abs(wide(a)))
+    )
+    close(data_gradient(grad, w, shape, **o), expected, scale)

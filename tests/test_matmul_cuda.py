@@ -140,6 +140,23 @@ def test_few_columns_and_few_rows(rng, monkeypatch, dtype, few, transposed):
         np.testing.assert_array_equal(product(a, b, bias), product(a, b, bias))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("m, n", [(1, 1), (5, 3), (3, 40)])
+def test_little_of_both_and_a_long_k(rng, monkeypatch, dtype, m, n):
+    """By tensor cores, which the sums show: one by one, ones would be lost beside 2^24."""
+    monkeypatch.setenv("FASTDL_CUDA_MATMUL", "portable")
+    k = 1024
+    a, b = np.ones((m, k), dtype), np.ones((k, n), dtype)
+    a[:, 0] = 2.0**24
+    expected = 2.0**24 + k - 1
+    c = product(a, b, out=np.full((m, n), np.nan, np.float32))
+    assert (np.abs(c - expected) <= k / 2).all() and (c >= expected - k / 2).all()
+    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    wide = [x.astype(np.float64) for x in (a, b)]
+    error = np.abs(product(a, b, out=np.full((m, n), np.nan, np.float32)) - wide[0] @ wide[1])
+    np.testing.assert_array_less(error, 2.0**-20 * (np.abs(wide[0]) @ np.abs(wide[1])))
+
+
 @pytest.mark.parametrize("m, n", [(140, 3), (3, 140)])
 def test_few_columns_with_values_that_cannot_be_split(rng, m, n):
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, 70), (70, n)))

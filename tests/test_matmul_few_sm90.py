@@ -2,11 +2,14 @@
 either is sent to that kernel and compared with float64."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hopper import kernel_choice
-from matmul_case import BFLOAT16, DISTRIBUTIONS, GELU, NONE, RELU, check, error, matrix, product, wide
+from matmul_case import BFLOAT16, DISTRIBUTIONS, GELU, NONE, RELU, check, error, matrix, product, sim, wide
 
 sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL", "sm90_few")
 
@@ -140,6 +143,53 @@ def test_rows_that_are_copied_first(rng):
     """No dim is contiguous."""
     a, b = matrix(rng, BFLOAT16, 20, 406, False)[:, ::2], matrix(rng, BFLOAT16, 203, 282, False)[:, ::2]
     check(product(a, b), a, b)
+
+
+VECTORS = """
+import numpy as np
+from matmul_case import BFLOAT16, check, sim
+rng = np.random.default_rng(3)
+a, x, y = (rng.standard_normal(shape).astype(BFLOAT16) for shape in ((140, 136), 136, 140))
+columns = (a, x), (a.T, y), (a, x[:, None])
+for left, right in (*columns, (y, a), (x, a.T), (y[None], a), (y[None, :99], a[:99])):
+    out = np.full((*left.shape[:-1], *right.shape[1:]), np.nan, BFLOAT16)
+    sim.matmul(left, right, None, None, out, 1.0, 0.0, 0, 0.0, 0.0)
+    check(out, left, right)
+"""
+
+
+@pytest.mark.skipif(
+    not sim.__name__.endswith("_cuda_sim"), reason="the executor tells which kernels have run"
+)
+def test_vectors_are_read_where_they_lie(tmp_path):
+    """The stride of their single row, which may be anything, is no reason to copy them."""
+    log = tmp_path / "kernels.txt"
+    settings = {
+        "FASTDL_CUDA_MATMUL": "sm90_few",
+        "FASTDL_SIMT_LOG": str(log),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", VECTORS], env=os.environ | settings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    entered = log.read_text().splitlines()
+    assert len(entered) == 1 and entered[0].startswith("gemm_few_sm90")
+
+
+def test_rows_that_overlap(rng, portable):
+    """Windows over a signal: the portable kernel's, and so its bits."""
+    x = rng.standard_normal(1300).astype(BFLOAT16)
+    windows = np.lib.stride_tricks.as_strided(x, (140, 136), (16, 2))
+    b = matrix(rng, BFLOAT16, 136, 24, False)
+    for left, right in ((windows, b), (b.T, windows.T), (windows[:9], b), (windows[:70], windows[:70].T)):
+
+        def compute(left=left, right=right):
+            return product(left, right, out=np.full((left.shape[0], right.shape[1]), np.nan, np.float32))
+
+        c = compute()
+        check(c, left, right)
+        np.testing.assert_array_equal(portable(compute), c)
 
 
 def test_batches(rng):

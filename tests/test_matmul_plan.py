@@ -84,6 +84,13 @@ def test_products_with_little_of_everything_are_left_to_the_portable_kernel(choi
     assert not choice(129, 129, 4096).few.fits
 
 
+def test_long_dot_products_are_spread_over_the_device(choice):
+    for shape in ((1, 1, 1 << 20), (5, 3, 1 << 20), (63, 63, 1 << 20)):
+        found = choice(*shape)
+        assert found.way == "few" and found.few.cluster * found.few.parts > H100 // 2
+    assert not choice(63, 63, 1023).few.fits
+
+
 def test_one_row_of_tiles_is_no_cluster(plan):
     assert plan(128, 4096, 4096).cluster == 1
     assert plan(129, 4096, 4096).cluster == 2

@@ -135,6 +135,14 @@ def test_groups(rng, kind, batch, directions):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hidden, batch", [(40, 13), (140, 13), (300, 9)])
+def test_few_sequences_to_a_cluster(rng, monkeypatch, kind, hidden, batch):
+    """As on a whole device: one, two or four, the last group not full."""
+    monkeypatch.setenv("FASTDL_SIMT_PROCESSORS", "132")
+    Case(rng, kind, 3, batch, hidden, lengths=[3] * (batch - 2) + [2, 1]).check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", [True, False])
 @pytest.mark.parametrize("batch", [6, 120])
 def test_lengths(rng, kind, state, batch):

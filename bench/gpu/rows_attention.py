@@ -27,7 +27,7 @@ def rows(small: bool) -> list[Row]:
     # Hopper's two ways to gradients, of which the shape chooses one.
     for kernel in ("one-pass", "two-passes"):
         found.append(_row(shape, False, "bfloat16", "backward", kernel=kernel))
-    return found + _decode_rows(small)
+    return found + _masked_rows(small) + _decode_rows(small)
 
 
 def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: str, kernel: str = "") -> Row:
@@ -77,6 +77,50 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
         flops,
         float(moved),
         kernels,
+        inputs,
+        ours,
+        torch,
+        target=None if kernel else 1.0,
+        limit=3e-2,
+    )
+
+
+def _masked_rows(small: bool) -> list[Row]:
+    """A mask that is added, the same for all samples and heads."""
+    shapes = [(1, 2, 9, 8)] if small else [(4, 16, 2048, 64), (2, 16, 4096, 128)]
+    return [_masked_row(shape, kernel) for shape in shapes for kernel in ("", "portable")]
+
+
+def _masked_row(shape: tuple[int, int, int, int], kernel: str) -> Row:
+    batch, heads, length, features = shape
+
+    def inputs(rng: np.random.Generator) -> list[np.ndarray]:
+        return [random(rng, x, "bfloat16") for x in (*[shape] * 3, (1, 1, length, length))]
+
+    def ours(q: Any, k: Any, v: Any, mask: Any) -> Any:
+        return forced("ATTENTION", kernel, lambda: ops.scaled_dot_product_attention(q, k, v, mask)[0])
+
+    def torch(module: Any, q: Any, k: Any, v: Any, mask: Any) -> dict[str, Any]:
+        kinds = module.nn.attention.SDPBackend
+        calls = {}
+        for name, kind in (("efficient", kinds.EFFICIENT_ATTENTION), ("cudnn", kinds.CUDNN_ATTENTION)):
+            with contextlib.suppress(RuntimeError):
+                call = _torch_call(module, kind, False, q, k, v, None, attn_mask=mask)
+                call()
+                calls[name] = call
+        if not calls:
+            raise RuntimeError("no backend of scaled_dot_product_attention takes this")
+        return calls
+
+    moved = itemsize("bfloat16") * (4 * batch * heads * length * features + length**2)
+    return Row(
+        "attention",
+        f"{batch}x{heads}x{length}x{features} mask" + f" {kernel}" * bool(kernel),
+        "bfloat16",
+        "forward",
+        4.0 * batch * heads * float(length) ** 2 * features,
+        float(moved),
+        ("attention_forward",),
         inputs,
         ours,
         torch,
@@ -149,7 +193,7 @@ def _decode_row(shape: tuple[int, int, int, int, int, int], kernel: str = "") ->
 
 
 def _torch_call(
-    module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any, **options: bool
+    module: Any, kind: Any, causal: bool, q: Any, k: Any, v: Any, grad: Any, **options: Any
 ) -> Any:
     from torch.nn.attention import sdpa_kernel
 

@@ -53,6 +53,7 @@ def main() -> None:
             module.seconds = 0.0
             cases = Cases(np.random.default_rng(len(called)), dtype if dtype != "bfloat16" else _bfloat16())
             getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
+            # By Hopper's kernels, which small ones do not get, and by those they keep away.
             for part, family, kernel in (
                 ("matmul", "MATMUL", "sm90"),
                 ("matmul", "MATMUL", "sm90_few"),
@@ -63,9 +64,7 @@ def main() -> None:
                 ("rnn", "RNN", "sm90"),
                 ("rnn", "RNN", "portable"),
             ):
-                if (
-                    part in name
-                ):  # by Hopper's kernels, which small ones do not get, and by those they keep away
+                if part in name:
                     os.environ[f"FASTDL_CUDA_{family}"] = kernel
                     getattr(backend._core, name)(*[realised(a, cases.dtype) for a in getattr(cases, name)()])
                     del os.environ[f"FASTDL_CUDA_{family}"]

@@ -24,10 +24,11 @@ void check_size(const AttentionProblem& p, const char* op) {
                blocks);
 }
 
-// Whether the copy engine can bring x: coordinates are 32 bits wide, and it goes neither backwards nor over
-// the same row again and again. `repeats`: one row may stand for all.
+// Whether the copy engine can bring x: coordinates are 32 bits wide (kernels look up to 32 tiles beyond the
+// end), and it goes neither backwards nor over the same row again and again. `repeats`: one row may stand for
+// all.
 bool can_map(const View& x, bool repeats = false) {
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 512, kLongest = int64_t{1} << 38;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() - 4096, kLongest = int64_t{1} << 38;
   bool can = x.shape[2] > 0 && x.shape[3] > 0 && (x.shape[2] == 1 || x.strides[2] > 0 || repeats);
   for (int dim = 0; dim < 3; ++dim) {
     can = can && x.shape[dim] < kMost &&
@@ -46,18 +47,9 @@ bool by_sm90(const AttentionProblem& p, bool suited) {
 bool tiles_by_sm90(const AttentionProblem& p) {
   return can_map(p.q) && by_sm90(p, sm90_suits(p.queries, p.keys));
 }
-bool has_boolean_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype == DType::kBool; }
 bool has_added_mask(const AttentionProblem& p) { return p.mask.data && p.mask.dtype != DType::kBool; }
 
 }  // namespace
-
-// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
-// times one that float32 has no room for is none.
-Sm90Scores sm90_scores(const AttentionProblem& p) {
-  const bool positive = static_cast<float>(p.scale * kLog2e) > 0;
-  if (!positive || has_added_mask(p)) return Sm90Scores::terms;
-  return has_boolean_mask(p) || p.dropout > 0 ? Sm90Scores::bits : Sm90Scores::plain;
-}
 
 bool forward_by_sm90(const AttentionProblem& p) {
   return tiles_by_sm90(p) && (!has_added_mask(p) || can_map(p.mask, true));

@@ -28,6 +28,16 @@ inline int sm90_features(int64_t e, int64_t ev) {
 // of it idle, where a block of the portable kernels leaves half; until a GPU says.
 inline bool sm90_suits(int64_t queries, int64_t keys) { return queries >= 64 && keys >= 64; }
 
+// What its forward kernel does to scores: it scales them; or there are a boolean mask or dropout, too; or it
+// scales them before it looks for the largest, and may add a mask.
+enum class Sm90Scores { plain, bits, terms };
+// The largest of products that a negative scale turns round is not that of the scores, and minus infinity
+// times one that float32 has no room for is none. scale2: to base 2.
+inline Sm90Scores sm90_scores(float scale2, bool boolean_mask, bool added_mask, bool drops) {
+  if (!(scale2 > 0) || added_mask) return Sm90Scores::terms;
+  return boolean_mask || drops ? Sm90Scores::bits : Sm90Scores::plain;
+}
+
 // Queries of a step of Hopper's blocks that own keys: as many as registers hold the scores of, and their
 // gradients, beside the sums of dK and dV, and shared memory two stages of.
 constexpr int sm90_backward_queries(int features) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/attention.h"
+#include "cuda/attention_config.h"
 
 namespace fastdl::cuda {
 
@@ -15,10 +16,10 @@ bool backward_by_sm90(const AttentionProblem& p, const AttentionGradients& g);
 // FASTDL_CUDA_ATTENTION_BACKWARD=one-pass (wherever that can be), =two-passes.
 bool backward_in_one_pass(const AttentionProblem& p);
 
-// What is done to scores: they are scaled; or there are a boolean mask or dropout, too; or they are scaled
-// before the largest is looked for, and a mask may be added.
-enum class Sm90Scores { plain, bits, terms };
-Sm90Scores sm90_scores(const AttentionProblem& p);
+inline Sm90Scores sm90_scores(const AttentionProblem& p) {
+  const bool boolean = p.mask.data && p.mask.dtype == DType::kBool, added = p.mask.data && !boolean;
+  return sm90_scores(static_cast<float>(p.scale * kLog2e), boolean, added, p.dropout > 0);
+}
 
 template <class S>
 void attention_forward_sm90(Context* context, const AttentionProblem& p, float* lse);

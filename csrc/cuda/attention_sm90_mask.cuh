@@ -3,8 +3,6 @@
 // thread's, of every 8 columns it has 2t and 2t + 1, as wgmma leaves them.
 #pragma once
 
-#include <optional>
-
 #include "cuda/attention_sm90_tile.cuh"
 #include "cuda/launch.h"
 
@@ -17,17 +15,17 @@ struct Sm90Bits {
   int64_t batch = 0, head = 0;      // from mask to mask, in words
   int32_t row = 0;                  // from row to row; 0: all are the same
 
-  // The words of a tile for row `row` of a head, and for the one 8 below. The address is worked out anew each
-  // time: kept, it would take registers that the sums need.
-  __device__ __forceinline__ void load(uint32_t (&two)[2], int64_t b, int64_t h, int row_, int last_row,
+  // The words of a tile for a row of a head, and for the one 8 below; behind the last row, its words. The
+  // address is worked out anew each time: kept, it would take registers that the sums need.
+  __device__ __forceinline__ void load(uint32_t (&two)[2], int64_t b, int64_t h, int first, int last,
                                        int tile) const {
     const uint32_t late = ptx::opaque(0u);
     const uint32_t* const of =
         words + b * batch + h * head + (static_cast<int64_t>(tile) + late) * 4 + lane() % 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int at = row_ + 8 * half;
-      two[half] = of[static_cast<int64_t>(at < last_row ? at : last_row) * row];
+      const int at = first + 8 * half;
+      two[half] = of[static_cast<int64_t>(at < last ? at : last) * row];
     }
   }
 };

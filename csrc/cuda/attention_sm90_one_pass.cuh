@@ -133,14 +133,15 @@ template <class H>
 __device__ __forceinline__ unsigned blocks_before(const OnePassSm90<H>& p, int b, int head, int tile,
                                                   int own) {
   if (!p.common.seen.data) return static_cast<unsigned>(own);  // causal, too: all that own earlier keys
-  unsigned before = 0;
-  const int count = p.seen_keys.count(b, head, tile);
-  for (int first = 0; first < count; first += kWarp) {
-    const int n = first + lane();
-    before += static_cast<unsigned>(
-        __popc(__ballot_sync(kAllLanes, n < count && p.seen_keys.entry(n, b, head, tile) < own)));
+  // The list ascends: a warp looks at the ends of 32 pieces of what is left.
+  int low = 0, high = p.seen_keys.count(b, head, tile);
+  while (low < high) {
+    const int each = (high - low + kWarp - 1) / kWarp, last = low + each * (lane() + 1) - 1;
+    const bool below = last < high && p.seen_keys.entry(last, b, head, tile) < own;
+    low += __popc(__ballot_sync(kAllLanes, below)) * each;
+    high = high < low + each - 1 ? high : low + each - 1;
   }
-  return before;
+  return static_cast<unsigned>(low);
 }
 
 // A warp adds what one of the consumers leaves, in its turn.

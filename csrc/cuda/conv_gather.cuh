@@ -379,17 +379,17 @@ __global__ void __launch_bounds__(256)
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < size; i += stride) {
     const int64_t channel = i % p.padded, column = i / p.padded / taps % p.columns,
                   group = i / p.padded / taps / p.columns;
-    int64_t tap = i / p.padded % taps, at = p.lattice[0].first_tap + tap;
+    int64_t tap = i / p.padded % taps;
     int lattice = 0;
     while (tap >= p.lattice[lattice].taps()) tap -= p.lattice[lattice++].taps();
-    const ConvAxis(&axis)[3] = p.lattice[lattice].axis;
-    const int64_t c = channel % w.merged.places;
+    const ConvLattice& l = p.lattice[lattice];  // others may lie between those of p
+    const int64_t at = l.first_tap + tap, c = channel % w.merged.places;
     int64_t merged = channel / w.merged.places;
     int64_t from = group * w.group_step + column * w.column_step + c * w.channel_step;
     for (int a = 2; a >= 0; --a) {
-      from += (axis[a].slot + tap % axis[a].taps * axis[a].slot_step + merged % w.merged.kernel[a]) *
-              w.tap_step[a];
-      tap /= axis[a].taps;
+      const ConvAxis& axis = l.axis[a];
+      from += (axis.slot + tap % axis.taps * axis.slot_step + merged % w.merged.kernel[a]) * w.tap_step[a];
+      tap /= axis.taps;
       merged /= w.merged.kernel[a];
     }
     w.to[(group * p.columns + column) * p.weights_row + at * p.padded + channel] =

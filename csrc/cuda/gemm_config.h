@@ -23,10 +23,13 @@ inline int64_t blocks_of(int64_t m, int64_t n, int64_t batch, int64_t side) {
 // Columns up to which a block has 128 x 32 results.
 constexpr int64_t kNarrowColumns = 32;
 
-// Of a product with up to 32 columns, whose time is that of reading A: 64 x 64 results would be multiplied
-// for half of them or less. Even one column is better there than with multiply-adds, whose blocks have no
-// parts along k.
-inline bool few_columns(int64_t m, int64_t n, int64_t k) { return n <= kNarrowColumns && m >= 64 && k >= 64; }
+// A product of which one operand has so many rows, the other few, is the reading of the former. Even a dot
+// product, if it is long, is better with tensor cores than with multiply-adds, whose blocks have no parts
+// along k.
+inline bool much_to_read(int64_t rows, int64_t k) { return k >= (rows >= 64 ? 64 : 1024); }
+
+// Of a product with up to 32 columns: 64 x 64 results would be multiplied for half of them or less.
+inline bool few_columns(int64_t m, int64_t n, int64_t k) { return n <= kNarrowColumns && much_to_read(m, k); }
 
 // may_be_narrow: the caller has a kernel for that.
 inline GemmPlan gemm_plan(int64_t m, int64_t n, int64_t k, int64_t batch, int multiprocessors,

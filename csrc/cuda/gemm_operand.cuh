@@ -16,17 +16,21 @@ struct OperandLayout {
   bool along_k;
   bool contiguous;  // along that dim
   bool aligned;     // every row, to 16 bytes
-  int64_t stride;   // of the other dim
+  int64_t stride;   // of the other dim; a single row, whose own may be anything, has that of padded ones
+  int64_t columns;  // of a row
 
   OperandLayout(const S* data, int64_t length, int64_t depth, int64_t along_length, int64_t along_depth,
                 const GemmBatch& batch, const int64_t* strides)
       : along_k(along_depth == 1 || (along_length != 1 && depth >= length)),
         contiguous((along_k ? along_depth : along_length) == 1),
         aligned(reinterpret_cast<uintptr_t>(data) % 16 == 0),
-        stride(along_k ? along_length : along_depth) {
+        stride(along_k ? along_length : along_depth),
+        columns(along_k ? depth : length) {
+    if ((along_k ? length : depth) == 1) stride = padded();
     aligned = aligned && stride % kPerChunk == 0;
     for (int i = 0; i < batch.ndim; ++i) aligned = aligned && strides[i] % kPerChunk == 0;
   }
+  int64_t padded() const { return (columns + kPerChunk - 1) / kPerChunk * kPerChunk; }
 };
 
 // An operand as cp.async can read it: contiguous along one of its dims, every row aligned to 16 bytes. Any
@@ -42,12 +46,12 @@ class Aligned {
     for (int i = 0; i < batch.ndim; ++i) batch_strides[i] = strides[i];
     source = {data, stride, length, depth};
     if (layout.contiguous && layout.aligned && stride >= 0) return;
-    const int64_t columns = by_k ? depth : length, rows = by_k ? length : depth;
+    const int64_t columns = layout.columns, rows = by_k ? length : depth;
     View from, to;
     from.dtype = to.dtype = DTypeOf<S>::value;
     const int ndim = batch.ndim + 2;
     from.ndim = to.ndim = ndim;
-    source.stride = (columns + kPerChunk - 1) / kPerChunk * kPerChunk;
+    source.stride = layout.padded();
     from.shape[ndim - 1] = columns, from.strides[ndim - 1] = by_k ? along_depth : along_length;
     from.shape[ndim - 2] = rows, from.strides[ndim - 2] = stride;
     to.strides[ndim - 1] = 1, to.strides[ndim - 2] = source.stride;
@@ -67,12 +71,15 @@ class Aligned {
     copy(context, from, to);
   }
 
+  // Rows that have elements in common, the same row again and again among them: nobody says that a tensor map
+  // may have such.
+  bool overlaps() const { return source.stride < (along_k ? source.depth : source.length); }
+
   bool along_k;
   Source<S> source;
   int64_t batch_strides[FASTDL_MAX_NDIM];
 
  private:
-  static constexpr int64_t kPerChunk = OperandLayout<S>::kPerChunk;
   std::optional<Workspace> space_;
 };
 

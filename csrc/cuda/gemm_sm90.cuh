@@ -99,7 +99,7 @@ bool gemm_sm90(Context* context, const Gemm<S>& g) {
   } else {
     const Aligned<S> a(context, g.a, g.m, g.k, g.a_row, g.a_column, g.batch, g.batch.a);
     const Aligned<S> b(context, g.b, g.n, g.k, g.b_column, g.b_row, g.batch, g.batch.b);
-    if (a.source.stride == 0 || b.source.stride == 0) return false;  // the same row again and again
+    if (a.overlaps() || b.overlaps()) return false;
     const sm90::Contiguous left = sm90::in_place(a, g.batch), right = sm90::in_place(b, g.batch);
     if (plan.columns == 256) sm90::run<S, 256, 1>(context, g, plan, left, right, nullptr, nullptr);
     else sm90::run<S, 128, 1>(context, g, plan, left, right, nullptr, nullptr);

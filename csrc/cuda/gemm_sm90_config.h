@@ -27,8 +27,8 @@ struct Sm90Costs {
 
 // Tiles of matmul_sm90.cuh. clocks: of 64 (float32: 32) k, the longer of the tensor cores' and the shared
 // memory's. 128 x 256 keeps both busy all the time; 128 x 128 needs 160 bytes of shared memory a clock of the
-// tensor cores, of which there are 128; for float32 it does not, whose planes are multiplied several times,
-// but its sums take the registers of the larger tile.
+// tensor cores, of which there are 128, two planes of float32 139, and three, multiplied six times, 128. The
+// sums of float32 take the registers of the larger tile.
 struct Sm90TileKind {
   int columns, planes, depth, clocks;
 };
@@ -36,7 +36,7 @@ constexpr Sm90TileKind kSm90Tiles[] = {
     {256, 0, 64, 1024},
     {128, 0, 64, 640},
     {128, 3, 32, 1536},
-    {128, 2, 32, 768},
+    {128, 2, 32, 832},
 };
 
 struct Sm90Plan {
@@ -99,7 +99,7 @@ struct FewPlan {
 inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t batch, int multiprocessors,
                              int planes, bool whatever_shape = false) {
   FewPlan plan{};
-  plan.fits = few <= 128 && (planes == 0 || planes == 3) && (whatever_shape || (length >= 64 && k >= 64));
+  plan.fits = few <= 128 && (planes == 0 || planes == 3) && (whatever_shape || much_to_read(length, k));
   if (!plan.fits) return plan;
   plan.few = few <= 16 && planes == 0 ? 16 : few <= 32 && planes == 0 ? 32 : few <= 64 ? 64 : 128;
   // FewTile's rows, and how many of its blocks a multiprocessor has.
@@ -110,7 +110,7 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
   int64_t cluster = 1;
   while (cluster < kMostCluster && tiles * cluster * 2 <= slots && k >= cluster * 2 * kShortest) cluster *= 2;
   plan.cluster = static_cast<int>(cluster);
-  // Adding parts up costs a launch: what is drawn meanwhile has to be worth it.
+  // Adding parts up costs a launch: what is done meanwhile has to be worth it.
   const int64_t element = planes > 0 ? 4 : 2, element_few = 2 * std::max(planes, 1);
   const double bytes = static_cast<double>(length * k * batch * element);
   const auto reading = [&](int64_t blocks) {
@@ -120,17 +120,6 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
         bytes * (1 + static_cast<double>(few * element_few) / static_cast<double>(rows * element));
     return std::max({bytes / Sm90Costs::kMemory, cached / Sm90Costs::kCache, cached / share});
   };
-  plan.parts = 1;
-  const int64_t most =
-      std::min({whatever_shape ? kMostParts : slots / (tiles * cluster), k / (cluster * 512), kMostParts});
-  if (most > 1 && (whatever_shape ||
-                   reading(tiles * cluster) > reading(tiles * cluster * most) + 2 * Sm90Costs::kLaunch)) {
-    plan.parts = most;
-  }
-  const int64_t shares = plan.parts * cluster;
-  plan.k_each = ((k + shares - 1) / shares + kStep - 1) / kStep * kStep;
-  plan.parts = (k + plan.k_each * cluster - 1) / (plan.k_each * cluster);
-  const int64_t blocks = tiles * cluster * plan.parts, rounds = (blocks + slots - 1) / slots;
   // Of a step: the tensor cores read the few for every instruction, and the large operand's 64 rows, if not
   // from registers. float32: six products.
   const int64_t products = planes > 0 ? 6 : 1;
@@ -138,11 +127,24 @@ inline FewPlan few_sm90_plan(int64_t length, int64_t few, int64_t k, int64_t bat
                shared = static_cast<double>(2 * rows * kStep * element +
                                             plan.few * kStep * (element_few + products * 2 * rows / 64)) /
                         128;
-  const double computing = static_cast<double>(rounds) * (static_cast<double>(each * (plan.k_each / kStep)) *
-                                                              std::max(multiplying, shared) +
-                                                          Sm90Costs::kBlock) -
-                           Sm90Costs::kBlock;
-  plan.clocks = Sm90Costs::kStart + std::max(reading(blocks), computing) + Sm90Costs::kLast;
+  const auto k_of_a_block = [&](int64_t parts) {
+    const int64_t shares = parts * cluster;
+    return ((k + shares - 1) / shares + kStep - 1) / kStep * kStep;
+  };
+  const auto working = [&](int64_t parts) {
+    const int64_t blocks = tiles * cluster * parts, rounds = (blocks + slots - 1) / slots;
+    const double block =
+        static_cast<double>(each * (k_of_a_block(parts) / kStep)) * std::max(multiplying, shared);
+    return std::max(reading(blocks),
+                    static_cast<double>(rounds) * (block + Sm90Costs::kBlock) - Sm90Costs::kBlock);
+  };
+  plan.parts = 1;
+  const int64_t most =
+      std::min({whatever_shape ? kMostParts : slots / (tiles * cluster), k / (cluster * 512), kMostParts});
+  if (most > 1 && (whatever_shape || working(1) > working(most) + 2 * Sm90Costs::kLaunch)) plan.parts = most;
+  plan.k_each = k_of_a_block(plan.parts);
+  plan.parts = (k + plan.k_each * cluster - 1) / (plan.k_each * cluster);
+  plan.clocks = Sm90Costs::kStart + working(plan.parts) + Sm90Costs::kLast;
   if (plan.parts > 1) plan.clocks += Sm90Costs::kLaunch;
   if (planes > 0) plan.clocks += Sm90Costs::kLaunch;  // splits the few
   return plan;

@@ -55,7 +55,6 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
   const FewSide<S>&rows = p.swapped ? b : a, &count = p.swapped ? a : b;
   const OperandLayout<S> layout(rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch,
                                 rows.batch);
-  if (layout.stride == 0) return false;  // the same row again and again
   std::optional<Aligned<S>> large;
   if (layout.contiguous && !layout.aligned && layout.stride > 0) {
     // A copy would cost two passes over what is read once.
@@ -63,6 +62,7 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
     p.large.along_k = layout.along_k;
   } else {
     large.emplace(context, rows.data, rows.length, g.k, rows.along_length, rows.along_k, g.batch, rows.batch);
+    if (large->overlaps()) return false;
     p.large = few_operand<T>(*large, g.batch, T::kRows);
   }
   const std::conditional_t<T::kSplit, SplitOperand<3>, Aligned<S>> few(
@@ -72,8 +72,7 @@ bool run_few(Context* context, const Gemm<S>& g, const FewPlan& plan) {
     p.split = {rows.data,          count.data,    rows.along_length, rows.along_k,
                count.along_length, count.along_k, few.odd()};
   } else {
-    // The same row again and again; of a single one the stride may be anything.
-    if (few.source.stride == 0 && (few.along_k ? count.length : g.k) > 1) return false;
+    if (few.overlaps()) return false;
     p.few = few_operand<T>(few, g.batch, T::kFew);
   }
   p.batch = g.batch;

@@ -8,8 +8,8 @@ namespace fastdl::cuda {
 // All sums of a tile are there; later: nobody reads them any more.
 template <class T>
 __device__ __forceinline__ void few_meet(int cluster) {
+  __syncwarp();  // the producer's thread comes later than its warp
   if (cluster > 1) {
-    __syncwarp();
     ptx::cluster_arrive();
     ptx::cluster_wait();
   } else {

@@ -77,6 +77,7 @@ struct ForwardSteps {
   // The same place of a later step is on its way from memory before it is written and read.
   __device__ __forceinline__ void prefetch(const RnnPlaces& places, int64_t step, int64_t d, int64_t sequence,
                                            int64_t unit) const {
+    if (step >= places.steps) return;
     const StepOutput<S> out = output(places, step, d);
     if (sequence < out.next_rows) ptx::prefetch_l2(out.next + sequence * state_stride + unit);
   }

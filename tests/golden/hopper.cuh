@@ -106,6 +106,7 @@ struct Wgmma {
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
+    ptx::wgmma_results(d);
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) out[i] = __float_as_uint(d[i]);
   }

@@ -2,9 +2,9 @@
 // another pair: what the first gives is recorded beside this file, and the second is held to it
 // (tests/golden_wrappers.py).
 //
-//   wrappers                      prints the device, then each case: its name, words per lane of input and
-//   output wrappers CASE IN OUT          reads uint32 words, per warp of 32 lanes, from IN and writes those
-//   of the results
+//   wrappers              prints the device, then each case: its name, words per lane of input and of output
+//   wrappers CASE IN OUT  reads uint32 words, per warp of 32 lanes, from IN and writes those of the results
+//   wrappers rate         prints the TFLOP/s of mma.sync
 #include <cuda_runtime.h>
 
 #include <cstdint>
