@@ -154,6 +154,11 @@ def test_same_bits_on_any_number_of_multiprocessors(rng, monkeypatch, options, e
     case.check()
 
 
+def test_more_tiles_than_a_gpu_has_multiprocessors(rng):
+    """144 tiles of queries: blocks of 132 multiprocessors take one, a few of them another one."""
+    Case(rng, (2, 36, 4, 140, 140, 64, 8), BF16, causal=True, dropout=0.2).check_forward()
+
+
 def test_same_bits_again(rng):
     case = Case(rng, (1, 3, 1, 400, 300, 64, 64), BF16, causal=True)
     first = [case.forward().copy(), *case.backward()]

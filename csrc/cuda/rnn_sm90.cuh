@@ -60,7 +60,9 @@ bool launch_clusters(Context* context, const Kernel<Parameters...>& kernel, cons
     attribute.val.clusterDim = {shape.cluster, 1, 1};
     config.attrs = &attribute, config.numAttrs = 1;
     int clusters = 0;
-    check_cuda(cudaOccupancyMaxActiveClusters(&clusters, function, &config), kernel.name);
+    const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, function, &config);
+    if (error == cudaErrorInvalidClusterSize) return cudaGetLastError(), false;
+    check_cuda(error, kernel.name);
     if (clusters == 0) return false;
   }
 #endif
