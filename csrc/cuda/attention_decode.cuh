@@ -242,7 +242,9 @@ __global__ void __launch_bounds__(kDecodeThreads) attention_decode_combine(Decod
     T high = -static_cast<T>(INFINITY), sum = 0, out = 0;
 #pragma unroll 8
     for (int64_t part = 0; part < p.parts; ++part) high = Max{}(high, from[part * step + p.n.ev]);
-#pragma unroll 4
+    // Exponentials of float64 take the registers of several.
+    [[maybe_unused]] constexpr int kAhead = sizeof(T) == 4 ? 4 : 1;
+#pragma unroll kAhead
     for (int64_t part = 0; part < p.parts; ++part) {
       const T* const of = from + part * step;
       const T decay = softmax_decay(of[p.n.ev], high);
