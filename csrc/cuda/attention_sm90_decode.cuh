@@ -1,4 +1,4 @@
-// Few queries by Hopper's warpgroup instructions: docs/kernels-cuda.md has the picture.
+// Few queries by Hopper's warpgroup instructions: docs/kernels-cuda/attention.md has the picture.
 //
 // The queries of all heads that share keys are the rows of one 64-row factor, so that keys and values come
 // once for all of them; more than 64 rows are several blocks that run side by side. The keys are cut into

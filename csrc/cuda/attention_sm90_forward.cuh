@@ -1,5 +1,5 @@
 // Attention forward by Hopper's warpgroup instructions (Shah et al. 2024, "FlashAttention-3"):
-// docs/kernels-cuda.md has the picture.
+// docs/kernels-cuda/attention.md has the picture.
 //
 // A block owns 64 queries of a head for each of its consumers, warpgroups that hold scores, weights and
 // results in registers. One thread of another warpgroup (the producer) starts the copies: the queries, then

@@ -12,8 +12,8 @@ namespace fastdl::cuda {
 
 constexpr int64_t kSm90Rows = 128;
 
-// What clocks are counted with: docs/kernels-cuda.md derives them. Assumed until a GPU says: all of them but
-// the tensor cores' and the shared memory's.
+// What clocks are counted with: docs/kernels-cuda/matmul.md derives them. Assumed until a GPU says: all of
+// them but the tensor cores' and the shared memory's.
 struct Sm90Costs {
   static constexpr double kMemory = 1900;  // bytes a clock of the device's memory: 3.35 TB/s at 1.755 GHz
   static constexpr double kCache = 5120;   // of the L2 cache: what an A100 is said to have

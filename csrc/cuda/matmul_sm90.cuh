@@ -1,5 +1,5 @@
-// Matrix products by Hopper's warpgroup instructions, fed by the copy engine: docs/kernels-cuda.md has the
-// picture.
+// Matrix products by Hopper's warpgroup instructions, fed by the copy engine: docs/kernels-cuda/matmul.md has
+// the picture.
 //
 // A block is three warpgroups. One thread of the first (the producer) starts the copies of tiles into a ring
 // of stages; the other two (the consumers) own 64 rows each of a tile of 128 x Columns and multiply stage by

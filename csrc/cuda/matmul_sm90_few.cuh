@@ -1,4 +1,5 @@
-// Products with few rows or columns by Hopper's warpgroup instructions: docs/kernels-cuda.md has the picture.
+// Products with few rows or columns by Hopper's warpgroup instructions: docs/kernels-cuda/matmul.md has the
+// picture.
 //
 // One operand is large, the other has at most 128 rows (of A) or columns (of B), so that the time is that of
 // reading the large one once. Its rows are the instruction's 64, however the product is written; the few are
