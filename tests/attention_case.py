@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 from references import attention as ref
 from references.dropout import dropout_mask
+from tolerance import assert_same_bits
 
 sim = devices.cuda_kernels()
 
@@ -78,6 +79,14 @@ class Case:
         q, k = self.q.astype("f8"), self.k.astype("f8")
         lse = ref.logsumexp_of_scores(q, k, self.mask, causal, scale, True)
         np.testing.assert_allclose(self.lse, lse, rtol=1e-6, atol=1e-5)
+
+    def check_layout(self, order, padding):
+        """Operands and results laid out in another order give the same bits."""
+        expected = self.forward().copy()
+        q, k, v = (laid_out(x, order, padding) for x in (self.q, self.k, self.v))
+        out = laid_out(np.full_like(self.out, np.nan), order, padding)
+        sim.attention_forward(q, k, v, None, out, None, *self.options)
+        assert_same_bits(np.ascontiguousarray(out), expected)
 
 
 def laid_out(x, order, padding=0):

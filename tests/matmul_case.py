@@ -46,6 +46,38 @@ def error(c, a, b):
     return (np.abs(c - wide(a) @ wide(b)) / (np.abs(wide(a)) @ np.abs(wide(b)))).max()
 
 
+def check_end(rng, portable, activation, m, n, k):
+    """Bias along C's columns, residual and activation: as the portable kernel and, without a curve, as float64."""
+    a, b = matrix(rng, BFLOAT16, m, k, False), matrix(rng, BFLOAT16, k, n, False)
+    bias, residual = rng.standard_normal(n).astype(BFLOAT16), rng.standard_normal((m, n)).astype(BFLOAT16)
+
+    def compute():
+        return product(a, b, bias, residual, alpha=0.5, activation=activation)
+
+    c = compute()
+    np.testing.assert_allclose(wide(c), wide(portable(compute)), rtol=2.0**-7, atol=2.0**-7)
+    if activation == RELU:
+        check(c, a, b, np.maximum(0.5 * wide(a) @ wide(b) + wide(bias) + wide(residual), 0))
+
+
+def check_out_of_every_layout(rng, beta, k, n):
+    """C in other memory: not aligned, with a gap that has to stay, along its columns, float32."""
+    a, b = matrix(rng, BFLOAT16, 70, k, False), matrix(rng, BFLOAT16, k, n, True)
+    for begin in (3, 8):
+        whole = rng.standard_normal((70, n + 16)).astype(BFLOAT16)
+        before, out = whole.copy(), whole[:, begin : begin + n]
+        expected = wide(a) @ wide(b) + beta * wide(out)
+        check(product(a, b, out=out, beta=beta), a, b, expected)
+        gap = np.r_[:begin, begin + n : n + 16]
+        np.testing.assert_array_equal(whole[:, gap], before[:, gap])
+    for out in (
+        rng.standard_normal((n, 70)).astype(BFLOAT16).T,
+        rng.standard_normal((70, n)).astype(np.float32),
+    ):
+        expected = wide(a) @ wide(b) + beta * wide(out)
+        check(product(a, b, out=out, beta=beta), a, b, expected)
+
+
 DISTRIBUTIONS = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "uniform": lambda rng, shape: rng.random(shape),

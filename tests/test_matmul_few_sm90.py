@@ -9,7 +9,21 @@ import sys
 import numpy as np
 import pytest
 from hopper import kernel_choice
-from matmul_case import BFLOAT16, DISTRIBUTIONS, GELU, NONE, RELU, check, error, matrix, product, sim, wide
+from matmul_case import (
+    BFLOAT16,
+    DISTRIBUTIONS,
+    GELU,
+    NONE,
+    RELU,
+    check,
+    check_end,
+    check_out_of_every_layout,
+    error,
+    matrix,
+    product,
+    sim,
+    wide,
+)
 
 sm90, portable = kernel_choice("FASTDL_CUDA_MATMUL", "sm90_few")
 
@@ -70,36 +84,13 @@ def test_parts_along_k(rng, m, n):
 @pytest.mark.parametrize("activation", [NONE, RELU, GELU])
 @pytest.mark.parametrize("m, n", [(140, 24), (24, 140), (140, 7), (7, 133)])
 def test_ends(rng, portable, activation, m, n):
-    """Bias along C's columns, residual and activation, four results at a time and one by one."""
-    a, b = matrix(rng, BFLOAT16, m, 300, False), matrix(rng, BFLOAT16, 300, n, False)
-    bias, residual = rng.standard_normal(n).astype(BFLOAT16), rng.standard_normal((m, n)).astype(BFLOAT16)
-
-    def compute():
-        return product(a, b, bias, residual, alpha=0.5, activation=activation)
-
-    c = compute()
-    np.testing.assert_allclose(wide(c), wide(portable(compute)), rtol=2.0**-7, atol=2.0**-7)
-    if activation == RELU:
-        check(c, a, b, np.maximum(0.5 * wide(a) @ wide(b) + wide(bias) + wide(residual), 0))
+    """Four results at a time and one by one."""
+    check_end(rng, portable, activation, m, n, k=300)
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])
 def test_out_of_every_layout(rng, beta):
-    a, b = matrix(rng, BFLOAT16, 70, 128, False), matrix(rng, BFLOAT16, 128, 24, True)
-    for out in (
-        rng.standard_normal((70, 40)).astype(BFLOAT16)[:, 3:27],  # not aligned
-        rng.standard_normal((70, 40)).astype(BFLOAT16)[:, 8:32],  # aligned, with a gap that has to stay
-        rng.standard_normal((24, 70)).astype(BFLOAT16).T,
-        rng.standard_normal((70, 24)).astype(np.float32),
-    ):
-        expected = wide(a) @ wide(b) + beta * wide(out)
-        whole = out if out.base is None else out.base
-        before = whole.copy()
-        check(product(a, b, out=out, beta=beta), a, b, expected)
-        if whole.shape == (70, 40):
-            begin = (out.ctypes.data - whole.ctypes.data) // 2
-            gap = np.delete(np.arange(40), np.arange(begin, begin + 24))
-            np.testing.assert_array_equal(whole[:, gap], before[:, gap])
+    check_out_of_every_layout(rng, beta, k=128, n=24)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -14,6 +14,8 @@ from matmul_case import (
     NONE,
     RELU,
     check,
+    check_end,
+    check_out_of_every_layout,
     error,
     matrix,
     product,
@@ -61,37 +63,13 @@ def test_parts_along_k(rng, portable, dtype):
 @pytest.mark.parametrize("activation", [NONE, RELU, GELU])
 @pytest.mark.parametrize("n", [136, 67])
 def test_ends(rng, portable, activation, n):
-    """Bias, residual and activation, in the end that the copy engine stores and in the other."""
-    a, b = matrix(rng, BFLOAT16, 140, 64, False), matrix(rng, BFLOAT16, 64, n, False)
-    bias, residual = rng.standard_normal(n).astype(BFLOAT16), rng.standard_normal((140, n)).astype(BFLOAT16)
-
-    def compute():
-        return product(a, b, bias, residual, alpha=0.5, activation=activation)
-
-    c = compute()
-    np.testing.assert_allclose(wide(c), wide(portable(compute)), rtol=2.0**-7, atol=2.0**-7)
-    if activation == RELU:
-        check(c, a, b, np.maximum(0.5 * wide(a) @ wide(b) + wide(bias) + wide(residual), 0))
+    """The end that the copy engine stores, and the other."""
+    check_end(rng, portable, activation, 140, n, k=64)
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])
 def test_out_of_every_layout(rng, beta):
-    a, b = matrix(rng, BFLOAT16, 70, 64, False), matrix(rng, BFLOAT16, 64, 72, True)
-    for out in (
-        rng.standard_normal((70, 80)).astype(BFLOAT16)[:, 3:75],  # not aligned
-        rng.standard_normal((70, 80)).astype(BFLOAT16)[:, 8:80],  # aligned, with a gap that has to stay
-        rng.standard_normal((72, 70)).astype(BFLOAT16).T,
-        rng.standard_normal((70, 72)).astype(np.float32),
-    ):
-        whole = out.base.copy() if out.base is not None else None
-        expected = wide(a) @ wide(b) + beta * wide(out)
-        inside = np.zeros(whole.shape, bool) if whole is not None else None
-        c = product(a, b, out=out, beta=beta)
-        check(c, a, b, expected)
-        if whole is not None and out.base.shape == (70, 80):
-            columns = slice(3, 75) if out.ctypes.data % 16 else slice(8, 80)
-            inside[:, columns] = True
-            np.testing.assert_array_equal(out.base[~inside], whole[~inside])
+    check_out_of_every_layout(rng, beta, k=64, n=72)
 
 
 def test_a_row_that_ends_within_16_bytes(rng):

@@ -71,11 +71,12 @@ def test_right_kernels(program, seed, os_threads):
     assert printed.split() == [word for name in names for word in (f"{name}:", "done")]
 
 
+@pytest.mark.parametrize("source", ["hopper_right", "hopper_wgmma"])
 @pytest.mark.parametrize("seed, os_threads", [("1", "1"), ("2", "2"), ("77", "5")])
-def test_right_use_of_hopper(program, seed, os_threads):
-    """The wrappers of sm_90's instructions (csrc/cuda/ptx): bulk copies, mbarriers, wgmma, clusters."""
-    names = _names("hopper_right")
-    printed = run(program("hopper_right"), *names, FASTDL_SIMT_SEED=seed, FASTDL_SIMT_THREADS=os_threads)
+def test_right_use_of_hopper(program, seed, os_threads, source):
+    """The wrappers of sm_90's instructions (csrc/cuda/ptx): bulk copies, mbarriers, clusters; wgmma."""
+    names = _names(source)
+    printed = run(program(source), *names, FASTDL_SIMT_SEED=seed, FASTDL_SIMT_THREADS=os_threads)
     assert printed.split() == [word for name in names for word in (f"{name}:", "done")]
 
 

@@ -1,4 +1,4 @@
-// What the kernels of hopper_right.cpp and hopper_wrong.cpp share.
+// What the kernels of hopper_*.cpp share.
 #pragma once
 
 #include <cuda.h>
