@@ -23,10 +23,12 @@ def on_page_markdown(markdown, page, **_):
         markdown = (ROOT / "CONTRIBUTING.md").read_text().replace("](docs/", "](")
 
     def named(match):
-        text, path = match.groups()
-        target = (ROOT / "docs" / path).resolve() if path.startswith("..") else ROOT / path
+        path = match.group(2)
+        target = (ROOT / "docs" / page.file.src_path).parent.joinpath(path).resolve()
+        if target.is_relative_to(ROOT / "docs"):
+            return match.group()  # a page: mkdocs follows it
         if not target.exists():
             raise FileNotFoundError(f"{page.file.src_path}: the link to {path} leads nowhere")
-        return f"`{target.relative_to(ROOT)}`" if text == path or path.startswith("..") else text
+        return f"`{target.relative_to(ROOT)}`"
 
     return re.sub(r"\[([^\]]+)\]\((\.\./[^)#]+)\)", named, markdown)
