@@ -31,7 +31,11 @@ def test_answers_of_drivers(answer, tmp_path):
     settings = {"FASTDL_CUDA_CONV": "sm90", "FASTDL_SIMT_IM2COL": answer, "FASTDL_SIMT_LOG": str(log)}
     root = Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=root, env=os.environ | settings, capture_output=True, text=True
+        [sys.executable, "-P", "-c", SCRIPT],
+        cwd=root,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     entered = log.read_text()

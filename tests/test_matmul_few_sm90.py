@@ -161,7 +161,7 @@ def test_vectors_are_read_where_they_lie(tmp_path):
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     done = subprocess.run(
-        [sys.executable, "-c", VECTORS], env=os.environ | settings, capture_output=True, text=True
+        [sys.executable, "-P", "-c", VECTORS], env=os.environ | settings, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     entered = log.read_text().splitlines()
