@@ -47,42 +47,20 @@ def _row(shape: tuple[int, int, int, int], causal: bool, dtype: str, direction: 
         return forced(variable, kernel, lambda: gradient(grad, q, k, v, None, out, lse, is_causal=causal)[:3])
 
     def torch(module: Any, q: Any, k: Any, v: Any, grad: Any = None) -> dict[str, Any]:
-        kinds = module.nn.attention.SDPBackend
-        calls = {}
-        for name, kind in (("flash", kinds.FLASH_ATTENTION), ("cudnn", kinds.CUDNN_ATTENTION)):
-            try:
-                calls[name] = _torch_call(module, kind, causal, q, k, v, grad)
-                calls[name]()
-            except RuntimeError:
-                calls.pop(name, None)
-        for name, package in (("flash-attn", "flash_attn"), ("flash-attn-3", "flash_attn_interface")):
-            with contextlib.suppress(ImportError):
-                calls[name] = _flash_call(package, module, causal, q, k, v, grad)
-        if not calls:
-            raise RuntimeError("no backend of scaled_dot_product_attention takes this")
-        return calls
+        return _calls(
+            module,
+            ("flash", "cudnn"),
+            lambda kind: _torch_call(module, kind, causal, q, k, v, grad),
+            lambda package: _flash_call(package, module, causal, q, k, v, grad),
+        )
 
     pairs = length * (length + 1) / 2 if causal else float(length) ** 2
     flops = 4.0 * batch * heads * pairs * features * (2.5 if backward else 1)
     moved = itemsize(dtype) * batch * heads * length * features * (8 if backward else 4)
     kernels = ("attention_forward", "attention_backward") if backward else ("attention_forward",)
-    name = (
-        f"{batch}x{heads}x{length}x{features}" + (" causal" if causal else "") + (f" {kernel}" * bool(kernel))
-    )
-    return Row(
-        "attention",
-        name,
-        dtype,
-        direction,
-        flops,
-        float(moved),
-        kernels,
-        inputs,
-        ours,
-        torch,
-        target=None if kernel else 1.0,
-        limit=3e-2,
-    )
+    name = f"{batch}x{heads}x{length}x{features}" + " causal" * causal
+    calls = (inputs, ours, torch)
+    return _attention_row(name, kernel, calls, flops, moved, dtype, direction, kernels)
 
 
 def _masked_rows(small: bool) -> list[Row]:
@@ -101,31 +79,16 @@ def _masked_row(shape: tuple[int, int, int, int], kernel: str) -> Row:
         return forced("ATTENTION", kernel, lambda: ops.scaled_dot_product_attention(q, k, v, mask)[0])
 
     def torch(module: Any, q: Any, k: Any, v: Any, mask: Any) -> dict[str, Any]:
-        kinds = module.nn.attention.SDPBackend
-        calls = {}
-        for name, kind in (("efficient", kinds.EFFICIENT_ATTENTION), ("cudnn", kinds.CUDNN_ATTENTION)):
-            with contextlib.suppress(RuntimeError):
-                call = _torch_call(module, kind, False, q, k, v, None, attn_mask=mask)
-                call()
-                calls[name] = call
-        if not calls:
-            raise RuntimeError("no backend of scaled_dot_product_attention takes this")
-        return calls
+        return _calls(
+            module,
+            ("efficient", "cudnn"),
+            lambda kind: _torch_call(module, kind, False, q, k, v, None, attn_mask=mask),
+        )
 
     moved = itemsize("bfloat16") * (4 * batch * heads * length * features + length**2)
-    return Row(
-        "attention",
-        f"{batch}x{heads}x{length}x{features} mask" + f" {kernel}" * bool(kernel),
-        "bfloat16",
-        "forward",
-        4.0 * batch * heads * float(length) ** 2 * features,
-        float(moved),
-        ("attention_forward",),
-        inputs,
-        ours,
-        torch,
-        target=None if kernel else 1.0,
-        limit=3e-2,
+    name = f"{batch}x{heads}x{length}x{features} mask"
+    return _attention_row(
+        name, kernel, (inputs, ours, torch), 4.0 * batch * heads * float(length) ** 2 * features, moved
     )
 
 
@@ -161,35 +124,61 @@ def _decode_row(shape: tuple[int, int, int, int, int, int], kernel: str = "") ->
         )
 
     def torch(module: Any, q: Any, k: Any, v: Any) -> dict[str, Any]:
-        kinds = module.nn.attention.SDPBackend
-        calls = {}
-        for name, kind in (("flash", kinds.FLASH_ATTENTION), ("cudnn", kinds.CUDNN_ATTENTION)):
-            with contextlib.suppress(RuntimeError):
-                call = _torch_call(module, kind, False, q, k, v, None, enable_gqa=groups < heads)
-                call()
-                calls[name] = call
-        for name, package in (("flash-attn", "flash_attn"), ("flash-attn-3", "flash_attn_interface")):
-            with contextlib.suppress(ImportError):
-                calls[name] = _flash_decode_call(package, q, k, v)
-        if not calls:
-            raise RuntimeError("no backend of scaled_dot_product_attention takes this")
-        return calls
+        return _calls(
+            module,
+            ("flash", "cudnn"),
+            lambda kind: _torch_call(module, kind, False, q, k, v, None, enable_gqa=groups < heads),
+            lambda package: _flash_decode_call(package, q, k, v),
+        )
 
     moved = itemsize("bfloat16") * 2 * features * batch * (groups * keys + heads * queries)
+    name = f"{batch}x{heads}/{groups}x{queries}:{keys}x{features}"
+    return _attention_row(
+        name, kernel, (inputs, ours, torch), 4.0 * batch * heads * queries * keys * features, moved
+    )
+
+
+def _attention_row(
+    name: str,
+    kernel: str,
+    calls: tuple[Any, Any, Any],
+    flops: float,
+    moved: float,
+    dtype: str = "bfloat16",
+    direction: str = "forward",
+    kernels: tuple[str, ...] = ("attention_forward",),
+) -> Row:
+    """calls: inputs, ours, torch. kernel: one that is not chosen by itself, and so has no target."""
     return Row(
         "attention",
-        f"{batch}x{heads}/{groups}x{queries}:{keys}x{features}" + f" {kernel}" * bool(kernel),
-        "bfloat16",
-        "forward",
-        4.0 * batch * heads * queries * keys * features,
+        name + f" {kernel}" * bool(kernel),
+        dtype,
+        direction,
+        flops,
         float(moved),
-        ("attention_forward",),
-        inputs,
-        ours,
-        torch,
+        kernels,
+        *calls,
         target=None if kernel else 1.0,
         limit=3e-2,
     )
+
+
+def _calls(module: Any, backends: tuple[str, ...], by_torch: Any, by_package: Any = None) -> dict[str, Any]:
+    """What by_torch(kind) gives for those backends of PyTorch that can do it, and by_package(name) for the packages of
+    flash attention that are installed."""
+    calls = {}
+    for name in backends:
+        with contextlib.suppress(RuntimeError):
+            call = by_torch(getattr(module.nn.attention.SDPBackend, f"{name.upper()}_ATTENTION"))
+            call()
+            calls[name] = call
+    for name, package in (("flash-attn", "flash_attn"), ("flash-attn-3", "flash_attn_interface")):
+        with contextlib.suppress(ImportError):
+            if by_package:
+                calls[name] = by_package(package)
+    if not calls:
+        raise RuntimeError("no backend of scaled_dot_product_attention takes this")
+    return calls
 
 
 def _torch_call(
